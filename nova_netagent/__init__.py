@@ -1,0 +1,1 @@
+"""nova-netagent: a nova-network style agent that programs plain kernel networking."""

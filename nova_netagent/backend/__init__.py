@@ -1,0 +1,77 @@
+"""The kernel, behind one interface: what a packet-filter backend does and how it fails."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
+
+from nova_netagent.netfilter.rule import IpSet, Table, TableId
+from nova_netagent.plan import EncodedTable, SetPlan, TablePlan
+
+K = TypeVar("K")
+
+
+class BackendError(Exception):
+    """The kernel did not do what it was asked; subclasses say what the caller does next."""
+
+
+class TableChanged(BackendError):
+    """Somebody changed the table since it was read: read again and plan again."""
+
+
+class RuleRefused(BackendError):
+    """The kernel refused the plan as it stands: find the object whose rule it is."""
+
+
+class Unavailable(BackendError):
+    """The kernel cannot be reached now (lock held by others, memory, permission): retry later."""
+
+
+class Backend(Protocol[K]):
+    """The packet filter of the network namespace that the process is in.
+
+    One thread only. Everything between the read of a table and the commit of its plan
+    happens inside one ``locked()``, so that no other well-behaved program comes between.
+    """
+
+    name: str
+    """``iptables`` or ``nftables``."""
+
+    see_with: str
+    """The command with which an operator sees our rules."""
+
+    def tables(self) -> Sequence[TableId]:
+        """The tables that this kernel has and that we use."""
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold off other programs that take the same lock; raises ``Unavailable`` on time-out."""
+
+    def encode(self, table: Table) -> EncodedTable[K]:
+        """A table's rules as keys; chains that did not change since the last call are not encoded anew."""
+
+    def read(self, table: TableId, *, fresh: bool) -> Mapping[str, Sequence[K]]:
+        """Every chain of a table with its rules' keys.
+
+        Unless ``fresh`` the answer may be what the last read or commit left, as long as
+        nothing shows that somebody changed the table.
+        """
+
+    def apply(self, plan: TablePlan[K]) -> None:
+        """Commit a table's edits, all or none."""
+
+    def counters(self, table: TableId) -> Mapping[str, tuple[str | None, Sequence[tuple[int, int, K]]]]:
+        """Every chain with its policy (built-in chains) and each rule's packets, bytes and key."""
+
+    def read_sets(self) -> Mapping[str, IpSet]:
+        """The sets that are ours by name."""
+
+    def prepare_sets(self, plan: SetPlan) -> None:
+        """Make new sets and add members: what must be there before rules refer to it."""
+
+    def finish_sets(self, plan: SetPlan) -> None:
+        """Take members and sets away: what rules no longer refer to."""
+
+    def describe(self, table: TableId, key: K) -> str:
+        """A rule as iptables-save writes it, as far as we know its matches."""
+
+    def jumps_to(self, key: K) -> str | None:
+        """The chain that a rule jumps or goes to."""

@@ -1,0 +1,180 @@
+"""Edits of links through pyroute2, one at a time: the failure of one does not stop the others."""
+
+import errno
+import hashlib
+import ipaddress
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from nova_netagent.backend.links.arp import Announcer
+from nova_netagent.backend.links.image import LinkImage
+from nova_netagent.backend.links.protocol import LinksFailed
+from nova_netagent.backend.links.watch import Watch
+from nova_netagent.compile.links import Address, Bridge
+from nova_netagent.plan_links import ActualLinks, LinkPlan
+
+_PROC_SYS = Path("/proc/sys")
+_SCOPE_LINK = 253
+_IFA_F_NODAD = 0x02
+_HAIRPIN = 1
+
+
+class KernelLinks:
+    """The links of the network namespace that the thread is in.
+
+    :param announcements: how often a new address is announced by gratuitous ARP; 0 is never.
+    :param on_change: called from another thread when links changed since the last ``read``.
+    """
+
+    def __init__(
+        self,
+        announcements: int = 3,
+        on_change: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        from pyroute2.iproute.linux import IPRoute  # 235 ms: only where links are managed
+
+        self._route: Any = IPRoute()
+        self._image = LinkImage()
+        self._announcer = Announcer(clock)
+        self._announcements = announcements
+        self._failures: dict[str, str] = {}
+        self._watch = None if on_change is None else Watch(self._image.fileno(), on_change)
+
+    def close(self) -> None:
+        """Close the sockets; nothing in the kernel changes."""
+        if self._watch is not None:
+            self._watch.close()
+        self._image.close()
+        self._route.close()
+
+    def next_due(self) -> float | None:
+        """When the next announcement is due, by time.monotonic()."""
+        return self._announcer.next_due()
+
+    def do_due(self) -> None:
+        """Send the announcements that are due."""
+        self._announcer.send_due()
+
+    def read(self) -> ActualLinks:
+        """The host's links and addresses as they are now."""
+        if self._watch is not None:
+            self._watch.rearm()  # before the read: what comes meanwhile is announced once more
+        return self._image.read()
+
+    def read_sysctls(self, names: Iterable[str]) -> Mapping[str, str]:
+        """The values of those sysctls that this host has."""
+        found = {}
+        for name in names:
+            try:
+                found[name] = (_PROC_SYS / name).read_text().strip()
+            except OSError:
+                continue
+        return found
+
+    def prepare(self, plan: LinkPlan) -> None:
+        """Take ports and addresses away, and have bridged frames filtered."""
+        with self._collect():
+            for device in plan.remove_ports:
+                self._try(device, partial(self._set, device, master=0))
+            for device, cidr in plan.remove_addresses:
+                self._try(device, partial(self._remove_address, device, cidr))
+            self._write_sysctls(plan.sysctls_before)
+
+    def finish(self, plan: LinkPlan) -> None:
+        """Make bridges, give addresses, join ports, forward; then remove what is left over."""
+        with self._collect():
+            for bridge in plan.add_bridges:
+                self._try(bridge.name, partial(self._add_bridge, bridge))
+            for name, mtu in plan.set_mtu.items():
+                self._try(name, partial(self._set, name, mtu=mtu))
+            for name in plan.set_up:
+                self._try(name, partial(self._set, name, state="up"))
+            for address in plan.add_addresses:
+                self._try(address.interface, partial(self._add_address, address))
+            for device, master in plan.add_ports.items():
+                self._try(device, partial(self._add_port, device, master))
+            self._write_sysctls(plan.sysctls_after)
+            for name in plan.remove_bridges:
+                self._try(name, partial(self._remove, name))
+
+    @contextmanager
+    def _collect(self) -> Iterator[None]:
+        self._failures = {}
+        yield
+        if self._failures:
+            raise LinksFailed(self._failures)
+
+    def _try(self, name: str, edit: Callable[[], object]) -> None:
+        try:
+            edit()
+        except NetlinkError as error:
+            # Gone or done already: the hypervisor and we may do the same thing at once.
+            if error.code not in (errno.ENODEV, errno.EEXIST, errno.EADDRNOTAVAIL):
+                self._failures[name] = f"{errno.errorcode.get(error.code, error.code)} {error}"
+        except KeyError:
+            pass  # the link went away; a new one will be announced
+        except OSError as error:
+            self._failures[name] = str(error)
+
+    def _index(self, name: str) -> int:
+        return self._image.read().links[name].index
+
+    def _set(self, name: str, **options: object) -> None:
+        self._route.link("set", index=self._index(name), **options)
+
+    def _remove(self, name: str) -> None:
+        self._route.link("del", index=self._index(name))
+
+    def _add_bridge(self, bridge: Bridge) -> None:
+        # A MAC that is set stays; one that the kernel chose follows the lowest of the ports.
+        mac = _own_mac(bridge.name)
+        self._route.link("add", ifname=bridge.name, kind="bridge", address=mac, br_stp_state=0, br_forward_delay=0)
+        self._write_sysctls({f"net/ipv6/conf/{bridge.name}/accept_ra": "0"})
+        # Set afterwards: an MTU given at creation is lost when the first port joins.
+        self._set(bridge.name, state="up", **({"mtu": bridge.mtu} if bridge.mtu else {}))
+
+    def _add_address(self, address: Address) -> None:
+        host = ipaddress.ip_interface(address.cidr)
+        options: dict[str, object] = {}
+        if host.version == 6:
+            options["flags"] = _IFA_F_NODAD  # a gateway that waits a second for its address is deaf for one
+        elif host.network.prefixlen < 31:
+            options["broadcast"] = str(host.network.broadcast_address)
+        if address.scope_link:
+            options["scope"] = _SCOPE_LINK
+        index = self._index(address.interface)
+        self._route.addr("add", index=index, address=str(host.ip), prefixlen=host.network.prefixlen, **options)
+        mac = self._image.read().links[address.interface].mac
+        if address.announce and mac is not None:
+            self._announcer.announce(address.interface, mac, str(host.ip), self._announcements)
+
+    def _remove_address(self, device: str, cidr: str) -> None:
+        host = ipaddress.ip_interface(cidr)
+        self._route.addr("del", index=self._index(device), address=str(host.ip), prefixlen=host.network.prefixlen)
+
+    def _add_port(self, device: str, bridge: str) -> None:
+        index = self._index(device)
+        self._set(device, master=self._index(bridge), state="up")
+        # Hairpin: an instance reaches its own floating IP only if its port sends back to itself.
+        self._route.brport("set", index=index, mode=_HAIRPIN)
+
+    def _write_sysctls(self, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            try:
+                (_PROC_SYS / name).write_text(value)
+            except OSError as error:
+                self._failures[name] = str(error)
+
+
+def _own_mac(name: str) -> str:
+    """A locally administered MAC that a bridge of this name always has on this host."""
+    seed = Path("/etc/machine-id").read_text() if Path("/etc/machine-id").exists() else ""
+    digest = hashlib.sha1(f"{seed}{name}".encode(), usedforsecurity=False).digest()
+    return bytes([(digest[0] & 0xFC) | 2, *digest[1:6]]).hex(":")

@@ -1,0 +1,174 @@
+"""The host's links and addresses, kept current by the kernel's own notices.
+
+A look through pyroute2 costs some 2 ms a link; here a dump is read once and each notice
+(rtnetlink(7), groups LINK, IPV4_IFADDR, IPV6_IFADDR) changes one entry, so that a look
+costs what happened since the last one. A lost notice (ENOBUFS) leads to a new dump.
+"""
+
+import socket
+import struct
+from collections.abc import Iterator
+
+from nova_netagent.plan_links import ActualLinks, Link
+
+_HEADER = struct.Struct("=IHHII")
+_LINK = struct.Struct("=BxHiII")
+_ADDRESS = struct.Struct("=BBBBi")
+_ATTRIBUTE = struct.Struct("=HH")
+
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
+_NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
+_REQUEST_DUMP = 0x301
+_GROUPS = 0x1 | 0x10 | 0x100
+"""RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
+_IFF_UP = 1
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
+_IFLA_INFO_KIND = 1
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_SO_RCVBUFFORCE = 33
+_BUFFER = 8 << 20
+
+_RawLink = tuple[str, str | None, int, bool, int, str | None]
+"""Name, kind, master's index, up, mtu, mac."""
+
+
+class LinkImage:
+    """The links and addresses of the network namespace in which it is made."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        except PermissionError:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        self._socket.bind((0, _GROUPS))
+        self._links: dict[int, _RawLink] = {}
+        self._addresses: set[tuple[int, str]] = set()
+        self._view: ActualLinks | None = None
+        self._dump()
+
+    def fileno(self) -> int:
+        """The socket: readable when something changed."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def read(self) -> ActualLinks:
+        """The links as they are now; the same object as long as nothing changed."""
+        if not self._drain():
+            self._dump()
+        if self._view is None:
+            self._view = self._make_view()
+        return self._view
+
+    def _drain(self) -> bool:
+        """Take in what was announced; whether nothing was lost."""
+        while True:
+            try:
+                data = self._socket.recv(1 << 18, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return True
+            except OSError:  # ENOBUFS: notices were lost
+                return False
+            for kind, body in _messages(data):
+                self._take(kind, body)
+
+    def _dump(self) -> None:
+        self._links.clear()
+        self._addresses.clear()
+        self._view = None
+        for request, body in ((_GETLINK, _LINK.pack(0, 0, 0, 0, 0)), (_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0))):
+            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as once:
+                once.send(_HEADER.pack(_HEADER.size + len(body), request, _REQUEST_DUMP, 1, 0) + body)
+                for kind, found in _answers(once):
+                    self._take(kind, found)
+
+    def _take(self, kind: int, body: memoryview) -> None:
+        if kind in (_NEWLINK, _DELLINK):
+            self._take_link(kind, body)
+        elif kind in (_NEWADDR, _DELADDR):
+            self._take_address(kind, body)
+
+    def _take_link(self, kind: int, body: memoryview) -> None:
+        family, _, index, flags, _ = _LINK.unpack_from(body)
+        if family == socket.AF_BRIDGE:
+            return  # a port's bridge attributes; DELLINK here means that it left its bridge
+        self._view = None
+        if kind == _DELLINK:
+            self._links.pop(index, None)
+            return
+        name, link_kind, master, mtu, mac = "", None, 0, 0, None
+        for attribute, value in _attributes(body[_LINK.size :]):
+            if attribute == _IFLA_IFNAME:
+                name = _text(value)
+            elif attribute == _IFLA_MASTER:
+                (master,) = struct.unpack("=I", value)
+            elif attribute == _IFLA_MTU:
+                (mtu,) = struct.unpack("=I", value)
+            elif attribute == _IFLA_ADDRESS:
+                mac = value.hex(":")
+            elif attribute == _IFLA_LINKINFO:
+                link_kind = next((_text(each) for inner, each in _attributes(value) if inner == _IFLA_INFO_KIND), None)
+        self._links[index] = (name, link_kind, master, bool(flags & _IFF_UP), mtu, mac)
+
+    def _take_address(self, kind: int, body: memoryview) -> None:
+        family, length, _, _, index = _ADDRESS.unpack_from(body)
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        found = dict(_attributes(body[_ADDRESS.size :]))
+        packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
+        if packed is None:
+            return
+        address = (index, f"{socket.inet_ntop(family, bytes(packed))}/{length}")
+        self._view = None
+        if kind == _NEWADDR:
+            self._addresses.add(address)
+        else:
+            self._addresses.discard(address)
+
+    def _make_view(self) -> ActualLinks:
+        names = {index: raw[0] for index, raw in self._links.items()}
+        links = {
+            name: Link(index, name, kind, names.get(master), up, mtu, mac)
+            for index, (name, kind, master, up, mtu, mac) in self._links.items()
+        }
+        addresses = frozenset((names[index], cidr) for index, cidr in self._addresses if index in names)
+        return ActualLinks(links, addresses)
+
+
+def _answers(once: socket.socket) -> Iterator[tuple[int, memoryview]]:
+    """The messages of a dump, to its end."""
+    while True:
+        for kind, body in _messages(once.recv(1 << 18)):
+            if kind == _NLMSG_DONE:
+                return
+            if kind == _NLMSG_ERROR:
+                (code,) = struct.unpack_from("=i", body)
+                raise OSError(-code, "netlink dump")
+            yield kind, body
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, memoryview]]:
+    view = memoryview(data)
+    offset = 0
+    while offset + _HEADER.size <= len(view):
+        length, kind, _, _, _ = _HEADER.unpack_from(view, offset)
+        yield kind, view[offset + _HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(view):
+        length, kind = _ATTRIBUTE.unpack_from(view, offset)
+        if length < _ATTRIBUTE.size:
+            return
+        yield kind & 0x3FFF, view[offset + _ATTRIBUTE.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _text(value: memoryview) -> str:
+    return bytes(value).split(b"\0", 1)[0].decode("utf-8", "replace")

@@ -1,0 +1,39 @@
+"""What the engine needs of links, whoever provides it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from nova_netagent.plan_links import ActualLinks, LinkPlan
+
+
+class LinksFailed(Exception):
+    """Some edits failed; the others were done. ``reasons`` names each by the link concerned."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{name}: {why}" for name, why in reasons.items()))
+        self.reasons = reasons
+
+
+class LinksBackend(Protocol):
+    """Reads and edits links. One thread only."""
+
+    def read(self) -> ActualLinks:
+        """The host's links and addresses as they are now."""
+
+    def read_sysctls(self, names: Iterable[str]) -> Mapping[str, str]:
+        """The values of those sysctls that this host has; names are paths below /proc/sys."""
+
+    def prepare(self, plan: LinkPlan) -> None:
+        """What goes before the rules: ports and addresses away, bridges filtered."""
+
+    def finish(self, plan: LinkPlan) -> None:
+        """What comes after the rules: bridges, addresses, ports, forwarding."""
+
+    def next_due(self) -> float | None:
+        """When ``do_due`` has something to do, by time.monotonic()."""
+
+    def do_due(self) -> None:
+        """Send the announcements that are due."""
+
+    def close(self) -> None:
+        """Close the sockets; nothing in the kernel changes."""

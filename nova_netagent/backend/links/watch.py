@@ -1,0 +1,36 @@
+"""Say when links change: one small thread that waits for the kernel's notices and reads none."""
+
+import select
+import threading
+from collections.abc import Callable
+
+
+class Watch:
+    """Calls ``on_change``, from its own thread, once when a socket has something to read.
+
+    It calls again only after ``rearm``: whoever reads the socket says that it was read.
+    """
+
+    def __init__(self, fileno: int, on_change: Callable[[], None]) -> None:
+        self._fileno = fileno
+        self._on_change = on_change
+        self._epoll = select.epoll()
+        self._epoll.register(fileno, select.EPOLLIN | select.EPOLLONESHOT)
+        self._closed = False
+        threading.Thread(target=self._run, name="links", daemon=True).start()
+
+    def rearm(self) -> None:
+        """The socket was read: call again when there is more."""
+        self._epoll.modify(self._fileno, select.EPOLLIN | select.EPOLLONESHOT)
+
+    def close(self) -> None:
+        """Call no more."""
+        self._closed = True
+        self._epoll.modify(self._fileno, select.EPOLLOUT)  # wakes the thread: a socket can always be written to
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._epoll.poll()
+            if not self._closed:
+                self._on_change()
+        self._epoll.close()

@@ -1,0 +1,27 @@
+"""Take everything of ours out of the kernel: ``netagentctl cleanup``."""
+
+from nova_netagent.cmd import wiring
+from nova_netagent.compile import empty_ruleset
+from nova_netagent.metrics import Metrics
+from nova_netagent.reconcile import Reconciler
+from nova_netagent.settings import Settings
+
+
+def run(settings: Settings) -> list[str]:
+    """Remove every rule, chain, set, address, port and bridge of ours, and nothing else.
+
+    Sysctls go back to what was found. The described objects stay on disk.
+
+    :returns: what was done, a line each.
+    :raises BackendError: the kernel cannot be reached.
+    :raises StoreError: the notes of what we made cannot be read.
+    """
+    store = wiring.open_store(settings)
+    backend = wiring.open_backend(settings)
+    links = wiring.open_links(settings)
+    try:
+        reconciler = Reconciler(settings.firewall, backend, links, store, Metrics())
+        return reconciler.remove_everything(empty_ruleset(settings)).lines
+    finally:
+        links.close()
+        store.close()

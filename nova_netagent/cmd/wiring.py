@@ -1,0 +1,57 @@
+"""What a program needs to work on this host's kernel, put together from its settings."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nova_netagent.backend import Backend
+from nova_netagent.backend.links.protocol import LinksBackend
+from nova_netagent.conf import ConfigError
+from nova_netagent.engine import Engine
+from nova_netagent.metrics import Metrics
+from nova_netagent.netfilter.owner import Owner
+from nova_netagent.settings import Settings
+from nova_netagent.store import Store
+
+
+def open_store(settings: Settings) -> Store:
+    """The durable state in ``state_path``."""
+    return Store(Path(settings.state_path) / "state.db")
+
+
+def open_backend(settings: Settings) -> Backend[Any]:
+    """The packet filter that is configured; called in the thread that will use it."""
+    from nova_netagent.backend.iptables import IptablesBackend  # imports libiptc: slow, and for one thread
+
+    firewall = settings.firewall
+    return IptablesBackend(lock_timeout=firewall.lock_timeout, owns_set=Owner(firewall.wrap_name).owns_set)
+
+
+def open_links(settings: Settings, on_change: Callable[[], None] | None = None) -> LinksBackend:
+    """The host's links; called in the thread that will use them."""
+    from nova_netagent.backend.links import KernelLinks
+
+    announcements = settings.network.send_arp_for_ha_count if settings.network.send_arp_for_ha else 0
+    return KernelLinks(announcements, on_change)
+
+
+def make_engine(settings: Settings, metrics: Metrics, on_progress: Callable[[], None] = lambda: None) -> Engine:
+    """An engine on this host's kernel, not running yet."""
+    engine = Engine(
+        settings,
+        open_store=lambda: open_store(settings),
+        open_backend=lambda: open_backend(settings),
+        open_links=lambda: open_links(settings, engine.wake),
+        metrics=metrics,
+        on_progress=on_progress,
+    )
+    return engine
+
+
+def check_backend(settings: Settings) -> None:
+    """Refuse a backend that this version does not have.
+
+    :raises ConfigError: naming the option.
+    """
+    if settings.firewall.backend == "nftables":
+        raise ConfigError("[firewall] backend = nftables: this version has iptables only")

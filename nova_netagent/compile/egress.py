@@ -1,0 +1,95 @@
+"""What instances may send: mangle PREROUTING, before NAT, for the host and everybody else alike.
+
+Egress is free, as in nova-network, until a group has an egress rule or the operator says
+``egress_default = deny``. A group's chain is shared by its members and so cannot end the
+walk of one of them: RETURN would only lead to the next group, and ACCEPT would hide the
+packet from foreign rules of the table. A mark (``[firewall] egress_mark``) says "allowed";
+it is taken off before the packet leaves our chains.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from nova_netagent.compile.discovery import DHCP_CLIENT, SENT
+from nova_netagent.compile.ingress import INVALID, REPLIES
+from nova_netagent.compile.metadata import METADATA_IP, METADATA_PORT
+from nova_netagent.compile.parts import Scope
+from nova_netagent.compile.resolve import Port
+from nova_netagent.compile.security_group import allows_everything, chain_name, restricts_egress, rules_of
+from nova_netagent.model import SecurityGroup, values
+from nova_netagent.model.protocols import ICMPV6, TCP, UDP
+from nova_netagent.netfilter.rule import DROP, RETURN, Family, Icmp, Jump, Mark, Origin, Ports, Rule, SetMark
+
+
+def shared_chains(family: Family, scope: Scope) -> Iterator[tuple[str, tuple[Rule, ...]]]:
+    """What every judged vif's chain jumps to."""
+    mark = scope.settings.firewall.egress_mark
+    yield "egress-ok", (Rule(SetMark(mark, mark)),)
+    yield "egress-done", (Rule(SetMark(0, mark)),)
+    yield "services", tuple(_services(family, scope))
+    yield "sg-fallback", (Rule(DROP),)
+
+
+def _services(family: Family, scope: Scope) -> Iterator[Rule]:
+    """DHCP, neighbour discovery and the metadata service are always allowed."""
+    ok = Jump(scope.chain("egress-ok"), goto=True)
+    yield Rule(ok, protocol=UDP, matches=(DHCP_CLIENT[family],))
+    if family == 6:
+        for type_ in SENT:
+            yield Rule(ok, protocol=ICMPV6, matches=(Icmp(type_),))
+        return
+    to_metadata = Ports("tcp", destination=(METADATA_PORT, METADATA_PORT))
+    yield Rule(ok, destination=METADATA_IP, protocol=TCP, matches=(to_metadata,))
+
+
+def is_judged(port: Port, family: Family, scope: Scope) -> bool:
+    """Whether what a vif sends is judged at all, in a family.
+
+    A group that is not known yet may have an egress rule: it counts as one that has.
+    """
+    if port.network is None or not port.vif.port_security_enabled:
+        return False
+    restricted = (
+        scope.settings.firewall.egress_default == "deny"
+        or port.missing_group
+        or any(restricts_egress(group) for group in port.groups)
+    )
+    return restricted and not any(allows_everything(group, "egress", family) for group in port.groups)
+
+
+def groups_of(port: Port, family: Family) -> Sequence[SecurityGroup]:
+    """The groups whose egress chain a judged vif's chain jumps to."""
+    return [group for group in port.groups if rules_of(group, "egress", family)]
+
+
+def rules(port: Port, family: Family, scope: Scope) -> Iterator[Rule]:
+    """W-out-ID: replies, what is always allowed, what its groups allow, and nothing else."""
+
+    def origin(purpose: str) -> Origin:
+        return ("instances", port.instance_id, purpose)
+
+    mark = scope.settings.firewall.egress_mark
+    if port.stateful:
+        yield Rule(DROP, matches=(INVALID,), origin=origin("replies"))
+        yield Rule(RETURN, matches=(REPLIES,), origin=origin("replies"))
+    for address in _dns_servers(port, family):
+        for protocol in (UDP, TCP):
+            yield _dns(address, protocol, origin("DNS"))
+    yield Rule(Jump(scope.chain("egress-done")), origin=origin("not allowed yet"))
+    yield Rule(Jump(scope.chain("services")), origin=origin("services"))
+    for group in groups_of(port, family):
+        yield Rule(Jump(chain_name(group.id, "egress", scope)), origin=("security_groups", group.id, ""))
+    allowed = Jump(scope.chain("egress-done"), goto=True)
+    yield Rule(allowed, matches=(Mark(mark, mark),), origin=origin("allowed"))
+    yield Rule(Jump(scope.chain("sg-fallback")), origin=origin("fallback"))
+
+
+def _dns(address: str, protocol: int, origin: Origin) -> Rule:
+    ports = Ports("udp" if protocol == UDP else "tcp", destination=(53, 53))
+    return Rule(RETURN, destination=values.host(address), protocol=protocol, matches=(ports,), origin=origin)
+
+
+def _dns_servers(port: Port, family: Family) -> list[str]:
+    assert port.network is not None
+    own = port.network.server if family == 4 else port.network.gateway_v6
+    given = [address for address in (own, port.network.dns1, port.network.dns2) if address is not None]
+    return [address for address in dict.fromkeys(given) if (":" in address) == (family == 6)]

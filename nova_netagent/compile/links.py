@@ -1,0 +1,83 @@
+"""The links and addresses that the rules live on, as values."""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from nova_netagent.compile.floating_ip import interface_of
+from nova_netagent.compile.metadata import METADATA_IP
+from nova_netagent.compile.parts import Scope
+from nova_netagent.model import Key, Network, values
+
+
+class Bridge(Struct, frozen=True):
+    """A bridge that a network wants."""
+
+    name: str
+    mtu: int | None
+
+
+class Address(Struct, frozen=True):
+    """An address that an interface must have; ``origin`` is the object that wants it."""
+
+    interface: str
+    cidr: str
+    """With the prefix length of the interface, host bits kept: ``10.0.0.1/24``."""
+    scope_link: bool
+    announce: bool
+    """Tell the neighbours by gratuitous ARP when it is new."""
+    origin: Key | None
+
+
+class Links(Struct, frozen=True):
+    """What of the host's links and addresses is ours."""
+
+    bridges: Mapping[str, Bridge]
+    ports: Mapping[str, str]
+    """The bridge of each tap device."""
+    addresses: tuple[Address, ...]
+    forward: frozenset[int]
+    """The families (4, 6) that must be forwarded."""
+    filter_bridges: bool
+    """Whether bridged frames must pass the packet filter (bridge-nf-call-*)."""
+
+
+def links_of(scope: Scope) -> Links:
+    """The links that a state wants; without ``manage_links`` bridges and ports are somebody else's."""
+    networks = sorted(scope.resolved.networks.values(), key=lambda each: each.id)
+    managed = scope.settings.network.manage_links
+    bridges: dict[str, Bridge] = {}
+    addresses: list[Address] = []
+    if scope.settings.metadata.metadata_host is not None:
+        addresses.append(Address("lo", METADATA_IP, scope_link=True, announce=False, origin=None))
+    for each in networks if managed else ():
+        mtu = each.mtu or scope.settings.network.network_device_mtu
+        bridges.setdefault(each.bridge, Bridge(each.bridge, mtu))
+        addresses += _gateway_addresses(each, scope)
+    for floating in scope.resolved.floating_ips:
+        interface = interface_of(floating, scope)
+        if interface is not None:
+            origin = ("floating_ips", floating.id)
+            addresses.append(Address(interface, values.host(floating.id), False, True, origin))
+    ports = {port.vif.device: port.network.bridge for port in scope.all_ports if managed and port.network is not None}
+    return Links(
+        bridges=bridges,
+        ports=ports,
+        addresses=tuple(addresses),
+        forward=frozenset(family for family in scope.families if any(each.routed(family) for each in networks)),
+        filter_bridges=bool(networks) or bool(scope.resolved.ports),
+    )
+
+
+def _gateway_addresses(each: Network, scope: Scope) -> list[Address]:
+    origin = ("networks", each.id)
+    announce = scope.settings.network.send_arp_for_ha
+    found = []
+    if each.server is not None and each.cidr is not None:
+        length = values.prefix(each.cidr).length
+        found.append(Address(each.bridge, f"{each.server}/{length}", False, announce, origin))
+    if each.gateway_v6 is not None and each.cidr_v6 is not None and 6 in scope.families:
+        on_link = each.gateway_v6.startswith("fe80:")
+        length = 64 if on_link else values.prefix(each.cidr_v6).length
+        found.append(Address(each.bridge, f"{each.gateway_v6}/{length}", on_link, False, origin))
+    return found

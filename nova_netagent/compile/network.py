@@ -1,0 +1,110 @@
+"""What a network needs of the host: forwarding, DHCP and DNS let in, checksums filled."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from nova_netagent.compile.parts import Placed, Scope
+from nova_netagent.model import Network
+from nova_netagent.model.protocols import ICMPV6, TCP, UDP
+from nova_netagent.netfilter.rule import (
+    ACCEPT,
+    ChecksumFill,
+    Family,
+    Icmp,
+    Physdev,
+    Ports,
+    Rule,
+)
+from nova_netagent.settings import NetworkSettings
+
+BRIDGED = Physdev(bridged=True)
+ND_TO_HOST = (133, 135, 136)
+"""Router solicitation, neighbour solicitation and advertisement (RFC 4861)."""
+# nova lets TCP in on port 67 too; harmless, and its operators look for the rule.
+_SERVED: dict[Family, tuple[tuple[int, tuple[int, ...]], ...]] = {
+    4: ((UDP, (67, 53)), (TCP, (67, 53))),
+    6: ((UDP, (547, 53)), (TCP, (53,))),
+}
+_DISCOVER = Rule(
+    ACCEPT,
+    source="0.0.0.0/32",
+    destination="255.255.255.255/32",
+    protocol=UDP,
+    matches=(Ports("udp", source=(68, 68), destination=(67, 67)),),
+    origin=("networks", "", "DHCP"),
+)
+
+
+def uplink(each: Network, settings: NetworkSettings) -> str | None:
+    """The physical interface behind a network's bridge; the local option wins (nova, bug 833426)."""
+    if each.vlan is not None:
+        return f"vlan{each.vlan}" if settings.vlan_interface or each.bridge_interface else None
+    return settings.flat_interface or each.bridge_interface
+
+
+def place(scope: Scope, placed: Placed) -> None:
+    """Fill W-INPUT, W-FORWARD and mangle's W-POSTROUTING, network by network."""
+    networks = sorted(scope.resolved.networks.values(), key=lambda each: each.id)
+    if any(each.serves_dhcp for each in networks):
+        placed.add(4, "filter", scope.chain("INPUT"), _DISCOVER)
+        placed.add(4, "filter", scope.chain("FORWARD"), _DISCOVER)
+    for each in networks:
+        for family in scope.families:
+            placed.add(family, "filter", scope.chain("INPUT"), *_input(each, family))
+            placed.add(family, "filter", scope.chain("FORWARD"), *_forward(each, family, scope))
+            placed.add(family, "mangle", scope.chain("POSTROUTING"), *_checksum(each, family))
+
+
+def _input(each: Network, family: Family) -> Iterator[Rule]:
+    """Let an instance reach the host's DHCP and DNS, whatever the policy of INPUT."""
+    if family == 6 and each.routed(6):
+        for type_ in ND_TO_HOST:
+            yield _from_bridge(each, ICMPV6, Icmp(type_), "neighbour discovery")
+    if each.serves_dhcp if family == 4 else each.routed(6):
+        for protocol, ports in _SERVED[family]:
+            for port in ports:
+                name: Literal["tcp", "udp"] = "udp" if protocol == UDP else "tcp"
+                yield _from_bridge(each, protocol, Ports(name, destination=(port, port)), "DHCP and DNS")
+
+
+def _from_bridge(each: Network, protocol: int, match: Ports | Icmp, purpose: str) -> Rule:
+    origin = ("networks", each.id, purpose)
+    return Rule(ACCEPT, in_interface=each.bridge, protocol=protocol, matches=(match,), origin=origin)
+
+
+def _forward(each: Network, family: Family, scope: Scope) -> Iterator[Rule]:
+    """What may be forwarded from and to the bridge, as nova's get_gateway_rules had it.
+
+    nova's DROP for a network without a gateway also hit frames that are only bridged; it
+    meant what is routed.
+    """
+    bridge, origin = each.bridge, ("networks", each.id, "forward")
+    allowed: Sequence[str] = scope.settings.network.forward_bridge_interface
+    if not each.routed(family):
+        yield Rule(ACCEPT, in_interface=bridge, matches=(BRIDGED,), origin=origin)
+        yield Rule(scope.drop, in_interface=bridge, origin=origin)
+        yield Rule(scope.drop, out_interface=bridge, origin=origin)
+        return
+    if "all" in allowed:
+        yield Rule(ACCEPT, in_interface=bridge, origin=origin)
+        yield Rule(ACCEPT, out_interface=bridge, origin=origin)
+        return
+    for interface in allowed:
+        yield Rule(ACCEPT, in_interface=bridge, out_interface=interface, origin=origin)
+        yield Rule(ACCEPT, in_interface=interface, out_interface=bridge, origin=origin)
+    yield Rule(ACCEPT, in_interface=bridge, out_interface=bridge, origin=origin)
+    yield Rule(scope.drop, in_interface=bridge, origin=origin)
+    yield Rule(scope.drop, out_interface=bridge, origin=origin)
+
+
+def _checksum(each: Network, family: Family) -> Iterator[Rule]:
+    """DHCP answers get a checksum: vhost-net leaves it empty (nova, bug 1029430)."""
+    if each.serves_dhcp if family == 4 else each.routed(6):
+        port = 68 if family == 4 else 546
+        yield Rule(
+            ChecksumFill(),
+            out_interface=each.bridge,
+            protocol=UDP,
+            matches=(Ports("udp", destination=(port, port)),),
+            origin=("networks", each.id, "DHCP"),
+        )

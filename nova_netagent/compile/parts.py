@@ -1,0 +1,78 @@
+"""What the parts of the compiler work with: names, settings, and a place to put rules."""
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from nova_netagent.compile.resolve import Port, Resolved
+from nova_netagent.netfilter.owner import Owner, short_ids
+from nova_netagent.netfilter.rule import DROP, Chain, Family, Jump, Reject, Rule, TableId, Target
+from nova_netagent.settings import Settings
+
+
+class Names(Struct, frozen=True):
+    """The short ids by which chains and sets are named."""
+
+    instances: Mapping[str, str]
+    vifs: Mapping[str, str]
+    groups: Mapping[str, str]
+
+
+def names_of(resolved: Resolved) -> Names:
+    """Name everything that has chains; which names depends on what there is, not on order."""
+    return Names(
+        instances=short_ids(resolved.ports),
+        vifs=short_ids(port.vif.id for ports in resolved.ports.values() for port in ports),
+        groups=short_ids(resolved.groups),
+    )
+
+
+class Scope(Struct, frozen=True):
+    """Everything a part may look at."""
+
+    resolved: Resolved
+    settings: Settings
+    owner: Owner
+    names: Names
+    families: tuple[Family, ...]
+
+    def chain(self, name: str) -> str:
+        """A wrapped chain name."""
+        return self.owner.chain(name)
+
+    @property
+    def all_ports(self) -> Iterable[Port]:
+        """Every vif, by instance."""
+        return (port for ports in self.resolved.ports.values() for port in ports)
+
+    @property
+    def drop(self) -> Target:
+        """The target for what is refused in the filter table (``iptables_drop_action``)."""
+        match self.settings.firewall.iptables_drop_action:
+            case "DROP":
+                return DROP
+            case "REJECT":
+                return Reject()
+            case chain:
+                return Jump(chain)
+
+
+class Placed:
+    """Rules gathered by table and chain, in the order in which the parts give them."""
+
+    def __init__(self) -> None:
+        self.rules: dict[TableId, dict[str, list[Rule]]] = {}
+        self.chains: dict[TableId, dict[str, Chain]] = {}
+
+    def add(self, family: Family, table: str, chain: str, *rules: Rule) -> None:
+        """Append rules to a chain, which comes to be if it is not there."""
+        self.rules.setdefault(TableId(family, table), {}).setdefault(chain, []).extend(rules)
+
+    def add_chain(self, family: Family, table: str, chain: Chain) -> None:
+        """Add a whole chain, kept as the object it is."""
+        self.chains.setdefault(TableId(family, table), {})[chain.name] = chain
+
+
+def network(cidr: str | None) -> str | None:
+    """A prefix as a rule's match: every address is no match at all."""
+    return None if cidr is None or cidr.endswith("/0") else cidr

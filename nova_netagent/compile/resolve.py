@@ -1,0 +1,296 @@
+"""What of the desired state can be done: references looked up, claims settled, problems named.
+
+What refers to something that is not there is pending, what contradicts something older
+is in error, and both fail closed for the part concerned only. Nothing here knows rules.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+from nova_netagent.compile.memo import Memo
+from nova_netagent.model import (
+    Claim,
+    DesiredState,
+    Entry,
+    FloatingIP,
+    Instance,
+    Key,
+    Network,
+    ProviderRule,
+    SecurityGroup,
+    Vif,
+    values,
+)
+from nova_netagent.settings import Settings
+
+Problem = tuple[Literal["pending", "error"], str]
+
+
+class Port(Struct, frozen=True):
+    """A vif and what it may be: its network, its addresses, who judges it."""
+
+    vif: Vif
+    instance_id: str
+    hostname: str | None
+    network: Network | None
+    """``None``: the vif passes nothing."""
+    holds_device: bool
+    """Whether the tap of that name is this vif's and not an older one's."""
+    addresses: tuple[str, ...]
+    """The fixed IPs that are valid and its own."""
+    groups: tuple[SecurityGroup, ...]
+    missing_group: bool
+    problems: tuple[Problem, ...]
+
+    @property
+    def stateful(self) -> bool:
+        """Judged flow by flow: unless every group of a vif that has some is stateless."""
+        return not self.groups or any(group.stateful for group in self.groups)
+
+
+class Resolved(Struct, frozen=True):
+    """The state with its references resolved."""
+
+    networks: Mapping[str, Network]
+    ports: Mapping[str, tuple[Port, ...]]
+    """By instance, in the order of the instance's vifs."""
+    groups: Mapping[str, SecurityGroup]
+    floating_ips: tuple[FloatingIP, ...]
+    provider_rules: tuple[ProviderRule, ...]
+    problems: Mapping[Key, tuple[Problem, ...]]
+    """For each object that is not simply done."""
+
+
+def resolve(state: DesiredState, settings: Settings, refused: Mapping[Key, str], memo: Memo) -> Resolved:
+    """Resolve a state.
+
+    :param refused: objects that the kernel refused, with its reason: they are left out.
+    """
+    problems: dict[Key, list[Problem]] = {key: [("error", why)] for key, why in refused.items()}
+    networks = _usable_networks(state, refused, memo, problems)
+    groups = {
+        id_: entry.object
+        for id_, entry in state.security_groups.items()
+        if isinstance(entry.object, SecurityGroup) and ("security_groups", id_) not in refused
+    }
+    ports = _ports(state, networks, groups, refused, memo)
+    for id_, instance_ports in ports.items():
+        found = [problem for port in instance_ports for problem in port.problems]
+        if found:
+            problems.setdefault(("instances", id_), []).extend(found)
+    for id_, group in groups.items():
+        missing = _missing_remotes(group, state)
+        if missing:
+            problems.setdefault(("security_groups", id_), []).extend(missing)
+    return Resolved(
+        networks=networks,
+        ports=ports,
+        groups=groups,
+        floating_ips=tuple(_floating_ips(state, networks, ports, refused, problems)),
+        provider_rules=tuple(r for r in state.of(ProviderRule) if ("provider_rules", r.id) not in refused),
+        problems={key: tuple(found) for key, found in problems.items()},
+    )
+
+
+def _usable_networks(
+    state: DesiredState, refused: Mapping[Key, str], memo: Memo, problems: dict[Key, list[Problem]]
+) -> Mapping[str, Network]:
+    overlaps = memo.get("overlaps", (state.networks,), lambda: _overlaps(state))
+    for id_, why in overlaps.items():
+        problems.setdefault(("networks", id_), []).append(("error", why))
+    return {
+        id_: entry.object
+        for id_, entry in state.networks.items()
+        if isinstance(entry.object, Network) and id_ not in overlaps and ("networks", id_) not in refused
+    }
+
+
+def _overlaps(state: DesiredState) -> Mapping[str, str]:
+    """Networks that this host cannot route beside an older one, and why."""
+    kept: list[tuple[values.Prefix, Network]] = []
+    bad: dict[str, str] = {}
+    for entry in sorted(state.networks.values(), key=_age):
+        network = entry.object
+        assert isinstance(network, Network)
+        ranges = [
+            values.prefix(cidr) for family in (4, 6) if network.routed(family) and (cidr := network.range(family))
+        ]
+        other = next((old for known, old in kept for range_ in ranges if known.overlaps(range_)), None)
+        if other is not None:
+            bad[network.id] = f"its range overlaps network {other.id} ({other.label}), which is routed here already"
+        else:
+            kept += [(range_, network) for range_ in ranges]
+    return bad
+
+
+def _age(entry: Entry) -> tuple[int, str]:
+    return max(entry.since.values(), default=0), entry.object.id
+
+
+def _holders(state: DesiredState) -> Mapping[Claim, Claim]:
+    """For each contested thing the claim that is the oldest; what is not contested is left out."""
+    first: dict[Claim, tuple[int, Claim]] = {}
+    contested: dict[Claim, Claim] = {}
+    for entry in state.instances.values():
+        for claim, since in entry.since.items():
+            thing = claim[:-1]
+            other = first.setdefault(thing, (since, claim))
+            if other[1] != claim:
+                first[thing] = min(other, (since, claim))
+                contested[thing] = first[thing][1]
+    return {thing: first[thing][1] for thing in contested}
+
+
+def _ports(
+    state: DesiredState,
+    networks: Mapping[str, Network],
+    groups: Mapping[str, SecurityGroup],
+    refused: Mapping[Key, str],
+    memo: Memo,
+) -> Mapping[str, tuple[Port, ...]]:
+    holders = memo.get("holders", (state.instances,), lambda: _holders(state))
+    found: dict[str, tuple[Port, ...]] = {}
+    for id_ in sorted(state.instances):
+        instance = state.instances[id_].object
+        assert isinstance(instance, Instance)
+        found[id_] = tuple(
+            _port(instance, vif, networks, groups, holders, refused.get(("instances", id_)), memo)
+            for vif in instance.vifs
+        )
+    return found
+
+
+def _port(
+    instance: Instance,
+    vif: Vif,
+    networks: Mapping[str, Network],
+    groups: Mapping[str, SecurityGroup],
+    holders: Mapping[Claim, Claim],
+    refused: str | None,
+    memo: Memo,
+) -> Port:
+    wanted = instance.groups_of(vif)
+    network = None if refused is not None else networks.get(vif.network_id)
+    members = tuple(groups[id_] for id_ in wanted if id_ in groups)
+    taken = _taken(instance, vif, holders) if holders else ()
+    depends_on = (instance, vif, network, refused, *members, *taken)
+    return memo.get(
+        ("port", instance.id, vif.id),
+        depends_on,
+        lambda: _make_port(instance, vif, network, members, taken, refused, [g for g in wanted if g not in groups]),
+    )
+
+
+def _taken(instance: Instance, vif: Vif, holders: Mapping[Claim, Claim]) -> tuple[str, ...]:
+    """What the vif asks for and another instance holds, with that instance's id."""
+    mine: list[Claim] = [("vif", vif.id), ("device", vif.device)]
+    mine += [("address", vif.network_id, address) for address in vif.fixed_ips]
+    held = [(thing, holders[thing][-1]) for thing in mine if thing in holders]
+    return tuple(f"{thing[0]} {thing[-1]} {holder}" for thing, holder in held if holder != instance.id)
+
+
+def _make_port(
+    instance: Instance,
+    vif: Vif,
+    network: Network | None,
+    groups: tuple[SecurityGroup, ...],
+    taken: tuple[str, ...],
+    refused: str | None,
+    missing: list[str],
+) -> Port:
+    problems: list[Problem] = []
+    lost = {tuple(each.split(" ")[:2]): each.split(" ")[2] for each in taken}
+    if network is None and refused is None:
+        problems.append(("pending", f"vif {vif.id} waits for network {vif.network_id}"))
+    for kind, name in (("vif", vif.id), ("device", vif.device)):
+        if (kind, name) in lost:
+            problems.append(("error", f"vif {vif.id}: {kind} {name} is instance {lost[kind, name]}'s already"))
+            network = None
+    addresses = []
+    for address in vif.fixed_ips:
+        why = _address_problem(address, network, lost.get(("address", address)))
+        if why is None:
+            addresses.append(address)
+        else:
+            problems.append(("error", f"vif {vif.id}: fixed IP {address} {why}"))
+    problems += [("pending", f"vif {vif.id} waits for security group {id_}") for id_ in missing]
+    return Port(
+        vif=vif,
+        instance_id=instance.id,
+        hostname=instance.hostname,
+        network=network,
+        holds_device=("device", vif.device) not in lost,
+        addresses=tuple(addresses),
+        groups=groups,
+        missing_group=bool(missing),
+        problems=tuple(problems),
+    )
+
+
+def _address_problem(address: str, network: Network | None, holder: str | None) -> str | None:
+    if holder is not None:
+        return f"is instance {holder}'s already"
+    if network is None:
+        return None
+    own = values.prefix(address)
+    cidr = network.range(own.family)
+    if cidr is None or not values.prefix(cidr).contains(own):
+        return f"is outside network {network.id}"
+    return None
+
+
+def _missing_remotes(group: SecurityGroup, state: DesiredState) -> Iterable[Problem]:
+    return [
+        ("pending", f"rule {rule.id} waits for security group {rule.remote_group_id}")
+        for rule in group.rules
+        if rule.remote_group_id is not None and rule.remote_group_id not in state.security_groups
+    ]
+
+
+def _floating_ips(
+    state: DesiredState,
+    networks: Mapping[str, Network],
+    ports: Mapping[str, tuple[Port, ...]],
+    refused: Mapping[Key, str],
+    problems: dict[Key, list[Problem]],
+) -> Iterable[FloatingIP]:
+    """The floating IPs to install, in numerical order."""
+    entries = state.floating_ips.values()
+    if not entries:
+        return
+    ranges = [values.prefix(network.cidr) for network in networks.values() if network.cidr is not None]
+    own = {
+        address: network.id for network in networks.values() for address in (network.gateway, network.server) if address
+    }
+    for entry in sorted(entries, key=lambda each: values.prefix(each.object.id)):
+        floating = entry.object
+        assert isinstance(floating, FloatingIP)
+        key = (FloatingIP.KIND, floating.id)
+        if key in refused:
+            continue
+        problem = _floating_problem(floating, ranges, own, ports)
+        if problem is None:
+            yield floating
+        else:
+            problems.setdefault(key, []).append(problem)
+
+
+def _floating_problem(
+    floating: FloatingIP,
+    ranges: list[values.Prefix],
+    own: Mapping[str, str],
+    ports: Mapping[str, tuple[Port, ...]],
+) -> Problem | None:
+    if floating.id in own:
+        return "error", f"{floating.id} is the gateway of network {own[floating.id]}"
+    fixed = floating.fixed_ip_address
+    if floating.instance_id is not None:
+        if any(fixed in port.addresses for port in ports.get(floating.instance_id, ()) if port.network):
+            return None
+        return "pending", f"waits for instance {floating.instance_id} with fixed IP {fixed}"
+    address = values.prefix(fixed)
+    if any(range_.contains(address) for range_ in ranges):
+        return None
+    return "pending", f"waits for a network that holds {fixed}"

@@ -1,0 +1,443 @@
+"""The options, by nova's names where nova had one, and the Settings they make.
+
+Nobody else reads oslo.config. ``list_opts`` feeds oslo-config-generator, by which the
+sample file and the documentation of every option are made.
+"""
+
+import re
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from oslo_config import cfg, types
+
+from nova_netagent.model import values
+from nova_netagent.settings import (
+    ApiSettings,
+    FirewallSettings,
+    MetadataSettings,
+    NetworkSettings,
+    RpcSettings,
+    Settings,
+)
+
+PROJECT = "nova-netagent"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names group, option, value and what is allowed."""
+
+
+class _Checked(types.ConfigType):
+    """An option type made of a parser that raises ValueError, as oslo.config wants one."""
+
+    def __init__(self, parse: Callable[[str], Any], name: str) -> None:
+        super().__init__(type_name=name)
+        self._parse = parse
+
+    def __call__(self, value: Any) -> Any:
+        return self._parse(value) if isinstance(value, str) else value
+
+    def __repr__(self) -> str:
+        return str(self.type_name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Checked) and other.type_name == self.type_name
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _formatter(self, value: Any) -> str:
+        return str(value)
+
+
+def _ipv4_cidr(text: str) -> str:
+    if ":" in text:
+        raise ValueError(f"{text!r} is not an IPv4 CIDR")
+    return values.cidr(text)
+
+
+def _wrap_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,14}", text):
+        raise ValueError(f"{text!r} is not a wrap name: 1 to 14 letters, digits, _ and -")
+    return text
+
+
+def _drop_action(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,28}", text):
+        raise ValueError(f"{text!r} is not DROP, REJECT or the name of a chain")
+    return text
+
+
+def _regex(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
+    return text
+
+
+def _octal(text: str) -> int:
+    if not re.fullmatch(r"0?o?[0-7]{3,4}", text):
+        raise ValueError(f"{text!r} is not a file mode like 0660")
+    return int(text.replace("o", ""), 8)
+
+
+def _mark(text: str) -> int:
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = 0
+    if not 0 < value < 2**32:
+        raise ValueError(f"{text!r} is not a mark: one or more bits of 32, like 0x10000000")
+    return value
+
+
+_CIDR = _Checked(values.cidr, "CIDR")
+_IPV4_CIDR = _Checked(_ipv4_cidr, "IPv4 CIDR")
+_INTERFACE = _Checked(values.interface, "interface")
+_IP = _Checked(values.ip, "IP address")
+
+_DEFAULT: Sequence[cfg.Opt] = (
+    cfg.StrOpt("host", default=socket.gethostname(), sample_default="<this host's name>", help="This host's name."),
+    cfg.StrOpt("state_path", default="/var/lib/nova-netagent", help="Where the durable state is kept."),
+    cfg.Opt(
+        "my_ip",
+        type=_Checked(values.ipv4, "IPv4 address"),
+        sample_default="<the address of the default route's link>",
+        help=("This host's own IPv4 address. Found at start; refused then if it is needed and cannot be found."),
+    ),
+    cfg.BoolOpt("use_ipv6", default=True, help="Program IPv6 as well. Without it no IPv6 table is touched."),
+)
+_NETWORK: Sequence[cfg.Opt] = (
+    cfg.ListOpt(
+        "fixed_range",
+        item_type=_IPV4_CIDR,
+        default=[],
+        help="Ranges of fixed IPs: their traffic is SNATed; what is outside is not.",
+    ),
+    cfg.Opt(
+        "routing_source_ip",
+        type=_Checked(values.ipv4, "IPv4 address"),
+        sample_default="$my_ip",
+        help="The source address of SNATed traffic.",
+    ),
+    cfg.Opt(
+        "public_interface",
+        type=_INTERFACE,
+        help="The interface of floating IPs, and the only one that SNAT applies to.",
+    ),
+    cfg.ListOpt(
+        "force_snat_range",
+        item_type=_IPV4_CIDR,
+        default=[],
+        help="Destinations to which a network with an external gateway is SNATed all the same.",
+    ),
+    cfg.ListOpt("dmz_cidr", item_type=_IPV4_CIDR, default=[], help="Destinations that fixed IPs reach without SNAT."),
+    cfg.ListOpt(
+        "forward_bridge_interface",
+        default=["all"],
+        help="Interfaces that bridges may forward to; 'all' accepts everything.",
+    ),
+    cfg.Opt(
+        "flat_interface",
+        type=_INTERFACE,
+        help="The physical interface of flat networks; wins over a network's bridge_interface.",
+    ),
+    cfg.Opt(
+        "vlan_interface",
+        type=_INTERFACE,
+        help="The physical interface of VLAN networks; wins over a network's bridge_interface.",
+    ),
+    cfg.BoolOpt("allow_same_net_traffic", default=True, help="Let in whatever comes from the vif's own network."),
+    cfg.BoolOpt("send_arp_for_ha", default=True, help="Announce new addresses by gratuitous ARP."),
+    cfg.IntOpt(
+        "send_arp_for_ha_count",
+        default=3,
+        min=0,
+        max=60,
+        help="How often a new address is announced, one second apart.",
+    ),
+    cfg.BoolOpt(
+        "share_dhcp_address", default=False, help="All hosts have the same DHCP address; it is kept apart from theirs."
+    ),
+    cfg.StrOpt("dhcp_domain", default="novalocal", help="The domain given by DHCP."),
+    cfg.IntOpt("dhcp_lease_time", default=86400, min=120, help="Lease time in seconds."),
+    cfg.StrOpt("dnsmasq_config_file", help="A further configuration file for dnsmasq."),
+    cfg.ListOpt("dns_server", item_type=_IP, default=[], help="Name servers that dnsmasq forwards to."),
+    cfg.IntOpt("network_device_mtu", min=68, max=65535, help="The MTU of networks that name none."),
+    cfg.BoolOpt(
+        "manage_links",
+        default=True,
+        help=(
+            "Bridges, VLANs, addresses and ports are the agent's to make. Without it links are left "
+            "alone and only rules are made."
+        ),
+    ),
+)
+_METADATA: Sequence[cfg.Opt] = (
+    cfg.Opt(
+        "metadata_host",
+        type=_IP,
+        sample_default="$my_ip",
+        help="Where 169.254.169.254:80 leads; 127.0.0.1 is this host by REDIRECT.",
+    ),
+    cfg.PortOpt("metadata_port", min=1, default=8775, help="The port there."),
+)
+_FIREWALL: Sequence[cfg.Opt] = (
+    cfg.StrOpt(
+        "backend",
+        default="auto",
+        choices=["auto", "iptables", "nftables"],
+        help=("The packet filter: the legacy tables of iptables, or nftables. auto follows what the host uses."),
+    ),
+    cfg.Opt(
+        "wrap_name",
+        type=_Checked(_wrap_name, "wrap name"),
+        default="nova-netagent",
+        help="What the names of our chains begin with: 1 to 14 letters, digits, _ and -.",
+    ),
+    cfg.Opt(
+        "iptables_drop_action",
+        type=_Checked(_drop_action, "target"),
+        default="DROP",
+        help=(
+            "What is done in the filter table to packets that are refused: DROP, REJECT, or the name of"
+            " a chain that ends them."
+        ),
+    ),
+    cfg.StrOpt(
+        "egress_default",
+        default="allow",
+        choices=["allow", "deny"],
+        help=(
+            "allow: as nova-network, egress is free until a group has an egress rule. deny: as neutron,"
+            " only what egress rules allow."
+        ),
+    ),
+    cfg.Opt(
+        "egress_mark",
+        type=_Checked(_mark, "mark"),
+        default=0x10000000,
+        sample_default="0x10000000",
+        help="The bit of the packet mark that our chains in mangle PREROUTING use, and clear.",
+    ),
+    cfg.Opt(
+        "iptables_top_regex",
+        type=_Checked(_regex, "regular expression"),
+        default="",
+        help="Foreign rules of built-in chains that match stay above ours.",
+    ),
+    cfg.Opt(
+        "iptables_bottom_regex",
+        type=_Checked(_regex, "regular expression"),
+        default="",
+        help="Foreign rules of built-in chains that match stay below ours.",
+    ),
+    cfg.FloatOpt("lock_timeout", default=10.0, min=0, help="Seconds to wait for the lock of the packet filter."),
+    cfg.FloatOpt(
+        "resync_interval",
+        default=180.0,
+        min=1,
+        mutable=True,
+        help="Seconds between two times that everything is read back and repaired.",
+    ),
+    cfg.FloatOpt(
+        "coalesce_interval",
+        default=0.0,
+        min=0,
+        max=60,
+        mutable=True,
+        help=(
+            "Seconds to pause between commits. 0: an idle engine starts at once, and what comes during "
+            "a commit shares the next."
+        ),
+    ),
+)
+_API: Sequence[cfg.Opt] = (
+    cfg.StrOpt("socket", default="/run/nova-netagent/api.sock", help="The unix socket of the API."),
+    cfg.Opt(
+        "socket_mode", type=_Checked(_octal, "file mode"), default=0o660, sample_default="0660", help="Its file mode."
+    ),
+    cfg.StrOpt("socket_group", help="Its group."),
+    cfg.HostAddressOpt("bind_host", help="The address for TCP; none: TCP is off."),
+    cfg.PortOpt("bind_port", help="The port for TCP."),
+    cfg.StrOpt(
+        "auth_strategy",
+        default="noauth",
+        choices=["noauth", "keystone"],
+        help="noauth: the socket is guarded by its mode. TCP requires keystone or mutual TLS.",
+    ),
+    cfg.IntOpt("max_body_size", default=1 << 20, min=1024, help="The most bytes of a body."),
+    cfg.IntOpt("max_state_size", default=64 << 20, min=1024, help="The most bytes of a body of /v1/state."),
+)
+_RPC: Sequence[cfg.Opt] = (
+    cfg.BoolOpt("enabled", default=False, help="Serve RPC over oslo.messaging."),
+    cfg.StrOpt("topic", default="network", help="The topic to serve."),
+    cfg.StrOpt("exchange", default="nova", help="The exchange of the topic."),
+    cfg.BoolOpt(
+        "sync_on_connect", default=False, help="Ask the controller for the whole state on every (re)connection."
+    ),
+)
+
+GROUPS: dict[str, Sequence[cfg.Opt]] = {
+    "DEFAULT": _DEFAULT,
+    "network": _NETWORK,
+    "metadata": _METADATA,
+    "firewall": _FIREWALL,
+    "api": _API,
+    "rpc": _RPC,
+}
+
+# oslo.messaging registers these itself, and takes half a second to import.
+_MESSAGING = frozenset(
+    [
+        "transport_url",
+        "control_exchange",
+        "rpc_response_timeout",
+        "rpc_conn_pool_size",
+        "executor_thread_pool_size",
+        "conn_pool_min_size",
+        "conn_pool_ttl",
+        "rpc_ping_enabled",
+    ]
+)
+
+
+def list_opts() -> list[tuple[str, Sequence[cfg.Opt]]]:
+    """The options by group, for oslo-config-generator."""
+    return list(GROUPS.items())
+
+
+def register(conf: cfg.ConfigOpts) -> None:
+    """Register our options and oslo.log's."""
+    from oslo_log import log
+
+    log.register_options(conf)
+    for group, options in GROUPS.items():
+        conf.register_opts(options, group=None if group == "DEFAULT" else group)
+
+
+def load(files: Iterable[str | Path], dirs: Iterable[str | Path] = (), conf: cfg.ConfigOpts | None = None) -> Settings:
+    """Read configuration files and check them in full.
+
+    :param conf: where to read them into; by default a throw-away.
+    :raises ConfigError: a file does not read, or an option is unknown, wrong or contradictory.
+    """
+    conf = conf or cfg.ConfigOpts()
+    register(conf)
+    args = [f"--config-file={file}" for file in files] + [f"--config-dir={each}" for each in dirs]
+    try:
+        conf(args, project=PROJECT, default_config_files=[], default_config_dirs=[])
+        written = _written(conf)
+        _refuse_unknown(conf, written)
+        _refuse_wrong(conf, written)
+        return _settings(conf)
+    except cfg.ConfigFilesNotFoundError as error:
+        raise ConfigError(f"no such configuration file: {', '.join(error.config_files)}") from error
+    except cfg.Error as error:
+        raise ConfigError(_in_one_line(error)) from error
+
+
+def _in_one_line(error: cfg.Error) -> str:
+    return " ".join(str(error).split())
+
+
+_Written = dict[str, dict[str, tuple[Path, str]]]
+"""By group and option the file that sets it, and the text there."""
+
+
+def _written(conf: cfg.ConfigOpts) -> _Written:
+    found: _Written = {}
+    for file in _files(conf):
+        sections: dict[str, dict[str, list[str]]] = {}
+        cfg.ConfigParser(str(file), sections).parse()
+        for group, options in sections.items():
+            for name, lines in options.items():
+                found.setdefault(group, {})[name.replace("-", "_")] = (file, lines[-1])
+    return found
+
+
+def _files(conf: cfg.ConfigOpts) -> Iterator[Path]:
+    yield from (Path(file) for file in conf.config_file)
+    for each in conf.config_dir:
+        yield from sorted(Path(each).glob("*.conf"))
+
+
+def _refuse_unknown(conf: cfg.ConfigOpts, written: _Written) -> None:
+    known = {group: {option.dest for option in options} for group, options in GROUPS.items()}
+    known["DEFAULT"] |= _MESSAGING | {name for name in conf if name not in GROUPS}
+    for group, options in written.items():
+        if group.startswith("oslo_") or group == "keystone_authtoken":
+            continue
+        for name, (file, _) in options.items():
+            if group not in known:
+                raise ConfigError(f"{file}: [{group}] is not a group: {', '.join(known)} are")
+            if name not in known[group]:
+                raise ConfigError(f"{file}: [{group}] {name} is not an option; see the sample configuration")
+
+
+def _refuse_wrong(conf: cfg.ConfigOpts, written: _Written) -> None:
+    """Read every option once: oslo.config judges a value when it is read."""
+    for group, options in GROUPS.items():
+        for option in options:
+            try:
+                _ = conf[option.dest] if group == "DEFAULT" else conf[group][option.dest]
+            except cfg.ConfigFileValueError as error:
+                file, text = written[group][option.dest]
+                reason = _in_one_line(error).partition(" is not valid: ")[2]
+                raise ConfigError(f"{file}: [{group}] {option.name} = {text}: {reason}") from error
+
+
+def _settings(conf: cfg.ConfigOpts) -> Settings:
+    my_ip = conf.my_ip or _address_of_default_route()
+    network = _group(conf, "network", NetworkSettings)
+    metadata = _group(conf, "metadata", MetadataSettings)
+    settings = Settings(
+        host=conf.host,
+        state_path=conf.state_path,
+        my_ip=my_ip,
+        use_ipv6=conf.use_ipv6,
+        network=NetworkSettings(**{**network, "routing_source_ip": network["routing_source_ip"] or my_ip}),
+        metadata=MetadataSettings(**{**metadata, "metadata_host": metadata["metadata_host"] or my_ip}),
+        firewall=FirewallSettings(**_group(conf, "firewall", FirewallSettings)),
+        api=ApiSettings(**_group(conf, "api", ApiSettings)),
+        rpc=RpcSettings(**_group(conf, "rpc", RpcSettings)),
+    )
+    _refuse_contradictions(settings)
+    return settings
+
+
+def _group(conf: cfg.ConfigOpts, group: str, cls: type[Any]) -> dict[str, Any]:
+    found = {name: conf[group][name] for name in cls.__struct_fields__}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+def _refuse_contradictions(settings: Settings) -> None:
+    network, api = settings.network, settings.api
+    if network.fixed_range and network.routing_source_ip is None:
+        raise ConfigError(
+            "[DEFAULT] my_ip: needed as the source of [network] fixed_range's SNAT, and this host has no default"
+            " route to take it from; set my_ip or [network] routing_source_ip"
+        )
+    if "all" in network.forward_bridge_interface and len(network.forward_bridge_interface) > 1:
+        raise ConfigError("[network] forward_bridge_interface: 'all' stands alone; name interfaces or all")
+    for interface in network.forward_bridge_interface:
+        try:
+            values.interface(interface)
+        except ValueError as error:
+            raise ConfigError(f"[network] forward_bridge_interface: {error}") from None
+    if (api.bind_host is None) != (api.bind_port is None):
+        raise ConfigError("[api] bind_host, bind_port: TCP needs both")
+    if api.bind_host is not None and api.auth_strategy == "noauth":
+        raise ConfigError("[api] auth_strategy: noauth is for the socket only; TCP on bind_host requires keystone")
+
+
+def _address_of_default_route() -> str | None:
+    """The source address that the kernel would choose towards the outside; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("198.51.100.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return None

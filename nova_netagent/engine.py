@@ -1,0 +1,490 @@
+"""The engine: one loop, on one thread, that owns the desired state and the kernel.
+
+A batch of requests is folded into the state, made durable, compiled and applied; then
+whoever waits is answered. A lone request waits for nothing; those that come during a
+commit share the next one.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from msgspec.structs import replace
+
+from nova_netagent.backend import Backend, BackendError, RuleRefused, TableChanged, Unavailable
+from nova_netagent.backend.links.protocol import LinksBackend
+from nova_netagent.compile import Compiled, Compiler
+from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
+from nova_netagent.metrics import Metrics
+from nova_netagent.model import DesiredState, Key
+from nova_netagent.netfilter.rule import FAMILIES
+from nova_netagent.reconcile import Outcome, Reconciler
+from nova_netagent.settings import Settings
+from nova_netagent.status import State, Status, View
+from nova_netagent.store import Store, StoreError
+
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+RETRY_FIRST, RETRY_MOST = 0.5, 30.0
+"""Seconds to the first retry after a failure, doubled up to the most."""
+
+
+class NotApplied(Exception):
+    """A change is on disk, and the kernel could not be made to agree yet: it will be retried."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a change."""
+
+    change: Literal["created", "updated", "unchanged", "deleted", "missing"]
+    status: Status | None = None
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+@dataclass
+class Change:
+    """A request to change the desired state.
+
+    :ivar wait: answer when the kernel has it; otherwise as soon as it is on disk.
+    :ivar source: who asks, for the metrics: ``api`` or ``rpc``.
+    """
+
+    event: Event
+    wait: bool = True
+    source: str = "api"
+    arrived: float = field(default_factory=time.monotonic)
+    answer: "Future[Answer]" = field(default_factory=Future)
+
+
+@dataclass
+class Look(Generic[T]):
+    """A request to run something in the engine's thread, with the engine: a plan, a resync, a read."""
+
+    ask: "Callable[[Engine], T]"
+    answer: "Future[T]" = field(default_factory=Future)
+
+
+class _Wake:
+    """The links changed, or the engine is to stop."""
+
+
+Request = Change | Look[Any] | _Wake
+
+
+class Engine:
+    """Owns store, backend and links; everything but ``submit`` and ``view`` is for its own thread.
+
+    :param open_backend: opens the kernel, in the engine's thread (python-iptables knows one thread only).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        open_store: Callable[[], Store],
+        open_backend: Callable[[], Backend[Any]],
+        open_links: Callable[[], LinksBackend],
+        metrics: Metrics,
+        on_progress: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._open = (open_store, open_backend, open_links)
+        self._metrics = metrics
+        self._on_progress = on_progress
+        self._clock = clock
+        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self.view = View()
+        self.heartbeat = time.monotonic()
+        """When the loop last turned, by time.monotonic()."""
+        self.failed: BaseException | None = None
+        """Why the thread ended, when it was not told to."""
+
+    # --- for any thread
+
+    def submit(self, request: Change | Look[Any]) -> None:
+        """Queue a request; its ``answer`` is resolved by the engine's thread."""
+        self._requests.put(request)
+
+    def wake(self) -> None:
+        """Have the engine look at the links."""
+        self._requests.put(_Wake())
+
+    def stop(self) -> None:
+        """End the loop once the requests that are queued are served."""
+        self._stopping.set()
+        self.wake()
+
+    # --- the loop
+
+    def run(self) -> None:
+        """Load, apply, and serve until told to stop."""
+        try:
+            self.start()
+            while not (self._stopping.is_set() and self._requests.empty()):
+                self.serve(self._take())
+            self.close()
+        except BaseException as error:
+            self.failed = error
+            LOG.exception("the engine ends")
+        finally:
+            self._on_progress()
+
+    def open(self) -> None:
+        """Open store and kernel, without applying anything."""
+        open_store, open_backend, open_links = self._open
+        self.store = open_store()
+        self.backend = open_backend()
+        self.links = open_links()
+        wanted = FAMILIES if self._settings.use_ipv6 else (4,)
+        present = {table.family for table in self.backend.tables()}
+        families = tuple(family for family in wanted if family in present)
+        self._compiler = Compiler(self._settings, families)
+        self.reconciler = Reconciler(self._settings.firewall, self.backend, self.links, self.store, self._metrics)
+        self._state = self._applied = self.store.load()
+        self._refused: dict[Key, str] = {}
+        self._compiled = self._compile()
+        self._retry_delay = 0.0
+        self._next_retry: float | None = None
+        self._next_resync = time.monotonic() + self._settings.firewall.resync_interval
+        self._pending_since: float | None = None
+        self._ready_for_commit = 0.0
+
+    def close(self) -> None:
+        """Close store and sockets; the kernel keeps everything."""
+        self.links.close()
+        self.store.close()
+
+    def start(self) -> None:
+        """Load the stored state and apply it."""
+        self.open()
+        everything = frozenset(key for key, _ in self._state.all_entries())
+        self._publish(unapplied=everything)
+        self._apply(verify=True)
+
+    def _take(self) -> list[Request]:
+        """Wait for requests, or until something is due; then all that there are."""
+        due = [self._next_resync, *([self._next_retry] if self._next_retry is not None else [])]
+        announcement = self.links.next_due()
+        if announcement is not None:
+            due.append(announcement)
+        self.heartbeat = time.monotonic()
+        requests: list[Request] = []
+        try:
+            requests.append(self._requests.get(timeout=max(0.0, min(1.0, min(due) - self.heartbeat))))
+            pause = self._ready_for_commit - time.monotonic()
+            if pause > 0:
+                time.sleep(pause)
+            while True:
+                requests.append(self._requests.get_nowait())
+        except queue.Empty:
+            pass
+        self.heartbeat = time.monotonic()
+        return requests
+
+    def serve(self, requests: Iterable[Request]) -> None:
+        """Serve a batch of requests, and do what is due."""
+        changes = [request for request in requests if isinstance(request, Change)]
+        woken = any(isinstance(request, _Wake) for request in requests)
+        if changes:
+            self._change(changes)
+        for request in requests:
+            if isinstance(request, Look):
+                _resolve(request.answer, lambda request=request: request.ask(self))  # type: ignore[misc]
+        if woken:
+            self._look_at_links()
+        self._do_what_is_due()
+        self._on_progress()
+
+    def _do_what_is_due(self) -> None:
+        now = time.monotonic()
+        if self._next_retry is not None and now >= self._next_retry:
+            self._apply(verify=True)
+        elif now >= self._next_resync:
+            self.resync()
+        self.links.do_due()
+        self._metrics.pending_oldest_seconds.set(0 if self._pending_since is None else now - self._pending_since)
+
+    # --- changes
+
+    def _change(self, changes: list[Change]) -> None:
+        before = self._state
+        state, accepted = before, []
+        for change in changes:
+            try:
+                state = fold(state, change.event, self._clock())
+                accepted.append(change)
+            except LateRevision as error:
+                change.answer.set_exception(error)
+        try:
+            with self._metrics.store_seconds.time():
+                self.store.save(before, state)
+        except StoreError as error:
+            LOG.error("the change could not be saved: %s", error)
+            for change in accepted:
+                change.answer.set_exception(error)
+            return
+        self._state = state
+        touched = _touched(before, state)
+        self._publish(unapplied=self.view.unapplied | touched)
+        waiting = [change for change in accepted if change.wait]
+        for change in accepted:
+            if not change.wait:
+                change.answer.set_result(self._answer(change, before))
+        if touched or self.view.failure:
+            self._apply(verify=bool(self.view.failure))
+        for change in waiting:
+            self._finish(change, before)
+
+    def _finish(self, change: Change, before: DesiredState) -> None:
+        if self.view.failure:
+            change.answer.set_exception(NotApplied(self.view.failure))
+            return
+        kind = change.event.object.KIND if isinstance(change.event, Put) else getattr(change.event, "kind", "state")
+        self._metrics.event_to_kernel_seconds.labels(kind, change.source).observe(time.monotonic() - change.arrived)
+        change.answer.set_result(self._answer(change, before))
+
+    def _answer(self, change: Change, before: DesiredState) -> Answer:
+        match change.event:
+            case Put(item):
+                key = (item.KIND, item.id)
+                old, new = before.entries(item.KIND).get(item.id), self._state.entries(item.KIND).get(item.id)
+                changed: Literal["created", "updated", "unchanged"] = "updated"
+                if old is None:
+                    changed = "created"
+                elif old is new:
+                    changed = "unchanged"
+                return Answer(changed, self.view.status(key))
+            case Delete(kind, id_):
+                return Answer("deleted" if id_ in before.entries(kind) else "missing")
+            case Replace():
+                changed = "unchanged" if before is self._state else "updated"
+                return Answer(changed, counts=self.view.counts())
+
+    # --- applying
+
+    def _compile(self, extra: Mapping[Key, str] | None = None) -> Compiled:
+        self._conflicting = self._conflicts()
+        return self._compiler.compile(self._state, {**self._refused, **self._conflicting, **(extra or {})})
+
+    def _conflicts(self) -> Mapping[Key, str]:
+        """Floating IPs that the host has without us: they are somebody's, and never removed."""
+        if not self._state.floating_ips:
+            return {}
+        foreign = self.reconciler.foreign_addresses()
+        return {
+            ("floating_ips", id_): f"{id_} is an address of this host already"
+            for id_ in self._state.floating_ips
+            if id_ in foreign
+        }
+
+    def _apply(self, *, verify: bool) -> Outcome:
+        """Make the kernel agree with the state; failures are published and retried."""
+        # What was refused is tried again when it changed, and whenever everything is read back.
+        retried = _touched(self._applied, self._state)
+        self._refused = {key: why for key, why in self._refused.items() if not verify and key not in retried}
+        outcome = Outcome()
+        try:
+            try:
+                self._compiled = self._compile()
+                outcome = self.reconciler.apply(self._compiled, verify=verify)
+            except (RuleRefused, ValueError) as error:
+                outcome = self._isolate(error)
+        except BackendError as error:
+            self._fail(error)
+            return outcome
+        except StoreError as error:
+            self._fail(error)
+            return outcome
+        self._succeed(outcome, verify)
+        return outcome
+
+    def _isolate(self, error: Exception) -> Outcome:
+        """Find the objects that the kernel refuses, leave them out and apply the rest.
+
+        :raises BackendError: it is refused without any object as well.
+        """
+        LOG.error("the kernel refused the rules: %s", error)
+        self._metrics.apply_errors_total.labels("refused").inc()
+        reason = str(error)
+        outcome = Outcome()
+
+        def works(excluded: Iterable[Key]) -> bool:
+            nonlocal outcome
+            try:
+                self._compiled = self._compile(dict.fromkeys(excluded, reason))
+                outcome = self.reconciler.apply(self._compiled, verify=True)
+            except (RuleRefused, ValueError):
+                return False
+            return True
+
+        changed = _touched(self._applied, self._state)
+        everything = frozenset(key for key, _ in self._state.all_entries())
+        for suspects in (changed & everything, everything):
+            if suspects and works(suspects):
+                culprits = _culprits(sorted(suspects), works)
+                works(culprits)
+                break
+        else:
+            raise RuleRefused(reason)
+        for key in culprits:
+            LOG.error("%s %s is in error and passes nothing: %s", *key, reason)
+            self._refused[key] = reason
+        return outcome
+
+    def _succeed(self, outcome: Outcome, verify: bool) -> None:
+        self._applied = self._state
+        self._retry_delay, self._next_retry = 0.0, None
+        self._pending_since = None
+        self._log(outcome, verify)
+        now = self._clock()
+        if verify:
+            self._next_resync = time.monotonic() + self._settings.firewall.resync_interval
+        self._ready_for_commit = time.monotonic() + self._settings.firewall.coalesce_interval
+        self._publish(
+            troubles=self._troubles(outcome.link_failures),
+            unapplied=frozenset(),
+            failure="",
+            ready=True,
+            applied_at=now,
+            verified_at=now if verify else self.view.verified_at,
+        )
+
+    def _fail(self, error: Exception) -> None:
+        reasons = ((TableChanged, "changed"), (Unavailable, "unavailable"), (RuleRefused, "refused"))
+        reason = next((name for kind, name in reasons if isinstance(error, kind)), "store")
+        self._metrics.apply_errors_total.labels(reason).inc()
+        self._retry_delay = min(max(RETRY_FIRST, self._retry_delay * 2), RETRY_MOST)
+        self._next_retry = time.monotonic() + self._retry_delay
+        self._pending_since = self._pending_since or time.monotonic()
+        LOG.error("the kernel does not have the state: %s; next attempt in %.1f s", error, self._retry_delay)
+        self._publish(failure=str(error))
+
+    def _troubles(self, link_failures: Mapping[str, str]) -> Mapping[Key, tuple[State, str]]:
+        found: dict[Key, tuple[State, str]] = {}
+        for key, problems in self._compiled.problems.items():
+            state: State = "error" if any(kind == "error" for kind, _ in problems) else "pending"
+            found[key] = (state, "; ".join(message for _, message in problems))
+        if link_failures:
+            for key, name in self._who_needs(link_failures):
+                found[key] = ("error", f"{name}: {link_failures[name]}")
+        return found
+
+    def _who_needs(self, names: Mapping[str, str]) -> Iterable[tuple[Key, str]]:
+        """The objects that want something of a link."""
+        links = self._compiled.links
+        for address in links.addresses:
+            if address.interface in names and address.origin is not None:
+                yield address.origin, address.interface
+        for id_, entry in self._state.instances.items():
+            for vif in getattr(entry.object, "vifs", ()):
+                if vif.device in names:
+                    yield ("instances", id_), vif.device
+        for id_, entry in self._state.networks.items():
+            bridge = getattr(entry.object, "bridge", "")
+            if bridge in names:
+                yield ("networks", id_), bridge
+
+    # --- looking after it
+
+    def resync(self) -> list[str]:
+        """Read everything back and repair it; the repairs, a line each."""
+        same = self._applied is self._state
+        with self._metrics.resync_seconds.time():
+            outcome = self._apply(verify=True)
+        if same and outcome:
+            for op, count in outcome.edits.items():
+                self._metrics.drift_repairs_total.labels(op).inc(count)
+            LOG.warning("somebody had changed what is ours; repaired: %s", "; ".join(outcome.lines[:20]))
+        self._next_resync = time.monotonic() + self._settings.firewall.resync_interval
+        return outcome.lines if same else []
+
+    def plan(self, event: Event | None = None) -> list[str]:
+        """What the agent would change in the kernel now, or after an event. Changes nothing.
+
+        :raises LateRevision: the event is late.
+        :raises BackendError: the kernel cannot be read.
+        """
+        state = self._state if event is None else fold(self._state, event, self._clock())
+        compiler = Compiler(self._settings, self._compiler.families)
+        return self.reconciler.plan(compiler.compile(state, {**self._refused, **self._conflicts()}))
+
+    def live_chains(self, table: str | None = None, family: int | None = None) -> list[dict[str, object]]:
+        """Our chains as the kernel has them now, with counters and with what each rule is there for.
+
+        :param table: one table's; by default every table's.
+        :param family: 4 or 6; by default both.
+        """
+        return [
+            chain
+            for each in self._compiled.ruleset.tables.values()
+            if table in (None, each.id.name) and family in (None, each.id.family)
+            for chain in self.reconciler.live_chains(each)
+        ]
+
+    def _look_at_links(self) -> None:
+        """Links came, went or changed: join, repair, and see whether an address is free now."""
+        if self.view.failure:
+            return
+        if self._conflicts() != self._conflicting:
+            self._apply(verify=False)
+            return
+        outcome = self.reconciler.apply_links(self._compiled.links)
+        if outcome.lines:
+            LOG.info("links: %s", "; ".join(outcome.lines[:20]))
+        self._publish(troubles=self._troubles(outcome.link_failures))
+
+    # --- publishing
+
+    def _publish(self, **changes: Any) -> None:
+        self.view = replace(self.view, state=self._state, **changes)
+
+    def _log(self, outcome: Outcome, verify: bool) -> None:
+        for op, count in outcome.edits.items():
+            self._metrics.edits_total.labels(op).inc(count)
+        if outcome.lines:
+            LOG.info("%d edits%s", sum(outcome.edits.values()), " after reading everything back" if verify else "")
+            for line in outcome.lines:
+                LOG.debug("%s", line)
+
+
+def _culprits(candidates: list[Key], works: Callable[[Iterable[Key]], bool]) -> frozenset[Key]:
+    """The candidates without which it works, found by halving; it works without all of them."""
+
+    def search(part: list[Key], excluded: frozenset[Key]) -> frozenset[Key]:
+        """The culprits of a part, when everything else that is suspect is excluded."""
+        if works(excluded):
+            return frozenset()
+        if len(part) == 1:
+            return frozenset(part)
+        middle = len(part) // 2
+        first, second = part[:middle], part[middle:]
+        found = search(first, excluded | set(second))
+        return found | search(second, excluded | found)
+
+    return search(candidates, frozenset())
+
+
+def _touched(old: DesiredState, new: DesiredState) -> frozenset[Key]:
+    """The objects that are not the same in two states, the removed ones included."""
+    found = set()
+    for kind in ("networks", "security_groups", "provider_rules", "instances", "floating_ips"):
+        before, after = old.entries(kind), new.entries(kind)
+        if before is not after:
+            found |= {(kind, id_) for id_, entry in after.items() if before.get(id_) is not entry}
+            found |= {(kind, id_) for id_ in before if id_ not in after}
+    return frozenset(found)
+
+
+def _resolve(answer: "Future[T]", ask: Callable[[], T]) -> None:
+    try:
+        answer.set_result(ask())
+    except Exception as error:
+        answer.set_exception(error)

@@ -1,0 +1,152 @@
+"""What can happen to the desired state, and the one function that makes it happen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from nova_netagent.model import KINDS, DesiredState, Entry, Key, Object, State, Tombstone, claims
+from nova_netagent.model.state import TOMBSTONE_SECONDS
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Put:
+    """An object is described, for the first time or anew."""
+
+    object: Object
+
+
+@dataclass(frozen=True)
+class Delete:
+    """An object is to go. A revision leaves a tombstone, also where the object never was."""
+
+    kind: str
+    id: str
+    revision: int | None = None
+
+
+@dataclass(frozen=True)
+class Replace:
+    """The whole state is described: what it does not name is to go."""
+
+    state: State
+
+
+Event = Put | Delete | Replace
+
+
+class LateRevision(Exception):
+    """An event carries a revision that is behind what is known: it changes nothing."""
+
+
+def fold(state: DesiredState, event: Event, now: float) -> DesiredState:
+    """The state after an event; the same object where the event changes nothing.
+
+    :param now: seconds since the epoch; tombstones older than seven days are dropped.
+    :raises LateRevision: the event is older than the state, or contradicts its revision.
+    """
+    match event:
+        case Put(item):
+            _refuse_late(state, item)
+            return _put(state, item, now)
+        case Delete(kind, id_, revision):
+            return _delete(state, (kind, id_), revision, now)
+        case Replace(wanted):
+            return _replace(state, wanted, now)
+
+
+def _refuse_late(state: DesiredState, item: Object) -> None:
+    key = (item.KIND, item.id)
+    tombstone = state.tombstones.get(key)
+    if tombstone is not None and (item.revision is None or item.revision <= tombstone.revision):
+        raise LateRevision(f"{item.id} was deleted with revision {tombstone.revision}: only a higher one makes it anew")
+    entry = state.entries(item.KIND).get(item.id)
+    if entry is not None and entry.revision is not None and item.revision is not None:
+        if item.revision < entry.revision:
+            raise LateRevision(f"revision {item.revision} of {item.id} is below the stored {entry.revision}")
+        _refuse_contradiction(entry, item)
+
+
+def _refuse_contradiction(entry: Entry, item: Object) -> None:
+    if item.revision == entry.revision and item.revision is not None and item != entry.object:
+        raise LateRevision(f"revision {item.revision} of {item.id} is stored with another body")
+
+
+def _put(state: DesiredState, item: Object, now: float) -> DesiredState:
+    entries = state.entries(item.KIND)
+    old = entries.get(item.id)
+    if old is not None and old.object == item:
+        return state
+    sequence = state.sequence + 1
+    known: Mapping[tuple[str, ...], int] = {} if old is None else old.since
+    entry = Entry(
+        object=item,
+        revision=item.revision if old is None or item.revision is not None else old.revision,
+        changes=1 if old is None else old.changes + 1,
+        since={claim: known.get(claim, sequence) for claim in claims(item)},
+    )
+    tombstones = _without(state.tombstones, (item.KIND, item.id))
+    changed = replace(state, sequence=sequence, tombstones=_kept(tombstones, now))
+    return _with_kind(changed, item.KIND, {**entries, item.id: entry})
+
+
+def _delete(state: DesiredState, key: Key, revision: int | None, now: float) -> DesiredState:
+    kind, id_ = key
+    entry = state.entries(kind).get(id_)
+    if revision is not None:
+        if entry is not None and entry.revision is not None and revision < entry.revision:
+            raise LateRevision(f"revision {revision} of {id_} is below the stored {entry.revision}")
+        buried = state.tombstones.get(key)
+        if buried is None or buried.revision < revision:
+            tombstones = {**_kept(state.tombstones, now), key: Tombstone(revision, now)}
+            state = replace(state, tombstones=tombstones)
+    if entry is None:
+        return state
+    return _with_kind(state, kind, _without(state.entries(kind), id_))
+
+
+def _replace(state: DesiredState, wanted: State, now: float) -> DesiredState:
+    """Make the state what was described; an object that is newer here stays as it is."""
+    named = {(item.KIND, item.id) for item in wanted.objects()}
+    for key, _ in list(state.all_entries()):
+        if key not in named:
+            state = _delete(state, key, None, now)
+    for item in wanted.objects():
+        if not _is_behind(state, item):
+            entry = state.entries(item.KIND).get(item.id)
+            if entry is not None:
+                _refuse_contradiction(entry, item)
+            state = _put(state, item, now)
+    return state
+
+
+def _is_behind(state: DesiredState, item: Object) -> bool:
+    """Whether a sync's object was overtaken by an update or a deletion on its way here."""
+    if item.revision is None:
+        return False
+    tombstone = state.tombstones.get((item.KIND, item.id))
+    if tombstone is not None and item.revision <= tombstone.revision:
+        return True
+    entry = state.entries(item.KIND).get(item.id)
+    return entry is not None and entry.revision is not None and item.revision < entry.revision
+
+
+def _with_kind(state: DesiredState, kind: str, entries: Mapping[str, Entry]) -> DesiredState:
+    assert kind in KINDS
+    return replace(state, **{kind: entries})
+
+
+def _without(mapping: Mapping[K, V], key: K) -> Mapping[K, V]:
+    if key not in mapping:
+        return mapping
+    return {k: v for k, v in mapping.items() if k != key}
+
+
+def _kept(tombstones: Mapping[Key, Tombstone], now: float) -> Mapping[Key, Tombstone]:
+    if all(now - stone.at < TOMBSTONE_SECONDS for stone in tombstones.values()):
+        return tombstones
+    return {key: stone for key, stone in tombstones.items() if now - stone.at < TOMBSTONE_SECONDS}

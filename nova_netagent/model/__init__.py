@@ -1,0 +1,42 @@
+"""The model: what operators and controllers describe, frozen and validated."""
+
+from nova_netagent.model import values
+from nova_netagent.model.objects import (
+    KINDS,
+    AllowedAddressPair,
+    FloatingIP,
+    Instance,
+    Invalid,
+    Network,
+    Object,
+    ProviderRule,
+    SecurityGroup,
+    SecurityGroupRule,
+    State,
+    Vif,
+    document,
+)
+from nova_netagent.model.state import Claim, DesiredState, Entry, Key, Tombstone, claims
+
+__all__ = [
+    "KINDS",
+    "AllowedAddressPair",
+    "Claim",
+    "DesiredState",
+    "Entry",
+    "FloatingIP",
+    "Instance",
+    "Invalid",
+    "Key",
+    "Network",
+    "Object",
+    "ProviderRule",
+    "SecurityGroup",
+    "SecurityGroupRule",
+    "State",
+    "Tombstone",
+    "Vif",
+    "claims",
+    "document",
+    "values",
+]

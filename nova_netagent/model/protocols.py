@@ -1,0 +1,68 @@
+"""IP protocols by the names that Neutron's API knows, and what each can carry.
+
+Source: the protocol list of Neutron's security-group API and the IANA protocol
+numbers; see ``docs/compatibility.md``.
+"""
+
+NUMBERS = {
+    "ip": 0,
+    "hopopt": 0,
+    "icmp": 1,
+    "igmp": 2,
+    "ipip": 4,
+    "tcp": 6,
+    "egp": 8,
+    "udp": 17,
+    "dccp": 33,
+    "ipv6-encap": 41,
+    "ipv6-route": 43,
+    "ipv6-frag": 44,
+    "rsvp": 46,
+    "gre": 47,
+    "esp": 50,
+    "ah": 51,
+    "icmpv6": 58,
+    "ipv6-icmp": 58,
+    "ipv6-nonxt": 59,
+    "ipv6-opts": 60,
+    "ospf": 89,
+    "vrrp": 112,
+    "pgm": 113,
+    "sctp": 132,
+    "udplite": 136,
+}
+ICMP, TCP, UDP, DCCP, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 33, 58, 132, 136
+WITH_PORTS = frozenset({TCP, UDP, DCCP, SCTP, UDPLITE})
+WITH_TYPES = frozenset({ICMP, ICMPV6})
+
+
+def parse(value: str | int) -> str | int:
+    """The canonical spelling: a known name in lower case, or a number from 0 to 255.
+
+    A number may be given as a string of digits. Raises ``ValueError`` otherwise.
+    """
+    if isinstance(value, str):
+        if not (value.isascii() and value.isdigit()):
+            name = value.lower()
+            if name not in NUMBERS:
+                known = ", ".join(sorted(NUMBERS))
+                raise ValueError(f"{value!r} is not a protocol: a number from 0 to 255 or one of {known}")
+            return name
+        value = int(value) if len(value) <= 3 else 256
+    if not 0 <= value <= 255:
+        raise ValueError("a protocol number is 0 to 255")
+    return value
+
+
+def number(protocol: str | int | None, family: int) -> int | None:
+    """The protocol number a rule of ``family`` (4 or 6) matches; ``None`` is any.
+
+    ``icmp`` in an IPv6 rule means ICMPv6, and 0 is no match at all, both as Neutron
+    has it (the kernel reads protocol 0 in a rule as "any").
+    """
+    if protocol is None:
+        return None
+    found = NUMBERS[protocol] if isinstance(protocol, str) else protocol
+    if family == 6 and found == ICMP:
+        return ICMPV6
+    return found or None

@@ -1,0 +1,154 @@
+"""The values that bodies are made of: addresses, prefixes, MACs, names, ids.
+
+Each parser returns the canonical text of its value or raises ``ValueError`` with
+a reason fit for an API answer. Canonical text is what the kernel prints back, so
+two spellings of one value are equal everywhere behind this module.
+"""
+
+import re
+import socket
+from functools import lru_cache
+from typing import NamedTuple
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
+# Narrower than the kernel's dev_valid_name(): '+' would be a wildcard in an
+# iptables rule, and quotes or '!' would not survive iptables-save.
+_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@=-]{0,14}\Z")
+_LENGTH = re.compile(r"[0-9]{1,3}\Z")
+
+FAMILY_BITS = {4: 32, 6: 128}
+_ADDRESS_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+class Prefix(NamedTuple):
+    """A network prefix in numbers: what compilers compute with."""
+
+    family: int
+    """4 or 6."""
+    value: int
+    """The network address as an unsigned integer, host bits zero."""
+    length: int
+    """Prefix length in bits."""
+
+    def contains(self, other: "Prefix") -> bool:
+        """Whether every address of ``other`` is one of ours."""
+        if self.family != other.family or self.length > other.length:
+            return False
+        return (self.value ^ other.value) >> (FAMILY_BITS[self.family] - self.length) == 0
+
+    def overlaps(self, other: "Prefix") -> bool:
+        """Whether any address is in both."""
+        return self.contains(other) or other.contains(self)
+
+    @property
+    def last(self) -> int:
+        """The highest address, as an unsigned integer (IPv4: the broadcast address)."""
+        return self.value | ((1 << (FAMILY_BITS[self.family] - self.length)) - 1)
+
+
+def uuid(text: str) -> str:
+    """A UUID in its RFC 4122 text form, lower case."""
+    lowered = text.lower()
+    if not _UUID.match(lowered):
+        raise ValueError(f"{text!r} is not a UUID")
+    return lowered
+
+
+@lru_cache(65536)
+def ip(text: str) -> str:
+    """An IPv4 or IPv6 address in canonical form (inet_ntop(3))."""
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    try:
+        return socket.inet_ntop(family, socket.inet_pton(family, text))
+    except (OSError, ValueError):
+        raise ValueError(f"{text!r} is not an IP address") from None
+
+
+def ipv4(text: str) -> str:
+    """An IPv4 address in canonical form."""
+    if ":" in text:
+        raise ValueError(f"{text!r} is not an IPv4 address")
+    return ip(text)
+
+
+def ipv6(text: str) -> str:
+    """An IPv6 address in canonical form."""
+    if ":" not in text:
+        raise ValueError(f"{text!r} is not an IPv6 address")
+    return ip(text)
+
+
+@lru_cache(65536)
+def prefix(text: str) -> Prefix:
+    """A prefix in numbers; a bare address is a host prefix, host bits are masked."""
+    address, slash, length_text = text.partition("/")
+    family = 6 if ":" in address else 4
+    bits = FAMILY_BITS[family]
+    length = bits
+    if slash:
+        if not _LENGTH.match(length_text) or int(length_text) > bits:
+            raise ValueError(f"{text!r} is not a CIDR: the prefix length is 0 to {bits}")
+        length = int(length_text)
+    try:
+        packed = socket.inet_pton(_ADDRESS_FAMILY[family], address)
+    except (OSError, ValueError):
+        raise ValueError(f"{text!r} is not a CIDR") from None
+    host_bits = bits - length
+    return Prefix(family, int.from_bytes(packed, "big") >> host_bits << host_bits, length)
+
+
+def address_text(family: int, value: int) -> str:
+    """The canonical text of an address given as an unsigned integer."""
+    packed = value.to_bytes(FAMILY_BITS[family] // 8, "big")
+    return socket.inet_ntop(_ADDRESS_FAMILY[family], packed)
+
+
+@lru_cache(65536)
+def prefix_text(value: Prefix) -> str:
+    """``address/length``, as iptables-save and ipset write it."""
+    return f"{address_text(value.family, value.value)}/{value.length}"
+
+
+def cidr(text: str) -> str:
+    """A prefix in canonical text: host bits masked, the length always written."""
+    return prefix_text(prefix(text))
+
+
+def host(address: str) -> str:
+    """The host prefix of an address: ``/32`` or ``/128``."""
+    return f"{address}/{128 if ':' in address else 32}"
+
+
+def mac(text: str) -> str:
+    """A unicast Ethernet address, lower case with colons."""
+    lowered = text.lower()
+    if not _MAC.match(lowered):
+        raise ValueError(f"{text!r} is not a MAC address like fa:16:3e:00:00:01")
+    if int(lowered[:2], 16) & 1:
+        raise ValueError(f"{text!r} is a multicast address")
+    return lowered
+
+
+def interface(text: str) -> str:
+    """The name of a network interface: 1 to 15 characters (netdevice(7) IFNAMSIZ)."""
+    if not _INTERFACE.match(text):
+        raise ValueError(
+            f"{text!r} is not an interface name: 1 to 15 letters, digits and any of _ . @ = -,"
+            " the first a letter, a digit or _"
+        )
+    return text
+
+
+def printable(text: str) -> str:
+    """Free text of a person: at most 255 printable characters."""
+    if len(text) > 255 or not text.isprintable():
+        raise ValueError("at most 255 printable characters")
+    return text
+
+
+def link_local(mac_address: str) -> str:
+    """The EUI-64 link-local address that a MAC gives (RFC 4291, appendix A)."""
+    octets = bytes.fromhex(mac_address.replace(":", ""))
+    packed = b"\xfe\x80" + bytes(6) + bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return socket.inet_ntop(socket.AF_INET6, packed)

@@ -1,0 +1,1 @@
+"""Packet-filter rules as values: what they are, how they read, what they do to a packet."""

@@ -1,0 +1,92 @@
+"""Whose chain is it? The grammar of our names.
+
+A chain is ours when its whole name is ``W-NAME``, where W is the configured wrap name
+and NAME is a name of the grammar below; what merely starts alike is somebody else's.
+The kernel takes 28 characters, W has at most 14, so NAME has at most 13.
+
+    NAME    = "INPUT" | "FORWARD" | "OUTPUT" | "PREROUTING" | "POSTROUTING"
+            | "local" | "ports" | "established" | "discovery" | "provider" | "sg-fallback"
+            | "no-server" | "unspecified" | "services" | "egress-ok" | "egress-done"
+            | "snat" | "float-snat"
+            | KIND "-" 8HEX            an object's chain, by its short id
+            | "to-" 8HEX               a node of a dispatch tree
+    KIND    = "inst" | "vif" | "out" | "src" | "sgi" | "sge"
+
+Sets are named ``W-g4-8HEX`` and ``W-g6-8HEX``.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+MAX_CHAIN_NAME = 28
+MAX_SET_NAME = 31
+
+_CHAIN = re.compile(
+    r"(INPUT|FORWARD|OUTPUT|PREROUTING|POSTROUTING|local|ports|established|discovery|provider|sg-fallback"
+    r"|no-server|unspecified|services|egress-ok|egress-done|snat|float-snat|(inst|vif|out|src|sgi|sge|to)-[0-9a-f]{8})\Z"
+)
+_SET = re.compile(r"g[46]-[0-9a-f]{8}\Z")
+
+FILTER_TOP = "nova-filter-top"
+POSTROUTING_BOTTOM = "nova-postrouting-bottom"
+
+
+class Owner(Struct, frozen=True):
+    """The names of one agent, by its wrap name."""
+
+    wrap_name: str
+
+    def chain(self, name: str) -> str:
+        """The wrapped name of a chain.
+
+        :raises ValueError: the name is not of the grammar: a chain that would never be
+            recognised as ours again.
+        """
+        if not _CHAIN.match(name):
+            raise ValueError(f"{name!r} is not a chain name of ours")
+        return f"{self.wrap_name}-{name}"
+
+    def set(self, name: str) -> str:
+        """The wrapped name of a set; ``ValueError`` when it is not of the grammar."""
+        if not _SET.match(name):
+            raise ValueError(f"{name!r} is not a set name of ours")
+        return f"{self.wrap_name}-{name}"
+
+    def owns_chain(self, name: str) -> bool:
+        """Whether a chain is ours, also one that the state does not know."""
+        head = f"{self.wrap_name}-"
+        return name.startswith(head) and _CHAIN.match(name, len(head)) is not None
+
+    def owns_set(self, name: str) -> bool:
+        """Whether a set is ours, also one that the state does not know."""
+        head = f"{self.wrap_name}-"
+        return name.startswith(head) and _SET.match(name, len(head)) is not None
+
+
+def short_ids(ids: Iterable[str]) -> Mapping[str, str]:
+    """For each id the eight hexadecimal digits that stand for it in names.
+
+    They are the id's first eight. Ids that share them take the first eight of the SHA-1
+    of the whole id instead, and on a further clash of the SHA-1 of that, and so on: the
+    result depends on which ids there are and never on their order.
+    """
+    digests = {id_: id_ for id_ in ids}
+    short = {id_: digest[:8] for id_, digest in digests.items()}
+    while len(set(short.values())) < len(short):
+        holders: dict[str, list[str]] = {}
+        for id_, name in short.items():
+            holders.setdefault(name, []).append(id_)
+        for sharing in holders.values():
+            if len(sharing) > 1:
+                for id_ in sharing:
+                    digests[id_] = hashlib.sha1(digests[id_].encode(), usedforsecurity=False).hexdigest()
+                    short[id_] = digests[id_][:8]
+    return short
+
+
+def hashed(text: str) -> str:
+    """Eight hexadecimal digits that stand for a text in a name."""
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]

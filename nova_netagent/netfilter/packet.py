@@ -1,0 +1,247 @@
+"""Walk a packet through chains: the kernel's verdict without the kernel.
+
+Used by tests as the third witness beside both kernels, and by ``explain``. The walk
+refuses (``CannotTell``) what it does not understand, instead of guessing.
+Source of the semantics: net/ipv4/netfilter/ip_tables.c, ipt_do_table().
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from nova_netagent.model import values
+from nova_netagent.netfilter.rule import (
+    ChecksumFill,
+    Comment,
+    Conntrack,
+    Dnat,
+    Family,
+    Icmp,
+    InSet,
+    IpSet,
+    Jump,
+    LocalAddress,
+    MacSource,
+    Mark,
+    Match,
+    MultiPort,
+    Opaque,
+    Physdev,
+    PortRange,
+    Ports,
+    Redirect,
+    Reject,
+    Rule,
+    SetMark,
+    Snat,
+    Table,
+    Verdict,
+)
+
+
+class CannotTell(Exception):
+    """The walk met a match or a target that it does not know."""
+
+
+@dataclass(frozen=True)
+class Packet:
+    """A packet and what the kernel knows of it at one hook.
+
+    ``icmp`` is type and code; ``states`` are connection-tracking states as ``--ctstate``
+    has them; ``physdev_out`` is set for bridged frames only, as in the kernel.
+    """
+
+    source: str
+    destination: str
+    protocol: int
+    source_port: int | None = None
+    destination_port: int | None = None
+    icmp: tuple[int, int] | None = None
+    in_interface: str | None = None
+    out_interface: str | None = None
+    physdev_in: str | None = None
+    physdev_out: str | None = None
+    mac_source: str | None = None
+    states: frozenset[str] = frozenset({"NEW"})
+    mark: int = 0
+    to_local_address: bool = False
+
+    @property
+    def family(self) -> Family:
+        """4 or 6, by the source address."""
+        return 6 if ":" in self.source else 4
+
+
+@dataclass(frozen=True)
+class Step:
+    """A rule that matched, and where it stands."""
+
+    chain: str
+    index: int
+    rule: Rule
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How a walk ended."""
+
+    verdict: str
+    """``ACCEPT``, ``DROP`` or ``REJECT``; the policy (``ACCEPT`` unless given) where no rule decided."""
+    packet: Packet
+    """The packet afterwards: rewritten by NAT, marked."""
+    steps: tuple[Step, ...] = field(default=())
+
+    @property
+    def decided_by(self) -> Step | None:
+        """The rule that gave the verdict; ``None`` when the policy did."""
+        terminal = (Verdict, Dnat, Snat, Redirect, Reject)
+        if self.steps and isinstance(self.steps[-1].rule.target, terminal):
+            last = self.steps[-1]
+            if not (isinstance(last.rule.target, Verdict) and last.rule.target.name == "RETURN"):
+                return last
+        return None
+
+
+def chains_of(table: Table) -> Mapping[str, Sequence[Rule]]:
+    """A table's chains with our hooks in place, as if nobody else had any rule."""
+    chains: dict[str, Sequence[Rule]] = {name: chain.rules for name, chain in table.chains.items()}
+    for hook in table.hooks:
+        chains[hook.chain] = hook.rules
+    return chains
+
+
+def walk(
+    chains: Mapping[str, Sequence[Rule]],
+    start: str,
+    packet: Packet,
+    sets: Mapping[str, IpSet],
+    policy: str = "ACCEPT",
+) -> Walk:
+    """Walk a packet from a built-in chain to its verdict.
+
+    :raises CannotTell: on a match or target that is not understood, or a missing chain.
+    """
+    steps: list[Step] = []
+    stack: list[tuple[str, int]] = []
+    chain, index = start, 0
+    while True:
+        rules = chains.get(chain)
+        if rules is None:
+            if chain == start:
+                return Walk(policy, packet, tuple(steps))
+            raise CannotTell(f"there is no chain {chain}")
+        if index >= len(rules):
+            if not stack:
+                return Walk(policy, packet, tuple(steps))
+            chain, index = stack.pop()
+            continue
+        rule = rules[index]
+        if not matches(rule, packet, sets):
+            index += 1
+            continue
+        steps.append(Step(chain, index, rule))
+        index += 1
+        match rule.target:
+            case Verdict("RETURN"):
+                if not stack:
+                    return Walk(policy, packet, tuple(steps))
+                chain, index = stack.pop()
+            case Verdict(name):
+                return Walk(name, packet, tuple(steps))
+            case Reject():
+                return Walk("REJECT", packet, tuple(steps))
+            case Jump(target, goto):
+                if not goto:
+                    stack.append((chain, index))
+                chain, index = target, 0
+            case Dnat(address, port):
+                changed = replace(
+                    packet,
+                    destination=address,
+                    destination_port=packet.destination_port if port is None else port,
+                    states=packet.states | {"DNAT"},
+                )
+                return Walk("ACCEPT", changed, tuple(steps))
+            case Redirect(port):
+                changed = replace(packet, destination_port=port, to_local_address=True, states=packet.states | {"DNAT"})
+                return Walk("ACCEPT", changed, tuple(steps))
+            case Snat(address):
+                return Walk("ACCEPT", replace(packet, source=address), tuple(steps))
+            case SetMark(value, mask):
+                packet = replace(packet, mark=(packet.mark & ~mask) ^ value)
+            case ChecksumFill():
+                pass
+            case Opaque(name):
+                raise CannotTell(f"the target {name} in {chain} is not known")
+
+
+def matches(rule: Rule, packet: Packet, sets: Mapping[str, IpSet]) -> bool:
+    """Whether a rule applies to a packet."""
+    header = (
+        ("source", _in_prefix(packet.source, rule.source)),
+        ("destination", _in_prefix(packet.destination, rule.destination)),
+        ("in_interface", _is_interface(packet.in_interface, rule.in_interface)),
+        ("out_interface", _is_interface(packet.out_interface, rule.out_interface)),
+        ("protocol", None if rule.protocol is None else rule.protocol == packet.protocol),
+    )
+    for name, found in header:
+        if found is not None and found == (name in rule.inverted):
+            return False
+    return all(_match(each, packet, sets) for each in rule.matches)
+
+
+def _in_prefix(address: str, wanted: str | None) -> bool | None:
+    if wanted is None:
+        return None
+    return values.prefix(wanted).contains(values.prefix(address))
+
+
+def _is_interface(name: str | None, wanted: str | None) -> bool | None:
+    if wanted is None:
+        return None
+    if name is None:
+        return False
+    return name.startswith(wanted[:-1]) if wanted.endswith("+") else name == wanted
+
+
+def _in_range(port: int | None, wanted: PortRange | None) -> bool:
+    if wanted is None:
+        return True
+    return port is not None and wanted[0] <= port <= wanted[1]
+
+
+def _match(match: Match, packet: Packet, sets: Mapping[str, IpSet]) -> bool:
+    match match:
+        case Ports(_, source, destination):
+            return _in_range(packet.source_port, source) and _in_range(packet.destination_port, destination)
+        case MultiPort(direction, ports):
+            return _in_range(packet.source_port if direction == "source" else packet.destination_port, ports)
+        case Icmp(type_, code):
+            return packet.icmp is not None and packet.icmp[0] == type_ and code in (None, packet.icmp[1])
+        case Conntrack(states, inverted):
+            return bool(states & packet.states) != inverted
+        case Physdev(incoming, outgoing, bridged):
+            wanted = (
+                _is_interface(packet.physdev_in, incoming),
+                _is_interface(packet.physdev_out, outgoing),
+                None if bridged is None else bridged == (packet.physdev_out is not None),
+            )
+            return all(found is not False for found in wanted)
+        case InSet(name, direction):
+            return _in_set(packet.source if direction == "src" else packet.destination, sets.get(name))
+        case MacSource(address, inverted):
+            return (packet.mac_source == address) != inverted
+        case Mark(value, mask):
+            return packet.mark & mask == value
+        case LocalAddress():
+            return packet.to_local_address
+        case Comment():
+            return True
+        case Opaque(name):
+            raise CannotTell(f"the match {name} is not known")
+
+
+def _in_set(address: str, members: IpSet | None) -> bool:
+    if members is None:
+        raise CannotTell("a rule names a set that is not there")
+    wanted = values.prefix(address)
+    return any(values.prefix(member).contains(wanted) for member in members.members)

@@ -1,0 +1,227 @@
+"""Rules, chains, tables and sets, as values.
+
+A rule is what the kernel will hold, not a command: two equal rules are one rule. The
+words are iptables(8)'s own, and every value is canonical (a prefix carries its length,
+host bits are zero), so that text and bytes can be compared.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+Family = Literal[4, 6]
+FAMILIES: tuple[Family, Family] = (4, 6)
+
+Origin = tuple[str, str, str]
+"""Why a rule is there: a kind, an object's id, and a part of it (a rule's id, a purpose)."""
+
+PortRange = tuple[int, int]
+
+
+class Ports(Struct, frozen=True):
+    """``-m tcp`` or ``-m udp``: source and destination port ranges, ends included."""
+
+    protocol: Literal["tcp", "udp"]
+    source: PortRange | None = None
+    destination: PortRange | None = None
+
+
+class MultiPort(Struct, frozen=True):
+    """``-m multiport``: one port range, for the protocols that have no match of their own here."""
+
+    direction: Literal["source", "destination"]
+    ports: PortRange
+
+
+class Icmp(Struct, frozen=True):
+    """``-m icmp`` or ``-m icmp6``, by the rule's family: a type and perhaps a code."""
+
+    type: int
+    code: int | None = None
+
+
+class Conntrack(Struct, frozen=True):
+    """``-m conntrack --ctstate``: any of the states, or with ``inverted`` none of them."""
+
+    states: frozenset[str]
+    inverted: bool = False
+
+
+class Physdev(Struct, frozen=True):
+    """``-m physdev``: the bridge port a frame came in by, goes out by, or that it is bridged.
+
+    ``incoming`` and ``outgoing`` are names; one that ends in ``+`` is a prefix.
+    """
+
+    incoming: str | None = None
+    outgoing: str | None = None
+    bridged: bool | None = None
+
+
+class InSet(Struct, frozen=True):
+    """``-m set --match-set NAME src|dst``: the address is in an ipset."""
+
+    name: str
+    direction: Literal["src", "dst"]
+
+
+class MacSource(Struct, frozen=True):
+    """``-m mac --mac-source``, or with ``inverted`` every other address."""
+
+    address: str
+    inverted: bool = False
+
+
+class Mark(Struct, frozen=True):
+    """``-m mark --mark VALUE/MASK``."""
+
+    value: int
+    mask: int
+
+
+class LocalAddress(Struct, frozen=True):
+    """``-m addrtype --dst-type LOCAL``: the destination is an address of this host."""
+
+
+class Comment(Struct, frozen=True):
+    """``-m comment``: at most 255 bytes, matches everything."""
+
+    text: str
+
+
+class Opaque(Struct, frozen=True):
+    """A match or target that is not ours, kept as the kernel gave it."""
+
+    name: str
+    revision: int
+    data: bytes
+
+
+Match = Ports | MultiPort | Icmp | Conntrack | Physdev | InSet | MacSource | Mark | LocalAddress | Comment | Opaque
+
+
+class Verdict(Struct, frozen=True):
+    """``-j ACCEPT``, ``DROP`` or ``RETURN``."""
+
+    name: Literal["ACCEPT", "DROP", "RETURN"]
+
+
+class Jump(Struct, frozen=True):
+    """``-j CHAIN``, or with ``goto`` ``-g CHAIN``: a return from it skips the rest of this chain."""
+
+    chain: str
+    goto: bool = False
+
+
+class Dnat(Struct, frozen=True):
+    """``-j DNAT --to-destination ADDRESS[:PORT]``."""
+
+    address: str
+    port: int | None = None
+
+
+class Snat(Struct, frozen=True):
+    """``-j SNAT --to-source ADDRESS``."""
+
+    address: str
+
+
+class Redirect(Struct, frozen=True):
+    """``-j REDIRECT --to-ports PORT``."""
+
+    port: int
+
+
+class SetMark(Struct, frozen=True):
+    """``-j MARK --set-xmark VALUE/MASK``: not a verdict, the walk goes on."""
+
+    value: int
+    mask: int
+
+
+class ChecksumFill(Struct, frozen=True):
+    """``-j CHECKSUM --checksum-fill``: not a verdict."""
+
+
+class Reject(Struct, frozen=True):
+    """``-j REJECT`` with the family's port-unreachable."""
+
+
+Target = Verdict | Jump | Dnat | Snat | Redirect | SetMark | ChecksumFill | Reject | Opaque
+
+ACCEPT = Verdict("ACCEPT")
+DROP = Verdict("DROP")
+RETURN = Verdict("RETURN")
+
+
+class Rule(Struct, frozen=True):
+    """One rule of a chain of either family.
+
+    ``source`` and ``destination`` are prefixes in canonical text; ``protocol`` is a number;
+    ``inverted`` names those of the five header fields that must *not* match. ``origin``
+    says why the rule is there; the kernel does not keep it.
+    """
+
+    target: Target
+    source: str | None = None
+    destination: str | None = None
+    in_interface: str | None = None
+    out_interface: str | None = None
+    protocol: int | None = None
+    matches: tuple[Match, ...] = ()
+    inverted: frozenset[str] = frozenset()
+    origin: Origin | None = None
+
+
+class Chain(Struct, frozen=True):
+    """A chain of our own: its name and its rules, in order."""
+
+    name: str
+    rules: tuple[Rule, ...]
+
+
+class Hook(Struct, frozen=True):
+    """Our rules in a chain that is not ours alone, which stand together and in this order.
+
+    ``shared`` marks a user-defined chain that other nova-style agents use too (it exists
+    while anybody has a rule in it); otherwise the chain is a built-in one.
+    """
+
+    chain: str
+    rules: tuple[Rule, ...]
+    shared: bool = False
+
+
+class TableId(Struct, frozen=True, order=True):
+    """A table of a family: ``TableId(4, "filter")``."""
+
+    family: Family
+    name: str
+
+    def __str__(self) -> str:
+        return f"IPv{self.family} {self.name}"
+
+
+class Table(Struct, frozen=True):
+    """What one table must hold of ours."""
+
+    id: TableId
+    chains: Mapping[str, Chain]
+    hooks: tuple[Hook, ...]
+
+
+class IpSet(Struct, frozen=True):
+    """A ``hash:net`` set of prefixes of one family."""
+
+    name: str
+    family: Family
+    members: frozenset[str]
+    origin: Origin | None = None
+
+
+class Ruleset(Struct, frozen=True):
+    """Everything of ours that the packet filter must hold."""
+
+    tables: Mapping[TableId, Table]
+    sets: Mapping[str, IpSet]

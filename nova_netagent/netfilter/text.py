@@ -1,0 +1,195 @@
+"""Rules as iptables-save(8) writes them: for people, plans, goldens and ``render``."""
+
+from collections.abc import Iterable, Iterator
+
+from nova_netagent.netfilter.rule import (
+    ChecksumFill,
+    Comment,
+    Conntrack,
+    Dnat,
+    Family,
+    Hook,
+    Icmp,
+    InSet,
+    IpSet,
+    Jump,
+    LocalAddress,
+    MacSource,
+    Mark,
+    Match,
+    MultiPort,
+    Opaque,
+    Physdev,
+    PortRange,
+    Ports,
+    Redirect,
+    Reject,
+    Rule,
+    Ruleset,
+    SetMark,
+    Snat,
+    Table,
+    Target,
+    Verdict,
+)
+
+# The names that iptables-save prints on a Debian host, from netbase's /etc/protocols.
+_PROTOCOLS = {
+    1: "icmp", 2: "igmp", 4: "ipencap", 6: "tcp", 8: "egp", 17: "udp", 33: "dccp", 41: "ipv6",
+    43: "ipv6-route", 44: "ipv6-frag", 46: "rsvp", 47: "gre", 50: "esp", 51: "ah", 58: "ipv6-icmp",
+    59: "ipv6-nonxt", 60: "ipv6-opts", 89: "ospf", 112: "vrrp", 132: "sctp", 136: "udplite",
+}  # fmt: skip
+_STATE_ORDER = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT")
+BUILTIN_CHAINS = {
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+    "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
+    "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
+    "raw": ("PREROUTING", "OUTPUT"),
+}
+
+
+def protocol_text(number: int) -> str:
+    """A protocol's name as iptables-save prints it, or its number."""
+    return _PROTOCOLS.get(number, str(number))
+
+
+def rule_text(rule: Rule, family: Family) -> str:
+    """What follows ``-A CHAIN`` in iptables-save's line."""
+    words = [
+        _field(rule, "source", "-s"),
+        _field(rule, "destination", "-d"),
+        _field(rule, "in_interface", "-i"),
+        _field(rule, "out_interface", "-o"),
+    ]
+    if rule.protocol is not None:
+        words.append(_negated(rule, "protocol", f"-p {protocol_text(rule.protocol)}"))
+    words.extend(match_text(match, family) for match in rule.matches)
+    words.append(target_text(rule.target, family))
+    return " ".join(word for word in words if word)
+
+
+def _field(rule: Rule, name: str, option: str) -> str:
+    value = getattr(rule, name)
+    return "" if value is None else _negated(rule, name, f"{option} {value}")
+
+
+def _negated(rule: Rule, name: str, text: str) -> str:
+    return f"! {text}" if name in rule.inverted else text
+
+
+def _range(ports: PortRange) -> str:
+    low, high = ports
+    return str(low) if low == high else f"{low}:{high}"
+
+
+def match_text(match: Match, family: Family) -> str:
+    """One match with its options."""
+    match match:
+        case Ports(protocol, source, destination):
+            options = [f"-m {protocol}"]
+            if source is not None:
+                options.append(f"--sport {_range(source)}")
+            if destination is not None:
+                options.append(f"--dport {_range(destination)}")
+            return " ".join(options)
+        case MultiPort(direction, ports):
+            return f"-m multiport --{'s' if direction == 'source' else 'd'}ports {_range(ports)}"
+        case Icmp(type_, code):
+            name, option = ("icmp", "icmp-type") if family == 4 else ("icmp6", "icmpv6-type")
+            return f"-m {name} --{option} {type_}" + ("" if code is None else f"/{code}")
+        case Conntrack(states, inverted):
+            listed = ",".join(state for state in _STATE_ORDER if state in states)
+            return f"-m conntrack {'! ' if inverted else ''}--ctstate {listed}"
+        case Physdev(incoming, outgoing, bridged):
+            options = ["-m physdev"]
+            if incoming is not None:
+                options.append(f"--physdev-in {incoming}")
+            if outgoing is not None:
+                options.append(f"--physdev-out {outgoing}")
+            if bridged is not None:
+                options.append(f"{'' if bridged else '! '}--physdev-is-bridged")
+            return " ".join(options)
+        case InSet(name, direction):
+            return f"-m set --match-set {name} {direction}"
+        case MacSource(address, inverted):
+            return f"-m mac {'! ' if inverted else ''}--mac-source {address}"
+        case Mark(value, mask):
+            return f"-m mark --mark {value:#x}/{mask:#x}"
+        case LocalAddress():
+            return "-m addrtype --dst-type LOCAL"
+        case Comment(text):
+            return f"-m comment --comment {_quoted(text)}"
+        case Opaque(name, revision, _):
+            return f"-m {name} (revision {revision}, not ours)"
+
+
+def target_text(target: Target, family: Family) -> str:
+    """The target with its options."""
+    match target:
+        case Verdict(name):
+            return f"-j {name}"
+        case Jump(chain, goto):
+            return f"-{'g' if goto else 'j'} {chain}"
+        case Dnat(address, port):
+            host = f"[{address}]" if family == 6 and port is not None else address
+            return f"-j DNAT --to-destination {host}" + ("" if port is None else f":{port}")
+        case Snat(address):
+            return f"-j SNAT --to-source {address}"
+        case Redirect(port):
+            return f"-j REDIRECT --to-ports {port}"
+        case SetMark(value, mask):
+            return f"-j MARK --set-xmark {value:#x}/{mask:#x}"
+        case ChecksumFill():
+            return "-j CHECKSUM --checksum-fill"
+        case Reject():
+            return f"-j REJECT --reject-with {'icmp' if family == 4 else 'icmp6'}-port-unreachable"
+        case Opaque(name, revision, _):
+            return f"-j {name} (revision {revision}, not ours)"
+
+
+def _quoted(text: str) -> str:
+    """A comment as libxtables' xtables_save_string() quotes it."""
+    if text and all(char.isascii() and (char.isalnum() or char in "_-") for char in text):
+        return text
+    escaped = "".join(f"\\{char}" if char in "\\\"'" else char for char in text)
+    return f'"{escaped}"'
+
+
+def table_lines(table: Table) -> Iterator[str]:
+    """A table as iptables-restore(8) takes it with ``--noflush``, built-in chains included."""
+    family = table.id.family
+    yield f"*{table.id.name}"
+    for name in BUILTIN_CHAINS[table.id.name]:
+        yield f":{name} ACCEPT [0:0]"
+    shared = [hook.chain for hook in table.hooks if hook.shared]
+    for name in sorted([*table.chains, *shared]):
+        yield f":{name} - [0:0]"
+    yield from (line for hook in table.hooks for line in hook_lines(hook, family))
+    for name in sorted(table.chains):
+        for rule in table.chains[name].rules:
+            yield f"-A {name} {rule_text(rule, family)}"
+    yield "COMMIT"
+
+
+def hook_lines(hook: Hook, family: Family) -> Iterator[str]:
+    """The rules of a hook."""
+    for rule in hook.rules:
+        yield f"-A {hook.chain} {rule_text(rule, family)}"
+
+
+def set_lines(sets: Iterable[IpSet]) -> Iterator[str]:
+    """Sets as ipset(8) restore takes them."""
+    for each in sorted(sets, key=lambda item: item.name):
+        yield f"create {each.name} hash:net family {'inet' if each.family == 4 else 'inet6'}"
+        for member in sorted(each.members):
+            yield f"add {each.name} {member}"
+
+
+def ruleset_text(ruleset: Ruleset) -> str:
+    """A whole ruleset: sets first, then each table, IPv4 before IPv6."""
+    lines = []
+    if ruleset.sets:
+        lines += ["# ipset", *set_lines(ruleset.sets.values())]
+    for table_id in sorted(ruleset.tables):
+        lines += [f"# {'iptables' if table_id.family == 4 else 'ip6tables'}", *table_lines(ruleset.tables[table_id])]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,291 @@
+"""Actual against desired gives a plan: pure, and the same for every backend.
+
+A backend hands over its tables as *keys*: one hashable value a rule (bytes for the
+kernel's legacy tables, the rule itself for the fake), equal exactly when the kernel
+could not tell the two rules apart. A plan is a value; edits are applied in order, and an
+index counts from zero in the chain as it is at that moment.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from typing import Generic, TypeVar
+
+from nova_netagent.netfilter.rule import IpSet, TableId
+
+K = TypeVar("K")
+
+
+@dataclass(frozen=True)
+class AddChain:
+    """Make an empty chain."""
+
+    chain: str
+
+
+@dataclass(frozen=True)
+class RemoveChain:
+    """Empty a chain and remove it; with ``flush_only`` a foreign rule still jumps to it."""
+
+    chain: str
+    flush_only: bool = False
+
+
+@dataclass(frozen=True)
+class Insert(Generic[K]):
+    """Put a rule in at an index."""
+
+    chain: str
+    index: int
+    key: K
+
+
+@dataclass(frozen=True)
+class Delete(Generic[K]):
+    """Take the rule at an index out."""
+
+    chain: str
+    index: int
+    key: K
+
+
+Edit = AddChain | RemoveChain | Insert[K] | Delete[K]
+
+
+@dataclass(frozen=True)
+class TablePlan(Generic[K]):
+    """The edits of one table, which are committed together or not at all."""
+
+    table: TableId
+    edits: tuple[Edit[K], ...] = ()
+
+    def lines(self, describe: Callable[[K], str]) -> Iterator[str]:
+        """The plan for people, an edit a line."""
+        for edit in self.edits:
+            match edit:
+                case AddChain(chain):
+                    yield f"{self.table}: + chain {chain}"
+                case RemoveChain(chain, flush_only):
+                    yield f"{self.table}: - {'rules of chain' if flush_only else 'chain'} {chain}"
+                case Insert(chain, index, key):
+                    yield f"{self.table}: + {chain}[{index + 1}] {describe(key)}"
+                case Delete(chain, index, key):
+                    yield f"{self.table}: - {chain}[{index + 1}] {describe(key)}"
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """The edits of the sets, in the two halves that go before and after the tables."""
+
+    create: tuple[IpSet, ...] = ()
+    add: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    remove: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    destroy: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.create or self.add or self.remove or self.destroy)
+
+    def lines(self) -> Iterator[str]:
+        """The plan for people, an edit a line."""
+        for each in self.create:
+            yield f"set: + {each.name} ({len(each.members)} members)"
+        for sign, edits in (("+", self.add), ("-", self.remove)):
+            for name, members in edits.items():
+                for member in sorted(members):
+                    yield f"set: {sign} {name} {member}"
+        for name in self.destroy:
+            yield f"set: - {name}"
+
+
+@dataclass(frozen=True)
+class EncodedHook(Generic[K]):
+    """A hook's rules as keys."""
+
+    chain: str
+    keys: tuple[K, ...]
+    shared: bool
+
+
+@dataclass(frozen=True)
+class EncodedTable(Generic[K]):
+    """What a table must hold of ours, as keys. Without chains and with hooks that must go: nothing."""
+
+    id: TableId
+    chains: Mapping[str, tuple[K, ...]]
+    hooks: tuple[EncodedHook[K], ...]
+
+
+@dataclass(frozen=True)
+class Placement(Generic[K]):
+    """Where our rules stand among foreign ones in a built-in chain.
+
+    They stand before every foreign rule but those that match ``top`` (and never below
+    one that matches ``bottom``): nova's iptables_top_regex and iptables_bottom_regex.
+    """
+
+    describe: Callable[[K], str]
+    top: re.Pattern[str] | None = None
+    bottom: re.Pattern[str] | None = None
+
+    def index(self, foreign: Sequence[K]) -> int:
+        """How many of the foreign rules stand above ours."""
+        if self.top is None:
+            return 0
+        texts = [self.describe(key) for key in foreign]
+        above = max((i + 1 for i, text in enumerate(texts) if self.top.search(text)), default=0)
+        if self.bottom is not None:
+            below = next((i for i, text in enumerate(texts) if self.bottom.search(text)), len(texts))
+            above = min(above, below)
+        return above
+
+
+def plan_table(
+    desired: EncodedTable[K],
+    actual: Mapping[str, Sequence[K]],
+    *,
+    owns: Callable[[str], bool],
+    jumps_to: Callable[[K], str | None],
+    placement: Placement[K],
+    keep_position: bool = False,
+) -> TablePlan[K]:
+    """The edits that make a table hold what is desired, and nothing else of ours.
+
+    :param actual: every chain of the table with its rules' keys.
+    :param owns: whether a chain is ours by its name.
+    :param jumps_to: the chain that a rule jumps to, if any.
+    :param keep_position: leave our rules in built-in chains where they stand, as long as
+        they are all there once: another program that wants to be first is fought once a
+        resync and not at every change.
+    """
+    edits: list[Edit[K]] = []
+    shared = [hook for hook in desired.hooks if hook.shared]
+    wanted = [*desired.chains, *(hook.chain for hook in shared)]
+    edits += [AddChain(name) for name in wanted if name not in actual]
+    for name, keys in desired.chains.items():
+        now = actual.get(name, ())
+        if now is not keys:
+            edits += diff_chain(name, now, keys)
+    for hook in desired.hooks:
+        now = actual.get(hook.chain, ())
+        if hook.shared:
+            edits += _edit_shared(hook, now)
+        else:
+            edits += _edit_builtin(hook, now, placement, keep_position)
+    edits += _sweep([name for name in actual if owns(name) and name not in desired.chains], desired, actual, jumps_to)
+    return TablePlan(desired.id, tuple(edits))
+
+
+def plan_removal(
+    skeleton: EncodedTable[K],
+    actual: Mapping[str, Sequence[K]],
+    *,
+    owns: Callable[[str], bool],
+    jumps_to: Callable[[K], str | None],
+) -> TablePlan[K]:
+    """The edits that take everything of ours out of a table, and nothing else.
+
+    A shared chain goes with its hooks when the jump that we take out is its last rule.
+    """
+    edits: list[Edit[K]] = []
+    emptied = set()
+    for hook in skeleton.hooks:
+        if hook.shared and hook.chain in actual:
+            now = actual[hook.chain]
+            edits += _delete(hook.chain, now, lambda key, ours=hook.keys: key in ours)  # type: ignore[misc]
+            if all(key in hook.keys for key in now):
+                emptied.add(hook.chain)
+    kept = {hook.chain for hook in skeleton.hooks if hook.shared and hook.chain in actual} - emptied
+    for hook in skeleton.hooks:
+        if not hook.shared:
+            going = {key for key in hook.keys if jumps_to(key) not in kept}
+            edits += _delete(hook.chain, actual.get(hook.chain, ()), lambda key, going=going: key in going)  # type: ignore[misc]
+    edits += _sweep([*(name for name in actual if owns(name)), *sorted(emptied)], skeleton, actual, jumps_to)
+    return TablePlan(skeleton.id, tuple(edits))
+
+
+def diff_chain(chain: str, actual: Sequence[K], desired: Sequence[K]) -> Iterator[Edit[K]]:
+    """The edits of one chain of our own; rules that stay are not touched and keep their counters."""
+    start, end_actual, end_desired = 0, len(actual), len(desired)
+    while start < end_actual and start < end_desired and actual[start] == desired[start]:
+        start += 1
+    while end_actual > start and end_desired > start and actual[end_actual - 1] == desired[end_desired - 1]:
+        end_actual -= 1
+        end_desired -= 1
+    # The edges are cut off first: SequenceMatcher is quadratic where rules repeat.
+    matcher = SequenceMatcher(None, actual[start:end_actual], desired[start:end_desired], autojunk=False)
+    for _, low, high, low_desired, high_desired in reversed(matcher.get_opcodes()):
+        if actual[start + low : start + high] == desired[start + low_desired : start + high_desired]:
+            continue
+        for index in range(start + high - 1, start + low - 1, -1):
+            yield Delete(chain, index, actual[index])
+        for offset in range(high_desired - low_desired):
+            yield Insert(chain, start + low + offset, desired[start + low_desired + offset])
+
+
+def _edit_builtin(
+    hook: EncodedHook[K], now: Sequence[K], placement: Placement[K], keep_position: bool
+) -> Iterator[Edit[K]]:
+    ours = [key for key in now if key in hook.keys]
+    if keep_position and Counter(ours) == Counter(hook.keys):
+        return
+    foreign = [key for key in now if key not in hook.keys]
+    index = placement.index(foreign)
+    block = list(hook.keys)
+    if list(now) == foreign[:index] + block + foreign[index:]:
+        return
+    yield from _delete(hook.chain, now, lambda key: key in hook.keys)
+    for offset, key in enumerate(block):
+        yield Insert(hook.chain, index + offset, key)
+
+
+def _edit_shared(hook: EncodedHook[K], now: Sequence[K]) -> Iterator[Edit[K]]:
+    """Our jumps in a chain of everybody's: there once, wherever they stand."""
+    for key in hook.keys:
+        places = [index for index, other in enumerate(now) if other == key]
+        for index in reversed(places[1:]):
+            yield Delete(hook.chain, index, key)
+        if not places:
+            yield Insert(hook.chain, 0, key)
+
+
+def _delete(chain: str, now: Sequence[K], going: Callable[[K], bool]) -> Iterator[Edit[K]]:
+    for index in range(len(now) - 1, -1, -1):
+        if going(now[index]):
+            yield Delete(chain, index, now[index])
+
+
+def _sweep(
+    stale: Sequence[str],
+    desired: EncodedTable[K],
+    actual: Mapping[str, Sequence[K]],
+    jumps_to: Callable[[K], str | None],
+) -> Iterator[Edit[K]]:
+    """Remove chains of ours that nothing asks for; one that a foreign rule still needs is emptied."""
+    if not stale:
+        return
+    going = set(stale)
+    hooks = {hook.chain: hook.keys for hook in desired.hooks}
+    needed = {
+        jumps_to(key)
+        for chain, keys in actual.items()
+        if chain not in going and chain not in desired.chains
+        for key in keys
+        if key not in hooks.get(chain, ())
+    }
+    for chain in stale:
+        yield RemoveChain(chain, flush_only=chain in needed)
+
+
+def plan_sets(desired: Mapping[str, IpSet], actual: Mapping[str, IpSet], owns: Callable[[str], bool]) -> SetPlan:
+    """The edits that make the sets of ours hold what is desired."""
+    common = [(desired[name], actual[name]) for name in desired if name in actual]
+    add = {new.name: new.members - old.members for new, old in common if new.members - old.members}
+    remove = {new.name: old.members - new.members for new, old in common if old.members - new.members}
+    return SetPlan(
+        create=tuple(each for name, each in desired.items() if name not in actual),
+        add=add,
+        remove=remove,
+        destroy=tuple(name for name in actual if owns(name) and name not in desired),
+    )

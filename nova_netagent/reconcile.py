@@ -1,0 +1,280 @@
+"""Make the kernel agree: one attempt, from what was compiled to what is committed.
+
+The order is that of DESIGN: what is referred to appears before what refers to it and goes
+after it. Ports leave their bridge before their rules go and join it after these are in.
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nova_netagent.backend import Backend, TableChanged
+from nova_netagent.backend.links.protocol import LinksBackend, LinksFailed
+from nova_netagent.compile import Compiled
+from nova_netagent.compile.links import Links
+from nova_netagent.metrics import Metrics
+from nova_netagent.netfilter.owner import Owner
+from nova_netagent.netfilter.rule import IpSet, Ruleset, Table, TableId
+from nova_netagent.plan import Placement, SetPlan, TablePlan, plan_removal, plan_sets, plan_table
+from nova_netagent.plan_links import LinkPlan, plan_links, sysctls_of
+from nova_netagent.plan_links import plan_removal as plan_links_removal
+from nova_netagent.settings import FirewallSettings
+from nova_netagent.store import Store
+
+ATTEMPTS = 6
+"""How often a table is read anew when somebody keeps changing it."""
+
+_TABLE_ORDER = ("raw", "mangle", "filter", "nat")
+"""Deny before allow: what proves and refuses comes before what rewrites."""
+
+
+@dataclass
+class Outcome:
+    """What an attempt did."""
+
+    edits: Counter[str] = field(default_factory=Counter)
+    lines: list[str] = field(default_factory=list)
+    link_failures: dict[str, str] = field(default_factory=dict)
+    """By the link concerned, why its edits failed."""
+
+    def __bool__(self) -> bool:
+        return bool(self.edits)
+
+
+class Reconciler:
+    """Applies what was compiled to one kernel. Engine thread only."""
+
+    def __init__(
+        self, firewall: FirewallSettings, backend: Backend[Any], links: LinksBackend, store: Store, metrics: Metrics
+    ) -> None:
+        self._owner = Owner(firewall.wrap_name)
+        self._top = _pattern(firewall.iptables_top_regex)
+        self._bottom = _pattern(firewall.iptables_bottom_regex)
+        self._backend = backend
+        self._links = links
+        self._store = store
+        self._metrics = metrics
+        self._made = dict(store.made())
+        self._tables: dict[TableId, Table] = {}
+        self._sets: Mapping[str, IpSet] | None = None
+
+    def foreign_addresses(self) -> frozenset[str]:
+        """The IPv4 and IPv6 addresses that the host has without us."""
+        return frozenset(
+            cidr.partition("/")[0]
+            for device, cidr in self._links.read().addresses
+            if ("address", f"{device} {cidr}") not in self._made
+        )
+
+    def apply(self, compiled: Compiled, *, verify: bool) -> Outcome:
+        """Make the kernel hold what was compiled.
+
+        :param verify: read everything back from the kernel instead of trusting what was
+            left there, and repair it; otherwise only what changed is looked at.
+        :raises RuleRefused: the kernel refused a table; the tables before it are applied.
+        :raises Unavailable: the kernel cannot be reached; links may have been prepared.
+        :raises TableChanged: somebody kept changing a table through every attempt.
+        """
+        outcome = Outcome()
+        link_plan = self._plan_links(compiled.links)
+        self._note_made(link_plan)
+        self._edit_links(link_plan, outcome, before=True)
+        for attempt in range(ATTEMPTS):
+            try:
+                self._apply_rules(compiled.ruleset, verify or attempt > 0, outcome)
+                break
+            except TableChanged:
+                self._metrics.apply_retries_total.inc()
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(0.001 * 2**attempt)
+        self._edit_links(link_plan, outcome, before=False)
+        self._forget_made(link_plan)
+        for name in missing_interfaces(compiled.links, self._links.read().links):
+            outcome.link_failures.setdefault(name, "there is no such interface")
+        return outcome
+
+    def apply_links(self, links: Links) -> Outcome:
+        """Make links and addresses as desired, and leave the rules alone."""
+        outcome = Outcome()
+        link_plan = self._plan_links(links)
+        self._note_made(link_plan)
+        self._edit_links(link_plan, outcome, before=True)
+        self._edit_links(link_plan, outcome, before=False)
+        self._forget_made(link_plan)
+        for name in missing_interfaces(links, self._links.read().links):
+            outcome.link_failures.setdefault(name, "there is no such interface")
+        return outcome
+
+    def plan(self, compiled: Compiled) -> list[str]:
+        """What ``apply`` with ``verify`` would do now, an edit a line. Changes nothing."""
+        lines: list[str] = []
+        with self._backend.locked():
+            set_plan = plan_sets(compiled.ruleset.sets, self._backend.read_sets(), self._owner.owns_set)
+            lines += set_plan.lines()
+            for table in _ordered(compiled.ruleset):
+                lines += self._lines(self._plan_table(table, verify=True))
+        lines += self._plan_links(compiled.links).lines()
+        return lines
+
+    def remove_everything(self, skeleton: Ruleset) -> Outcome:
+        """Take everything of ours out of the kernel, and nothing else.
+
+        :raises Unavailable: the kernel cannot be reached.
+        """
+        outcome = Outcome()
+        sysctls = self._links.read_sysctls(name for kind, name in self._made if kind == "sysctl")
+        link_plan = plan_links_removal(self._links.read(), self._made, sysctls)
+        self._edit_links(link_plan, outcome, before=True)
+        with self._backend.locked():
+            for table in reversed(_ordered(skeleton)):
+                if table.id in self._backend.tables():
+                    self._commit(self._plan_removal(table), outcome)
+            set_plan = plan_sets({}, self._backend.read_sets(), self._owner.owns_set)
+            self._backend.finish_sets(set_plan)
+            outcome.lines += set_plan.lines()
+        self._edit_links(link_plan, outcome, before=False)
+        self._forget_made(link_plan)
+        return outcome
+
+    def live_chains(self, table: Table) -> Iterator[dict[str, object]]:
+        """The chains of a table as the kernel has them, those of ours and those we hook into.
+
+        A rule's ``origin`` is what it is there for, a list of kind, id and part; null where it is not ours.
+        """
+        encoded = self._backend.encode(table)
+        origins = {
+            (name, key): rule.origin
+            for name, chain in table.chains.items()
+            for key, rule in zip(encoded.chains[name], chain.rules, strict=True)
+        }
+        hooks = {hook.chain for hook in table.hooks}
+        for name, (policy, rules) in self._backend.counters(table.id).items():
+            if name in hooks or self._owner.owns_chain(name):
+                yield {
+                    "table": table.id.name,
+                    "family": table.id.family,
+                    "chain": name,
+                    "policy": policy,
+                    "rules": [
+                        {
+                            "packets": packets,
+                            "bytes": size,
+                            "rule": self._backend.describe(table.id, key),
+                            "origin": origins.get((name, key)),
+                        }
+                        for packets, size, key in rules
+                    ],
+                }
+
+    # --- rules
+
+    def _apply_rules(self, ruleset: Ruleset, verify: bool, outcome: Outcome) -> None:
+        changed = [table for table in _ordered(ruleset) if verify or not _same(self._tables.get(table.id), table)]
+        if not changed and ruleset.sets == self._sets:
+            return
+        with self._backend.locked():
+            known = self._sets
+            actual_sets = self._backend.read_sets() if verify or known is None else known
+            self._sets = None
+            set_plan = plan_sets(ruleset.sets, actual_sets, self._owner.owns_set)
+            self._backend.prepare_sets(set_plan)
+            for table in changed:
+                self._tables.pop(table.id, None)
+                with self._metrics.apply_seconds.labels(str(table.id), self._backend.name).time():
+                    self._commit(self._plan_table(table, verify), outcome)
+                self._tables[table.id] = table
+            self._backend.finish_sets(set_plan)
+            self._sets = dict(ruleset.sets)
+            self._count_sets(set_plan, outcome)
+
+    def _plan_table(self, table: Table, verify: bool) -> TablePlan[Any]:
+        encoded = self._backend.encode(table)
+        return plan_table(
+            encoded,
+            self._backend.read(table.id, fresh=verify),
+            owns=self._owner.owns_chain,
+            jumps_to=self._backend.jumps_to,
+            placement=Placement(lambda key: self._backend.describe(table.id, key), self._top, self._bottom),
+            keep_position=not verify,
+        )
+
+    def _plan_removal(self, table: Table) -> TablePlan[Any]:
+        return plan_removal(
+            self._backend.encode(table),
+            self._backend.read(table.id, fresh=True),
+            owns=self._owner.owns_chain,
+            jumps_to=self._backend.jumps_to,
+        )
+
+    def _commit(self, plan: TablePlan[Any], outcome: Outcome) -> None:
+        if not plan.edits:
+            return
+        self._backend.apply(plan)
+        self._metrics.applies_total.labels(str(plan.table), self._backend.name).inc()
+        for edit in plan.edits:
+            outcome.edits[type(edit).__name__.lower()] += 1
+        outcome.lines += self._lines(plan)
+
+    def _lines(self, plan: TablePlan[Any]) -> Iterator[str]:
+        return plan.lines(lambda key: self._backend.describe(plan.table, key))
+
+    def _count_sets(self, plan: SetPlan, outcome: Outcome) -> None:
+        if plan:
+            outcome.edits["set"] += 1
+            outcome.lines += plan.lines()
+
+    # --- links
+
+    def _plan_links(self, desired: Links) -> LinkPlan:
+        actual = self._links.read()
+        before, after = sysctls_of(desired, actual, self._made)
+        return plan_links(desired, actual, self._made, self._links.read_sysctls((*before, *after)))
+
+    def _edit_links(self, plan: LinkPlan, outcome: Outcome, *, before: bool) -> None:
+        if not plan:
+            return
+        try:
+            if before:
+                self._links.prepare(plan)
+            else:
+                self._links.finish(plan)
+        except LinksFailed as error:
+            outcome.link_failures |= error.reasons
+        if not before:
+            outcome.edits["link"] += 1
+            outcome.lines += plan.lines()
+
+    def _note_made(self, plan: LinkPlan) -> None:
+        self._store.note_made(plan.make)
+        self._made |= plan.make
+
+    def _forget_made(self, plan: LinkPlan) -> None:
+        self._store.forget_made(plan.forget)
+        for thing in plan.forget:
+            self._made.pop(thing, None)
+
+
+def missing_interfaces(desired: Links, links: Mapping[str, object]) -> Iterator[str]:
+    """Interfaces that addresses should be on and that the host does not have."""
+    return (each.interface for each in desired.addresses if each.interface not in links)
+
+
+def _ordered(ruleset: Ruleset) -> list[Table]:
+    def rank(table: Table) -> tuple[int, int]:
+        return _TABLE_ORDER.index(table.id.name), table.id.family
+
+    return sorted(ruleset.tables.values(), key=rank)
+
+
+def _same(known: Table | None, table: Table) -> bool:
+    if known is None or len(known.chains) != len(table.chains):
+        return False
+    return all(known.chains.get(name) is chain for name, chain in table.chains.items())
+
+
+def _pattern(text: str) -> re.Pattern[str] | None:
+    return re.compile(text) if text else None

@@ -1,0 +1,181 @@
+"""The durable desired state, and what in the kernel we made: one SQLite file.
+
+WAL with synchronous=FULL: a change that was saved survives a power cut, and costs one
+fsync (sqlite.org/wal.html). One thread uses a store.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from nova_netagent.model import KINDS, DesiredState, Entry, Key, Object, Tombstone
+
+SCHEMA_VERSION = 1
+
+_MIGRATIONS: Mapping[int, str] = {
+    0: """
+        CREATE TABLE object (
+            kind TEXT NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL,
+            revision INTEGER, changes INTEGER NOT NULL, since TEXT NOT NULL,
+            PRIMARY KEY (kind, id)) WITHOUT ROWID;
+        CREATE TABLE tombstone (
+            kind TEXT NOT NULL, id TEXT NOT NULL, revision INTEGER NOT NULL, at REAL NOT NULL,
+            PRIMARY KEY (kind, id)) WITHOUT ROWID;
+        CREATE TABLE made (
+            kind TEXT NOT NULL, name TEXT NOT NULL, found TEXT NOT NULL,
+            PRIMARY KEY (kind, name)) WITHOUT ROWID;
+        CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+        INSERT INTO counter VALUES ('sequence', 0);
+    """,
+}
+"""For each schema version the statements that lead to the next."""
+
+Made = tuple[str, str]
+"""Something we made in the kernel: a kind (``bridge``, ``address``, ``port``, ``sysctl``) and its name."""
+
+_decoders = {kind: msgspec.json.Decoder(cls) for kind, cls in KINDS.items()}
+_encoder = msgspec.json.Encoder()
+
+
+class StoreError(Exception):
+    """The state could not be read or saved; nothing was changed."""
+
+
+class Store:
+    """The state of one host in a file.
+
+    :raises StoreError: the file cannot be opened, is no store, or is of a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._migrate()
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path}: {error}") from error
+
+    def _migrate(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise StoreError(f"{self._path} is of schema version {version}, this program knows {SCHEMA_VERSION}")
+        for step in range(version, SCHEMA_VERSION):
+            self._db.executescript(f"BEGIN; {_MIGRATIONS[step]}; PRAGMA user_version = {step + 1}; COMMIT")
+
+    def close(self) -> None:
+        """Close the file; what was saved stays."""
+        self._db.close()
+
+    def load(self) -> DesiredState:
+        """The saved state.
+
+        :raises StoreError: a body does not read: the message names the object.
+        """
+        kinds: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+        try:
+            rows = self._db.execute("SELECT kind, id, body, revision, changes, since FROM object").fetchall()
+            stones = self._db.execute("SELECT kind, id, revision, at FROM tombstone").fetchall()
+            (sequence,) = self._db.execute("SELECT value FROM counter WHERE name = 'sequence'").fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {error}") from error
+        for kind, id_, body, revision, changes, since in rows:
+            try:
+                item: Object = _decoders[kind].decode(body)
+            except (KeyError, msgspec.MsgspecError) as error:
+                raise StoreError(f"{self._path}: {kind} {id_} does not read: {error}") from error
+            claims = {tuple(claim): number for number, *claim in json.loads(since)}
+            kinds[kind][id_] = Entry(item, revision, changes, claims)
+        tombstones = {(kind, id_): Tombstone(revision, at) for kind, id_, revision, at in stones}
+        return DesiredState(**kinds, tombstones=tombstones, sequence=sequence)
+
+    def save(self, old: DesiredState, new: DesiredState) -> None:
+        """Make the new state durable; what is the same object in both is not written.
+
+        :raises StoreError: nothing was saved.
+        """
+        if new is old:
+            return
+        with self._transaction() as db:
+            for kind in KINDS:
+                db.executemany("DELETE FROM object WHERE kind = ? AND id = ?", _gone(kind, old, new))
+                db.executemany("REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?)", _rows(kind, old, new))
+            if new.tombstones is not old.tombstones:
+                _save_tombstones(db, old.tombstones, new.tombstones)
+            db.execute("UPDATE counter SET value = ? WHERE name = 'sequence'", (new.sequence,))
+
+    def made(self) -> Mapping[Made, str]:
+        """What we made in the kernel, and for each what was found there before."""
+        rows = self._db.execute("SELECT kind, name, found FROM made").fetchall()
+        return {(kind, name): found for kind, name, found in rows}
+
+    def note_made(self, things: Mapping[Made, str]) -> None:
+        """Note what is about to be made: before it is, so that a crash leaves nothing unknown."""
+        if things:
+            rows = [(kind, name, found) for (kind, name), found in things.items()]
+            with self._transaction() as db:
+                db.executemany("INSERT OR IGNORE INTO made VALUES (?, ?, ?)", rows)
+
+    def forget_made(self, things: Iterable[Made]) -> None:
+        """Forget what is gone from the kernel."""
+        rows = list(things)
+        if rows:
+            with self._transaction() as db:
+                db.executemany("DELETE FROM made WHERE kind = ? AND name = ?", rows)
+
+    def _transaction(self) -> "_Transaction":
+        return _Transaction(self._db, self._path)
+
+
+class _Transaction:
+    """``BEGIN IMMEDIATE`` to ``COMMIT``, with sqlite's errors as ours."""
+
+    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
+        self._db = db
+        self._path = path
+
+    def __enter__(self) -> sqlite3.Connection:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {error}") from error
+        return self._db
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is None:
+                self._db.execute("COMMIT")
+                return
+        except sqlite3.Error as failed:
+            error = failed
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        if isinstance(error, sqlite3.Error):
+            raise StoreError(f"{self._path}: {error}") from error
+
+
+def _gone(kind: str, old: DesiredState, new: DesiredState) -> Iterator[tuple[str, str]]:
+    before, after = old.entries(kind), new.entries(kind)
+    if before is not after:
+        yield from ((kind, id_) for id_ in before if id_ not in after)
+
+
+def _rows(kind: str, old: DesiredState, new: DesiredState) -> Iterator[tuple[object, ...]]:
+    before, after = old.entries(kind), new.entries(kind)
+    if before is after:
+        return
+    for id_, entry in after.items():
+        if before.get(id_) is not entry:
+            since = json.dumps([[number, *claim] for claim, number in entry.since.items()])
+            yield kind, id_, _encoder.encode(entry.object), entry.revision, entry.changes, since
+
+
+def _save_tombstones(db: sqlite3.Connection, old: Mapping[Key, Tombstone], new: Mapping[Key, Tombstone]) -> None:
+    db.executemany("DELETE FROM tombstone WHERE kind = ? AND id = ?", [key for key in old if key not in new])
+    fresh = [(*key, stone.revision, stone.at) for key, stone in new.items() if old.get(key) != stone]
+    db.executemany("REPLACE INTO tombstone VALUES (?, ?, ?, ?)", fresh)

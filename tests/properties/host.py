@@ -1,0 +1,77 @@
+"""A host under test: the real engine, driven by hand, on the strict fakes."""
+
+from pathlib import Path
+from typing import Any
+
+from nova_netagent.backend.fake import FakeBackend
+from nova_netagent.backend.links.fake import FakeLinks
+from nova_netagent.engine import Answer, Change, Engine
+from nova_netagent.events import Delete, Event, Put, Replace
+from nova_netagent.metrics import Metrics
+from nova_netagent.model import Object, State
+from nova_netagent.netfilter.owner import Owner
+from nova_netagent.settings import MetadataSettings, NetworkSettings, Settings
+from nova_netagent.store import Store
+
+SETTINGS = Settings(
+    my_ip="192.0.2.10",
+    network=NetworkSettings(
+        fixed_range=("10.0.0.0/8",), routing_source_ip="192.0.2.10", public_interface="eth0", send_arp_for_ha=False
+    ),
+    metadata=MetadataSettings(metadata_host="192.0.2.10"),
+)
+
+
+class Host:
+    """A host with eth0 and taps; ``restart`` keeps the disk and the kernel."""
+
+    def __init__(self, folder: Path, settings: Settings = SETTINGS, backend: FakeBackend | None = None) -> None:
+        self.folder = folder
+        self.settings = settings
+        owner = Owner(settings.firewall.wrap_name)
+        self.backend = backend or FakeBackend(owns_set=owner.owns_set)
+        self.links = FakeLinks()
+        self.links.add_link("eth0")
+        self.clock = 1_000_000.0
+        self.start()
+
+    def start(self) -> None:
+        self.metrics = Metrics()
+        self.engine = Engine(
+            self.settings,
+            open_store=lambda: Store(self.folder / "state.db"),
+            open_backend=lambda: self.backend,
+            open_links=lambda: self.links,
+            metrics=self.metrics,
+            clock=lambda: self.clock,
+        )
+        self.engine.start()
+
+    def restart(self) -> None:
+        self.engine.close()
+        self.start()
+
+    def send(self, *events: Event) -> list[Answer]:
+        """Serve events as one batch; raises the first failure."""
+        changes = [Change(event) for event in events]
+        self.engine.serve(changes)
+        return [change.answer.result(timeout=0) for change in changes]
+
+    def put(self, *objects: Object) -> list[Answer]:
+        return self.send(*(Put(each) for each in objects))
+
+    def delete(self, *objects: Object) -> list[Answer]:
+        return self.send(*(Delete(each.KIND, each.id) for each in objects))
+
+    def replace(self, state: State) -> Answer:
+        (answer,) = self.send(Replace(state))
+        return answer
+
+    def kernel(self) -> dict[str, Any]:
+        """Everything of ours, and everybody else's, in the kernel."""
+        return {
+            "chains": {table: dict(chains) for table, chains in self.backend.chains.items()},
+            "sets": {name: each.members for name, each in self.backend.sets.items()},
+            "ports": {name: link.master for name, link in self.links.links.items()},
+            "addresses": set(self.links.addresses),
+        }
