@@ -13,9 +13,9 @@ from nova_netagent.compile.discovery import DHCP_CLIENT, SENT
 from nova_netagent.compile.ingress import INVALID, REPLIES
 from nova_netagent.compile.metadata import METADATA_IP, METADATA_PORT
 from nova_netagent.compile.parts import Scope
-from nova_netagent.compile.resolve import Port
-from nova_netagent.compile.security_group import allows_everything, chain_name, restricts_egress, rules_of
-from nova_netagent.model import SecurityGroup, values
+from nova_netagent.compile.resolve import Group, Port
+from nova_netagent.compile.security_group import chain_name
+from nova_netagent.model import values
 from nova_netagent.model.protocols import ICMPV6, TCP, UDP
 from nova_netagent.netfilter.rule import DROP, RETURN, Family, Icmp, Jump, Mark, Origin, Ports, Rule, SetMark
 
@@ -51,14 +51,14 @@ def is_judged(port: Port, family: Family, scope: Scope) -> bool:
     restricted = (
         scope.settings.firewall.egress_default == "deny"
         or port.missing_group
-        or any(restricts_egress(group) for group in port.groups)
+        or any(group.restricts_egress for group in port.groups)
     )
-    return restricted and not any(allows_everything(group, "egress", family) for group in port.groups)
+    return restricted and not any(("egress", family) in group.open_sides for group in port.groups)
 
 
-def groups_of(port: Port, family: Family) -> Sequence[SecurityGroup]:
+def groups_of(port: Port, family: Family) -> Sequence[Group]:
     """The groups whose egress chain a judged vif's chain jumps to."""
-    return [group for group in port.groups if rules_of(group, "egress", family)]
+    return [group for group in port.groups if ("egress", family) in group.sides]
 
 
 def rules(port: Port, family: Family, scope: Scope) -> Iterator[Rule]:

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from nova_netagent.compile.discovery import DHCP_SERVER, HEARD, LINK_LOCAL, ROUTER_ADVERTISEMENT
 from nova_netagent.compile.parts import Scope, network
-from nova_netagent.compile.resolve import Port
-from nova_netagent.compile.security_group import chain_name, rules_of
-from nova_netagent.model import SecurityGroup, values
+from nova_netagent.compile.resolve import Group, Port
+from nova_netagent.compile.security_group import chain_name
+from nova_netagent.model import values
 from nova_netagent.model.protocols import ICMPV6, UDP
 from nova_netagent.netfilter.rule import ACCEPT, DROP, Conntrack, Family, Icmp, Jump, Origin, Rule
 
@@ -30,11 +30,11 @@ def _discovery() -> Iterator[Rule]:
     yield Rule(ACCEPT, source=LINK_LOCAL, protocol=UDP, matches=(DHCP_SERVER[6],))
 
 
-def groups_of(port: Port, family: Family) -> Sequence[SecurityGroup]:
+def groups_of(port: Port, family: Family) -> Sequence[Group]:
     """The groups whose ingress chain a vif's chain jumps to."""
     if port.network is None or not port.vif.port_security_enabled:
         return ()
-    return [group for group in port.groups if rules_of(group, "ingress", family)]
+    return [group for group in port.groups if ("ingress", family) in group.sides]
 
 
 def rules(port: Port, family: Family, scope: Scope) -> Iterator[Rule]:

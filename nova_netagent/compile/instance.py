@@ -5,7 +5,8 @@ egress in mangle PREROUTING (W-out-ID), the sender's own addresses in raw PREROU
 (W-src-ID). An instance that is pending has chains too: they let nothing through.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from msgspec import Struct
 
@@ -14,8 +15,7 @@ from nova_netagent.compile.dispatch import AddressEntry, DeviceEntry
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.network import BRIDGED, uplink
 from nova_netagent.compile.parts import Placed, Scope, network
-from nova_netagent.compile.resolve import Port
-from nova_netagent.compile.security_group import Direction, chain_name
+from nova_netagent.compile.resolve import Port, Side
 from nova_netagent.model import values
 from nova_netagent.netfilter.rule import (
     DROP,
@@ -29,7 +29,7 @@ from nova_netagent.netfilter.rule import (
     Target,
 )
 
-Used = dict[tuple[Direction, Family], set[str]]
+Used = dict[Side, set[str]]
 """The groups whose chains are jumped to."""
 
 _Pattern = Callable[[str], Physdev]
@@ -44,39 +44,46 @@ def _sent_to(device: str) -> Physdev:
     return Physdev(outgoing=device, bridged=True)
 
 
-class Piece(Struct, frozen=True):
-    """Everything that one vif adds to the tables of a family."""
+class FamilyPiece(Struct, frozen=True):
+    """What one instance adds to the tables of one family."""
 
-    chains: tuple[tuple[str, Chain], ...]
-    """By table."""
-    to_device: tuple[DeviceEntry, ...]
+    chains: Mapping[str, Mapping[str, Chain]]
+    """By table and name."""
     to_address: tuple[AddressEntry, ...]
+    judged: tuple[DeviceEntry, ...]
+    """The devices of vifs whose egress is judged."""
+    used: tuple[tuple[Side, str], ...]
+
+
+class Piece(Struct, frozen=True):
+    """What one instance adds to the tables."""
+
+    to_device: tuple[DeviceEntry, ...]
     from_device: tuple[DeviceEntry, ...]
-    judged_from_device: tuple[DeviceEntry, ...]
-    used: tuple[tuple[Direction, str], ...]
+    families: tuple[FamilyPiece, ...]
+    """In the order of the scope's families."""
 
 
 def place(scope: Scope, memo: Memo, placed: Placed) -> Used:
     """Every instance's chains and the trees that lead to them; which groups they use."""
     used: Used = {}
-    for family in scope.families:
-        pieces = []
-        for instance_id, ports in scope.resolved.ports.items():
-            for chain in _instance_chains(instance_id, ports, family, scope, memo):
-                placed.add_chain(family, "filter", chain)
-            pieces += [_piece(port, len(ports) == 1, family, scope, memo) for port in ports]
+    pieces = [_piece(id_, ports, scope, memo) for id_, ports in scope.resolved.ports.items()]
+    _place_ports("filter", [e for piece in pieces for e in piece.to_device], _sent_to, scope, placed)
+    _place_ports("raw", [e for piece in pieces for e in piece.from_device], _sent_by, scope, placed)
+    for index, family in enumerate(scope.families):
         for piece in pieces:
-            for table, chain in piece.chains:
-                placed.add_chain(family, table, chain)
-            for direction, group_id in piece.used:
-                used.setdefault((direction, family), set()).add(group_id)
-        _place_local(pieces, family, scope, placed)
-        _place_senders(pieces, family, scope, placed)
-        _place_judged(pieces, family, scope, placed)
+            each = piece.families[index]
+            for table, chains in each.chains.items():
+                placed.add_chains(family, table, chains)
+            for side, group_id in each.used:
+                used.setdefault(side, set()).add(group_id)
+        addresses = [entry for piece in pieces for entry in piece.families[index].to_address]
+        _place_addresses(addresses, family, scope, placed)
+        _place_judged([entry for piece in pieces for entry in piece.families[index].judged], family, scope, placed)
     return used
 
 
-# --- one instance, one vif
+# --- one instance
 
 
 def _instance_chain(instance_id: str, scope: Scope) -> str:
@@ -87,84 +94,78 @@ def _vif_chain(kind: str, port: Port, scope: Scope) -> str:
     return scope.chain(f"{kind}-{scope.names.vifs[port.vif.id]}")
 
 
-def _groups_named(port: Port, family: Family, scope: Scope) -> tuple[str, ...]:
-    """The names of a vif's groups' chains: with the port itself, what its rules depend on."""
-    return tuple(chain_name(group.id, "ingress", scope) for group in port.groups)
+def _piece(instance_id: str, ports: tuple[Port, ...], scope: Scope, memo: Memo) -> Piece:
+    names = scope.names
+    words = [names.instances[instance_id]]
+    for port in ports:
+        words.append(names.vifs[port.vif.id])
+        words += [names.groups[group.id] for group in port.groups]
+    make = partial(_make_piece, instance_id, ports, scope)
+    return memo.get(("instance", instance_id), (ports, *words), make)
 
 
-def _instance_chains(
-    instance_id: str, ports: Sequence[Port], family: Family, scope: Scope, memo: Memo
-) -> tuple[Chain, ...]:
+def _make_piece(instance_id: str, ports: tuple[Port, ...], scope: Scope) -> Piece:
+    target = Jump(_instance_chain(instance_id, scope))
+    to_device: list[DeviceEntry] = []
+    from_device: list[DeviceEntry] = []
+    for port in ports:
+        if port.network is None:
+            to_device += _closed(port, _sent_to, scope)
+            from_device += _closed(port, _sent_by, scope)
+        else:
+            to_device.append(_to_device(port, target))
+            secured = port.vif.port_security_enabled
+            sender: Target = Jump(_vif_chain("src", port, scope), goto=True) if secured else RETURN
+            from_device.append(_from_device(port, sender))
+    families = tuple(_family_piece(instance_id, ports, family, scope) for family in scope.families)
+    return Piece(tuple(to_device), tuple(from_device), families)
+
+
+def _family_piece(instance_id: str, ports: tuple[Port, ...], family: Family, scope: Scope) -> FamilyPiece:
+    chains: dict[str, list[Chain]] = {"filter": [], "mangle": [], "raw": []}
+    to_address: list[AddressEntry] = []
+    judged: list[DeviceEntry] = []
+    used: list[tuple[Side, str]] = []
+    chains["filter"] += _instance_chains(instance_id, ports, family, scope)
+    for port in ports:
+        if port.network is None:
+            continue
+        to_address += _to_address(port, family, Jump(_instance_chain(instance_id, scope)))
+        used += [(("ingress", family), group.id) for group in ingress.groups_of(port, family)]
+        if port.vif.port_security_enabled:
+            chains["raw"].append(Chain(_vif_chain("src", port, scope), tuple(source.rules(port, family, scope))))
+        if egress.is_judged(port, family, scope):
+            name = _vif_chain("out", port, scope)
+            chains["mangle"].append(Chain(name, tuple(egress.rules(port, family, scope))))
+            judged.append(_from_device(port, Jump(name, goto=True)))
+            used += [(("egress", family), group.id) for group in egress.groups_of(port, family)]
+    by_name = {table: {chain.name: chain for chain in found} for table, found in chains.items() if found}
+    return FamilyPiece(by_name, tuple(to_address), tuple(judged), tuple(used))
+
+
+def _instance_chains(instance_id: str, ports: tuple[Port, ...], family: Family, scope: Scope) -> Iterator[Chain]:
     """W-inst-ID: the rules of its only vif, or the way to the chain of each of several."""
     name = _instance_chain(instance_id, scope)
-    names = tuple(
-        word for port in ports for word in (scope.names.vifs[port.vif.id], *_groups_named(port, family, scope))
-    )
-
-    def make() -> tuple[Chain, ...]:
-        if len(ports) == 1:
-            return (Chain(name, tuple(ingress.rules(ports[0], family, scope))),)
-        ways: list[Rule] = []
-        for port in ports:
-            if port.network is not None:
-                target = Jump(_vif_chain("vif", port, scope), goto=True)
-                ways.append(_to_device(port, target).rule)
-                ways += [entry.rule for entry in _to_address(port, family, target)]
-        fallback = Rule(Jump(scope.chain("sg-fallback")), origin=("instances", instance_id, "fallback"))
-        return (Chain(name, (*ways, fallback)),)
-
-    return memo.get(("instance", instance_id, family), (name, *names, *ports), make)
+    if len(ports) == 1:
+        yield Chain(name, tuple(ingress.rules(ports[0], family, scope)))
+        return
+    ways: list[Rule] = []
+    for port in ports:
+        if port.network is not None:
+            target = Jump(_vif_chain("vif", port, scope), goto=True)
+            ways.append(_to_device(port, target).rule)
+            ways += [entry.rule for entry in _to_address(port, family, target)]
+            yield Chain(target.chain, tuple(ingress.rules(port, family, scope)))
+    fallback = Rule(Jump(scope.chain("sg-fallback")), origin=("instances", instance_id, "fallback"))
+    yield Chain(name, (*ways, fallback))
 
 
-def _piece(port: Port, alone: bool, family: Family, scope: Scope, memo: Memo) -> Piece:
-    instance = _instance_chain(port.instance_id, scope)
-    names = (instance, scope.names.vifs[port.vif.id], *_groups_named(port, family, scope))
-    return memo.get(
-        ("vif", port.instance_id, port.vif.id, family),
-        (port, alone, *names),
-        lambda: _make_piece(port, alone, family, scope),
-    )
-
-
-def _make_piece(port: Port, alone: bool, family: Family, scope: Scope) -> Piece:
-    if port.network is None:
-        return _closed_piece(port, scope)
-    to_instance = Jump(_instance_chain(port.instance_id, scope))
-    chains: list[tuple[str, Chain]] = []
-    used: list[tuple[Direction, str]] = [("ingress", group.id) for group in ingress.groups_of(port, family)]
-    if not alone:
-        chains.append(("filter", Chain(_vif_chain("vif", port, scope), tuple(ingress.rules(port, family, scope)))))
-    sender: Target = RETURN
-    if port.vif.port_security_enabled:
-        name = _vif_chain("src", port, scope)
-        sender = Jump(name, goto=True)
-        chains.append(("raw", Chain(name, tuple(source.rules(port, family, scope)))))
-    judged: tuple[DeviceEntry, ...] = ()
-    if egress.is_judged(port, family, scope):
-        name = _vif_chain("out", port, scope)
-        judged = (_from_device(port, Jump(name, goto=True)),)
-        chains.append(("mangle", Chain(name, tuple(egress.rules(port, family, scope)))))
-        used += [("egress", group.id) for group in egress.groups_of(port, family)]
-    return Piece(
-        chains=tuple(chains),
-        to_device=(_to_device(port, to_instance),),
-        to_address=tuple(_to_address(port, family, to_instance)),
-        from_device=(_from_device(port, sender),),
-        judged_from_device=judged,
-        used=tuple(used),
-    )
-
-
-def _closed_piece(port: Port, scope: Scope) -> Piece:
+def _closed(port: Port, side: _Pattern, scope: Scope) -> list[DeviceEntry]:
     """A vif that passes nothing. On our own bridges it has no port; on others' it is shut."""
-    shut: list[DeviceEntry] = []
-    if not scope.settings.network.manage_links and port.holds_device:
-        origin: Origin = ("instances", port.instance_id, "pending")
-        device = port.vif.device
-        shut = [
-            DeviceEntry(device, Rule(DROP, matches=(side(device),), origin=origin)) for side in (_sent_to, _sent_by)
-        ]
-    return Piece((), tuple(shut[:1]), (), tuple(shut[1:]), (), ())
+    if scope.settings.network.manage_links or not port.holds_device:
+        return []
+    origin: Origin = ("instances", port.instance_id, "pending")
+    return [DeviceEntry(port.vif.device, Rule(DROP, matches=(side(port.vif.device),), origin=origin))]
 
 
 def _to_device(port: Port, target: Target) -> DeviceEntry:
@@ -201,55 +202,63 @@ def _origin(port: Port) -> Origin:
 # --- the ways to them
 
 
-def _place_local(pieces: Sequence[Piece], family: Family, scope: Scope, placed: Placed) -> None:
-    """filter: bridged frames go to W-ports; routed packets and the host's own down W-local's tree."""
-    for bridge in _bridges(scope):
-        enter = Rule(Jump(scope.chain("ports"), goto=True), out_interface=bridge, matches=(BRIDGED,))
-        placed.add(family, "filter", scope.chain("local"), enter)
-    devices = [entry for piece in pieces for entry in piece.to_device]
-    uplinks = [Rule(RETURN, out_interface=bridge, matches=(_sent_to(device),)) for bridge, device in _uplinks(scope)]
-    _place_devices("filter", devices, uplinks, _unknown_port(scope), _sent_to, family, scope, placed)
-    addresses: dict[tuple[str | None, str | None], AddressEntry] = {}
-    for piece in pieces:
-        for entry in piece.to_address:
-            # An address that two vifs share (VRRP) is judged as the first one's.
-            addresses.setdefault((entry.rule.destination, entry.rule.out_interface), entry)
-    for name, rules in dispatch.address_tree("local", tuple(addresses.values()), scope.owner):
+def _place_ports(table: str, devices: Sequence[DeviceEntry], side: _Pattern, scope: Scope, placed: Placed) -> None:
+    """filter: bridged frames find the receiving vif. raw: every frame of a port proves whose it is.
+
+    The tree is the same for both families.
+    """
+    incoming = table == "raw"
+    nodes = list(dispatch.device_tree("ports", devices, _unknown_port(scope), side, scope.owner))
+    enter = "PREROUTING" if incoming else "local"
+    for family in scope.families:
+        for bridge in _bridges(scope):
+            if incoming:
+                rule = Rule(Jump(scope.chain("ports")), in_interface=bridge)
+            else:
+                rule = Rule(Jump(scope.chain("ports"), goto=True), out_interface=bridge, matches=(BRIDGED,))
+            placed.add(family, table, scope.chain(enter), rule)
+        placed.add(family, table, scope.chain("ports"), *_uplinks_pass(side, incoming, scope))
+        for name, rules in nodes:
+            placed.add(family, table, scope.chain(name), *rules)
+
+
+def _place_addresses(entries: Sequence[AddressEntry], family: Family, scope: Scope, placed: Placed) -> None:
+    """W-local: routed packets, and the host's own, go down a tree of addresses."""
+    distinct: dict[tuple[str | None, str | None], AddressEntry] = {}
+    for entry in entries:
+        # An address that two vifs share (VRRP) is judged as the first one's.
+        distinct.setdefault((entry.rule.destination, entry.rule.out_interface), entry)
+    for name, rules in dispatch.address_tree("local", tuple(distinct.values()), scope.owner):
         placed.add(family, "filter", scope.chain(name), *rules)
 
 
-def _place_senders(pieces: Sequence[Piece], family: Family, scope: Scope, placed: Placed) -> None:
-    """raw: every frame of a bridge port proves whose it is."""
-    for bridge in _bridges(scope):
-        placed.add(family, "raw", scope.chain("PREROUTING"), Rule(Jump(scope.chain("ports")), in_interface=bridge))
-    devices = [entry for piece in pieces for entry in piece.from_device]
-    uplinks = [Rule(RETURN, in_interface=bridge, matches=(_sent_by(device),)) for bridge, device in _uplinks(scope)]
-    _place_devices("raw", devices, uplinks, _unknown_port(scope), _sent_by, family, scope, placed)
-
-
-def _place_judged(pieces: Sequence[Piece], family: Family, scope: Scope, placed: Placed) -> None:
+def _place_judged(devices: Sequence[DeviceEntry], family: Family, scope: Scope, placed: Placed) -> None:
     """mangle: the vifs whose egress is judged at all."""
-    devices = [entry for piece in pieces for entry in piece.judged_from_device]
+    if not devices:
+        return
     for bridge in sorted({entry.rule.in_interface or "" for entry in devices}):
         enter = Rule(Jump(scope.chain("ports")), in_interface=bridge)
         placed.add(family, "mangle", scope.chain("PREROUTING"), enter)
-    if devices:
-        _place_devices("mangle", devices, (), (), _sent_by, family, scope, placed)
+    for name, rules in dispatch.device_tree("ports", devices, (), _sent_by, scope.owner):
+        placed.add(family, "mangle", scope.chain(name), *rules)
 
 
-def _place_devices(
-    table: str,
-    devices: Sequence[DeviceEntry],
-    head: Iterable[Rule],
-    tail: Sequence[Rule],
-    pattern: _Pattern,
-    family: Family,
-    scope: Scope,
-    placed: Placed,
-) -> None:
-    placed.add(family, table, scope.chain("ports"), *head)
-    for name, rules in dispatch.device_tree("ports", devices, tail, pattern, scope.owner):
-        placed.add(family, table, scope.chain(name), *rules)
+def _uplinks_pass(side: _Pattern, incoming: bool, scope: Scope) -> list[Rule]:
+    """Addresses behind a bridge's physical interface are other hosts', and not filtered here."""
+    found = {
+        (each.bridge, device)
+        for each in scope.resolved.networks.values()
+        if (device := uplink(each, scope.settings.network)) is not None
+    }
+    return [
+        Rule(
+            RETURN,
+            in_interface=bridge if incoming else None,
+            out_interface=None if incoming else bridge,
+            matches=(side(device),),
+        )
+        for bridge, device in sorted(found)
+    ]
 
 
 def _bridges(scope: Scope) -> Sequence[str | None]:
@@ -260,16 +269,6 @@ def _bridges(scope: Scope) -> Sequence[str | None]:
     if not scope.settings.network.manage_links:
         return [None] if scope.resolved.ports else []
     return sorted({each.bridge for each in scope.resolved.networks.values()})
-
-
-def _uplinks(scope: Scope) -> Sequence[tuple[str, str]]:
-    """Bridges and their physical interfaces: addresses behind those are other hosts', not filtered here."""
-    found = {
-        (each.bridge, device)
-        for each in scope.resolved.networks.values()
-        if (device := uplink(each, scope.settings.network)) is not None
-    }
-    return sorted(found)
 
 
 def _unknown_port(scope: Scope) -> Sequence[Rule]:

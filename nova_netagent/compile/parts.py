@@ -70,7 +70,11 @@ class Placed:
 
     def add_chain(self, family: Family, table: str, chain: Chain) -> None:
         """Add a whole chain, kept as the object it is."""
-        self.chains.setdefault(TableId(family, table), {})[chain.name] = chain
+        self.add_chains(family, table, {chain.name: chain})
+
+    def add_chains(self, family: Family, table: str, chains: Mapping[str, Chain]) -> None:
+        """Add whole chains by name."""
+        self.chains.setdefault(TableId(family, table), {}).update(chains)
 
 
 def network(cidr: str | None) -> str | None:

@@ -5,6 +5,7 @@ is in error, and both fail closed for the part concerned only. Nothing here know
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Literal
 
 from msgspec import Struct
@@ -18,14 +19,43 @@ from nova_netagent.model import (
     Instance,
     Key,
     Network,
+    Object,
     ProviderRule,
     SecurityGroup,
     Vif,
+    protocols,
     values,
 )
+from nova_netagent.netfilter.rule import Family
 from nova_netagent.settings import Settings
 
 Problem = tuple[Literal["pending", "error"], str]
+
+
+Direction = Literal["ingress", "egress"]
+Side = tuple[Direction, Family]
+
+
+class Group(Struct, frozen=True):
+    """A security group, and what its rules are about: looked up once for thousands of members."""
+
+    definition: SecurityGroup
+    sides: frozenset[Side]
+    """The directions and families in which it has rules."""
+    open_sides: frozenset[Side]
+    """Those in which a rule allows everything."""
+    remotes: Mapping[Side, tuple[str, ...]]
+    """The groups that its rules name, by side."""
+
+    @property
+    def id(self) -> str:
+        """The group's id."""
+        return self.definition.id
+
+    @property
+    def restricts_egress(self) -> bool:
+        """Whether it has a say in what its members may send."""
+        return any(direction == "egress" for direction, _ in self.sides)
 
 
 class Port(Struct, frozen=True):
@@ -33,21 +63,20 @@ class Port(Struct, frozen=True):
 
     vif: Vif
     instance_id: str
-    hostname: str | None
     network: Network | None
     """``None``: the vif passes nothing."""
     holds_device: bool
     """Whether the tap of that name is this vif's and not an older one's."""
     addresses: tuple[str, ...]
     """The fixed IPs that are valid and its own."""
-    groups: tuple[SecurityGroup, ...]
+    groups: tuple[Group, ...]
     missing_group: bool
     problems: tuple[Problem, ...]
 
     @property
     def stateful(self) -> bool:
         """Judged flow by flow: unless every group of a vif that has some is stateless."""
-        return not self.groups or any(group.stateful for group in self.groups)
+        return not self.groups or any(group.definition.stateful for group in self.groups)
 
 
 class Resolved(Struct, frozen=True):
@@ -56,7 +85,7 @@ class Resolved(Struct, frozen=True):
     networks: Mapping[str, Network]
     ports: Mapping[str, tuple[Port, ...]]
     """By instance, in the order of the instance's vifs."""
-    groups: Mapping[str, SecurityGroup]
+    groups: Mapping[str, Group]
     floating_ips: tuple[FloatingIP, ...]
     provider_rules: tuple[ProviderRule, ...]
     problems: Mapping[Key, tuple[Problem, ...]]
@@ -70,20 +99,17 @@ def resolve(state: DesiredState, settings: Settings, refused: Mapping[Key, str],
     """
     problems: dict[Key, list[Problem]] = {key: [("error", why)] for key, why in refused.items()}
     networks = _usable_networks(state, refused, memo, problems)
-    groups = {
-        id_: entry.object
-        for id_, entry in state.security_groups.items()
-        if isinstance(entry.object, SecurityGroup) and ("security_groups", id_) not in refused
-    }
+    groups = _groups(state, refused, memo)
     ports = _ports(state, networks, groups, refused, memo)
     for id_, instance_ports in ports.items():
-        found = [problem for port in instance_ports for problem in port.problems]
-        if found:
-            problems.setdefault(("instances", id_), []).extend(found)
+        for port in instance_ports:
+            if port.problems:
+                problems.setdefault(("instances", id_), []).extend(port.problems)
     for id_, group in groups.items():
-        missing = _missing_remotes(group, state)
-        if missing:
-            problems.setdefault(("security_groups", id_), []).extend(missing)
+        if group.remotes:
+            missing = _missing_remotes(group.definition, state)
+            if missing:
+                problems.setdefault(("security_groups", id_), []).extend(missing)
     return Resolved(
         networks=networks,
         ports=ports,
@@ -143,10 +169,34 @@ def _holders(state: DesiredState) -> Mapping[Claim, Claim]:
     return {thing: first[thing][1] for thing in contested}
 
 
+def _groups(state: DesiredState, refused: Mapping[Key, str], memo: Memo) -> Mapping[str, Group]:
+    return {
+        id_: memo.get(("group", id_), (entry.object,), partial(_make_group, entry.object))
+        for id_, entry in state.security_groups.items()
+        if not refused or ("security_groups", id_) not in refused
+    }
+
+
+def _make_group(definition: Object) -> Group:
+    assert isinstance(definition, SecurityGroup)
+    sides: set[Side] = set()
+    open_sides: set[Side] = set()
+    remotes: dict[Side, dict[str, None]] = {}
+    for rule in definition.rules:
+        side: Side = (rule.direction, 4 if rule.family == 4 else 6)
+        sides.add(side)
+        if rule.remote_group_id is not None:
+            remotes.setdefault(side, {})[rule.remote_group_id] = None
+        elif protocols.number(rule.protocol, rule.family) is None and (rule.remote_ip_prefix or "/0").endswith("/0"):
+            open_sides.add(side)
+    named = {side: tuple(ids) for side, ids in remotes.items()}
+    return Group(definition, frozenset(sides), frozenset(open_sides), named)
+
+
 def _ports(
     state: DesiredState,
     networks: Mapping[str, Network],
-    groups: Mapping[str, SecurityGroup],
+    groups: Mapping[str, Group],
     refused: Mapping[Key, str],
     memo: Memo,
 ) -> Mapping[str, tuple[Port, ...]]:
@@ -155,32 +205,40 @@ def _ports(
     for id_ in sorted(state.instances):
         instance = state.instances[id_].object
         assert isinstance(instance, Instance)
-        found[id_] = tuple(
-            _port(instance, vif, networks, groups, holders, refused.get(("instances", id_)), memo)
-            for vif in instance.vifs
-        )
+        why = refused.get(("instances", id_)) if refused else None
+        depends_on: list[object] = [instance, why]
+        for vif in instance.vifs:
+            depends_on.append(networks.get(vif.network_id))
+            depends_on += [groups.get(group) for group in instance.groups_of(vif)]
+            if holders:
+                depends_on += _taken(instance, vif, holders)
+        make = partial(_make_ports, instance, networks, groups, holders, why)
+        found[id_] = memo.get(("ports", id_), tuple(depends_on), make)
     return found
 
 
-def _port(
+def _make_ports(
     instance: Instance,
-    vif: Vif,
     networks: Mapping[str, Network],
-    groups: Mapping[str, SecurityGroup],
+    groups: Mapping[str, Group],
     holders: Mapping[Claim, Claim],
     refused: str | None,
-    memo: Memo,
-) -> Port:
-    wanted = instance.groups_of(vif)
-    network = None if refused is not None else networks.get(vif.network_id)
-    members = tuple(groups[id_] for id_ in wanted if id_ in groups)
-    taken = _taken(instance, vif, holders) if holders else ()
-    depends_on = (instance, vif, network, refused, *members, *taken)
-    return memo.get(
-        ("port", instance.id, vif.id),
-        depends_on,
-        lambda: _make_port(instance, vif, network, members, taken, refused, [g for g in wanted if g not in groups]),
-    )
+) -> tuple[Port, ...]:
+    ports = []
+    for vif in instance.vifs:
+        wanted = instance.groups_of(vif)
+        ports.append(
+            _make_port(
+                instance,
+                vif,
+                None if refused is not None else networks.get(vif.network_id),
+                tuple(groups[id_] for id_ in wanted if id_ in groups),
+                _taken(instance, vif, holders),
+                refused,
+                [id_ for id_ in wanted if id_ not in groups],
+            )
+        )
+    return tuple(ports)
 
 
 def _taken(instance: Instance, vif: Vif, holders: Mapping[Claim, Claim]) -> tuple[str, ...]:
@@ -195,7 +253,7 @@ def _make_port(
     instance: Instance,
     vif: Vif,
     network: Network | None,
-    groups: tuple[SecurityGroup, ...],
+    groups: tuple[Group, ...],
     taken: tuple[str, ...],
     refused: str | None,
     missing: list[str],
@@ -219,7 +277,6 @@ def _make_port(
     return Port(
         vif=vif,
         instance_id=instance.id,
-        hostname=instance.hostname,
         network=network,
         holds_device=("device", vif.device) not in lost,
         addresses=tuple(addresses),

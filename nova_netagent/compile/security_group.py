@@ -6,10 +6,10 @@ edits one chain, and a new member adds one element to one set.
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Literal
 
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.parts import Placed, Scope, network
+from nova_netagent.compile.resolve import Direction, Side
 from nova_netagent.model import ProviderRule, SecurityGroup, SecurityGroupRule, protocols
 from nova_netagent.netfilter.rule import (
     ACCEPT,
@@ -28,7 +28,6 @@ from nova_netagent.netfilter.rule import (
     Target,
 )
 
-Direction = Literal["ingress", "egress"]
 _CHAIN_KIND: Mapping[Direction, str] = {"ingress": "sgi", "egress": "sge"}
 
 
@@ -47,39 +46,20 @@ def rules_of(group: SecurityGroup, direction: Direction, family: Family) -> list
     return [rule for rule in group.rules if rule.direction == direction and rule.family == family]
 
 
-def restricts_egress(group: SecurityGroup) -> bool:
-    """Whether a group has a say in what its members may send."""
-    return any(rule.direction == "egress" for rule in group.rules)
-
-
-def allows_everything(group: SecurityGroup, direction: Direction, family: Family) -> bool:
-    """Whether one of a group's rules makes all others of its direction and family idle."""
-    return any(
-        protocols.number(rule.protocol, family) is None
-        and rule.remote_group_id is None
-        and network(rule.remote_ip_prefix) is None
-        for rule in rules_of(group, direction, family)
-    )
-
-
-def place(
-    scope: Scope, memo: Memo, placed: Placed, used: Mapping[tuple[Direction, Family], Iterable[str]]
-) -> dict[str, IpSet]:
+def place(scope: Scope, memo: Memo, placed: Placed, used: Mapping[Side, Iterable[str]]) -> dict[str, IpSet]:
     """The chains of the groups that some vif's chain jumps to, and the sets their rules name."""
     remotes: set[tuple[str, Family]] = set()
-    for (direction, family), group_ids in used.items():
+    for side, group_ids in used.items():
+        direction, family = side
         table = "filter" if direction == "ingress" else "mangle"
         for group_id in sorted(group_ids):
             group = scope.resolved.groups[group_id]
-            named = {
-                remote: set_name(remote, family, scope)
-                for rule in rules_of(group, direction, family)
-                if (remote := rule.remote_group_id) is not None and remote in scope.resolved.groups
-            }
+            known = [remote for remote in group.remotes.get(side, ()) if remote in scope.resolved.groups]
+            named = {remote: set_name(remote, family, scope) for remote in known}
             name = chain_name(group_id, direction, scope)
-            compiled = partial(_chain, name, group, direction, family, named, scope.chain("egress-ok"))
+            compiled = partial(_chain, name, group.definition, direction, family, named, scope.chain("egress-ok"))
             depends_on = (group, name, *named.values())
-            placed.add_chain(family, table, memo.get(("group", group_id, direction, family), depends_on, compiled))
+            placed.add_chain(family, table, memo.get(("group chain", group_id, side), depends_on, compiled))
             remotes |= {(remote, family) for remote in named}
     return {each.name: each for each in _sets(scope, memo, remotes)}
 
@@ -169,7 +149,7 @@ def _sets(scope: Scope, memo: Memo, wanted: set[tuple[str, Family]]) -> Iterator
     for group_id, family in sorted(wanted):
         group = scope.resolved.groups[group_id]
         addresses = {f"{address}/{32 if family == 4 else 128}" for address in members.get((group_id, family), ())}
-        elsewhere = {cidr for cidr in group.members or () if (":" in cidr) == (family == 6)}
+        elsewhere = {cidr for cidr in group.definition.members or () if (":" in cidr) == (family == 6)}
         name = set_name(group_id, family, scope)
         yield memo.intern(
             ("set", name),

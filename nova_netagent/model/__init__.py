@@ -1,6 +1,6 @@
 """The model: what operators and controllers describe, frozen and validated."""
 
-from nova_netagent.model import values
+from nova_netagent.model import protocols, values
 from nova_netagent.model.objects import (
     KINDS,
     AllowedAddressPair,
@@ -38,5 +38,6 @@ __all__ = [
     "Vif",
     "claims",
     "document",
+    "protocols",
     "values",
 ]
