@@ -215,7 +215,8 @@ def _meddle(host: Host, data: st.DataObject) -> None:
         case "set" if host.backend.sets:
             chosen = data.draw(st.sampled_from(sorted(host.backend.sets)))
             each = host.backend.sets[chosen]
-            host.backend.sets[chosen] = replace(each, members=frozenset({"198.51.100.0/25"}))
+            stranger = "198.51.100.0/25" if each.family == 4 else "2001:db8:51::/48"
+            host.backend.sets[chosen] = replace(each, members=frozenset({stranger}))
         case "address" if host.links.addresses:
             host.links.addresses.remove(data.draw(st.sampled_from(sorted(host.links.addresses))))
         case "port":
