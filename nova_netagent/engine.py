@@ -9,11 +9,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from nova_netagent.backend import Backend, BackendError, RuleRefused, TableChanged, Unavailable
@@ -121,6 +122,17 @@ class Engine:
         """End the loop once the requests that are queued are served."""
         self._stopping.set()
         self.wake()
+
+    def reconfigure(self, wanted: Settings) -> list[str]:
+        """Take over what may change while running; returns the options that may not and differ."""
+        kept = self._settings
+        firewall = replace(
+            kept.firewall,
+            resync_interval=wanted.firewall.resync_interval,
+            coalesce_interval=wanted.firewall.coalesce_interval,
+        )
+        self._settings = replace(kept, firewall=firewall)
+        return list(_differences(self._settings, wanted))
 
     # --- the loop
 
@@ -481,6 +493,16 @@ def _touched(old: DesiredState, new: DesiredState) -> frozenset[Key]:
             found |= {(kind, id_) for id_, entry in after.items() if before.get(id_) is not entry}
             found |= {(kind, id_) for id_ in before if id_ not in after}
     return frozenset(found)
+
+
+def _differences(kept: Struct, wanted: Struct, group: str = "") -> Iterator[str]:
+    """The options by which two settings differ, as ``[group] option``."""
+    for name in kept.__struct_fields__:
+        old, new = getattr(kept, name), getattr(wanted, name)
+        if isinstance(old, Struct):
+            yield from _differences(old, new, f"[{name}] ")
+        elif old != new:
+            yield f"{group}{name}"
 
 
 def _resolve(answer: "Future[T]", ask: Callable[[], T]) -> None:

@@ -9,8 +9,10 @@ it is taken off before the packet leaves our chains.
 
 from collections.abc import Iterator, Sequence
 
+from msgspec.structs import replace
+
 from nova_netagent.compile.discovery import DHCP_CLIENT, SENT
-from nova_netagent.compile.ingress import INVALID, REPLIES
+from nova_netagent.compile.ingress import DROP_INVALID, REPLIES
 from nova_netagent.compile.metadata import METADATA_IP, METADATA_PORT
 from nova_netagent.compile.parts import Scope
 from nova_netagent.compile.resolve import Group, Port
@@ -69,7 +71,7 @@ def rules(port: Port, family: Family, scope: Scope) -> Iterator[Rule]:
 
     mark = scope.settings.firewall.egress_mark
     if port.stateful:
-        yield Rule(DROP, matches=(INVALID,), origin=origin("replies"))
+        yield replace(DROP_INVALID, origin=origin("replies"))
         yield Rule(RETURN, matches=(REPLIES,), origin=origin("replies"))
     for address in _dns_servers(port, family):
         for protocol in (UDP, TCP):

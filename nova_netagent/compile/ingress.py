@@ -7,16 +7,23 @@ from nova_netagent.compile.parts import Scope, network
 from nova_netagent.compile.resolve import Group, Port
 from nova_netagent.compile.security_group import chain_name
 from nova_netagent.model import values
-from nova_netagent.model.protocols import ICMPV6, UDP
+from nova_netagent.model.protocols import ICMPV6, UDP, UDPLITE
 from nova_netagent.netfilter.rule import ACCEPT, DROP, Conntrack, Family, Icmp, Jump, Origin, Rule
 
 REPLIES = Conntrack(frozenset({"RELATED", "ESTABLISHED"}))
-INVALID = Conntrack(frozenset({"INVALID"}))
+DROP_INVALID = Rule(
+    # Connection tracking finds every UDP-Lite datagram invalid: it verifies a checksum that
+    # UDP-Lite does not have (seen on Linux 6.18 with nf_conntrack_checksum = 1).
+    DROP,
+    protocol=UDPLITE,
+    inverted=frozenset({"protocol"}),
+    matches=(Conntrack(frozenset({"INVALID"})),),
+)
 
 
 def shared_chains(family: Family, scope: Scope) -> Iterator[tuple[str, tuple[Rule, ...]]]:
     """What every instance's chain jumps to."""
-    yield "established", (Rule(DROP, matches=(INVALID,)), Rule(ACCEPT, matches=(REPLIES,)))
+    yield "established", (DROP_INVALID, Rule(ACCEPT, matches=(REPLIES,)))
     yield "sg-fallback", (Rule(scope.drop),)
     if family == 6:
         yield "discovery", tuple(_discovery())

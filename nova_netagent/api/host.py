@@ -1,0 +1,94 @@
+"""The whole state, and what is asked of the engine: plan, resync, live chains."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import falcon
+import msgspec
+
+from nova_netagent.api import wire
+from nova_netagent.api.agent import Agent
+from nova_netagent.api.answers import STATES, LiveChains, Plan, Repairs, StateChanged, totals
+from nova_netagent.api.requests import boolean, one_of, parameters, read_body
+from nova_netagent.engine import Change, Engine, Look, NotApplied
+from nova_netagent.events import Replace
+from nova_netagent.model import KINDS, State, document
+
+T = TypeVar("T")
+
+TABLES = ("filter", "nat", "mangle", "raw")
+
+
+class WholeState:
+    """``/v1/state``."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Everything that is described, as a PUT takes it."""
+        parameters(req)
+        state = self._agent.view().state
+        resp.data = self._agent.offload(lambda: wire.encode(document(state.export())))
+
+    def on_put(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Make the host match a state; with dry_run=true tell what that would change."""
+        dry_run = parameters(req, {"dry_run": boolean}).get("dry_run", False)
+        data = read_body(req, self._agent.settings.max_state_size)
+        state = self._agent.offload(lambda: wire.decode_state(data))
+        resp.data = wire.encode(self._planned(state) if dry_run else self._applied(state))
+
+    def _planned(self, state: State) -> Plan:
+        return Plan(self._agent.submit(Look(lambda engine: engine.plan(Replace(state)))))
+
+    def _applied(self, state: State) -> StateChanged:
+        answer = self._agent.submit(Change(Replace(state)))
+        kinds = {kind: {each: answer.counts.get(kind, {}).get(each, 0) for each in STATES} for kind in KINDS}
+        return StateChanged("unchanged" if answer.change == "unchanged" else "updated", totals(kinds), kinds)
+
+
+class _Look:
+    """A call that runs something in the engine's thread."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def look(self, ask: Callable[[Engine], T]) -> T:
+        """What the engine answers."""
+        return self._agent.submit(Look(ask))
+
+
+class PlanNow(_Look):
+    """``/v1/plan``."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """What the agent would change in the kernel now."""
+        parameters(req)
+        resp.data = wire.encode(Plan(self.look(lambda engine: engine.plan())))
+
+
+class Resync(_Look):
+    """``/v1/resync``."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Read everything back now and repair it."""
+        parameters(req)
+        repaired = self.look(lambda engine: engine.resync())
+        failure = self._agent.view().failure
+        if failure:
+            raise NotApplied(failure)
+        resp.data = wire.encode(Repairs(repaired))
+
+
+class Chains(_Look):
+    """``/v1/chains``."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """The chains of ours in the kernel, with counters, and what each rule is there for."""
+        asked: dict[str, Any] = parameters(req, {"table": one_of(*TABLES), "family": _family})
+        chains = self.look(lambda engine: engine.live_chains(asked.get("table"), asked.get("family")))
+        resp.data = wire.encode(msgspec.convert({"chains": chains}, LiveChains))
+
+
+def _family(text: str) -> int:
+    return {"4": 4, "6": 6}[one_of("4", "6")(text)]

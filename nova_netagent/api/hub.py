@@ -1,0 +1,347 @@
+"""The main thread's event loop: the one file that knows eventlet.
+
+Nothing is monkey-patched. Native threads (the engine's first of all) are waited for
+through futures: their done-callbacks put the waiter into a queue and write to an eventfd,
+which the loop reads. Signal handlers may poke the same way; they never switch greenlets.
+"""
+
+import logging
+import os
+import signal
+import socket
+import struct
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import FrameType
+from typing import Any, TypeVar
+
+from nova_netagent.api.agent import Asks
+from nova_netagent.api.answers import refusal_body
+from nova_netagent.api.traffic import PEER
+
+os.environ.setdefault("EVENTLET_NO_GREENDNS", "yes")  # a quarter of a second at import, for names we never look up
+with warnings.catch_warnings():
+    # It is in maintenance; this file is where it would be replaced.
+    warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
+    import eventlet
+    from eventlet import event, greenio, hubs, wsgi
+
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CONNECTIONS = 4096
+"""How many connections are served at a time; more wait to be accepted."""
+
+SOCKET_TIMEOUT = 30.0
+"""Seconds that a client may take over each piece of a request or an answer."""
+
+KEEP_ALIVE = 75.0
+"""Seconds that an idle connection is kept."""
+
+LINGER_SECONDS, LINGER_BYTES = 2.0, 256 << 20
+"""How much of a refused body is read and dropped, so that its sender gets to read the answer."""
+
+
+class Hub:
+    """Greenthreads and those who wake them. Made and used in the main thread.
+
+    :param submit: hands a request to the engine.
+    """
+
+    def __init__(self, submit: Callable[[Any], None]) -> None:
+        self._submit = submit
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._arrived: deque[event.Event] = deque()
+        self._waiting: set[event.Event] = set()
+        self._poke_wanted = False
+        self._poked = event.Event()
+        self._gone: BaseException | None = None
+        self._aside = ThreadPoolExecutor(1, "aside")
+        self._deliverer = eventlet.spawn(self._deliver)
+
+    # --- waiting for native threads
+
+    def submit_and_wait(self, request: Asks[T]) -> T:
+        """Hand a request to the engine and wait, greenly, for its answer.
+
+        :raises Exception: what the engine raises, or what ``abandon`` was told.
+        """
+        if self._gone is not None:
+            raise self._gone
+        self._submit(request)
+        return self.wait(request.answer)
+
+    def offload(self, function: Callable[[], T]) -> T:
+        """Run something long in a thread of its own and wait, greenly, for its result."""
+        return self.wait(self._aside.submit(function))
+
+    def wait(self, future: "Future[T]") -> T:
+        """Wait, greenly, for what a native thread is to resolve."""
+        arrived = event.Event()
+        self._waiting.add(arrived)
+        future.add_done_callback(lambda _: self._post(arrived))
+        try:
+            arrived.wait()
+        finally:
+            self._waiting.discard(arrived)
+        return future.result()
+
+    def abandon(self, error: BaseException) -> None:
+        """The engine is gone: raise this to everybody who waits, and to whoever asks from now on."""
+        self._gone = error
+        for arrived in tuple(self._waiting):
+            if not arrived.ready():
+                arrived.send_exception(error)
+
+    def _post(self, arrived: event.Event) -> None:
+        self._arrived.append(arrived)
+        os.eventfd_write(self._wake, 1)
+
+    def _deliver(self) -> None:
+        while True:
+            hubs.trampoline(self._wake, read=True)
+            os.eventfd_read(self._wake)
+            while self._arrived:
+                arrived = self._arrived.popleft()
+                if not arrived.ready():
+                    arrived.send()
+            if self._poke_wanted:
+                self._poke_wanted = False
+                if not self._poked.ready():
+                    self._poked.send()
+
+    # --- the main loop's rest
+
+    def poke(self) -> None:
+        """End a rest. For any thread, and for signal handlers."""
+        self._poke_wanted = True
+        os.eventfd_write(self._wake, 1)
+
+    def rest(self, seconds: float) -> bool:
+        """Let everything else run for some seconds, or until poked; whether it was poked."""
+        with eventlet.Timeout(seconds, False):
+            self._poked.wait()
+        poked: bool = self._poked.ready()
+        if poked:
+            self._poked = event.Event()
+        return poked
+
+    def on_signals(self, numbers: Iterable[signal.Signals], note: Callable[[signal.Signals], None]) -> None:
+        """Call ``note`` for signals and end the rest; it may set a flag and no more."""
+
+        def handle(number: int, _frame: FrameType | None) -> None:
+            note(signal.Signals(number))
+            self.poke()
+
+        for number in numbers:
+            signal.signal(number, handle)
+
+    def every(self, seconds: float, function: Callable[[], object]) -> None:
+        """Call something again and again; what it raises is logged."""
+
+        def run() -> None:
+            while True:
+                eventlet.sleep(seconds)
+                try:
+                    function()
+                except Exception:
+                    LOG.exception("a timer failed")
+
+        eventlet.spawn(run)
+
+    def serve(self, listener: socket.socket, app: Any, wrap: Callable[[Any], Any] | None = None) -> "Server":
+        """Serve a WSGI application on a listening socket.
+
+        :param wrap: makes of each accepted connection what is spoken over: TLS, for one.
+        """
+        return Server(listener, app, wrap)
+
+    def close(self) -> None:
+        """End the loop's own greenthread and thread. The eventfd stays: late answers still write to it."""
+        self._deliverer.kill()
+        self._aside.shutdown(wait=False, cancel_futures=True)
+
+
+class Server:
+    """An HTTP server on one listening socket.
+
+    eventlet.wsgi speaks HTTP; accepting is done here, since its own loop ends for good when
+    file descriptors run out, and knows one connection only of a unix socket.
+    """
+
+    def __init__(self, listener: socket.socket, app: Any, wrap: Callable[[Any], Any] | None = None) -> None:
+        self._listener = greenio.GreenSocket(listener)
+        self._wrap = wrap
+        self._wsgi = wsgi.Server(
+            self._listener,
+            self._listener.getsockname(),
+            app,
+            log=_Quiet(),
+            protocol=_Protocol,
+            debug=False,
+            keepalive=KEEP_ALIVE,
+            socket_timeout=SOCKET_TIMEOUT,
+        )
+        self._pool = eventlet.GreenPool(CONNECTIONS)
+        self._connections: dict[int, list[Any]] = {}
+        self._accepting = eventlet.spawn(self._accept)
+
+    def stop(self, limit: float) -> bool:
+        """Accept no more, finish the requests in flight, and close.
+
+        :param limit: seconds after which what is not finished is cut off.
+        :returns: whether all were finished.
+        """
+        eventlet.sleep(0)  # those who connected just now are accepted yet
+        self._accepting.kill()
+        self._listener.close()
+        for connection in self._connections.values():
+            _, sock, state = connection
+            if state == wsgi.STATE_IDLE:
+                # A request that is on its way in is still read and answered; then comes the end.
+                _shutdown(sock, socket.SHUT_RD)
+            else:
+                connection[2] = wsgi.STATE_CLOSE
+        deadline = time.monotonic() + limit
+        while self._connections and time.monotonic() < deadline:
+            eventlet.sleep(0.005)
+        finished = not self._connections
+        for _, sock, _ in self._connections.values():
+            _shutdown(sock, socket.SHUT_RDWR)
+        return finished
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, address = self._listener.accept()
+            except OSError as error:
+                LOG.warning("a connection cannot be accepted: %s", error)
+                eventlet.sleep(0.1)  # out of descriptors or memory: those who connect wait in the backlog
+                continue
+            self._pool.spawn_n(self._serve, sock, address)
+
+    def _serve(self, sock: Any, address: object) -> None:
+        connection = [address, sock, wsgi.STATE_IDLE]
+        self._connections[id(connection)] = connection
+        try:
+            sock.settimeout(SOCKET_TIMEOUT)
+            if self._wrap is not None:
+                connection[1] = self._wrap(sock)
+            self._wsgi.process_request(connection)
+        except Exception:
+            LOG.debug("a connection ended", exc_info=True)
+        finally:
+            del self._connections[id(connection)]
+            connection[1].close()
+
+
+def _shutdown(sock: Any, how: int) -> None:
+    try:
+        sock.shutdown(how)
+    except OSError:
+        return
+
+
+class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no types
+    """HTTP/1.1 of one connection: eventlet's, stricter, and in the API's words."""
+
+    application: Any
+
+    def setup(self) -> None:
+        self._whole = True
+        super().setup()
+        self._peer = _peer_of(self.connection)
+
+    def get_environ(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environ()
+        if self.headers.get("content-type") is None:
+            environ["CONTENT_TYPE"] = ""  # not email's text/plain
+        if self._peer is not None:
+            environ[PEER] = self._peer
+        return environ
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        if len(self.headers.get_all("content-length", ())) > 1:
+            self.send_error(400, "Content-Length is given twice")
+            return False
+        return True
+
+    def handle_one_request(self) -> None:
+        self._whole = False
+        super().handle_one_request()
+        if not self.raw_requestline:
+            self._whole = True  # the client is gone, or idle for too long
+
+    def handle_one_response(self) -> None:
+        application = self.application
+
+        def closing(environ: dict[str, Any], start_response: Any) -> Any:
+            body = application(environ, start_response)
+            if self._unread():
+                self.close_connection = True
+            return body
+
+        self.application = closing
+        super().handle_one_response()
+        self._whole = not self._unread()
+
+    def _unread(self) -> bool:
+        """Whether there is a body, or a part of one, that the application did not read."""
+        body = self.environ["eventlet.input"]
+        return bool(body.chunked_input or body.position < (body.content_length or 0))
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What cannot be read as a request is refused in the same shape as everything else."""
+        body = refusal_body(code, message or explain or "the request cannot be read")
+        head = f"HTTP/1.1 {int(code)} Refused\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        self.wfile.write(head.encode() + b"Connection: close\r\n\r\n" + body)
+        self.close_connection = True
+
+    def finish(self) -> None:
+        if not self._whole:
+            self._linger()
+        super().finish()
+
+    def _linger(self) -> None:
+        """Let a client that is still sending finish, so that it reads the answer and not a reset."""
+        try:
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_WR)
+            with eventlet.Timeout(LINGER_SECONDS, False):
+                left = LINGER_BYTES
+                while left > 0 and (data := self.connection.recv(1 << 18)):
+                    left -= len(data)
+                    eventlet.sleep(0)
+        except OSError:
+            return
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        LOG.debug(format, *args)
+
+
+def _peer_of(connection: Any) -> tuple[int, int, int] | None:
+    """Process, user and group at the other end of a unix socket, as the kernel has them (unix(7))."""
+    if connection.family != socket.AF_UNIX:
+        return None
+    size = struct.calcsize("3i")
+    found: tuple[int, int, int] = struct.unpack(
+        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    )
+    return found
+
+
+class _Quiet:
+    """eventlet's log lines, a level lower: our own middleware tells about requests."""
+
+    def info(self, message: str, *args: object) -> None:
+        LOG.debug(message.rstrip(), *args)
+
+    debug = info
+
+    def error(self, message: str, *args: object) -> None:
+        LOG.warning(message, *args)

@@ -1,0 +1,85 @@
+"""The unix socket that the API is reached at: made, guarded by its mode, and taken away again."""
+
+import errno
+import grp
+import os
+import socket
+import stat
+from pathlib import Path
+
+BACKLOG = 1024
+
+
+class ListenFailed(Exception):
+    """The API cannot be reached where it is configured to be; the message says why."""
+
+
+class UnixListener:
+    """A listening unix socket and its name in the file system.
+
+    :param path: where it is to be. What is left of a program that is gone is replaced.
+    :param mode: its file mode; nobody can connect before it has it.
+    :param group: the name of its group; by default the process's.
+    :raises ListenFailed: somebody listens there already, or it cannot be made.
+    """
+
+    def __init__(self, path: str, mode: int = 0o660, group: str | None = None) -> None:
+        self._path = Path(path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._remove_stale()
+            self.socket.bind(path)
+            self._found = _identity(self._path)
+            if group is not None:
+                os.chown(self._path, -1, _group_id(group))
+            self._path.chmod(mode)
+            self.socket.listen(BACKLOG)  # until here nobody is let in, whatever the mode was
+        except OSError as error:
+            self.socket.close()
+            raise ListenFailed(f"{path}: {error.strerror or error}") from error
+        except ListenFailed:
+            self.socket.close()
+            raise
+
+    def _remove_stale(self) -> None:
+        try:
+            if not stat.S_ISSOCK(self._path.lstat().st_mode):
+                raise ListenFailed(f"{self._path} is there already and is no socket")
+        except FileNotFoundError:
+            return
+        if somebody_listens(self._path):
+            raise ListenFailed(f"{self._path}: another program listens there")
+        self._path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Take the name away, if it is still this socket's and not a successor's."""
+        try:
+            if _identity(self._path) == self._found:
+                self._path.unlink()
+        except FileNotFoundError:
+            return
+
+
+def somebody_listens(path: Path | str) -> bool:
+    """Whether a program accepts connections at a unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            # EAGAIN: its queue is full, so there is one.
+            return error.errno in (errno.EAGAIN, errno.EACCES)
+        return True
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.lstat()
+    return found.st_dev, found.st_ino
+
+
+def _group_id(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ListenFailed(f"[api] socket_group = {name}: there is no such group") from None

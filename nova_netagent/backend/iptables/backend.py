@@ -1,0 +1,243 @@
+"""The backend itself: what is read, encoded and committed, and what is remembered in between."""
+
+import errno
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
+from nova_netagent.backend.iptables import commit, entry
+from nova_netagent.backend.iptables.encoder import Encoder
+from nova_netagent.backend.iptables.image import CountedChain, Image, KernelTables
+from nova_netagent.backend.iptables.libiptc import Handle
+from nova_netagent.backend.iptables.lock import XtablesLock
+from nova_netagent.backend.iptables.sets import KernelSets
+from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Table, TableId
+from nova_netagent.netfilter.text import rule_text
+from nova_netagent.plan import EncodedTable, Insert, SetPlan, TablePlan
+
+TABLES = ("filter", "nat", "mangle", "raw")
+
+_LOADED = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
+_ABSENT = {errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT}
+
+
+class IptablesBackend:
+    """The legacy tables of the network namespace that the process is in.
+
+    One thread only: python-iptables' libraries are not safe in two.
+
+    :param lock_timeout: seconds to wait for the xtables lock.
+    :param owns_set: whether a set is ours by its name.
+    """
+
+    name = "iptables"
+    see_with = "iptables-legacy-save (IPv6: ip6tables-legacy-save)"
+
+    def __init__(self, lock_timeout: float, owns_set: Callable[[str], bool]) -> None:
+        self._lock = XtablesLock(lock_timeout)
+        self._sets = KernelSets(owns_set)
+        self._encoder = Encoder(self._sets)
+        self._kernel: dict[Family, KernelTables] = {}
+        self._images: dict[TableId, Image] = {}
+        self._doubtful: set[TableId] = set()
+        self._missing: set[TableId] = set()
+
+    @property
+    def lock_wait(self) -> float:
+        """Seconds that the lock was waited for last."""
+        return self._lock.waited
+
+    def close(self) -> None:
+        """Close the sockets; what was remembered is forgotten."""
+        for kernel in self._kernel.values():
+            kernel.close()
+        self._kernel.clear()
+        self._sets.close()
+        self._images.clear()
+
+    def tables(self) -> list[TableId]:
+        """The tables that this kernel has and that we use; asking makes the kernel load them.
+
+        :raises Unavailable: no permission to ask.
+        """
+        return [table for family in FAMILIES for name in TABLES if self._exists(table := TableId(family, name))]
+
+    def loaded_tables(self) -> list[TableId]:
+        """Those of them that this namespace uses already: where anything of ours can be. Loads nothing."""
+        return [TableId(family, name) for family in FAMILIES for name in TABLES if name in _loaded(family)]
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the xtables lock. :raises Unavailable: it was not free in time, or cannot be opened."""
+        return self._lock.hold()
+
+    def encode(self, table: Table) -> EncodedTable[bytes]:
+        """A table's rules as bytes; a set that is not there yet gets an index that no set has.
+
+        :raises RuleRefused: a rule that cannot be said in bytes.
+        """
+        image = self._images.get(table.id)
+        return self._encoder.encode(table, image.chains if image is not None else {})
+
+    def read(self, table: TableId, *, fresh: bool) -> Mapping[str, tuple[bytes, ...]]:
+        """Every chain of a table; chains that did not change are the same objects as before.
+
+        :raises Unavailable: the kernel does not give the table.
+        """
+        return self._image(table, fresh=fresh).chains
+
+    def apply(self, plan: TablePlan[bytes]) -> None:
+        """Commit a table's edits, all or none; the lock is taken unless it is held.
+
+        :raises TableChanged: the table is not what the plan was made from.
+        :raises RuleRefused: the kernel refuses the result, or an edit does not fit.
+        :raises Unavailable: lock, permission, memory.
+        """
+        if not plan.edits:
+            return
+        self._refuse_absent_sets(plan)
+        with self._lock.hold():
+            before = self._unchanged_image(plan.table)
+            after = commit.image_after(plan, before, partial(self._encoder.keys, plan.table))
+            # Until it has succeeded nobody knows: a commit that reports an error may have been carried out.
+            self._doubtful.add(plan.table)
+            with Handle(plan.table) as handle:
+                commit.verify(plan, before, handle)
+                commit.execute(plan, handle)
+                self._commit(handle, before)
+            self._remember(plan.table, after)
+
+    def read_sets(self) -> dict[str, IpSet]:
+        """The sets that are ours by name. :raises Unavailable: the kernel does not list them."""
+        return self._sets.read()
+
+    def prepare_sets(self, plan: SetPlan) -> None:
+        """Make new sets and add members.
+
+        :raises RuleRefused: a set or a member is refused.
+        :raises TableChanged: a set is gone since it was read.
+        """
+        self._sets.prepare(plan)
+
+    def finish_sets(self, plan: SetPlan) -> None:
+        """Take members and sets away; what can go goes, whatever is refused.
+
+        :raises RuleRefused: a set that must go is in use.
+        :raises TableChanged: a set that must lose members is gone.
+        """
+        self._sets.finish(plan)
+
+    def describe(self, table: TableId, key: bytes) -> str:
+        """A rule as iptables-save writes it, as far as we know its matches."""
+        return rule_text(entry.decode(key, table.family, self._sets.name), table.family)
+
+    def jumps_to(self, key: bytes) -> str | None:
+        """The chain that a rule jumps or goes to."""
+        return entry.jumps_to(key)
+
+    def counters(self, table: TableId) -> dict[str, CountedChain]:
+        """A table as it is now, with the counters of its rules and the policies of built-in chains.
+
+        :raises Unavailable: the kernel does not give the table.
+        """
+        try:
+            return self._tables(table.family).counters(table.name)
+        except OSError as e:
+            raise _unavailable(table, e) from e
+
+    def _exists(self, table: TableId) -> bool:
+        if table in self._missing:
+            return False
+        try:
+            self._open(table.family).info(table.name)
+        except OSError as e:
+            if e.errno not in _ABSENT | {errno.ENOENT, errno.ENOPROTOOPT}:
+                raise _unavailable(table, e) from e
+            # Each question makes the kernel run modprobe: once is enough.
+            self._missing.add(table)
+            return False
+        return True
+
+    def _open(self, family: Family) -> KernelTables:
+        if family not in self._kernel:
+            self._kernel[family] = KernelTables(family)
+        return self._kernel[family]
+
+    def _tables(self, family: Family) -> KernelTables:
+        try:
+            return self._open(family)
+        except OSError as e:
+            raise Unavailable(f"cannot reach the IPv{family} tables: {e.strerror}") from e
+
+    def _image(self, table: TableId, *, fresh: bool) -> Image:
+        remembered = self._images.get(table)
+        if remembered is not None and not fresh and table not in self._doubtful and self._holds(table, remembered):
+            return remembered
+        try:
+            image = self._tables(table.family).read(table.name, remembered)
+        except OSError as e:
+            raise _unavailable(table, e) from e
+        if image is not remembered:
+            image = replace(
+                image, chains={name: self._encoded(table, name, keys) for name, keys in image.chains.items()}
+            )
+        self._images[table] = image
+        self._doubtful.discard(table)
+        return image
+
+    def _encoded(self, table: TableId, chain: str, keys: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        encoded = self._encoder.keys(table, chain)
+        return encoded if encoded is not None and encoded == keys else keys
+
+    def _unchanged_image(self, table: TableId) -> Image:
+        remembered = self._images.get(table)
+        if remembered is None or table in self._doubtful:
+            raise TableChanged(f"{table} has to be read first")
+        if not self._holds(table, remembered):
+            raise TableChanged(f"{table} was changed by another program")
+        return remembered
+
+    def _commit(self, handle: Handle, before: Image) -> None:
+        try:
+            handle.commit()
+        except RuleRefused as e:
+            # The counters follow in a second call, which fails when somebody comes between.
+            if not self._holds(handle.table, before):
+                raise TableChanged(f"{handle.table} changed while it was committed") from e
+            raise
+
+    def _remember(self, table: TableId, after: Image) -> None:
+        self._images[table] = after
+        with suppress(Unavailable):
+            if self._holds(table, after):
+                self._doubtful.discard(table)
+
+    def _holds(self, table: TableId, image: Image) -> bool:
+        """Whether a table has the size that it had, which is cheap to ask and shows most changes."""
+        try:
+            info = self._tables(table.family).info(table.name)
+        except OSError as e:
+            raise _unavailable(table, e) from e
+        return (info.entries, info.size) == (image.entries, image.size)
+
+    def _refuse_absent_sets(self, plan: TablePlan[bytes]) -> None:
+        if not self._sets.has_absent():
+            return
+        for edit in plan.edits:
+            if isinstance(edit, Insert):
+                absent = self._sets.absent(entry.set_indexes(edit.key, plan.table.family))
+                if absent is not None:
+                    raise RuleRefused(f"{plan.table}: a rule of {edit.chain} refers to the set {absent}: there is none")
+
+
+def _loaded(family: Family) -> list[str]:
+    try:
+        return _LOADED[family].read_text().split()
+    except OSError:
+        return []
+
+
+def _unavailable(table: TableId, error: OSError) -> Unavailable:
+    return Unavailable(f"{table}: the kernel does not give the table: {error.strerror}")

@@ -1,0 +1,108 @@
+"""The two entry formats of the kernel's legacy tables, in numbers.
+
+Sources: linux/netfilter_ipv4/ip_tables.h (``ipt_ip``, ``ipt_entry``), linux/netfilter_ipv6/ip6_tables.h
+(``ip6t_ip6``, ``ip6t_entry``), linux/netfilter/x_tables.h (``xt_entry_match``, ``xt_entry_target``), for
+64-bit little- and big-endian machines alike.
+"""
+
+import socket
+from dataclasses import dataclass
+from struct import Struct
+
+from nova_netagent.netfilter.rule import Family
+
+EXTENSION = Struct("=H29sB")
+"""Head of a match or a target: whole size, name, revision; what follows is aligned to 8."""
+
+STANDARD_TARGET = Struct("=H29sBi4x")
+"""``xt_standard_target``: the head, then the verdict."""
+
+ERROR_TARGET_SIZE = 64
+"""``xt_error_target``: marks where a user-defined chain begins, and the end of a table."""
+
+JUMP_MARK = 0x7FFFFFFF
+"""In a jump's verdict, where the kernel has an offset: libiptc puts that in from the chain's name."""
+
+INVERTED_BITS = {
+    "in_interface": 0x01,
+    "out_interface": 0x02,
+    "source": 0x08,
+    "destination": 0x10,
+    "protocol": 0x40,
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One family's ``struct ipt_entry``, as far as the codec and the reader must know it."""
+
+    family: Family
+    socket_family: int
+    level: int
+    """The level of getsockopt(2): SOL_IP or SOL_IPV6."""
+    addresses: Struct
+    """Source, destination, their masks, both interfaces, their masks, protocol, flags, inverted."""
+    protocol_flag: int
+    """What ``flags`` has when a protocol is given."""
+    goto_flag: int
+    nfcache_at: int
+    counters_at: int
+    size: int
+    """Of the entry without matches and target."""
+
+    @property
+    def comefrom_at(self) -> int:
+        """Where the kernel's own notes begin; they and the counters reach to the end of the header."""
+        return self.nfcache_at + 8
+
+
+OFFSETS = Struct("=IHH")
+"""At ``nfcache_at``: nfcache, offset of the target, offset of the next entry."""
+
+COUNTERS = Struct("=QQ")
+"""At ``counters_at``: packets, bytes."""
+
+IPV4 = Layout(
+    family=4,
+    socket_family=socket.AF_INET,
+    level=socket.SOL_IP,
+    addresses=Struct("=4s4s4s4s16s16s16s16sHBB"),
+    protocol_flag=0,
+    goto_flag=0x02,
+    nfcache_at=84,
+    counters_at=96,
+    size=112,
+)
+IPV6 = Layout(
+    family=6,
+    socket_family=socket.AF_INET6,
+    level=41,
+    addresses=Struct("=16s16s16s16s16s16s16s16sHxBB3x"),
+    protocol_flag=0x01,
+    goto_flag=0x04,
+    nfcache_at=136,
+    counters_at=152,
+    size=168,
+)
+LAYOUTS = {4: IPV4, 6: IPV6}
+
+
+def extension(name: bytes, revision: int, data: bytes) -> bytes:
+    """A match or a target: its head and its data, padded to the alignment."""
+    padded = data + bytes(-len(data) % 8)
+    return EXTENSION.pack(EXTENSION.size + len(padded), name, revision) + padded
+
+
+def standard_target(name: bytes, verdict: int = 0) -> bytes:
+    """A verdict by its name, a jump by its chain's (with ``JUMP_MARK``), or nothing at all."""
+    return STANDARD_TARGET.pack(STANDARD_TARGET.size, name, 0, verdict)
+
+
+def encoded_name(text: str) -> bytes:
+    """A name of a chain, an interface or an extension as the kernel has it: any bytes."""
+    return text.encode(errors="surrogateescape")
+
+
+def decoded_name(field: bytes) -> str:
+    """The inverse, from a field that is filled up with zeros."""
+    return field.partition(b"\0")[0].decode(errors="surrogateescape")

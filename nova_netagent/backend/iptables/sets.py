@@ -1,0 +1,209 @@
+"""Our sets as the plan speaks of them: /0 members, sets of another type, indexes."""
+
+import errno
+from collections.abc import Callable, Iterable, Iterator
+
+from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
+from nova_netagent.backend.iptables.ipset import BUSY, NO_MATCH, NO_SUBSYSTEM, TYPE, Ipset, IpsetError, SetHeader
+from nova_netagent.netfilter.rule import Family, IpSet
+from nova_netagent.plan import SetPlan
+
+_HALVES = {
+    "0.0.0.0/0": frozenset({"0.0.0.0/1", "128.0.0.0/1"}),
+    "::/0": frozenset({"::/1", "8000::/1"}),
+}
+_WIDE = frozenset(_HALVES).union(*_HALVES.values())
+
+_NOT_NOW = {errno.EPERM, errno.EACCES, errno.ENOMEM, errno.ENOBUFS, errno.EINTR}
+_TOP_INDEX = 65534
+
+
+class KernelSets:
+    """The sets of ours in the network namespace that the process is in.
+
+    The kernel's ``hash:net`` has no /0: it is kept as its two halves, and nobody sees that.
+
+    :param owns: whether a set is ours by its name.
+    """
+
+    def __init__(self, owns: Callable[[str], bool]) -> None:
+        self.generation = 0
+        """Counts up whenever an index that was given out may no longer be right."""
+        self._owns = owns
+        self._ipset: Ipset | None = None
+        self._told: dict[str, frozenset[str]] = {}
+        self._indexes: dict[str, int] = {}
+        self._absent: dict[int, str] = {}
+
+    def close(self) -> None:
+        """Close the sockets."""
+        if self._ipset is not None:
+            self._ipset.close()
+            self._ipset = None
+
+    def read(self) -> dict[str, IpSet]:
+        """The sets that are ours by name; one of another type than ours is not worth the name.
+
+        :raises Unavailable: the kernel does not list them.
+        """
+        try:
+            found = {header.name: self._read(header) for header in self._ours()}
+        except OSError as e:
+            raise _translated(e) from e
+        self._forget_indexes()
+        return found
+
+    def prepare(self, plan: SetPlan) -> None:
+        """Make new sets and add members.
+
+        :raises RuleRefused: a member is refused, or the name is taken by a set that is in use.
+        :raises TableChanged: a set is gone since it was read.
+        """
+        try:
+            for each in plan.create:
+                self._create(each.name, each.family, each.members)
+            for name, members in plan.add.items():
+                self._tell(name, self._told.get(name, frozenset()) | members)
+                self._kernel.add(name, _expanded(members))
+        except OSError as e:
+            raise _translated(e) from e
+        finally:
+            if plan.create:
+                self._forget_indexes()
+
+    def finish(self, plan: SetPlan) -> None:
+        """Take members and sets away; a set in use does not keep the others.
+
+        :raises RuleRefused: a set that must go is in use.
+        :raises TableChanged: a set that must lose members is gone.
+        """
+        in_use = []
+        try:
+            for name, members in plan.remove.items():
+                self._kernel.delete(name, self._going(name, members, plan))
+            for name in plan.destroy:
+                try:
+                    self._kernel.destroy(name)
+                except IpsetError as e:
+                    if e.errno != BUSY:
+                        raise
+                    in_use.append(name)
+        except OSError as e:
+            raise _translated(e) from e
+        finally:
+            if plan.destroy:
+                self._forget_indexes()
+        if in_use:
+            raise RuleRefused(f"cannot remove the set {', '.join(in_use)}: it is in use")
+
+    def index(self, name: str) -> int:
+        """The index that a rule has for a set; one that no set has, when the set is not there (yet)."""
+        index = self._indexes.get(name)
+        if index is None:
+            try:
+                found = self._kernel.index(name)
+            except OSError as e:
+                raise Unavailable(f"cannot ask for the set {name}: {e.strerror}") from e
+            index = self._absent_index(name) if found is None else found
+            self._indexes[name] = index
+        return index
+
+    def name(self, index: int) -> str | None:
+        """The name of the set with an index."""
+        return self._absent.get(index) or self._kernel.name(index)
+
+    def absent(self, indexes: Iterable[int]) -> str | None:
+        """The first of the sets that is not there."""
+        return next((self._absent[index] for index in indexes if index in self._absent), None)
+
+    def has_absent(self) -> bool:
+        """Whether any index was given out for a set that is not there."""
+        return bool(self._absent)
+
+    @property
+    def _kernel(self) -> Ipset:
+        if self._ipset is None:
+            try:
+                self._ipset = Ipset()
+            except OSError as e:
+                raise Unavailable(f"cannot use ipset: {e.strerror}") from e
+        return self._ipset
+
+    def _ours(self) -> list[SetHeader]:
+        try:
+            headers = self._kernel.headers()
+        except IpsetError as e:
+            if e.errno == NO_SUBSYSTEM:
+                return []
+            raise
+        return [header for header in headers if header.type == TYPE and self._owns(header.name)]
+
+    def _read(self, header: SetHeader) -> IpSet:
+        return IpSet(header.name, header.family, self._contracted(header.name, self._kernel.members(header.name)))
+
+    def _create(self, name: str, family: Family, members: frozenset[str]) -> None:
+        try:
+            self._kernel.create(name, family, len(members))
+        except IpsetError as e:
+            if e.errno != errno.EEXIST:
+                raise
+            self._replace(name, family, len(members))
+        self._tell(name, members)
+        self._kernel.add(name, _expanded(members))
+
+    def _replace(self, name: str, family: Family, size: int) -> None:
+        try:
+            self._kernel.destroy(name)
+        except IpsetError as e:
+            if e.errno == BUSY:
+                raise RuleRefused(
+                    f"the set {name} is there with another type or family, and is in use: it cannot be replaced"
+                ) from e
+            raise
+        self._kernel.create(name, family, size)
+
+    def _going(self, name: str, members: frozenset[str], plan: SetPlan) -> Iterator[str]:
+        """The members to take from the kernel's set: not those that another member still stands for."""
+        kept = self._told.get(name, frozenset()) - members
+        self._tell(name, kept)
+        staying = set(_expanded(kept)) | plan.add.get(name, frozenset())
+        for member in _expanded(members):
+            plain = member.removesuffix(NO_MATCH)
+            if plain not in staying:
+                yield plain
+
+    def _tell(self, name: str, members: frozenset[str]) -> None:
+        self._told[name] = members & _WIDE
+
+    def _contracted(self, name: str, members: frozenset[str]) -> frozenset[str]:
+        for whole, halves in _HALVES.items():
+            if halves <= members:
+                told = self._told.get(name, frozenset())
+                spelt = told if set(_expanded(told)) == halves else frozenset({whole})
+                return members - halves | spelt
+        return members
+
+    def _absent_index(self, name: str) -> int:
+        index = next(
+            (i for i, other in self._absent.items() if other == name),
+            _TOP_INDEX - len(self._absent),
+        )
+        self._absent[index] = name
+        return index
+
+    def _forget_indexes(self) -> None:
+        self._indexes.clear()
+        self._absent.clear()
+        self.generation += 1
+
+
+def _expanded(members: Iterable[str]) -> Iterator[str]:
+    for member in members:
+        yield from _HALVES.get(member, (member,))
+
+
+def _translated(error: OSError) -> TableChanged | RuleRefused | Unavailable:
+    words = error.strerror or str(error)
+    if not isinstance(error, IpsetError) or error.errno in _NOT_NOW:
+        return Unavailable(words)
+    return TableChanged(words) if error.errno == errno.ENOENT else RuleRefused(words)

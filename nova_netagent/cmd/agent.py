@@ -1,0 +1,242 @@
+"""``nova-netagent``: the daemon. The one place that wires things together."""
+
+import argparse
+import importlib.metadata
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from oslo_config.cfg import ConfigOpts
+
+    from nova_netagent.api.agent import About
+    from nova_netagent.api.hub import Hub, Server
+    from nova_netagent.engine import Engine
+    from nova_netagent.settings import Settings
+
+LOG = logging.getLogger("nova_netagent")
+
+STOP_SECONDS = 20.0
+"""How long requests in flight may take once the agent is told to stop."""
+STUCK_SECONDS = 60.0
+"""How old the engine's heartbeat may be: a commit of the largest tables takes a second."""
+
+
+def version() -> str:
+    """The version that is installed."""
+    return importlib.metadata.version("nova-netagent")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The daemon's command line."""
+    made = argparse.ArgumentParser(
+        prog="nova-netagent",
+        description="A nova-network style agent for the network namespace that it is started in.",
+        epilog="Exit codes: 0 stopped cleanly, 2 bad configuration or arguments, 1 anything else.",
+    )
+    made.add_argument("--config-file", action="append", default=[], metavar="FILE", help="may be given again")
+    made.add_argument("--config-dir", action="append", default=[], metavar="DIR", help="its *.conf are read in order")
+    made.add_argument("--version", action="version", version=f"nova-netagent {version()}")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon until it is told to stop; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    files = arguments.config_file or ["/etc/nova-netagent/nova-netagent.conf"]
+    from oslo_config import cfg
+
+    from nova_netagent import conf
+    from nova_netagent.cmd import wiring
+
+    try:
+        # oslo.messaging and oslo.reports know the global configuration only.
+        settings = conf.load(files, arguments.config_dir, cfg.CONF)
+        wiring.check_backend(settings)
+    except conf.ConfigError as error:
+        print(f"nova-netagent: {error}", file=sys.stderr)
+        return 2
+    _log_to_oslo(cfg.CONF)
+    try:
+        return Daemon(settings, cfg.CONF, files, arguments.config_dir).run()
+    except Exception as error:
+        LOG.critical("%s", error, exc_info=LOG.isEnabledFor(logging.DEBUG))
+        return 1
+
+
+def _log_to_oslo(opts: "ConfigOpts") -> None:
+    from oslo_log import log
+
+    log.set_defaults(default_log_levels=[*log.get_default_log_levels(), "pyroute2=WARN"])
+    log.setup(opts, "nova-netagent", fix_eventlet=False)
+
+
+class Daemon:
+    """The engine on its native thread, and the API on the main thread's event loop."""
+
+    def __init__(self, settings: "Settings", opts: "ConfigOpts", files: Sequence[str], dirs: Sequence[str]) -> None:
+        from nova_netagent.cmd.wiring import make_engine
+        from nova_netagent.metrics import Metrics
+
+        self._settings = settings
+        self._opts = opts
+        self._files = files
+        self._dirs = dirs
+        self._started = time.time()
+        self._metrics = Metrics()
+        self._hub: Hub | None = None
+        self._engine: Engine = make_engine(settings, self._metrics, self._poke)
+        self._signals: set[signal.Signals] = set()
+        self._was_ready = False
+
+    def run(self) -> int:
+        """Serve until a signal or the engine's end."""
+        from nova_netagent import systemd
+        from nova_netagent.api.hub import Hub
+
+        self._hub = hub = Hub(self._engine.submit)
+        hub.on_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2), self._signals.add)
+        server = self._listen(hub)
+        # A daemon thread: should this one end by a fault, the service manager must see it end.
+        thread = threading.Thread(target=self._engine.run, name="engine", daemon=True)
+        thread.start()
+        watchdog = systemd.watchdog_seconds()
+        if watchdog is not None:
+            hub.every(watchdog / 3, self._feed_watchdog)
+        while thread.is_alive() and not self._signals & {signal.SIGTERM, signal.SIGINT}:
+            hub.rest(1.0)
+            self._tell_readiness()
+            self._obey()
+        systemd.notify("STOPPING=1")
+        return self._stop(hub, server, thread)
+
+    def _listen(self, hub: "Hub") -> "Server":
+        from nova_netagent.api import sockets
+        from nova_netagent.api.agent import Agent
+        from nova_netagent.api.app import make_app
+
+        api = self._settings.api
+        agent = Agent(
+            submit=hub.submit_and_wait,
+            view=lambda: self._engine.view,
+            live=self._live,
+            about=self._about,
+            metrics=self._metrics,
+            settings=api,
+            offload=hub.offload,
+        )
+        self._listener = sockets.UnixListener(api.socket, api.socket_mode, api.socket_group)
+        return hub.serve(self._listener.socket, make_app(agent))
+
+    def _stop(self, hub: "Hub", server: "Server", thread: threading.Thread) -> int:
+        if not server.stop(STOP_SECONDS):
+            LOG.warning("requests were still in flight after %.0f s", STOP_SECONDS)
+        self._engine.stop()
+        while thread.is_alive():
+            hub.rest(0.2)
+        self._listener.remove()
+        hub.close()
+        if self._engine.failed is not None:
+            LOG.critical("%s", self._engine.failed)
+            return 1
+        LOG.info("stopped; rules, links and addresses stay as they are")
+        return 0
+
+    # --- how it is
+
+    def _poke(self) -> None:
+        if self._hub is not None:
+            self._hub.poke()
+
+    def _live(self) -> tuple[bool, str]:
+        if self._engine.failed is not None:
+            return False, f"the engine ended: {self._engine.failed}"
+        age = time.monotonic() - self._engine.heartbeat
+        return (True, "") if age < STUCK_SECONDS else (False, f"the engine has been busy for {age:.0f} s")
+
+    def _about(self) -> "About":
+        from nova_netagent.api.agent import About
+
+        backend = getattr(self._engine, "backend", None)
+        return About(
+            host=self._settings.host,
+            version=version(),
+            started=self._started,
+            backend=backend and backend.name,
+            see_with=backend and backend.see_with,
+        )
+
+    def _feed_watchdog(self) -> None:
+        from nova_netagent import systemd
+
+        if self._live()[0]:
+            systemd.notify("WATCHDOG=1")
+
+    def _tell_readiness(self) -> None:
+        from nova_netagent import systemd
+
+        view = self._engine.view
+        if view.ready and not self._was_ready:
+            self._was_ready = True
+            backend = self._engine.backend
+            LOG.info("enforcing with %s; see the rules with %s", backend.name, backend.see_with)
+            systemd.notify("READY=1", f"STATUS=enforcing with {backend.name}; see the rules with {backend.see_with}")
+        elif view.failure:
+            systemd.notify(f"STATUS=the kernel does not have the state: {view.failure}")
+
+    # --- what it is told
+
+    def _obey(self) -> None:
+        if signal.SIGHUP in self._signals:
+            self._signals.discard(signal.SIGHUP)
+            self._reload()
+        if signal.SIGUSR2 in self._signals:
+            self._signals.discard(signal.SIGUSR2)
+            _report()
+
+    def _reload(self) -> None:
+        """Read the configuration anew; an invalid one changes nothing and says why."""
+        from nova_netagent import conf, systemd
+
+        systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            wanted = conf.load(self._files, self._dirs)
+        except conf.ConfigError as error:
+            LOG.error("the configuration is kept as it was: %s", error)
+        else:
+            self._opts.mutate_config_files()
+            ignored = self._engine.reconfigure(wanted)
+            if ignored:
+                LOG.warning("takes effect at the next start: %s", ", ".join(ignored))
+            LOG.info("configuration read anew")
+        systemd.notify("READY=1")
+
+
+def _report() -> None:
+    """Write a Guru Meditation Report to stderr."""
+    from oslo_reports import guru_meditation_report as gmr
+
+    class _Version:
+        @staticmethod
+        def vendor_string() -> str:
+            return "nova-netagent"
+
+        @staticmethod
+        def product_string() -> str:
+            return "nova-netagent"
+
+        @staticmethod
+        def version_string_with_package() -> str:
+            return version()
+
+    print(gmr.TextGuruMeditation(_Version).run(), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""netagentctl: the operator's tool."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from nova_netagent.ctl import host, objects, offline
+from nova_netagent.ctl.kinds import kind
+from nova_netagent.ctl.outcome import HELP, OK, USAGE, Failure
+from nova_netagent.ctl.place import CONFIG_FILE, SOCKET
+from nova_netagent.ctl.screen import complain
+from nova_netagent.ctl.session import Run, Session
+
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction["_Parser"]
+
+TABLES = ("filter", "nat", "mangle", "raw")
+TIMEOUT = 120.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    args = parser().parse_args(argv)
+    try:
+        code: int = args.run(Session(args))
+        sys.stdout.flush()
+        return code
+    except Failure as failure:
+        complain(str(failure))
+        return failure.code
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing is to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that refuses in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message}; see {self.prog} --help")
+        raise SystemExit(USAGE)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = _Parser(
+        prog="netagentctl",
+        description="See and say what the network agent of this host enforces.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.set_defaults(config_file=[], config_dir=[], socket=None, format="table", timeout=TIMEOUT)
+    _add_options(found)
+    commands: _Commands = found.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_objects(commands)
+    _add_host(commands)
+    _add_offline(commands)
+    return found
+
+
+def _add_options(to: argparse.ArgumentParser) -> None:
+    """The options of every command; they may stand before it or after it."""
+    suppressed = argparse.SUPPRESS
+    to.add_argument(
+        "--config-file", action="append", metavar="FILE", default=suppressed, help=f"by default {CONFIG_FILE}"
+    )
+    to.add_argument("--config-dir", action="append", metavar="DIR", default=suppressed, help="further *.conf files")
+    to.add_argument("--socket", metavar="PATH", default=suppressed, help=f"by default [api] socket, or {SOCKET}")
+    to.add_argument(
+        "--format", choices=("table", "json"), default=suppressed, help="json is the API's own; by default table"
+    )
+    to.add_argument(
+        "--timeout", type=float, metavar="SECONDS", default=suppressed, help=f"for each answer; by default {TIMEOUT:g}"
+    )
+
+
+def _add(commands: "_Commands", name: str, run: Run, text: str) -> argparse.ArgumentParser:
+    found = commands.add_parser(
+        name, help=text, description=text, epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    found.set_defaults(run=run)
+    _add_options(found)
+    return found
+
+
+def _add_objects(commands: "_Commands") -> None:
+    listed = _add(commands, "list", objects.list_objects, "list the objects of a kind and how they fare")
+    shown = _add(commands, "show", objects.show, "show one object")
+    put = _add(commands, "set", objects.set_objects, "create or replace objects")
+    gone = _add(commands, "delete", objects.delete, "delete an object")
+    for each in (listed, shown, put, gone):
+        each.add_argument("kind", type=kind, metavar="KIND", help="networks, instances, security-groups, …")
+    for each in (shown, gone):
+        each.add_argument("id", metavar="ID", help="its id; a floating IP's is its address")
+    _add_file(put, "one object or a list of them, JSON; - is standard input")
+    put.add_argument("--no-wait", dest="wait", action="store_false", help="do not wait until the kernel has it")
+    gone.add_argument(
+        "--revision", type=int, metavar="N", help="remembered, so that an older update does not bring it back"
+    )
+
+
+def _add_host(commands: "_Commands") -> None:
+    _add(commands, "status", host.status, "how the agent does")
+    _add(commands, "export", host.export, "print everything that is described, as apply takes it")
+    applied = _add(commands, "apply", host.apply, "make the host match a whole state; prints the plan")
+    _add_file(applied, "a state as export prints it; - is standard input")
+    applied.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
+    planned = _add(commands, "plan", host.plan, "print what the agent would change in the kernel now")
+    for each in (applied, planned):
+        each.add_argument("--exit-code", action="store_true", help="exit with 6 when the printed plan is not empty")
+    chains = _add(commands, "chains", host.chains, "print our chains as the kernel has them, with counters and owners")
+    chains.add_argument("--table", choices=TABLES)
+    chains.add_argument("--family", choices=("4", "6"))
+    _add(commands, "resync", host.resync, "read everything back from the kernel now and repair it")
+
+
+def _add_offline(commands: "_Commands") -> None:
+    rendered = _add(commands, "render", offline.render, "print the rules of a state; needs neither agent nor root")
+    _add_file(rendered, "a state as export prints it; - is standard input")
+    _add(commands, "check-config", offline.check_config, "check the configuration files; needs no agent")
+    _add(commands, "cleanup", offline.cleanup, "remove everything of ours from the kernel, without asking")
+
+
+def _add_file(to: argparse.ArgumentParser, text: str) -> None:
+    to.add_argument("-f", "--file", metavar="FILE", required=True, help=text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""status, export, apply, plan, resync, chains: the host as a whole."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from nova_netagent.ctl.kinds import KINDS
+from nova_netagent.ctl.outcome import DIFFERENT, FAILED, OK, PENDING
+from nova_netagent.ctl.session import Session
+
+Document = dict[str, Any]
+
+
+def status(session: Session) -> int:
+    """``status``."""
+    answer = session.agent.get("/v1/status")
+    report = answer.document
+    if session.screen.json:
+        session.screen.body(answer.body)
+    else:
+        _show_status(session, report)
+    return OK if report["enforcing"] else FAILED
+
+
+def _show_status(session: Session, report: Document) -> None:
+    screen = session.screen
+    enforcing = screen.state("yes" if report["enforcing"] else "no")
+    reason = f": {report['failure']}" if report["failure"] else ""
+    backend = report["backend"] or "not open yet"
+    see = f"; see our rules with {report['see_with']}" if report["see_with"] else ""
+    screen.line(f"enforcing  {enforcing}{reason}")
+    screen.line(f"backend    {backend}{see}")
+    screen.line(f"host       {report['host']}, version {report['version']}, up {_span(report['uptime_seconds'])}")
+    screen.line(f"applied    {_ago(report['applied_at'])}, verified {_ago(report['verified_at'])}")
+    screen.line()
+    rows = [[kind, *(report["kinds"].get(kind, {}).get(state, 0) for state in _STATES)] for kind in KINDS]
+    screen.table(["KIND", *map(str.upper, _STATES)], rows, right="DONE PENDING ERROR")
+    troubles = report["troubles"]
+    if troubles:
+        screen.line()
+        screen.table(
+            ["KIND", "ID", "STATE", "REASON"],
+            [[each[key] for key in ("kind", "id", "state", "message")] for each in troubles],
+        )
+        more = report["troubles_total"] - len(troubles)
+        if more > 0:
+            screen.line(f"… and {more} more")
+
+
+_STATES = ("done", "pending", "error")
+
+
+def _ago(when: str | None) -> str:
+    if when is None:
+        return "never"
+    from datetime import UTC, datetime
+
+    return f"{_span((datetime.now(UTC) - datetime.fromisoformat(when)).total_seconds())} ago"
+
+
+def _span(seconds: float) -> str:
+    """A duration in its two largest units."""
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        if left >= size or parts or size == 1:
+            parts.append(f"{left // size} {unit}")
+            left %= size
+    return " ".join(parts[:2])
+
+
+def export(session: Session) -> int:
+    """``export``."""
+    answer = session.agent.get("/v1/state")
+    if session.screen.json:
+        session.screen.body(answer.body)
+        return OK
+    import json
+
+    session.screen.line(json.dumps(answer.document, indent=2, ensure_ascii=False))
+    return OK
+
+
+def apply(session: Session) -> int:
+    """``apply -f FILE``: the plan, then what became of it."""
+    body, screen = session.read_input(), session.screen
+    if session.args.dry_run:
+        return _print_lines(session, "PUT", "/v1/state?dry_run=true", "plan", body)
+    if not screen.json:
+        _print_lines(session, "PUT", "/v1/state?dry_run=true", "plan", body)
+    answer = session.agent.request("PUT", "/v1/state", body).accepted()
+    counts = answer.document["counts"]
+    if screen.json:
+        screen.body(answer.body)
+    else:
+        screen.line(", ".join(f"{counts.get(state, 0)} {screen.state(state)}" for state in _STATES))
+    return FAILED if counts.get("error") else PENDING if counts.get("pending") else OK
+
+
+def plan(session: Session) -> int:
+    """``plan``."""
+    return _print_lines(session, "GET", "/v1/plan", "plan")
+
+
+def resync(session: Session) -> int:
+    """``resync``."""
+    _print_lines(session, "POST", "/v1/resync", "repaired")
+    return OK
+
+
+_NOTHING = {"plan": "nothing to change", "repaired": "nothing to repair"}
+
+
+def _print_lines(session: Session, method: str, target: str, key: str, body: bytes | None = None) -> int:
+    """Print the lines of an answer; with --exit-code their presence is an exit status."""
+    answer = session.agent.request(method, target, body).accepted()
+    lines: Sequence[str] = answer.document[key]
+    if session.screen.json:
+        session.screen.body(answer.body)
+    else:
+        session.screen.line("\n".join(lines) or _NOTHING[key])
+    return DIFFERENT if lines and getattr(session.args, "exit_code", False) else OK
+
+
+def chains(session: Session) -> int:
+    """``chains``: as ``iptables -vL`` lists them, with what each rule is there for."""
+    args, screen = session.args, session.screen
+    asked = [f"{name}={value}" for name, value in (("table", args.table), ("family", args.family)) if value]
+    answer = session.agent.get("/v1/chains" + ("?" + "&".join(asked) if asked else ""))
+    if screen.json:
+        screen.body(answer.body)
+        return OK
+    table = ""
+    for chain in answer.document["chains"]:
+        name = f"IPv{chain['family']} {chain['table']}"
+        if name != table:
+            screen.line(f"{'' if not table else chr(10)}{name}")
+            table = name
+        _show_chain(session, chain)
+    return OK
+
+
+def _show_chain(session: Session, chain: Document) -> None:
+    screen = session.screen
+    policy = f" (policy {chain['policy']})" if chain["policy"] else ""
+    screen.line(f"\n  {chain['chain']}{policy}")
+    for rule in chain["rules"]:
+        origin = " ".join(each for each in rule["origin"] or () if each)
+        owner = f"  # {origin}" if origin else ""
+        screen.line(f"  {_short(rule['packets']):>6} {_short(rule['bytes']):>6}  {rule['rule']}{owner}")
+
+
+def _short(number: int) -> str:
+    """A counter as iptables abbreviates it."""
+    for unit in ("", "K", "M", "G"):
+        if number < 100_000:
+            return f"{number}{unit}"
+        number = (number + 500) // 1000
+    return f"{number}T"

@@ -1,0 +1,123 @@
+"""list, show, set, delete: single objects."""
+
+from typing import Any
+
+from nova_netagent.ctl import kinds
+from nova_netagent.ctl.client import Answer, quoted
+from nova_netagent.ctl.kinds import Document
+from nova_netagent.ctl.outcome import FAILED, OK, PENDING, Failure
+from nova_netagent.ctl.screen import complain
+from nova_netagent.ctl.session import Session, parse
+
+
+def list_objects(session: Session) -> int:
+    """``list KIND``."""
+    kind, screen = session.args.kind, session.screen
+    answer = session.agent.get(kinds.path(kind))
+    if screen.json:
+        screen.body(answer.body)
+        return OK
+    rows = [kinds.row(kind, item) for item in answer.document[kind]]
+    if rows:
+        screen.table(rows[0][0], [values for _, values in rows], right="VLAN RULES REMOTE_MEMBERS GROUPS")
+    return OK
+
+
+def show(session: Session) -> int:
+    """``show KIND ID``."""
+    screen = session.screen
+    answer = session.agent.get(kinds.path(session.args.kind, quoted(session.args.id)))
+    if screen.json:
+        screen.body(answer.body)
+        return OK
+    _show(session, answer.document)
+    return OK
+
+
+def _show(session: Session, item: Document) -> None:
+    """Plain fields first, then each list of objects as a table."""
+    screen = session.screen
+    status = item.pop("status", {})
+    tables = {key: value for key, value in item.items() if _is_table(value)}
+    plain = {key: value for key, value in item.items() if key not in tables and value != []}
+    width = max(map(len, [*plain, "state"]))
+    for key, value in plain.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else _plain(value)
+        screen.line(f"{key.ljust(width)}  {text}".rstrip())
+    reason = f": {status['message']}" if status.get("message") else ""
+    screen.line(f"{'state'.ljust(width)}  {screen.state(status.get('state', ''))}{reason}")
+    for key, rows in tables.items():
+        fields = list(dict.fromkeys(("id", *(field for row in rows for field in row))))
+        screen.line()
+        screen.line(key)
+        titles = [field.upper() for field in fields]
+        screen.table(titles, [[row.get(field) for field in fields] for row in rows], indent="  ")
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _plain(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def set_objects(session: Session) -> int:
+    """``set KIND -f FILE``: one object or many; one that is refused does not stop the others."""
+    args = session.args
+    items = _items(parse(session.read_input(), session.input_name), args.kind, session.input_name)
+    return max((_set(session, item) for item in items), key=_weight, default=OK)
+
+
+def _weight(code: int) -> int:
+    """A refusal weighs more than a wait, whichever came first."""
+    return 10 if code not in (OK, PENDING) else code
+
+
+def _items(value: Any, kind: str, name: str) -> list[Document]:
+    """One object, a list, or what ``list`` prints as JSON."""
+    if isinstance(value, dict) and isinstance(value.get(kind), list):
+        value = value[kind]
+    items = value if isinstance(value, list) else [value]
+    for index, item in enumerate(items):
+        if not isinstance(item, dict) or not isinstance(item.get("id"), str) or not item["id"]:
+            where = f"[{index}]" if isinstance(value, list) else ""
+            raise Failure(FAILED, f"{name}{where}: an object with an id is expected")
+    return items
+
+
+def _set(session: Session, item: Document) -> int:
+    import json
+
+    kind = session.args.kind
+    body = {key: value for key, value in item.items() if key != "status"}  # ours, not the sender's to say
+    query = "" if session.args.wait else "?wait=false"
+    data = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    answer = session.agent.request("PUT", kinds.path(kind, quoted(item["id"])) + query, data)
+    try:
+        answer.accepted()
+    except Failure as failure:
+        complain(f"{kind} {item['id']}: {failure}")
+        return failure.code
+    _tell_set(session, item["id"], answer)
+    return PENDING if answer.status == 202 and session.args.wait else OK
+
+
+def _tell_set(session: Session, id_: str, answer: Answer) -> None:
+    screen = session.screen
+    if screen.json:
+        screen.body(answer.body)
+        return
+    status = answer.document.get("status") or {}
+    reason = f": {status['message']}" if status.get("message") else ""
+    screen.line(f"{session.args.kind} {id_} {screen.state(status.get('state', ''))}{reason}")
+
+
+def delete(session: Session) -> int:
+    """``delete KIND ID``."""
+    args = session.args
+    query = "" if args.revision is None else f"?revision={args.revision}"
+    session.agent.request("DELETE", kinds.path(args.kind, quoted(args.id)) + query).accepted()
+    if not session.screen.json:
+        session.screen.line(f"{args.kind} {args.id} deleted")
+    return OK

@@ -1,0 +1,92 @@
+"""What a person reads: aligned columns, states in colour, errors in one line."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+_COLOURS = {"done": "32", "pending": "33", "error": "31", "yes": "32", "no": "31"}
+GAP = "  "
+_LEAST = 12
+
+
+class Screen:
+    """Standard output, for a person or for a program.
+
+    :param json: print the API's own JSON and nothing else.
+    """
+
+    def __init__(self, *, json: bool) -> None:
+        self.json = json
+        tty = sys.stdout.isatty()
+        self._colours = tty and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._width = _width() if tty else None
+
+    def line(self, text: str = "") -> None:
+        """One line."""
+        print(text)
+
+    def body(self, data: bytes) -> None:
+        """The API's JSON as it came."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data + b"\n")
+        sys.stdout.buffer.flush()
+
+    def state(self, text: str) -> str:
+        """A state, in its colour where there are colours."""
+        colour = _COLOURS.get(text)
+        return f"\x1b[{colour}m{text}\x1b[0m" if colour and self._colours else text
+
+    def table(self, titles: Sequence[str], rows: Sequence[Sequence[Any]], *, indent: str = "", right: str = "") -> None:
+        """Columns under their titles; columns that are empty in every row are left out.
+
+        :param right: the titles of the columns that are numbers, separated by blanks.
+        """
+        cells = [[_cell(value) for value in row] for row in rows]
+        kept = [n for n, title in enumerate(titles) if title in ("ID", "STATE") or any(row[n] for row in cells)]
+        widths = {n: max(len(titles[n]), *(len(row[n]) for row in cells)) if cells else len(titles[n]) for n in kept}
+        numbers = right.split()
+        widths[kept[-1]] = self._room(widths[kept[-1]], len(indent) + sum(widths[n] + len(GAP) for n in kept[:-1]))
+        for row in [list(titles), *cells]:
+            line = GAP.join(self._fitted(row[n], widths[n], titles[n], numbers) for n in kept)
+            self.line(f"{indent}{line}".rstrip())
+
+    def _room(self, wanted: int, before: int) -> int:
+        """How wide a line's last column may be; where there is next to no room it is left to wrap."""
+        left = wanted if self._width is None else self._width - before
+        return min(wanted, left) if left >= _LEAST else wanted
+
+    def _fitted(self, text: str, width: int, title: str, numbers: Sequence[str]) -> str:
+        if len(text) > width:
+            return text[: width - 1] + "…"
+        padding = " " * (width - len(text))
+        if title in numbers:
+            return padding + text
+        return (self.state(text) if title == "STATE" else text) + padding
+
+
+def complain(text: str) -> None:
+    """One line on standard error."""
+    print(f"netagentctl: {' '.join(text.split())}", file=sys.stderr)
+
+
+def _width() -> int | None:
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ",".join(map(_cell, value))
+    if isinstance(value, dict):
+        return " ".join(f"{key}={_cell(each)}" for key, each in value.items())
+    return str(value)

@@ -1,0 +1,76 @@
+"""What a command works with: its arguments, the agent, and where it prints."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from nova_netagent.ctl.client import Client
+from nova_netagent.ctl.outcome import FAILED, Failure
+from nova_netagent.ctl.place import config_files, socket_path
+from nova_netagent.ctl.screen import Screen
+
+Run = Callable[["Session"], int]
+"""A command: it prints, and gives its exit status."""
+
+
+class Session:
+    """One run of netagentctl.
+
+    :ivar args: the parsed command line.
+    """
+
+    def __init__(self, args: Namespace) -> None:
+        self.args = args
+        self.screen = Screen(json=args.format == "json")
+
+    @property
+    def config_files(self) -> list[str]:
+        """The configuration files to read."""
+        return config_files(self.args.config_file)
+
+    @property
+    def agent(self) -> Client:
+        """The agent at its socket."""
+        return Client(socket_path(self.args.socket, self.config_files), self.args.timeout)
+
+    def read_input(self) -> bytes:
+        """The file of ``-f``, or standard input for ``-``.
+
+        :raises Failure: it does not read.
+        """
+        import sys
+        from pathlib import Path
+
+        name = self.args.file
+        try:
+            return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        except OSError as error:
+            raise Failure(FAILED, f"{self.input_name}: {error.strerror}") from None
+
+    @property
+    def input_name(self) -> str:
+        """What the input is called in messages."""
+        return "standard input" if self.args.file == "-" else str(self.args.file)
+
+
+def parse(data: bytes, name: str) -> Any:
+    """JSON of a file.
+
+    :raises Failure: it is no JSON, or has a key twice in one object.
+    """
+    import json
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise Failure(FAILED, f"{name}: {twice}: the key is given twice in one object")
+        return found
+
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+    except UnicodeDecodeError:
+        raise Failure(FAILED, f"{name}: not UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise Failure(FAILED, f"{name}: not JSON: {error}") from None

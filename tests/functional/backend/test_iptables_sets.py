@@ -1,0 +1,203 @@
+"""Sets in the kernel, as the plan speaks of them."""
+
+import pytest
+
+from nova_netagent.backend import RuleRefused, TableChanged
+from nova_netagent.backend.iptables import IptablesBackend
+from nova_netagent.backend.iptables.ipset import FULL, Ipset, IpsetError
+from nova_netagent.netfilter.rule import DROP, Chain, Family, InSet, IpSet, Rule, Table
+from nova_netagent.plan import AddChain, Insert, SetPlan, TablePlan
+from tests.functional.backend.legacy import FILTER, encoded, iptables, new_backend, put, run, save
+
+NETS: dict[Family, frozenset[str]] = {
+    4: frozenset({"10.0.0.0/8", "192.0.2.1/32", "198.51.100.0/25"}),
+    6: frozenset({"2001:db8::/32", "fe80::1/128"}),
+}
+IN_SET = Rule(DROP, matches=(InSet("ours-4", "src"),))
+
+
+def create(backend: IptablesBackend, family: Family, members: frozenset[str], name: str = "") -> str:
+    name = name or f"ours-{family}"
+    backend.prepare_sets(SetPlan(create=(IpSet(name, family, members),)))
+    return name
+
+
+def listed(name: str) -> frozenset[str]:
+    """A set's members as ipset(8) prints them."""
+    lines = run("ipset", "save", name).splitlines()
+    return frozenset(line.split(" ", 2)[2] for line in lines if line.startswith("add "))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_set_is_made_changed_and_removed(backend: IptablesBackend, family: Family) -> None:
+    name = create(backend, family, NETS[family])
+    assert backend.read_sets() == {name: IpSet(name, family, NETS[family])}
+    assert len(listed(name)) == len(NETS[family])
+    extra = frozenset({"203.0.113.0/24"} if family == 4 else {"2001:db8:1::/48"})
+    gone = frozenset({next(iter(NETS[family]))})
+    plan = SetPlan(add={name: extra}, remove={name: gone})
+    backend.prepare_sets(plan)
+    assert backend.read_sets()[name].members == NETS[family] | extra
+    backend.finish_sets(plan)
+    assert backend.read_sets()[name].members == (NETS[family] | extra) - gone
+    backend.finish_sets(SetPlan(destroy=(name,)))
+    assert backend.read_sets() == {}
+
+
+@pytest.mark.parametrize("whole", ["0.0.0.0/0", "::/0"])
+def test_everybody_is_two_halves_that_nobody_sees(backend: IptablesBackend, whole: str) -> None:
+    family: Family = 6 if ":" in whole else 4
+    name = create(backend, family, frozenset({whole}))
+    assert {member.partition("/")[2] for member in listed(name)} == {"1"}
+    assert backend.read_sets()[name].members == {whole}
+    restarted = new_backend()
+    assert restarted.read_sets()[name].members == {whole}
+    restarted.close()
+    backend.finish_sets(SetPlan(remove={name: frozenset({whole})}))
+    assert backend.read_sets()[name].members == frozenset()
+
+
+def test_halves_stay_halves_for_who_asked_for_halves(backend: IptablesBackend) -> None:
+    halves = frozenset({"0.0.0.0/1", "128.0.0.0/1"})
+    name = create(backend, 4, halves)
+    assert backend.read_sets()[name].members == halves
+    backend.prepare_sets(SetPlan(add={name: frozenset({"0.0.0.0/0"})}))
+    backend.finish_sets(SetPlan(remove={name: frozenset({"128.0.0.0/1"})}))
+    assert backend.read_sets()[name].members == {"0.0.0.0/0", "0.0.0.0/1"}
+    backend.finish_sets(SetPlan(remove={name: frozenset({"0.0.0.0/0"})}))
+    assert listed(name) == {"0.0.0.0/1"}
+
+
+def test_one_half_is_not_everybody(backend: IptablesBackend) -> None:
+    name = create(backend, 4, frozenset({"128.0.0.0/1"}))
+    assert backend.read_sets()[name].members == {"128.0.0.0/1"}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_twenty_thousand_members(backend: IptablesBackend, family: Family) -> None:
+    members = frozenset(
+        f"10.{i >> 8}.{i & 255}.0/24" if family == 4 else f"2001:db8:{i:x}::/48" if i else "2001:db8::/48"
+        for i in range(20000)
+    )
+    name = create(backend, family, members)
+    assert backend.read_sets()[name].members == members
+    backend.finish_sets(SetPlan(remove={name: members}))
+    assert backend.read_sets()[name].members == frozenset()
+
+
+def test_other_programs_sets_are_not_ours(backend: IptablesBackend) -> None:
+    run("ipset", "create", "theirs", "hash:net")
+    run("ipset", "create", "ours-list", "list:set")
+    create(backend, 4, NETS[4])
+    assert list(backend.read_sets()) == ["ours-4"]
+
+
+def test_a_set_in_use_cannot_go_and_keeps_no_other(backend: IptablesBackend) -> None:
+    create(backend, 4, NETS[4])
+    create(backend, 6, NETS[6])
+    put(backend, FILTER, "probe", [IN_SET])
+    with pytest.raises(RuleRefused, match=r"ours-4.*in use"):
+        backend.finish_sets(SetPlan(destroy=("ours-4", "ours-6")))
+    assert list(backend.read_sets()) == ["ours-4"]
+    iptables(FILTER, "-F probe")
+    backend.finish_sets(SetPlan(destroy=("ours-4",)))
+    assert backend.read_sets() == {}
+
+
+@pytest.mark.parametrize("kind", [("hash:ip",), ("hash:net", "family", "inet6")])
+def test_a_name_taken_by_another_kind_of_set_is_taken_back(backend: IptablesBackend, kind: tuple[str, ...]) -> None:
+    run("ipset", "create", "ours-4", *kind)
+    create(backend, 4, NETS[4])
+    assert backend.read_sets()["ours-4"].members == NETS[4]
+
+
+def test_a_name_taken_by_another_kind_that_is_in_use_is_reported(backend: IptablesBackend) -> None:
+    run("ipset", "create", "ours-4", "hash:ip")
+    iptables(FILTER, "-A INPUT -m set --match-set ours-4 src -j ACCEPT")
+    with pytest.raises(RuleRefused, match=r"ours-4.*in use"):
+        create(backend, 4, NETS[4])
+
+
+def test_a_member_of_the_other_family_is_named(backend: IptablesBackend) -> None:
+    name = create(backend, 4, frozenset())
+    with pytest.raises(RuleRefused, match="2001:db8::/32"):
+        backend.prepare_sets(SetPlan(add={name: frozenset({"2001:db8::/32"})}))
+
+
+def test_a_set_that_is_gone_is_noticed(backend: IptablesBackend) -> None:
+    with pytest.raises(TableChanged):
+        backend.prepare_sets(SetPlan(add={"ours-4": NETS[4]}))
+    with pytest.raises(TableChanged):
+        backend.finish_sets(SetPlan(remove={"ours-4": NETS[4]}))
+    backend.finish_sets(SetPlan(destroy=("ours-4",)))
+
+
+def test_an_exception_that_somebody_added_is_drift(backend: IptablesBackend) -> None:
+    name = create(backend, 4, frozenset({"10.0.0.0/8"}))
+    run("ipset", "add", name, "10.1.0.0/16", "nomatch")
+    run("ipset", "-exist", "add", name, "10.0.0.0/8", "nomatch")
+    actual = backend.read_sets()[name].members
+    assert actual == {"10.0.0.0/8 nomatch", "10.1.0.0/16 nomatch"}
+    plan = SetPlan(add={name: frozenset({"10.0.0.0/8"})}, remove={name: actual})
+    backend.prepare_sets(plan)
+    backend.finish_sets(plan)
+    assert backend.read_sets()[name].members == {"10.0.0.0/8"}
+
+
+def test_a_full_set_says_so(backend: IptablesBackend) -> None:
+    run("ipset", "create", "ours-4", "hash:net", "maxelem", "2")
+    ipset = Ipset()
+    with pytest.raises(IpsetError, match="full") as caught:
+        ipset.add("ours-4", sorted(NETS[4]))
+    ipset.close()
+    assert caught.value.errno == FULL
+
+
+def test_a_refused_member_is_named_in_whatever_message_it_went(backend: IptablesBackend) -> None:
+    name = create(backend, 4, frozenset())
+    ipset = Ipset()
+    for position in (1, 2030, 2031, 2032, 5000):
+        members = [f"10.{i >> 8}.{i & 255}.0/24" for i in range(5000)]
+        members.insert(position - 1, "2001:db8::/32")
+        with pytest.raises(IpsetError, match="2001:db8::/32"):
+            ipset.add(name, members)
+    ipset.close()
+
+
+# --- sets and rules
+
+
+def test_an_index_does_not_outlive_its_set(backend: IptablesBackend) -> None:
+    create(backend, 4, NETS[4])
+    encoded(backend, FILTER, [IN_SET])
+    backend.finish_sets(SetPlan(destroy=("ours-4",)))
+    run("ipset", "create", "theirs", "hash:net")
+    with pytest.raises(RuleRefused, match="ours-4"):
+        put(backend, FILTER, "probe", [IN_SET])
+    assert save(FILTER) == []
+
+
+def test_a_rule_can_be_planned_before_its_set_is_there(backend: IptablesBackend) -> None:
+    (planned,) = encoded(backend, FILTER, [IN_SET])
+    assert backend.describe(FILTER, planned) == "-m set --match-set ours-4 src -j DROP"
+    backend.read(FILTER, fresh=True)
+    with pytest.raises(RuleRefused, match="ours-4"):
+        backend.apply(TablePlan(FILTER, (Insert("INPUT", 0, planned),)))
+    create(backend, 4, NETS[4])
+    put(backend, FILTER, "probe", [IN_SET])
+    assert save(FILTER) == ["-A probe -m set --match-set ours-4 src -j DROP"]
+
+
+def test_the_same_chain_is_encoded_anew_when_its_set_has_another_index(backend: IptablesBackend) -> None:
+    create(backend, 6, frozenset())
+    create(backend, 4, NETS[4])
+    table = Table(FILTER, {"ours": Chain("ours", (IN_SET,))}, ())
+    first = backend.encode(table)
+    run("ipset", "destroy")
+    run("ipset", "create", "ours-4", "hash:net")
+    backend.read_sets()
+    second = backend.encode(table)
+    assert second.chains["ours"] != first.chains["ours"]
+    backend.read(FILTER, fresh=True)
+    backend.apply(TablePlan(FILTER, (AddChain("ours"), Insert("ours", 0, second.chains["ours"][0]))))
+    assert save(FILTER) == ["-A ours -m set --match-set ours-4 src -j DROP"]

@@ -1,0 +1,38 @@
+"""What the legacy tables and the ipsets of a namespace hold, as its operator would see it."""
+
+import re
+from typing import Literal
+
+from tests.lab.namespace import Namespace
+
+Family = Literal[4, 6]
+COMMANDS = {4: "iptables-legacy", 6: "ip6tables-legacy"}
+
+
+def iptables(namespace: Namespace, rule: str, *, family: Family = 4) -> str:
+    """Run one iptables-legacy command, written as one line: ``-A FORWARD -p tcp --dport 80 -j DROP``."""
+    return namespace.run([COMMANDS[family], "-w", *rule.split()]).stdout
+
+
+def iptables_save(namespace: Namespace, *, counters: bool = False, family: Family = 4, table: str | None = None) -> str:
+    """The tables in the format of iptables-save, without its dated comments.
+
+    Without ``counters`` those of the built-in chains' policies are 0 as well, since traffic of
+    no interest moves them.
+    """
+    argv = [f"{COMMANDS[family]}-save", *(["-c"] if counters else []), *(["-t", table] if table else [])]
+    lines = [line for line in namespace.run(argv).stdout.splitlines() if not line.startswith("#")]
+    if not counters:
+        lines = [re.sub(r"^(:\S+ \S+) \[\d+:\d+\]$", r"\1 [0:0]", line) for line in lines]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def ipsets(namespace: Namespace) -> dict[str, set[str]]:
+    """The members of each ipset, by the set's name."""
+    sets: dict[str, set[str]] = {}
+    for line in namespace.run(["ipset", "save"]).stdout.splitlines():
+        command, name, *rest = line.split()
+        members = sets.setdefault(name, set())
+        if command == "add":
+            members.add(" ".join(rest))
+    return sets

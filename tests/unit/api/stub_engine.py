@@ -1,0 +1,178 @@
+"""An engine without a kernel: it folds events into a state and answers as the real one does."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from msgspec.structs import replace
+
+from nova_netagent.api.agent import About, Agent, Asks
+from nova_netagent.engine import Answer, Change, Look, NotApplied
+from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
+from nova_netagent.metrics import Metrics
+from nova_netagent.model import DesiredState, FloatingIP, Instance, Key, Network, SecurityGroup
+from nova_netagent.settings import ApiSettings
+from nova_netagent.status import State, View
+from nova_netagent.store import StoreError
+
+STARTED = 1_790_000_000.0
+
+
+class StubEngine:
+    """``failure``, ``store_failure`` and ``refused`` make it fail as the real one can."""
+
+    def __init__(self) -> None:
+        self.view = View(ready=True, applied_at=STARTED + 5, verified_at=STARTED + 5)
+        self.failure = ""
+        self.store_failure = ""
+        self.read_failure: Exception | None = None
+        self.refused: dict[Key, str] = {}
+        self.drift: list[str] = []
+        self.delay = 0.0
+        self.alive = (True, "")
+        self.served = 0
+        self._kernel = DesiredState()
+        self._requests: queue.SimpleQueue[Change | Look[Any] | None] = queue.SimpleQueue()
+
+    # as the daemon uses it
+
+    def submit(self, request: Change | Look[Any]) -> None:
+        self._requests.put(request)
+
+    def start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, daemon=True)
+        thread.start()
+        return thread
+
+    def stop(self) -> None:
+        self._requests.put(None)
+
+    def _run(self) -> None:
+        while (request := self._requests.get()) is not None:
+            time.sleep(self.delay)
+            self.serve(request)
+
+    # as a test without threads uses it
+
+    def submit_and_wait(self, request: Asks[Any]) -> Any:
+        self.serve(request)
+        return request.answer.result(timeout=0)
+
+    def agent(self, settings: ApiSettings | None = None, metrics: Metrics | None = None) -> Agent:
+        return Agent(
+            submit=self.submit_and_wait,
+            view=lambda: self.view,
+            live=lambda: self.alive,
+            about=about,
+            metrics=metrics or Metrics(),
+            settings=settings or ApiSettings(),
+        )
+
+    def serve(self, request: Any) -> None:
+        self.served += 1
+        answer: Future[Any] = request.answer
+        try:
+            answer.set_result(self._change(request) if isinstance(request, Change) else request.ask(self))
+        except Exception as error:
+            answer.set_exception(error)
+
+    def _change(self, change: Change) -> Answer:
+        before = self.view.state
+        state = fold(before, change.event, STARTED)
+        if self.store_failure:
+            raise StoreError(self.store_failure)
+        touched = self.view.unapplied | _touched(before, state)
+        self.view = replace(self.view, state=state, unapplied=touched, failure=self.failure)
+        if not change.wait:
+            return self._answer(change.event, before)
+        if self.failure:
+            raise NotApplied(self.failure)
+        self._kernel = state
+        self.view = replace(self.view, unapplied=frozenset(), troubles=dict(self._troubles(state)))
+        return self._answer(change.event, before)
+
+    def _answer(self, event: Event, before: DesiredState) -> Answer:
+        match event:
+            case Put(item):
+                old = before.entries(item.KIND).get(item.id)
+                same = old is self.view.state.entries(item.KIND)[item.id]
+                status = self.view.status((item.KIND, item.id))
+                return Answer("created" if old is None else "unchanged" if same else "updated", status)
+            case Delete(kind, id_):
+                return Answer("deleted" if id_ in before.entries(kind) else "missing")
+            case Replace():
+                same = before is self.view.state
+                return Answer("unchanged" if same else "updated", counts=self.view.counts())
+
+    def _troubles(self, state: DesiredState) -> Iterator[tuple[Key, tuple[State, str]]]:
+        for key, reason in self.refused.items():
+            yield key, ("error", reason)
+        for each in state.of(Instance):
+            for group in each.security_groups:
+                if state.get(SecurityGroup, group) is None:
+                    yield ("instances", each.id), ("pending", f"security group {group} is not there yet")
+            for vif in each.vifs:
+                if state.get(Network, vif.network_id) is None:
+                    yield ("instances", each.id), ("pending", f"network {vif.network_id} is not there yet")
+        for ip in state.of(FloatingIP):
+            if ip.instance_id is not None and state.get(Instance, ip.instance_id) is None:
+                yield ("floating_ips", ip.id), ("pending", f"instance {ip.instance_id} is not there yet")
+
+    # as a Look uses it
+
+    def plan(self, event: Event | None = None) -> list[str]:
+        if self.read_failure is not None:
+            raise self.read_failure
+        state = self.view.state if event is None else fold(self.view.state, event, STARTED)
+        return sorted(f"{'+' if state.entries(k).get(i) else '-'} {k} {i}" for k, i in _touched(self._kernel, state))
+
+    def resync(self) -> list[str]:
+        self.view = replace(self.view, failure=self.failure)
+        repaired, self.drift = ([], self.drift) if self.failure else (self.drift, [])
+        return repaired
+
+    def live_chains(self, table: str | None = None, family: int | None = None) -> list[Mapping[str, object]]:
+        if self.read_failure is not None:
+            raise self.read_failure
+        return [chain for chain in CHAINS if table in (None, chain["table"]) and family in (None, chain["family"])]
+
+
+CHAINS: tuple[dict[str, object], ...] = (
+    {
+        "table": "filter",
+        "family": 4,
+        "chain": "FORWARD",
+        "policy": "ACCEPT",
+        "rules": [{"packets": 12, "bytes": 3400, "rule": "-j nova-filter-top", "origin": None}],
+    },
+    {
+        "table": "filter",
+        "family": 4,
+        "chain": "nova-netagent-inst-a0000001",
+        "policy": None,
+        "rules": [
+            {
+                "packets": 1_234_567,
+                "bytes": 98_765_432_100,
+                "rule": "-p tcp -m tcp --dport 443 -j RETURN",
+                "origin": ("instances", "a0000001-0000-4000-8000-000000000001", "c0000001-0000-4000-8000-000000000001"),
+            }
+        ],
+    },
+    {"table": "nat", "family": 6, "chain": "nova-netagent-snat", "policy": None, "rules": []},
+)
+
+
+def about() -> About:
+    return About(host="node-1", version="1.2.3", started=STARTED, backend="iptables", see_with="iptables-legacy-save")
+
+
+def _touched(old: DesiredState, new: DesiredState) -> frozenset[Key]:
+    before, after = dict(old.all_entries()), dict(new.all_entries())
+    return frozenset(key for key in before.keys() | after.keys() if before.get(key) is not after.get(key))
+
+
+__all__ = ["CHAINS", "STARTED", "LateRevision", "StubEngine", "about"]

@@ -1,0 +1,216 @@
+"""Lead a packet through every hook that it meets on a host, as the kernel would.
+
+``netfilter.packet`` walks one chain. Here its walks are put in a row: which hooks a packet
+meets, in which tables, and what the kernel knows of it there.
+
+    comes by a link   raw, mangle, nat PREROUTING, then one of
+                        bridged   mangle, filter FORWARD, mangle, nat POSTROUTING
+                        for us    mangle, filter, nat INPUT
+                        routed    mangle, filter FORWARD, mangle, nat POSTROUTING
+    is the host's     raw, mangle, nat, filter OUTPUT, mangle, nat POSTROUTING
+
+Sources: linux/netfilter_ipv4.h (``enum nf_ip_hook_priorities``); net/bridge/br_netfilter_hooks.c
+for what a bridged frame shows: ``-i`` and ``-o`` are the bridge, the ports are physdev's, and
+``physdev_out`` is known only while it is bridged. The nat table sees the first packet of a flow.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from nova_netagent.model import values
+from nova_netagent.model.values import Prefix
+from nova_netagent.netfilter.packet import Packet, Step, Walk, chains_of, walk
+from nova_netagent.netfilter.rule import IpSet, Rule, Ruleset, TableId
+
+_PASSAGES: Mapping[str, tuple[str, ...]] = {
+    "PREROUTING": ("raw", "mangle", "nat"),
+    "INPUT": ("mangle", "filter", "nat"),
+    "FORWARD": ("mangle", "filter"),
+    "OUTPUT": ("raw", "mangle", "nat", "filter"),
+    "POSTROUTING": ("mangle", "nat"),
+}
+"""The tables that a packet meets at each hook, in order."""
+
+_EVERYBODY = (values.prefix("255.255.255.255"), values.prefix("224.0.0.0/4"), values.prefix("ff00::/8"))
+
+Chains = Mapping[str, Sequence[Rule]]
+
+
+class NoRoute(Exception):
+    """The host would not know where to send the packet."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A bridge port, and whose it is."""
+
+    device: str
+    bridge: str
+    addresses: tuple[str, ...] = ()
+    mac: str | None = None
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One table at one hook, and what it did to the packet."""
+
+    table: str
+    hook: str
+    walk: Walk
+
+
+@dataclass(frozen=True)
+class Journey:
+    """Everything a packet met, and what became of it."""
+
+    verdict: str
+    """``ACCEPT``, ``DROP`` or ``REJECT``."""
+    packet: Packet
+    """As it leaves the host, arrives at it, or was when it was refused."""
+    hops: tuple[Hop, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it got through."""
+        return self.verdict == "ACCEPT"
+
+    @property
+    def refused_by(self) -> tuple[Hop, Step] | None:
+        """Where it was refused, and by which rule; ``None`` when it got through, or a policy refused it."""
+        if self.passed:
+            return None
+        step = self.hops[-1].walk.decided_by
+        return None if step is None else (self.hops[-1], step)
+
+    @property
+    def chains(self) -> tuple[str, ...]:
+        """The chains in which a rule matched, in order: for asking which way it went."""
+        return tuple(step.chain for hop in self.hops for step in hop.walk.steps)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A host: its rules, its links, and who is where.
+
+    ``routes`` are prefixes with the interface that leads to them; the longest wins.
+    ``local`` are the host's own addresses, each with its interface.
+    """
+
+    tables: Mapping[TableId, Chains]
+    sets: Mapping[str, IpSet]
+    ports: Mapping[str, Port]
+    routes: tuple[tuple[Prefix, str], ...]
+    local: Mapping[str, str] = field(default_factory=dict)
+
+    def send(self, packet: Packet, sender: str | None) -> Journey:
+        """What happens to a packet, bridged or routed as its sender would have it.
+
+        :param sender: the bridge port or other link by which it comes; ``None``: the host sends it.
+        """
+        if sender is None:
+            return self.from_host(packet)
+        port = self.ports.get(sender)
+        holder = self._neighbour(packet.destination, port) if port is not None else None
+        return self.from_link(packet, sender, bridged_to=None if holder is None else holder.device)
+
+    def from_link(self, packet: Packet, sender: str, *, bridged_to: str | None = None) -> Journey:
+        """What happens to a packet that comes by a link.
+
+        :param sender: a bridge port, or another interface.
+        :param bridged_to: the port that the bridge gives the frame out by; ``None``: the host
+            gets it, and routes it or takes it. What is for everybody goes both ways, one at a time.
+        :raises NoRoute: it has to be routed, and there is no route.
+        """
+        port = self.ports.get(sender)
+        if port is None:
+            arrived = replace(packet, in_interface=sender)
+        else:
+            mac = packet.mac_source or port.mac
+            arrived = replace(packet, in_interface=port.bridge, physdev_in=sender, mac_source=mac)
+        trip = _Trip(self, arrived)
+        trip.pass_hook("PREROUTING")
+        destination = trip.packet.destination
+        redirected = trip.packet.to_local_address or destination != packet.destination
+        if bridged_to is not None and not redirected:
+            assert port is not None, f"{sender} is no bridge port"
+            trip.packet = replace(trip.packet, out_interface=port.bridge, physdev_out=bridged_to)
+            trip.pass_hook("FORWARD")
+            trip.leave()
+        elif trip.packet.to_local_address or self._takes(destination):
+            trip.packet = replace(trip.packet, to_local_address=destination in self.local or redirected)
+            trip.pass_hook("INPUT")
+        else:
+            trip.packet = replace(trip.packet, out_interface=self.route(destination))
+            trip.pass_hook("FORWARD")
+            trip.leave()
+        return trip.end()
+
+    def from_host(self, packet: Packet, *, out_interface: str | None = None) -> Journey:
+        """What happens to a packet that the host itself sends.
+
+        :param out_interface: the link that it must go out by; by default its route's.
+        :raises NoRoute: there is no route.
+        """
+        sent = replace(packet, out_interface=out_interface or self.route(packet.destination))
+        trip = _Trip(self, sent)
+        trip.pass_hook("OUTPUT", ("raw", "mangle", "nat"))
+        if trip.packet.destination != packet.destination:  # ip_route_me_harder()
+            trip.packet = replace(trip.packet, out_interface=self.route(trip.packet.destination))
+        trip.pass_hook("OUTPUT", ("filter",))
+        trip.leave()
+        return trip.end()
+
+    def route(self, destination: str) -> str:
+        """The interface that leads to an address. :raises NoRoute: none does."""
+        wanted = values.prefix(destination)
+        found = [(prefix.length, interface) for prefix, interface in self.routes if prefix.contains(wanted)]
+        if not found:
+            raise NoRoute(f"there is no route to {destination}")
+        return max(found, key=lambda each: each[0])[1]
+
+    def _takes(self, destination: str) -> bool:
+        """Whether the host itself takes what is sent to an address: its own, and what is everybody's."""
+        wanted = values.prefix(destination)
+        return destination in self.local or any(everybody.contains(wanted) for everybody in _EVERYBODY)
+
+    def _neighbour(self, address: str, sender: Port) -> Port | None:
+        """Who holds an address on the sender's bridge: what an answer to its ARP request would say."""
+        beside = (port for port in self.ports.values() if port.bridge == sender.bridge and port != sender)
+        return next((port for port in beside if address in port.addresses), None)
+
+
+class _Trip:
+    """A packet under way."""
+
+    def __init__(self, scene: Scene, packet: Packet) -> None:
+        self._scene = scene
+        self.packet = packet
+        self._hops: list[Hop] = []
+        self._verdict = "ACCEPT"
+
+    def pass_hook(self, hook: str, tables: Sequence[str] | None = None) -> None:
+        """Meet the tables of a hook, unless the packet was refused before."""
+        for table in tables or _PASSAGES[hook]:
+            if self._verdict != "ACCEPT":
+                return
+            # The mangling of a flow is decided by its first packet, and kept by connection tracking.
+            if table == "nat" and "NEW" not in self.packet.states:
+                continue
+            chains = self._scene.tables.get(TableId(self.packet.family, table), {})
+            walked = walk(chains, hook, self.packet, self._scene.sets)
+            self._hops.append(Hop(table, hook, walked))
+            self._verdict, self.packet = walked.verdict, walked.packet
+
+    def leave(self) -> None:
+        """The last hook; the interface that it came by and its MAC are not known there."""
+        self.packet = replace(self.packet, in_interface=None, mac_source=None)
+        self.pass_hook("POSTROUTING")
+
+    def end(self) -> Journey:
+        """What came of it."""
+        return Journey(self._verdict, self.packet, tuple(self._hops))
+
+
+def tables_of(ruleset: Ruleset) -> Mapping[TableId, Chains]:
+    """The chains of every table, as if nobody else had any rule."""
+    return {id_: chains_of(table) for id_, table in ruleset.tables.items()}

@@ -1,0 +1,1 @@
+"""The unit-test scenarios of nova-network, against this agent."""

@@ -1,0 +1,1 @@
+"""Unit tests of nova_netagent.plan, pure."""
