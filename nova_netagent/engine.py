@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import Struct
@@ -414,9 +415,9 @@ class Engine:
         if same and outcome:
             for op, count in outcome.edits.items():
                 self._metrics.drift_repairs_total.labels(op).inc(count)
-            LOG.warning("somebody had changed what is ours; repaired: %s", "; ".join(outcome.lines[:20]))
+            LOG.warning("somebody had changed what is ours; repaired: %s", _some(outcome.lines()))
         self._next_resync = time.monotonic() + self._settings.firewall.resync_interval
-        return outcome.lines if same else []
+        return list(outcome.lines()) if same else []
 
     def plan(self, event: Event | None = None) -> list[str]:
         """What the agent would change in the kernel now, or after an event. Changes nothing.
@@ -449,8 +450,8 @@ class Engine:
             self._apply(verify=False)
             return
         outcome = self.reconciler.apply_links(self._compiled.links)
-        if outcome.lines:
-            LOG.info("links: %s", "; ".join(outcome.lines[:20]))
+        if outcome:
+            LOG.info("links: %s", _some(outcome.lines()))
         self._publish(troubles=self._troubles(outcome.link_failures))
 
     # --- publishing
@@ -461,9 +462,10 @@ class Engine:
     def _log(self, outcome: Outcome, verify: bool) -> None:
         for op, count in outcome.edits.items():
             self._metrics.edits_total.labels(op).inc(count)
-        if outcome.lines:
+        if outcome:
             LOG.info("%d edits%s", sum(outcome.edits.values()), " after reading everything back" if verify else "")
-            for line in outcome.lines:
+        if LOG.isEnabledFor(logging.DEBUG):
+            for line in outcome.lines():
                 LOG.debug("%s", line)
 
 
@@ -493,6 +495,11 @@ def _touched(old: DesiredState, new: DesiredState) -> frozenset[Key]:
             found |= {(kind, id_) for id_, entry in after.items() if before.get(id_) is not entry}
             found |= {(kind, id_) for id_ in before if id_ not in after}
     return frozenset(found)
+
+
+def _some(lines: Iterable[str], most: int = 20) -> str:
+    """The first lines of a long list, in one."""
+    return "; ".join(islice(lines, most))
 
 
 def _differences(kept: Struct, wanted: Struct, group: str = "") -> Iterator[str]:

@@ -13,28 +13,27 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Generic, TypeVar
 
+from msgspec import Struct
+
 from nova_netagent.netfilter.rule import IpSet, TableId
 
 K = TypeVar("K")
 
 
-@dataclass(frozen=True)
-class AddChain:
+class AddChain(Struct, frozen=True):
     """Make an empty chain."""
 
     chain: str
 
 
-@dataclass(frozen=True)
-class RemoveChain:
+class RemoveChain(Struct, frozen=True):
     """Empty a chain and remove it; with ``flush_only`` a foreign rule still jumps to it."""
 
     chain: str
     flush_only: bool = False
 
 
-@dataclass(frozen=True)
-class Insert(Generic[K]):
+class Insert(Struct, Generic[K], frozen=True):
     """Put a rule in at an index."""
 
     chain: str
@@ -42,8 +41,7 @@ class Insert(Generic[K]):
     key: K
 
 
-@dataclass(frozen=True)
-class Delete(Generic[K]):
+class Delete(Struct, Generic[K], frozen=True):
     """Take the rule at an index out."""
 
     chain: str
@@ -173,7 +171,7 @@ def plan_table(
             edits += _edit_shared(hook, now)
         else:
             edits += _edit_builtin(hook, now, placement, keep_position)
-    edits += _sweep([name for name in actual if owns(name) and name not in desired.chains], desired, actual, jumps_to)
+    edits += _sweep([name for name in actual if name not in desired.chains and owns(name)], desired, actual, jumps_to)
     return TablePlan(desired.id, tuple(edits))
 
 
@@ -213,6 +211,10 @@ def diff_chain(chain: str, actual: Sequence[K], desired: Sequence[K]) -> Iterato
     while end_actual > start and end_desired > start and actual[end_actual - 1] == desired[end_desired - 1]:
         end_actual -= 1
         end_desired -= 1
+    if start == end_actual:  # nothing goes: the usual case of a new chain
+        for index in range(start, end_desired):
+            yield Insert(chain, index, desired[index])
+        return
     # The edges are cut off first: SequenceMatcher is quadratic where rules repeat.
     matcher = SequenceMatcher(None, actual[start:end_actual], desired[start:end_desired], autojunk=False)
     for _, low, high, low_desired, high_desired in reversed(matcher.get_opcodes()):

@@ -7,8 +7,9 @@ after it. Ports leave their bridge before their rules go and join it after these
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from nova_netagent.backend import Backend, TableChanged
@@ -36,12 +37,17 @@ class Outcome:
     """What an attempt did."""
 
     edits: Counter[str] = field(default_factory=Counter)
-    lines: list[str] = field(default_factory=list)
+    plans: list[Callable[[], Iterable[str]]] = field(default_factory=list)
+    """What was carried out, each to be read by people when somebody asks."""
     link_failures: dict[str, str] = field(default_factory=dict)
     """By the link concerned, why its edits failed."""
 
     def __bool__(self) -> bool:
         return bool(self.edits)
+
+    def lines(self) -> Iterator[str]:
+        """What was done, an edit a line."""
+        return (line for plan in self.plans for line in plan())
 
 
 class Reconciler:
@@ -135,7 +141,7 @@ class Reconciler:
                     self._commit(self._plan_removal(table), outcome)
             set_plan = plan_sets({}, self._backend.read_sets(), self._owner.owns_set)
             self._backend.finish_sets(set_plan)
-            outcome.lines += set_plan.lines()
+            outcome.plans.append(set_plan.lines)
         self._edit_links(link_plan, outcome, before=False)
         self._forget_made(link_plan)
         return outcome
@@ -217,7 +223,7 @@ class Reconciler:
         self._metrics.applies_total.labels(str(plan.table), self._backend.name).inc()
         for edit in plan.edits:
             outcome.edits[type(edit).__name__.lower()] += 1
-        outcome.lines += self._lines(plan)
+        outcome.plans.append(partial(self._lines, plan))
 
     def _lines(self, plan: TablePlan[Any]) -> Iterator[str]:
         return plan.lines(lambda key: self._backend.describe(plan.table, key))
@@ -225,7 +231,7 @@ class Reconciler:
     def _count_sets(self, plan: SetPlan, outcome: Outcome) -> None:
         if plan:
             outcome.edits["set"] += 1
-            outcome.lines += plan.lines()
+            outcome.plans.append(plan.lines)
 
     # --- links
 
@@ -246,7 +252,7 @@ class Reconciler:
             outcome.link_failures |= error.reasons
         if not before:
             outcome.edits["link"] += 1
-            outcome.lines += plan.lines()
+            outcome.plans.append(plan.lines)
 
     def _note_made(self, plan: LinkPlan) -> None:
         self._store.note_made(plan.make)

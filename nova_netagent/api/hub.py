@@ -291,9 +291,9 @@ class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no t
         self._whole = not self._unread()
 
     def _unread(self) -> bool:
-        """Whether there is a body, or a part of one, that the application did not read."""
+        """Whether there may be a body, or a part of one, that the application did not read."""
         body = self.environ["eventlet.input"]
-        return bool(body.chunked_input or body.position < (body.content_length or 0))
+        return self.headers.get("transfer-encoding") is not None or body.position < (body.content_length or 0)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What cannot be read as a request is refused in the same shape as everything else."""

@@ -53,7 +53,10 @@ class UnixListener:
         self._path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Take the name away, if it is still this socket's and not a successor's."""
+        """Take the name away, if it is still this socket's and not a successor's.
+
+        To be called while the socket is open: until it closes nobody else is given its inode's number.
+        """
         try:
             if _identity(self._path) == self._found:
                 self._path.unlink()

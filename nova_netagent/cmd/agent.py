@@ -1,6 +1,7 @@
 """``nova-netagent``: the daemon. The one place that wires things together."""
 
 import argparse
+import gc
 import importlib.metadata
 import logging
 import os
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nova-netagent: {error}", file=sys.stderr)
         return 2
     _log_to_oslo(cfg.CONF)
+    collect_rarely()
     try:
         return Daemon(settings, cfg.CONF, files, arguments.config_dir).run()
     except Exception as error:
@@ -74,6 +76,16 @@ def _log_to_oslo(opts: "ConfigOpts") -> None:
 
     log.set_defaults(default_log_levels=[*log.get_default_log_levels(), "pyroute2=WARN"])
     log.setup(opts, "nova-netagent", fix_eventlet=False)
+
+
+def collect_rarely() -> None:
+    """Have the garbage collector look less often.
+
+    The model, the rules and their bytes refer to each other without cycles, and die by
+    reference count. With Python's defaults it visits all of them again and again while a
+    host of 1,000 instances is compiled: half of the time of a cold start.
+    """
+    gc.set_threshold(100_000, 20, 20)
 
 
 class Daemon:
@@ -183,6 +195,7 @@ class Daemon:
         view = self._engine.view
         if view.ready and not self._was_ready:
             self._was_ready = True
+            gc.freeze()  # what is there now stays: the collector need not visit it
             backend = self._engine.backend
             LOG.info("enforcing with %s; see the rules with %s", backend.name, backend.see_with)
             systemd.notify("READY=1", f"STATUS=enforcing with {backend.name}; see the rules with {backend.see_with}")

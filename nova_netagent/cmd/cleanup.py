@@ -21,7 +21,7 @@ def run(settings: Settings) -> list[str]:
     links = wiring.open_links(settings)
     try:
         reconciler = Reconciler(settings.firewall, backend, links, store, Metrics())
-        return reconciler.remove_everything(empty_ruleset(settings)).lines
+        return list(reconciler.remove_everything(empty_ruleset(settings)).lines())
     finally:
         links.close()
         store.close()

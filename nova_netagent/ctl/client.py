@@ -84,7 +84,7 @@ class Client:
 
 def quoted(text: str) -> str:
     """A text as one segment of a path."""
-    return "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in text.encode("utf-8", "surrogateescape"))
+    return "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
 
 
 def _request(method: str, target: str, body: bytes | None) -> bytes:

@@ -66,12 +66,8 @@ def set_objects(session: Session) -> int:
     """``set KIND -f FILE``: one object or many; one that is refused does not stop the others."""
     args = session.args
     items = _items(parse(session.read_input(), session.input_name), args.kind, session.input_name)
-    return max((_set(session, item) for item in items), key=_weight, default=OK)
-
-
-def _weight(code: int) -> int:
-    """A refusal weighs more than a wait, whichever came first."""
-    return 10 if code not in (OK, PENDING) else code
+    codes = {_set(session, item) for item in items}
+    return next((code for code in (FAILED, PENDING) if code in codes), OK)
 
 
 def _items(value: Any, kind: str, name: str) -> list[Document]:
@@ -98,7 +94,7 @@ def _set(session: Session, item: Document) -> int:
         answer.accepted()
     except Failure as failure:
         complain(f"{kind} {item['id']}: {failure}")
-        return failure.code
+        return FAILED
     _tell_set(session, item["id"], answer)
     return PENDING if answer.status == 202 and session.args.wait else OK
 

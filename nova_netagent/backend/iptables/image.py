@@ -5,7 +5,7 @@ how built-in and user-defined chains lie in a table.
 """
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from struct import Struct
@@ -72,8 +72,8 @@ class Image:
     chains: Chains
     blob: bytes | None = None
     """The kernel's own bytes without counters; absent after a commit of ours."""
-    counters: tuple[slice, ...] = ()
-    """Where the counters are in ``blob``."""
+    starts: tuple[int, ...] = ()
+    """Where its entries begin."""
 
 
 class KernelTables:
@@ -121,17 +121,18 @@ class KernelTables:
         :raises OSError: see ``blob``.
         """
         info, blob = self.blob(table)
-        if previous is not None and _same(blob, previous):
+        if previous is not None and _same(blob, previous, self.layout):
             return previous
-        spans = _spans(blob, self.layout)
-        counters = tuple(_mask(blob, spans, self.layout))
+        places = _places(blob, self.layout)
+        starts = tuple(places.starts[:-1])
+        _mask(blob, starts, self.layout)
         masked = bytes(blob)
         chains: dict[str, tuple[bytes, ...]] = {}
         old = previous.chains if previous is not None else {}
-        for name, _first, _last, keys in _chains(masked, spans, info.hooks, self.layout):
+        for name, _first, _last, keys in _chains(masked, places, info.hooks, self.layout):
             kept = old.get(name)
             chains[name] = kept if kept == keys else keys
-        return Image(info.entries, info.size, chains, masked, counters)
+        return Image(info.entries, info.size, chains, masked, starts)
 
     def counters(self, table: str) -> dict[str, CountedChain]:
         """A table's chains with counters and policies.
@@ -139,12 +140,13 @@ class KernelTables:
         :raises OSError: see ``blob``.
         """
         info, blob = self.blob(table)
-        spans = _spans(blob, self.layout)
-        counts = [COUNTERS.unpack_from(blob, start + self.layout.counters_at) for start, _, _ in spans]
-        list(_mask(blob, spans, self.layout))
+        places = _places(blob, self.layout)
+        starts = places.starts[:-1]
+        counts = [COUNTERS.unpack_from(blob, start + self.layout.counters_at) for start in starts]
+        _mask(blob, starts, self.layout)
         chains = {}
-        for name, first, last, keys in _chains(bytes(blob), spans, info.hooks, self.layout):
-            verdict = _VERDICT.unpack_from(blob, spans[last][1] + EXTENSION.size)[0]
+        for name, first, last, keys in _chains(bytes(blob), places, info.hooks, self.layout):
+            verdict = _VERDICT.unpack_from(blob, places.targets[last] + EXTENSION.size)[0]
             policy = _POLICIES.get(verdict) if name in info.hooks else None
             rules = tuple(
                 CountedRule(packets, octets, key)
@@ -162,44 +164,43 @@ class KernelTables:
         return info, request[_ENTRIES_HEAD.size :]
 
 
-Span = tuple[int, int, int]
-"""Of one entry: where it begins, where its target does, where it ends."""
+class _Places(NamedTuple):
+    """Where the entries of a table are. Plain lists of numbers: the garbage collector need not look into them."""
+
+    starts: list[int]
+    """With the end of the last entry at the end."""
+    targets: list[int]
 
 
-def _spans(blob: bytearray, layout: Layout) -> list[Span]:
+def _places(blob: bytearray, layout: Layout) -> _Places:
     unpack = OFFSETS.unpack_from
     nfcache_at = layout.nfcache_at
-    spans = []
+    starts, targets = [0], []
     start, size = 0, len(blob)
     while start < size:
         nfcache, target_at, length = unpack(blob, start + nfcache_at)
         if nfcache:
             blob[start + nfcache_at : start + nfcache_at + 4] = bytes(4)
-        end = start + length
-        spans.append((start, start + target_at, end))
-        start = end
-    return spans
+        targets.append(start + target_at)
+        start += length
+        starts.append(start)
+    return _Places(starts, targets)
 
 
-def _mask(blob: bytearray, spans: list[Span], layout: Layout) -> Iterator[slice]:
-    """Set the kernel's own notes to zero; yields where they were."""
-    nothing = bytes(layout.size - layout.comefrom_at)
+def _mask(blob: bytearray, starts: Sequence[int], layout: Layout) -> None:
+    """Set the kernel's own notes to zero."""
     low, high = layout.comefrom_at, layout.size
-    for start, _, _ in spans:
-        notes = slice(start + low, start + high)
-        blob[notes] = nothing
-        yield notes
+    nothing = bytes(high - low)
+    for start in starts:
+        blob[start + low : start + high] = nothing
 
 
-def _same(blob: bytearray, previous: Image) -> bool:
+def _same(blob: bytearray, previous: Image, layout: Layout) -> bool:
     if previous.blob is None or len(blob) != len(previous.blob):
         return False
     # If all else is equal then so are the offsets, and only counters were masked.
     masked = bytearray(blob)
-    if previous.counters:
-        nothing = bytes(previous.counters[0].stop - previous.counters[0].start)
-        for notes in previous.counters:
-            masked[notes] = nothing
+    _mask(masked, previous.starts, layout)
     return masked == previous.blob
 
 
@@ -214,31 +215,33 @@ class _Head(NamedTuple):
 
 
 def _chains(
-    blob: bytes, spans: list[Span], hooks: Mapping[str, int], layout: Layout
+    blob: bytes, places: _Places, hooks: Mapping[str, int], layout: Layout
 ) -> Iterator[tuple[str, int, int, tuple[bytes, ...]]]:
     """Each chain: its name, the numbers of its first entry and of its policy, its rules."""
-    heads = list(_heads(blob, spans, hooks, layout))
-    jumps = {spans[head.first][0]: jump(head.name) for head in heads[:-1] if head.first != head.begin}
+    heads = list(_heads(blob, places, hooks, layout))
+    jumps = {places.starts[head.first]: jump(head.name) for head in heads[:-1] if head.first != head.begin}
     targets = {**_STANDARD, **jumps}
     # The last head is the end of the table.
     for head, following in pairwise(heads):
         last = following.begin - 1
-        yield decoded_name(head.name), head.first, last, tuple(_rules(blob, spans[head.first : last], targets))
+        yield decoded_name(head.name), head.first, last, tuple(_rules(blob, places, range(head.first, last), targets))
 
 
-def _heads(blob: bytes, spans: list[Span], hooks: Mapping[str, int], layout: Layout) -> Iterator[_Head]:
+def _heads(blob: bytes, places: _Places, hooks: Mapping[str, int], layout: Layout) -> Iterator[_Head]:
     builtin = {offset: name.encode() for name, offset in hooks.items()}
-    for number, (start, target_at, end) in enumerate(spans):
+    mark_size = layout.size + ERROR_TARGET_SIZE
+    for number, (start, end) in enumerate(pairwise(places.starts)):
         if start in builtin:
             yield _Head(builtin[start], number, number)
-        elif end - start == layout.size + ERROR_TARGET_SIZE and blob.startswith(_ERROR_NAME, target_at + 2):
-            name = blob[target_at + EXTENSION.size : end].partition(b"\0")[0]
+        elif end - start == mark_size and blob.startswith(_ERROR_NAME, places.targets[number] + 2):
+            name = blob[start + layout.size + EXTENSION.size : end].partition(b"\0")[0]
             yield _Head(name, number, number + 1)
 
 
-def _rules(blob: bytes, spans: list[Span], targets: Mapping[int, bytes]) -> Iterator[bytes]:
+def _rules(blob: bytes, places: _Places, numbers: range, targets: Mapping[int, bytes]) -> Iterator[bytes]:
     verdict_of = _VERDICT.unpack_from
-    for start, target_at, end in spans:
+    for number in numbers:
+        start, target_at, end = places.starts[number], places.targets[number], places.starts[number + 1]
         if blob[target_at + 2]:
             yield blob[start:end]
             continue

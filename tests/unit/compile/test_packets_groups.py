@@ -363,6 +363,13 @@ def test_what_connection_tracking_finds_invalid_is_dropped_whatever_is_allowed(f
     assert not world.passes(vm(1), OUTSIDE, family=family, state="INVALID")
 
 
+def test_udplite_is_judged_although_connection_tracking_finds_it_invalid(direction: str, family: Family) -> None:
+    """It verifies a checksum that UDP-Lite does not have."""
+    world = world_with(direction, family, protocol="udplite", **ports(5, 5))
+    assert passes(world, direction, family, protocol=UDPLITE, port=5, state="INVALID")
+    assert not passes(world, direction, family, protocol=UDPLITE, port=6, state="INVALID")
+
+
 def test_a_stateless_group_is_judged_packet_by_packet(direction: str, family: Family) -> None:
     group = make_group(
         1,

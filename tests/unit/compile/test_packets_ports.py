@@ -328,6 +328,38 @@ def test_the_longest_prefix_decides_whose_an_address_is(family: Family) -> None:
     assert world.passes(OUTSIDE, vm(1), TCP, family=family)
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="W-local keeps the first of two entries with one prefix, in order of instances: a pair may be first",
+)
+def test_a_pair_does_not_take_over_a_neighbours_fixed_ip(family: Family) -> None:
+    """Whoever names a neighbour's address in a pair must not decide what that neighbour gets."""
+    pair = AllowedAddressPair(ip_address=vm(2).address(family))
+    open_ = make_group(1, make_rule(1, ethertype=ETHERTYPES[family]))
+    for lower, upper in ((1, 2), (2, 1)):
+        instances = (
+            make_instance(lower, (1,), vifs=(make_vif(1, allowed_address_pairs=(pair,)),)),
+            make_instance(upper, vifs=(make_vif(2),)),
+        )
+        world = World(make_network(1), open_, *instances)
+        assert not world.passes(OUTSIDE, vm(2), family=family)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="W-inst-ID of several vifs asks them in order, each by device and then by address: a pair takes"
+    " what is the next vif's (devices should come first, then the longest prefix, as in W-local)",
+)
+@pytest.mark.parametrize("bridged", [True, False])
+def test_a_pair_of_one_vif_does_not_open_another_vif_of_the_instance(family: Family, bridged: bool) -> None:
+    """Fail closed: what is let in by the first one's groups, or for want of port security, is let in to the second."""
+    own = "10.1.0.0/24" if family == 4 else "fd00:1::/64"
+    first = make_vif(1, allowed_address_pairs=(AllowedAddressPair(ip_address=own),), port_security_enabled=False)
+    instance = make_instance(1, vifs=(first, make_vif(2)))
+    world = World(make_network(1, bridge_interface="eth1"), instance, settings=APART)
+    assert not world.passes(behind() if bridged else OUTSIDE, vm(2), family=family)
+
+
 # --- port security off
 
 
