@@ -73,8 +73,7 @@ class Bench:
         self._note("resident memory, MiB", resident, "", None, 1)
 
     def _host(self, name: str) -> Namespace:
-        host = self._lab.host(f"{name}{len(self._lab.instances)}-{self._size}-{len(self.figures)}")
-        return host
+        return self._lab.host(f"{name}-{self._size}-{len(self.figures)}")
 
     def _note(self, row: str, ours: float, against: str, other: float | None, runs: int) -> None:
         figure = Figure(self._size, row, ours, against, other, runs)

@@ -415,6 +415,8 @@ def _group(conf: cfg.ConfigOpts, group: str, cls: type[Any]) -> dict[str, Any]:
 
 def _refuse_contradictions(settings: Settings) -> None:
     network, api = settings.network, settings.api
+    if settings.firewall.backend == "nftables":
+        raise ConfigError("[firewall] backend = nftables: this version has iptables only")
     if network.fixed_range and network.routing_source_ip is None:
         raise ConfigError(
             "[DEFAULT] my_ip: needed as the source of [network] fixed_range's SNAT, and this host has no default"
@@ -424,7 +426,8 @@ def _refuse_contradictions(settings: Settings) -> None:
         raise ConfigError("[network] forward_bridge_interface: 'all' stands alone; name interfaces or all")
     for interface in network.forward_bridge_interface:
         try:
-            values.interface(interface)
+            if interface != "all":
+                values.interface(interface)
         except ValueError as error:
             raise ConfigError(f"[network] forward_bridge_interface: {error}") from None
     if (api.bind_host is None) != (api.bind_port is None):

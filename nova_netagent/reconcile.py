@@ -4,6 +4,7 @@ The order is that of DESIGN: what is referred to appears before what refers to i
 after it. Ports leave their bridge before their rules go and join it after these are in.
 """
 
+import logging
 import re
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from nova_netagent.backend import Backend, TableChanged
+from nova_netagent.backend import Backend, RuleRefused, TableChanged
 from nova_netagent.backend.links.protocol import LinksBackend, LinksFailed
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.links import Links
@@ -24,6 +25,8 @@ from nova_netagent.plan_links import LinkPlan, plan_links, sysctls_of
 from nova_netagent.plan_links import plan_removal as plan_links_removal
 from nova_netagent.settings import FirewallSettings
 from nova_netagent.store import Store
+
+LOG = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 """How often a table is read anew when somebody keeps changing it."""
@@ -136,11 +139,12 @@ class Reconciler:
         link_plan = plan_links_removal(self._links.read(), self._made, sysctls)
         self._edit_links(link_plan, outcome, before=True)
         with self._backend.locked():
+            loaded = self._backend.loaded_tables()
             for table in reversed(_ordered(skeleton)):
-                if table.id in self._backend.tables():
+                if table.id in loaded:
                     self._commit(self._plan_removal(table), outcome)
             set_plan = plan_sets({}, self._backend.read_sets(), self._owner.owns_set)
-            self._backend.finish_sets(set_plan)
+            self._finish_sets(set_plan)
             outcome.plans.append(set_plan.lines)
         self._edit_links(link_plan, outcome, before=False)
         self._forget_made(link_plan)
@@ -183,6 +187,7 @@ class Reconciler:
         if not changed and ruleset.sets == self._sets:
             return
         with self._backend.locked():
+            self._metrics.lock_wait_seconds.observe(self._backend.lock_wait)
             known = self._sets
             actual_sets = self._backend.read_sets() if verify or known is None else known
             self._sets = None
@@ -193,9 +198,17 @@ class Reconciler:
                 with self._metrics.apply_seconds.labels(str(table.id), self._backend.name).time():
                     self._commit(self._plan_table(table, verify), outcome)
                 self._tables[table.id] = table
-            self._backend.finish_sets(set_plan)
+                self._count_rules(table)
+            self._finish_sets(set_plan)
             self._sets = dict(ruleset.sets)
             self._count_sets(set_plan, outcome)
+
+    def _finish_sets(self, plan: SetPlan) -> None:
+        try:
+            self._backend.finish_sets(plan)
+        except RuleRefused as error:
+            # A foreign rule uses a set of ours: the set stays, and is tried again at each resync.
+            LOG.warning("%s", error)
 
     def _plan_table(self, table: Table, verify: bool) -> TablePlan[Any]:
         encoded = self._backend.encode(table)
@@ -224,6 +237,11 @@ class Reconciler:
         for edit in plan.edits:
             outcome.edits[type(edit).__name__.lower()] += 1
         outcome.plans.append(partial(self._lines, plan))
+
+    def _count_rules(self, table: Table) -> None:
+        labels = (str(table.id.family), table.id.name)
+        self._metrics.chains.labels(*labels).set(len(table.chains))
+        self._metrics.rules.labels(*labels).set(sum(len(chain.rules) for chain in table.chains.values()))
 
     def _lines(self, plan: TablePlan[Any]) -> Iterator[str]:
         return plan.lines(lambda key: self._backend.describe(plan.table, key))

@@ -30,7 +30,8 @@ class UnixListener:
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._remove_stale()
             self.socket.bind(path)
-            self._found = _identity(self._path)
+            # While this is open nobody else's file is given our inode's number.
+            self._name = os.open(path, os.O_PATH | os.O_CLOEXEC)
             if group is not None:
                 os.chown(self._path, -1, _group_id(group))
             self._path.chmod(mode)
@@ -53,12 +54,9 @@ class UnixListener:
         self._path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Take the name away, if it is still this socket's and not a successor's.
-
-        To be called while the socket is open: until it closes nobody else is given its inode's number.
-        """
+        """Take the name away, if it is still this socket's and not a successor's."""
         try:
-            if _identity(self._path) == self._found:
+            if os.path.samestat(self._path.lstat(), os.fstat(self._name)):
                 self._path.unlink()
         except FileNotFoundError:
             return
@@ -74,11 +72,6 @@ def somebody_listens(path: Path | str) -> bool:
             # EAGAIN: its queue is full, so there is one.
             return error.errno in (errno.EAGAIN, errno.EACCES)
         return True
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    found = path.lstat()
-    return found.st_dev, found.st_ino
 
 
 def _group_id(name: str) -> int:

@@ -39,8 +39,15 @@ class Backend(Protocol[K]):
     see_with: str
     """The command with which an operator sees our rules."""
 
+    @property
+    def lock_wait(self) -> float:
+        """How long the last ``locked`` waited, in seconds."""
+
     def tables(self) -> Sequence[TableId]:
         """The tables that this kernel has and that we use."""
+
+    def loaded_tables(self) -> Sequence[TableId]:
+        """Those of them that are in use already: whoever only looks need not load any."""
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold off other programs that take the same lock; raises ``Unavailable`` on time-out."""

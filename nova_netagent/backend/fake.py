@@ -72,6 +72,10 @@ class FakeBackend:
         """The tables that "the kernel" has."""
         return list(self.chains)
 
+    def loaded_tables(self) -> list[TableId]:
+        """Every table is loaded."""
+        return self.tables()
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the lock. :raises Unavailable: as often as ``unavailable`` says."""

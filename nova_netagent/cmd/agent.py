@@ -5,6 +5,7 @@ import gc
 import importlib.metadata
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -53,12 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from oslo_config import cfg
 
     from nova_netagent import conf
-    from nova_netagent.cmd import wiring
 
     try:
         # oslo.messaging and oslo.reports know the global configuration only.
         settings = conf.load(files, arguments.config_dir, cfg.CONF)
-        wiring.check_backend(settings)
     except conf.ConfigError as error:
         print(f"nova-netagent: {error}", file=sys.stderr)
         return 2
@@ -112,6 +111,7 @@ class Daemon:
         from nova_netagent.api.hub import Hub
 
         self._hub = hub = Hub(self._engine.submit)
+        _allow_many_connections()
         hub.on_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2), self._signals.add)
         server = self._listen(hub)
         # A daemon thread: should this one end by a fault, the service manager must see it end.
@@ -146,12 +146,16 @@ class Daemon:
         return hub.serve(self._listener.socket, make_app(agent))
 
     def _stop(self, hub: "Hub", server: "Server", thread: threading.Thread) -> int:
+        from nova_netagent.api.agent import Unanswered
+
+        self._listener.remove()  # first: who comes late finds no socket, and not one that is reset
+        if not thread.is_alive():
+            hub.abandon(Unanswered(f"the engine ended: {self._engine.failed}"))
         if not server.stop(STOP_SECONDS):
             LOG.warning("requests were still in flight after %.0f s", STOP_SECONDS)
         self._engine.stop()
         while thread.is_alive():
             hub.rest(0.2)
-        self._listener.remove()
         hub.close()
         if self._engine.failed is not None:
             LOG.critical("%s", self._engine.failed)
@@ -228,6 +232,12 @@ class Daemon:
                 LOG.warning("takes effect at the next start: %s", ", ".join(ignored))
             LOG.info("configuration read anew")
         systemd.notify("READY=1")
+
+
+def _allow_many_connections() -> None:
+    """Let the API have as many descriptors as this process may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _report() -> None:

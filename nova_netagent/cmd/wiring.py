@@ -6,7 +6,6 @@ from typing import Any
 
 from nova_netagent.backend import Backend
 from nova_netagent.backend.links.protocol import LinksBackend
-from nova_netagent.conf import ConfigError
 from nova_netagent.engine import Engine
 from nova_netagent.metrics import Metrics
 from nova_netagent.netfilter.owner import Owner
@@ -46,12 +45,3 @@ def make_engine(settings: Settings, metrics: Metrics, on_progress: Callable[[], 
         on_progress=on_progress,
     )
     return engine
-
-
-def check_backend(settings: Settings) -> None:
-    """Refuse a backend that this version does not have.
-
-    :raises ConfigError: naming the option.
-    """
-    if settings.firewall.backend == "nftables":
-        raise ConfigError("[firewall] backend = nftables: this version has iptables only")

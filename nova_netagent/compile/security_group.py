@@ -136,7 +136,8 @@ def _port_matches(rule: SecurityGroupRule | ProviderRule, family: Family) -> Ite
 
 
 def _port_range(low: int | None, high: int | None) -> PortRange | None:
-    return None if low is None or high is None else (low, high)
+    """A range as a match: every port is no match at all."""
+    return None if low is None or high is None or (low, high) == (0, 65535) else (low, high)
 
 
 def _sets(scope: Scope, memo: Memo, wanted: set[tuple[str, Family]]) -> Iterator[IpSet]:

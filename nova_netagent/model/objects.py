@@ -34,12 +34,13 @@ def _described(text: str, **schema: object) -> Meta:
 
 
 Uuid = Annotated[str, _described("A UUID", format="uuid")]
-Ip = Annotated[str, _described("An IPv4 or IPv6 address")]
-Ipv4 = Annotated[str, _described("An IPv4 address", format="ipv4")]
+Ip = Annotated[str, _described("An IPv4 or IPv6 address that a host can have")]
+Ipv4 = Annotated[str, _described("An IPv4 address that a host can have", format="ipv4")]
 Ipv6 = Annotated[str, _described("An IPv6 address", format="ipv6")]
 Cidr = Annotated[str, _described("A prefix in CIDR notation; a bare address is a host prefix")]
 Mac = Annotated[str, _described("A unicast Ethernet address", pattern="^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$")]
 Interface = Annotated[str, _described("The name of a network interface")]
+Hostname = Annotated[str, _described("The name of a host", maxLength=255)]
 Text = Annotated[str, _described("Up to 255 printable characters", maxLength=255)]
 Revision = Annotated[int, Meta(ge=0, le=2**63 - 1, description="The sender's own counter of this object's changes")]
 Protocol = Annotated[str | int, _described("A protocol's name as neutron spells it, or its number, 0 to 255")]
@@ -122,10 +123,11 @@ class Network(Body, frozen=True, kw_only=True):
         self._set("cidr", values.cidr)
         self._set("cidr_v6", values.cidr)
         for field in ("gateway", "dhcp_server", "dhcp_start"):
-            self._set(field, values.ipv4)
+            self._set(field, values.host_ipv4)
         for field in ("dns1", "dns2"):
-            self._set(field, values.ip)
+            self._set(field, values.host_ip)
         self._set("gateway_v6", values.ipv6)
+        self._set("gateway_v6", values.host_ip)
         self._set("project_id", values.printable)
         self._default("enable_dhcp", True)
         self._default("multi_host", False)
@@ -137,16 +139,18 @@ class Network(Body, frozen=True, kw_only=True):
     def _check_ranges(self) -> None:
         if self.cidr is not None and values.prefix(self.cidr).family != 4:
             raise Invalid("cidr", f"{self.cidr} is not an IPv4 prefix")
+        for field in ("cidr", "cidr_v6"):
+            cidr = getattr(self, field)
+            if cidr is not None and (values.prefix(cidr).length == 0 or _overlaps_multicast(cidr)):
+                raise Invalid(field, f"{cidr} is not a range that hosts can be in")
         if self.cidr_v6 is not None and values.prefix(self.cidr_v6).family != 6:
             raise Invalid("cidr_v6", f"{self.cidr_v6} is not an IPv6 prefix")
         for field in ("gateway", "dhcp_server", "dhcp_start"):
             address = getattr(self, field)
-            if address is not None and not _inside(address, self.cidr):
-                raise Invalid(field, f"{address} is outside the network's cidr {self.cidr}")
-        if self.gateway_v6 is not None:
-            on_link = _inside(self.gateway_v6, "fe80::/10")
-            if not on_link and not _inside(self.gateway_v6, self.cidr_v6):
-                raise Invalid("gateway_v6", f"{self.gateway_v6} is outside the network's cidr_v6 {self.cidr_v6}")
+            if address is not None:
+                _check_inside(field, address, "cidr", self.cidr)
+        if self.gateway_v6 is not None and not _inside(self.gateway_v6, "fe80::/10"):
+            _check_inside("gateway_v6", self.gateway_v6, "cidr_v6", self.cidr_v6)
         if self.cidr_v6 is not None and self.mtu is not None and self.mtu < 1280:
             raise Invalid("mtu", "at least 1280 with IPv6 (RFC 8200, section 5)")
 
@@ -180,8 +184,23 @@ class Network(Body, frozen=True, kw_only=True):
         return bool(self.enable_dhcp) and self.server is not None
 
 
-def _inside(address: str, cidr: str | None) -> bool:
-    return cidr is not None and values.prefix(cidr).contains(values.prefix(address))
+def _inside(address: str, cidr: str) -> bool:
+    return values.prefix(cidr).contains(values.prefix(address))
+
+
+def _check_inside(field: str, address: str, range_field: str, cidr: str | None) -> None:
+    if cidr is None:
+        raise Invalid(field, f"{address} needs a {range_field} to be in")
+    range_ = values.prefix(cidr)
+    if not _inside(address, cidr):
+        raise Invalid(field, f"{address} is outside the network's {range_field} {cidr}")
+    value = values.prefix(address).value
+    if range_.family == 4 and range_.length < 31 and value in (range_.value, range_.last):
+        raise Invalid(field, f"{address} is the first or the last address of {cidr}: no host can have it")
+
+
+def _overlaps_multicast(cidr: str) -> bool:
+    return any(values.prefix(cidr).overlaps(values.prefix(each)) for each in ("224.0.0.0/4", "ff00::/8"))
 
 
 class AllowedAddressPair(Body, frozen=True, kw_only=True):
@@ -214,7 +233,7 @@ class Vif(Body, frozen=True, kw_only=True):
         self._set("devname", values.interface)
         # nova's and neutron's own name for the tap of a vif (NIC_NAME_LEN is 14).
         self._default("devname", f"tap{self.id}"[:14])
-        self._set_each("fixed_ips", values.ip)
+        self._set_each("fixed_ips", values.host_ip)
         if self.security_groups is not None:
             self._set_each("security_groups", values.uuid)
         self._default("port_security_enabled", True)
@@ -238,7 +257,7 @@ class Instance(Body, frozen=True, kw_only=True):
     KIND: ClassVar[str] = "instances"
 
     id: Uuid
-    hostname: Text | None = None
+    hostname: Hostname | None = None
     project_id: Text | None = None
     security_groups: tuple[Uuid, ...]
     vifs: tuple[Vif, ...]
@@ -246,7 +265,7 @@ class Instance(Body, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         self._set("id", values.uuid)
-        self._set("hostname", values.printable)
+        self._set("hostname", values.hostname)
         self._set("project_id", values.printable)
         self._set_each("security_groups", values.uuid)
         _distinct("vifs", ((f"[{i}].id", vif.id) for i, vif in enumerate(self.vifs)))
@@ -281,7 +300,9 @@ class _Ported(Body, frozen=True, kw_only=True):
                 raise Invalid("port_range_max", "an ICMP code needs a type in port_range_min")
             for field, value in (("port_range_min", low), ("port_range_max", high)):
                 if value is not None and not 0 <= value <= 255:
-                    raise Invalid(field, "an ICMP type or code is 0 to 255")
+                    raise Invalid(field, f"{value} is not an ICMP type or code: 0 to 255")
+            if number == protocols.ICMP and low == 255:
+                raise Invalid("port_range_min", "255 is reserved as an ICMP type; in the kernel it would mean any")
             return
         _check_range("port_range", low, high, self.protocol, number)
 
@@ -296,7 +317,7 @@ def _check_range(field: str, low: int | None, high: int | None, protocol: str | 
         if value is None:
             raise Invalid(f"{field}_{end}", "a port range needs both ends")
         if not 0 <= value <= 65535:
-            raise Invalid(f"{field}_{end}", "a port is 0 to 65535")
+            raise Invalid(f"{field}_{end}", f"{value} is not a port: 0 to 65535")
     assert low is not None
     assert high is not None
     if low > high:
@@ -374,16 +395,13 @@ class FloatingIP(Body, frozen=True, kw_only=True):
     revision: Revision | None = None
 
     def __post_init__(self) -> None:
-        self._set("id", values.ipv4)
-        self._set("fixed_ip_address", values.ipv4)
+        self._set("id", values.host_ipv4)
+        self._set("fixed_ip_address", values.host_ipv4)
         self._set("interface", values.interface)
         self._set("instance_id", values.uuid)
         self._set("project_id", values.printable)
         if self.id == self.fixed_ip_address:
-            raise Invalid("fixed_ip_address", "a floating IP cannot stand for itself")
-        first = values.prefix(self.id).value >> 24
-        if first in (0, 127) or first >= 224:
-            raise Invalid("id", f"{self.id} is not an address that a host can have")
+            raise Invalid("fixed_ip_address", f"{self.id} cannot stand for itself")
 
 
 class ProviderRule(_Ported, frozen=True, kw_only=True):

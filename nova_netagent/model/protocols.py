@@ -41,6 +41,7 @@ def parse(value: str | int) -> str | int:
 
     A number may be given as a string of digits. Raises ``ValueError`` otherwise.
     """
+    given = value
     if isinstance(value, str):
         if not (value.isascii() and value.isdigit()):
             name = value.lower()
@@ -50,7 +51,7 @@ def parse(value: str | int) -> str | int:
             return name
         value = int(value) if len(value) <= 3 else 256
     if not 0 <= value <= 255:
-        raise ValueError("a protocol number is 0 to 255")
+        raise ValueError(f"{given!r} is not a protocol number: 0 to 255")
     return value
 
 

@@ -15,6 +15,10 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 # Narrower than the kernel's dev_valid_name(): '+' would be a wildcard in an
 # iptables rule, and quotes or '!' would not survive iptables-save.
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@=-]{0,14}\Z")
+_NO_INTERFACE = frozenset({"all", "default", "lo"})
+"""Names that mean something else below /proc/sys/net, and the one that cannot be a port or a bridge."""
+# nova cuts host names to 63 characters itself when it writes them; these are safe in any file.
+_HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,253}[A-Za-z0-9_])?\Z")
 _LENGTH = re.compile(r"[0-9]{1,3}\Z")
 
 FAMILY_BITS = {4: 32, 6: 128}
@@ -98,6 +102,11 @@ def prefix(text: str) -> Prefix:
     return Prefix(family, int.from_bytes(packed, "big") >> host_bits << host_bits, length)
 
 
+_NO_HOST = tuple(
+    prefix(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255", "::/128", "::1", "ff00::/8")
+)
+
+
 def address_text(family: int, value: int) -> str:
     """The canonical text of an address given as an unsigned integer."""
     packed = value.to_bytes(FAMILY_BITS[family] // 8, "big")
@@ -120,18 +129,41 @@ def host(address: str) -> str:
     return f"{address}/{128 if ':' in address else 32}"
 
 
+def host_ip(text: str) -> str:
+    """An address that a host can have: not unspecified, loopback, multicast or broadcast."""
+    canonical = ip(text)
+    own = prefix(canonical)
+    if any(each.contains(own) for each in _NO_HOST):
+        raise ValueError(f"{canonical} is not an address that a host can have")
+    return canonical
+
+
+def host_ipv4(text: str) -> str:
+    """An IPv4 address that a host can have."""
+    return host_ip(ipv4(text))
+
+
 def mac(text: str) -> str:
     """A unicast Ethernet address, lower case with colons."""
     lowered = text.lower()
     if not _MAC.match(lowered):
         raise ValueError(f"{text!r} is not a MAC address like fa:16:3e:00:00:01")
-    if int(lowered[:2], 16) & 1:
-        raise ValueError(f"{text!r} is a multicast address")
+    if int(lowered[:2], 16) & 1 or lowered == "00:00:00:00:00:00":
+        raise ValueError(f"{text!r} is not a unicast address")
     return lowered
+
+
+def hostname(text: str) -> str:
+    """The name of a host, as DNS and dnsmasq's files take it."""
+    if not _HOSTNAME.match(text):
+        raise ValueError(f"{text!r} is not a host name: up to 255 letters, digits and any of - _ .")
+    return text
 
 
 def interface(text: str) -> str:
     """The name of a network interface: 1 to 15 characters (netdevice(7) IFNAMSIZ)."""
+    if text in _NO_INTERFACE:
+        raise ValueError(f"{text!r} is not the name of an interface that can be used here")
     if not _INTERFACE.match(text):
         raise ValueError(
             f"{text!r} is not an interface name: 1 to 15 letters, digits and any of _ . @ = -,"
@@ -143,7 +175,7 @@ def interface(text: str) -> str:
 def printable(text: str) -> str:
     """Free text of a person: at most 255 printable characters."""
     if len(text) > 255 or not text.isprintable():
-        raise ValueError("at most 255 printable characters")
+        raise ValueError(f"{text[:40]!r} is not a text of at most 255 printable characters")
     return text
 
 

@@ -114,7 +114,7 @@ def match_text(match: Match, family: Family) -> str:
         case MacSource(address, inverted):
             return f"-m mac {'! ' if inverted else ''}--mac-source {address}"
         case Mark(value, mask):
-            return f"-m mark --mark {value:#x}/{mask:#x}"
+            return f"-m mark --mark {value:#x}" + ("" if mask == 0xFFFFFFFF else f"/{mask:#x}")
         case LocalAddress():
             return "-m addrtype --dst-type LOCAL"
         case Comment(text):

@@ -5,6 +5,7 @@ the kernel keeps its own notes (``nfcache``, ``comefrom``, the counters). The re
 what it reads into the same form, so equal rules are equal bytes.
 """
 
+import struct
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -39,6 +40,13 @@ def encode(rule: Rule, family: Family, set_index: SetIndex) -> bytes:
     :param set_index: gives the kernel's index of a set by name.
     :raises ValueError: the rule cannot be said in bytes, or would mean something else.
     """
+    try:
+        return _encode(rule, family, set_index)
+    except (KeyError, OverflowError, struct.error) as e:
+        raise ValueError(f"a value is out of range: {e} in {rule}") from e
+
+
+def _encode(rule: Rule, family: Family, set_index: SetIndex) -> bytes:
     matches = b"".join(
         [
             encode_set(set_index(match.name), match.direction) if type(match) is InSet else encode_match(match, family)
@@ -109,9 +117,9 @@ def decode(entry: bytes, family: Family, set_name: SetName) -> Rule:
     header = entry[: layout.nfcache_at]
     fields, inverted, goto, foreign = _unpack_header(header, family)
     matches = tuple(decode_matches(entry[layout.size : target_at], family, set_name))
-    if foreign:
-        matches = (Opaque(FOREIGN_HEADER, 0, header), *matches)
     target = decode_target(entry[target_at:], family, goto)
+    if foreign or (goto and not isinstance(target, Jump)):
+        matches = (Opaque(FOREIGN_HEADER, 0, header), *matches)
     return Rule(target, *fields, matches=matches, inverted=inverted)
 
 

@@ -1,3 +1,5 @@
+"""A stub engine, its API in this process, and its API as a process of its own."""
+
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -5,6 +7,7 @@ from pathlib import Path
 import pytest
 from falcon.testing import TestClient
 
+import tests.properties.conftest  # noqa: F401 - its hypothesis profile: no deadline, fewer examples
 from nova_netagent.api.app import make_app
 from tests.unit.api.served import Served
 from tests.unit.api.stub_engine import StubEngine

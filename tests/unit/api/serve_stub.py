@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 
+from nova_netagent.api import hub as hub_module
 from nova_netagent.api.agent import Agent, Unanswered
 from nova_netagent.api.app import make_app
 from nova_netagent.api.hub import Hub
@@ -21,6 +22,8 @@ def main(socket: str, options: dict[str, object]) -> None:
     settings = ApiSettings(socket=socket, max_body_size=int(str(options.get("max_body_size", 1 << 20))))
     engine = StubEngine()
     engine.delay = float(str(options.get("delay", 0)))
+    hub_module.SOCKET_TIMEOUT = float(str(options.get("socket_timeout", hub_module.SOCKET_TIMEOUT)))
+    hub_module.KEEP_ALIVE = float(str(options.get("keep_alive", hub_module.KEEP_ALIVE)))
     hub = Hub(engine.submit)
     stopping = False
 

@@ -1,6 +1,7 @@
 """The description says what the API does: no more, no less."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -135,9 +136,7 @@ FIELDS = [
     ("Network", "id", {}),
     ("Network", "bridge", {}),
     ("Network", "label", {}),
-    ("Network", "cidr", {}),
-    ("Network", "cidr_v6", {}),
-    ("Network", "dns1", {}),
+    ("Instance", "hostname", {}),
     ("Network", "vlan", {}),
     ("Network", "mtu", {}),
     ("Network", "revision", {}),
@@ -151,6 +150,7 @@ FIELDS = [
 ]
 BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Network": ("networks", {"id": ID, "label": "a", "bridge": "b"}),
+    "Instance": ("instances", {"id": ID, "security_groups": [], "vifs": []}),
     "SecurityGroup": ("security_groups", {"id": ID, "rules": []}),
     "FloatingIP": ("floating_ips", {"id": "198.51.100.1", "fixed_ip_address": "10.0.0.1"}),
     "ProviderRule": ("provider_rules", {"id": ID, "remote_ip_prefix": "203.0.113.0/24"}),
@@ -186,7 +186,14 @@ def _fitting(found: dict[str, Any]) -> st.SearchStrategy[Any]:
         return st.integers(found["minimum"], found["maximum"])
     alphabet = st.characters(codec="utf-8") if "maxLength" not in found else st.characters(max_codepoint=0x24F)
     text = st.from_regex(found["pattern"], fullmatch=True, alphabet=alphabet)
-    return text.filter(lambda value: len(value) <= found.get("maxLength", 10_000))
+    refused = found.get("not", {})
+    return text.filter(
+        lambda value: (
+            len(value) <= found.get("maxLength", 10_000)
+            and value not in refused.get("enum", ())
+            and not ("pattern" in refused and re.search(refused["pattern"], value))
+        )
+    )
 
 
 @pytest.mark.parametrize(

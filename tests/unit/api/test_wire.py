@@ -86,7 +86,7 @@ def test_without_a_path_the_body_brings_its_id() -> None:
         ({"nova_id": 2**63}, "nova_id", f"{2**63} is not an integer from 0 to {2**63 - 1} or null"),
         ({"enable_dhcp": "yes"}, "enable_dhcp", '"yes" is not true or false or null'),
         ({"label": ["a"]}, "label", "a list is not a string"),
-        ({"label": "a\0b"}, "label", "at most 255 printable characters"),
+        ({"label": "a\0b"}, "label", "'a\\x00b' is not a text of at most 255 printable characters"),
         ({"cidr": "10.0.0.0/33"}, "cidr", "'10.0.0.0/33' is not a CIDR: the prefix length is 0 to 32"),
         (
             {"cidr": "10.0.0.0/24", "gateway": "10.0.1.1"},

@@ -179,6 +179,13 @@ def test_a_match_of_ours_with_strange_options_is_opaque_or_right(family: Family,
     assert encode(entry.decode(encoded, family, NAMES.get), family) == encoded
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_goto_without_a_jump_is_not_lost(family: Family) -> None:
+    changed = bytearray(encode(Rule(Jump("x", goto=True)), family))
+    changed[-8] = 0
+    assert encode(entry.decode(bytes(changed), family, NAMES.get), family) == changed
+
+
 def test_a_set_without_a_name_is_opaque() -> None:
     encoded = encode(Rule(ACCEPT, matches=(InSet("theirs", "src"),)), 4)
     (match,) = entry.decode(encoded, 4, lambda index: None).matches
@@ -204,6 +211,9 @@ REFUSED = {
     "not an IPv4 prefix": Rule(DROP, source="2001:db8::/32"),
     "not an IPv4 address": Rule(Snat("2001:db8::1")),
     "xxx' is not an interface": Rule(DROP, in_interface="x" * 16),
+    "70000|range": Rule(DROP, protocol=6, matches=(Ports("tcp", (70000, 70000)),)),
+    "out of range": Rule(Redirect(70000), protocol=6),
+    "ESTABLISHMENT": Rule(DROP, matches=(Conntrack(frozenset({"ESTABLISHMENT"})),)),
     "'' is not an interface": Rule(DROP, matches=(Physdev(incoming=""),)),
 }
 

@@ -1,0 +1,94 @@
+"""What a host's kernel holds and what its agent counts, to be compared before and after."""
+
+import fcntl
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from tests.lab import Agent, Namespace, ipsets, iptables_save
+from tests.lab.agent import REPOSITORY
+from tests.lab.tables import Family
+
+LOCK = "/run/xtables.lock"
+
+
+def tables(host: Namespace, family: Family = 4, *, counters: bool = False) -> dict[str, list[str]]:
+    """The legacy tables by name, each as the lines of iptables-save."""
+    found: dict[str, list[str]] = {}
+    for line in iptables_save(host, family=family, counters=counters).splitlines():
+        if line.startswith("*"):
+            found[line[1:]] = lines = []
+        elif line != "COMMIT":
+            lines.append(line)
+    return found
+
+
+def kernel(host: Namespace) -> dict[str, Any]:
+    """Rules, sets, ports, addresses and links; not those link-local addresses that the kernel makes."""
+    links = host.links.all()
+    return {
+        "IPv4": _used(tables(host, 4)),
+        "IPv6": _used(tables(host, 6)),
+        "sets": ipsets(host),
+        "links": {name: (link["master"], link["up"]) for name, link in links.items()},
+        "addresses": addresses(host),
+    }
+
+
+def _used(found: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Without tables in which there is nothing: an empty one is as good as one that was never asked for."""
+    return {name: lines for name, lines in found.items() if not all(" ACCEPT [" in line for line in lines)}
+
+
+def addresses(host: Namespace) -> set[tuple[str, str]]:
+    """Device and address of all that are not made by the kernel itself."""
+    found = ((each["device"], f"{each['address']}/{each['prefix']}") for each in host.links.addresses())
+    return {(device, address) for device, address in found if not re.match("fe80::.*ff:fe", address)}
+
+
+def counters(lines: list[str]) -> list[tuple[str, int, int]]:
+    """The rules of ``iptables-save -c`` with their packets and bytes."""
+    found = (re.match(r"\[(\d+):(\d+)\] (-A .*)", line) for line in lines)
+    return [(match[3], int(match[1]), int(match[2])) for match in found if match]
+
+
+def metric(agent: Agent, name: str, **labels: str) -> float:
+    """The sum of a metric's samples that have these labels."""
+    status, text = agent.request("GET", "/metrics")
+    assert status == 200
+    return sum(value for found, value in _samples(text, name) if labels.items() <= found.items())
+
+
+def _samples(text: str, name: str) -> Iterator[tuple[Mapping[str, str], float]]:
+    for match in re.finditer(rf"^netagent_{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE):
+        yield dict(re.findall(r'(\w+)="([^"]*)"', match[1] or "")), float(match[2])
+
+
+def eventually(happened: Callable[[], object], within: float) -> float:
+    """Wait until something is so; the seconds that it took."""
+    began = time.monotonic()
+    while not happened():
+        assert time.monotonic() - began < within, f"not within {within} s"
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
+def cleanup(agent: Agent) -> str:
+    """``netagentctl cleanup`` on the agent's host: what it says."""
+    argv = [sys.executable, "-m", "nova_netagent.cmd.ctl", "--config-file", str(agent.config_file), "cleanup"]
+    return agent.namespace.run(argv, cwd=REPOSITORY).stdout
+
+
+@contextmanager
+def lock_held() -> Iterator[Callable[[], None]]:
+    """Somebody else holds the lock of iptables, to the end of the block or until they are told to let go."""
+    descriptor = os.open(LOCK, os.O_RDONLY | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield lambda: fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,512 @@
+"""netagentctl as an operator runs it, against a served stub."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nova_netagent.model import Object, State, document
+from nova_netagent.testing import (
+    group_id,
+    instance_id,
+    make_floating_ip,
+    make_group,
+    make_instance,
+    make_network,
+    make_provider_rule,
+    make_rule,
+    network_id,
+)
+from tests.unit.api.served import ROOT, Served
+
+STATE = State(
+    networks=(make_network(1, vlan=101),),
+    instances=(make_instance(1, groups=(1,)), make_instance(2, groups=(9,))),
+    security_groups=(make_group(1, make_rule(1, protocol="tcp", port_range_min=22, port_range_max=22)),),
+    floating_ips=(make_floating_ip(1),),
+    provider_rules=(make_provider_rule(1, protocol="tcp", port_range_min=20, port_range_max=25),),
+)
+MISSING = f"security group {group_id(9)} is not there yet"
+HELP = "; see netagentctl --help"
+
+
+class Ctl:
+    """Runs the tool; ``code``, ``out`` and ``err`` are of the last run."""
+
+    def __init__(self, *options: str) -> None:
+        self.options = options
+
+    def __call__(self, *words: str, given: Any = None, env: dict[str, str] | None = None) -> "Ctl":
+        data = given if given is None or isinstance(given, bytes) else json.dumps(given).encode()
+        done = subprocess.run(
+            [sys.executable, "-m", "nova_netagent.cmd.ctl", *self.options, *words],
+            input=data,
+            stdin=subprocess.DEVNULL if data is None else None,
+            capture_output=True,
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
+            timeout=60,
+        )
+        self.code, self.out, self.err = done.returncode, done.stdout.decode(), done.stderr.decode()
+        assert "Traceback" not in self.err
+        return self
+
+    @property
+    def said(self) -> tuple[int, str, str]:
+        return self.code, self.out, self.err
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="netagent-ctl-") as folder:
+        agent = Served(Path(folder) / "api.sock", {})
+        yield agent
+        agent.end()
+
+
+@pytest.fixture
+def agent(served: Served) -> Served:
+    """An agent that knows STATE."""
+    assert served.request("PUT", "/v1/state", {})[0] == 200
+    assert served.request("PUT", "/v1/state", document(STATE))[0] == 200
+    return served
+
+
+@pytest.fixture
+def ctl(agent: Served) -> Ctl:
+    return Ctl("--socket", str(agent.path))
+
+
+def body(item: Object, **fields: Any) -> dict[str, Any]:
+    found = document(item)
+    assert isinstance(found, dict)
+    return {**found, **fields}
+
+
+# --- looking
+
+
+def test_status(ctl: Ctl) -> None:
+    assert ctl("status").code == 0
+    lines = ctl.out.splitlines()
+    assert lines[0] == "enforcing  yes"
+    assert lines[1] == "backend    iptables; see our rules with iptables-legacy-save"
+    assert lines[2].startswith("host       node-1, version 1.2.3, up ")
+    assert lines[3].startswith("applied    ")
+    assert lines[5:11] == [
+        "KIND             DONE  PENDING  ERROR",
+        "networks            1        0      0",
+        "instances           1        1      0",
+        "security_groups     1        0      0",
+        "floating_ips        1        0      0",
+        "provider_rules      1        0      0",
+    ]
+    assert lines[12:] == [
+        "KIND       ID                                    STATE    REASON",
+        f"instances  {instance_id(2)}  pending  {MISSING}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "title", "row"),
+    [
+        (
+            "networks",
+            "ID LABEL BRIDGE VLAN CIDR CIDR_V6 STATE",
+            f"{network_id(1)} net1 br1 101 10.1.0.0/24 fd00:1::/64 done",
+        ),
+        ("security-groups", "ID NAME RULES REMOTE_MEMBERS STATE", f"{group_id(1)} group1 1 0 done"),
+        ("floating-ips", "ID FIXED_IP STATE", "198.51.100.1 10.1.0.2 done"),
+        ("provider-rules", "ID FROM PROTOCOL PORTS STATE", f"{make_provider_rule(1).id} 203.0.113.0/24 tcp 20:25 done"),
+    ],
+)
+def test_list(ctl: Ctl, kind: str, title: str, row: str) -> None:
+    assert ctl("list", kind).code == 0
+    assert [line.split() for line in ctl.out.splitlines()] == [title.split(), row.split()]
+
+
+def test_a_list_is_aligned_and_tells_why(ctl: Ctl) -> None:
+    assert ctl("list", "instances").out.splitlines() == [
+        "ID                                    HOSTNAME  DEVICES  ADDRESSES           GROUPS  STATE    REASON",
+        f"{instance_id(1)}  vm1       tap1     10.1.0.2,fd00:1::2       1  done",
+        f"{instance_id(2)}  vm2       tap2     10.1.0.3,fd00:1::3       1  pending  {MISSING}",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["security_group", "security-groups", "Security-Group", "security_groups"])
+def test_a_kind_may_be_spelled_as_one_likes(ctl: Ctl, kind: str) -> None:
+    assert ctl("list", kind).code == 0
+
+
+def test_a_list_of_nothing_is_empty(ctl: Ctl, agent: Served) -> None:
+    agent.request("PUT", "/v1/state", {})
+    assert ctl("list", "networks").said == (0, "", "")
+
+
+def test_show(ctl: Ctl) -> None:
+    assert ctl("show", "security-group", group_id(1).upper()).out.splitlines() == [
+        f"id        {group_id(1)}",
+        "name      group1",
+        "stateful  yes",
+        "state     done",
+        "",
+        "rules",
+        "  ID                                    PROTOCOL  PORT_RANGE_MIN  PORT_RANGE_MAX  DIRECTION  ETHERTYPE",
+        "  c0000001-0000-4000-8000-000000000001  tcp       22              22              ingress    IPv4",
+    ]
+    shown = ctl("show", "instance", instance_id(2)).out
+    assert f"state            pending: {MISSING}\n" in shown
+
+
+def test_what_is_not_there_is_3(ctl: Ctl) -> None:
+    missing = f"netagentctl: there is no network {network_id(9)}\n"
+    assert ctl("show", "network", network_id(9)).said == (3, "", missing)
+    assert ctl("delete", "network", network_id(9)).said == (3, "", missing)
+    assert ctl("show", "network", "../state").said == (3, "", "netagentctl: there is nothing at this path\n")
+    assert ctl("show", "network", "a b\xff?x=1").code == 3
+
+
+def test_chains(ctl: Ctl) -> None:
+    assert ctl("chains").out.splitlines() == [
+        "IPv4 filter",
+        "",
+        "  FORWARD (policy ACCEPT)",
+        "      12   3400  -j nova-filter-top",
+        "",
+        "  nova-netagent-inst-a0000001",
+        "   1235K 98765M  -p tcp -m tcp --dport 443 -j RETURN"
+        f"  # instances {instance_id(1)} c0000001-0000-4000-8000-000000000001",
+        "",
+        "IPv6 nat",
+        "",
+        "  nova-netagent-snat",
+    ]
+    assert ctl("chains", "--family", "6", "--table", "nat").out == "IPv6 nat\n\n  nova-netagent-snat\n"
+    assert ctl("chains", "--table", "x").code == 2
+
+
+# --- JSON is the API's own
+
+
+@pytest.mark.parametrize(
+    ("words", "target"),
+    [
+        (["list", "networks"], "/v1/networks"),
+        (["show", "network", network_id(1)], f"/v1/networks/{network_id(1)}"),
+        (["export"], "/v1/state"),
+        (["plan"], "/v1/plan"),
+        (["chains", "--family", "4"], "/v1/chains?family=4"),
+    ],
+)
+def test_json_is_exactly_what_the_api_says(ctl: Ctl, agent: Served, words: list[str], target: str) -> None:
+    plain = agent.raw(f"GET {target} HTTP/1.1\r\nConnection: close\r\n\r\n".encode()).partition(b"\r\n\r\n")[2].decode()
+    assert ctl("--format", "json", *words).said == (0, plain + "\n", "")
+    assert ctl(*words, "--format=json").said == (0, plain + "\n", "")
+
+
+def test_json_of_a_change(ctl: Ctl) -> None:
+    assert json.loads(ctl("set", "network", "-f", "-", "--format", "json", given=body(make_network(2))).out) == body(
+        make_network(2), status={"state": "done", "revision": 1, "message": ""}
+    )
+    assert ctl("delete", "network", network_id(2), "--format", "json").said == (0, "", "")
+    assert json.loads(ctl("apply", "-f", "-", "--format", "json", given={}).out)["counts"]["done"] == 0
+    assert json.loads(ctl("status", "--format", "json").out)["enforcing"] is True
+    assert json.loads(ctl("resync", "--format", "json").out) == {"repaired": []}
+
+
+# --- changing
+
+
+def test_set_one(ctl: Ctl, tmp_path: Path) -> None:
+    file = tmp_path / "network.json"
+    file.write_text(json.dumps(body(make_network(2))))
+    assert ctl("set", "network", "-f", str(file)).said == (0, f"networks {network_id(2)} done\n", "")
+
+
+def test_what_is_shown_can_be_set(ctl: Ctl) -> None:
+    shown = ctl("show", "network", network_id(1), "--format", "json").out
+    assert ctl("set", "networks", "-f", "-", given=shown.encode()).said == (0, f"networks {network_id(1)} done\n", "")
+    listed = ctl("list", "instances", "--format", "json").out
+    assert ctl("set", "instances", "-f", "-", given=listed.encode()).code == 5
+
+
+def test_what_waits_is_5(ctl: Ctl) -> None:
+    waiting = body(make_instance(3, groups=(9,)))
+    assert ctl("set", "instance", "-f", "-", given=waiting).said == (
+        5,
+        f"instances {instance_id(3)} pending: {MISSING}\n",
+        "",
+    )
+    assert ctl("set", "instance", "-f", "-", "--no-wait", given=body(make_instance(4, groups=(9,)))).code == 0
+
+
+def test_one_that_is_refused_does_not_stop_the_others(ctl: Ctl) -> None:
+    many = [
+        body(make_network(2), vlan=5000),
+        body(make_network(3)),
+        body(make_network(4), mtu=1),
+        body(make_network(5)),
+    ]
+    assert ctl("set", "networks", "-f", "-", given=many).said == (
+        1,
+        f"networks {network_id(3)} done\nnetworks {network_id(5)} done\n",
+        f"netagentctl: networks {network_id(2)}: vlan: 5000 is not an integer from 1 to 4094 or null\n"
+        f"netagentctl: networks {network_id(4)}: mtu: 1 is not an integer from 68 to 65535 or null\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (b"", "standard input: not JSON: Expecting value: line 1 column 1 (char 0)"),
+        (b"\xff", "standard input: not UTF-8"),
+        (b"[" * 100_000, "standard input: not JSON: maximum recursion depth exceeded"),
+        (b'{"id": "x", "id": "y"}', "standard input: id: the key is given twice in one object"),
+        (b"7", "standard input: an object with an id is expected"),
+        (b'[{"id": "x"}, {}]', "standard input[1]: an object with an id is expected"),
+        (b'{"id": ""}', "standard input: an object with an id is expected"),
+    ],
+)
+def test_what_is_no_object_is_refused(ctl: Ctl, given: bytes, message: str) -> None:
+    assert ctl("set", "networks", "-f", "-", given=given).code == 1
+    assert ctl.err.startswith(f"netagentctl: {message}")
+    assert ctl.err.count("\n") == 1
+
+
+def test_an_id_that_cannot_be(ctl: Ctl) -> None:
+    odd = [body(make_network(1), id="a/b?c d"), body(make_network(1), id="\ud800"), body(make_network(1), id="é")]
+    assert ctl("set", "networks", "-f", "-", given=odd).code == 1
+    assert ctl.err.count("\n") == 3
+
+
+def test_delete(ctl: Ctl) -> None:
+    assert ctl("delete", "floating-ip", "198.51.100.1").said == (0, "floating_ips 198.51.100.1 deleted\n", "")
+    assert ctl("delete", "network", network_id(1), "--revision", "7").code == 0
+    assert ctl("set", "network", "-f", "-", given=body(make_network(1), revision=7)).said == (
+        1,
+        "",
+        f"netagentctl: networks {network_id(1)}: {network_id(1)} was deleted with revision 7: "
+        "only a higher one makes it anew\n",
+    )
+
+
+def test_export_and_apply_are_each_other_s_reverse(ctl: Ctl, agent: Served) -> None:
+    exported = ctl("export").out
+    assert json.loads(exported) == document(STATE)
+    assert ctl("apply", "-f", "-", given=exported.encode()).said == (
+        5,
+        "nothing to change\n5 done, 1 pending, 0 error\n",
+        "",
+    )
+    assert ctl("apply", "-f", "-", given={"networks": [body(make_network(2))]}).code == 0
+    assert ctl.out.splitlines()[-1] == "1 done, 0 pending, 0 error"
+    assert f"+ networks {network_id(2)}" in ctl.out.splitlines()
+    assert f"- networks {network_id(1)}" in ctl.out.splitlines()
+
+
+def test_a_dry_run_prints_the_plan_and_changes_nothing(ctl: Ctl) -> None:
+    bare = {**document(STATE), "networks": []}  # type: ignore[dict-item]
+    plan = f"- networks {network_id(1)}\n"
+    assert ctl("apply", "-f", "-", "--dry-run", given=bare).said == (0, plan, "")
+    assert ctl("apply", "-f", "-", "--dry-run", "--exit-code", given=bare).said == (6, plan, "")
+    assert json.loads(ctl("export").out) == document(STATE)
+
+
+def test_a_state_that_is_refused(ctl: Ctl) -> None:
+    assert ctl("apply", "-f", "-", given={"networks": [{"id": "x"}]}).said == (
+        1,
+        "",
+        "netagentctl: networks[0].label: is required\n",
+    )
+    assert ctl("apply", "-f", "-", given=b"{").code == 1
+
+
+def test_plan_and_resync_with_nothing_to_do(ctl: Ctl) -> None:
+    assert ctl("plan", "--exit-code").said == (0, "nothing to change\n", "")
+    assert ctl("resync").said == (0, "nothing to repair\n", "")
+
+
+# --- finding the agent
+
+
+def test_nobody_there_is_4(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    for words in (["status"], ["list", "networks"], ["plan"]):
+        assert Ctl("--socket", str(path))(*words).said == (
+            4,
+            "",
+            f"netagentctl: nobody listens at {path}: is the agent running?\n",
+        )
+    assert Ctl()("status", "--socket", f"{path}{'x' * 200}").code == 4
+
+
+def test_an_agent_that_does_not_answer_is_4(serve: Callable[..., Served]) -> None:
+    agent = serve(delay=5)
+    ctl = Ctl("--socket", str(agent.path), "--timeout", "0.3")
+    assert ctl("plan").said == (4, "", f"netagentctl: {agent.path}: no answer within 0.3 s\n")
+    assert ctl("status").code == 0
+
+
+def test_what_speaks_no_http_is_4(tmp_path: Path) -> None:
+    import socket
+    import threading
+
+    path = tmp_path / "other.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+
+        def greet() -> None:
+            for greeting in (b"SSH-2.0-OpenSSH_9\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", b""):
+                connection, _ = other.accept()
+                connection.recv(1 << 16)
+                connection.sendall(greeting)
+                connection.close()
+
+        threading.Thread(target=greet, daemon=True).start()
+        ctl = Ctl("--socket", str(path))
+        assert ctl("status").err == f"netagentctl: {path}: what answers there speaks no HTTP, or broke off\n"
+        assert ctl("status").said == (4, "", f"netagentctl: {path}: the answer broke off\n")
+        assert ctl("status").code == 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[api]\nsocket = {path}\n",
+        "[DEFAULT]\nstate_path = {folder}\nsocket = /nowhere\n[api]\nsocket: $state_path/{name}\n",
+        "[DEFAULT]\nstate_path = {folder}\n[api]\nsocket = ${{state_path}}/{name}\nsocket_mode\n# [api]\n",
+    ],
+)
+def test_the_socket_is_found_in_the_configuration(agent: Served, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "agent.conf"
+    file.write_text(text.format(path=agent.path, folder=agent.path.parent, name=agent.path.name))
+    assert Ctl("--config-file", str(file))("status").code == 0
+    assert Ctl()("status", "--config-file", str(file)).code == 0
+
+
+def test_a_configuration_that_does_not_read_is_2(tmp_path: Path) -> None:
+    file = tmp_path / "agent.conf"
+    assert Ctl("--config-file", str(file))("status").said == (
+        2,
+        "",
+        f"netagentctl: {file}: No such file or directory\n",
+    )
+    file.write_text("socket = x\n")
+    assert Ctl("--config-file", str(file))("status").code == 2
+    file.write_bytes(b"[api]\nsocket = \xff\n")
+    assert Ctl("--config-file", str(file))("status").code == 2
+
+
+# --- usage
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["no-such"],
+        ["list"],
+        ["list", "things"],
+        ["set", "networks"],
+        ["show", "network"],
+        ["status", "--format", "x"],
+    ],
+)
+def test_wrong_usage_is_2_in_one_line(words: list[str]) -> None:
+    ctl = Ctl()(*words)
+    assert (ctl.code, ctl.out, ctl.err.count("\n")) == (2, "", 1)
+    assert ctl.err.startswith("netagentctl: ")
+
+
+def test_a_kind_that_is_none_is_told_what_there_is() -> None:
+    expected = "'things' is not a kind: networks, instances, security-groups, floating-ips, provider-rules"
+    assert expected in Ctl()("list", "things").err
+
+
+def test_help_tells_the_exit_statuses() -> None:
+    for words in (["--help"], ["apply", "--help"]):
+        ctl = Ctl()(*words)
+        assert ctl.code == 0
+        assert "  4  the agent cannot be reached, or did not answer in time\n" in ctl.out
+
+
+# --- for eyes
+
+
+def on_terminal(ctl: Ctl, *words: str, **env: str) -> str:
+    """What a terminal of 70 columns is shown."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "nova_netagent.cmd.ctl", *ctl.options, *words]
+    plain = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS")}
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=follower, env={**plain, "COLUMNS": "70", "TERM": "xterm", **env}
+    ) as process:
+        os.close(follower)
+        parts = []
+        while True:
+            try:
+                part = os.read(leader, 1 << 16)
+            except OSError:
+                break
+            if not part:
+                break
+            parts.append(part)
+        process.wait(10)
+    os.close(leader)
+    return b"".join(parts).decode()
+
+
+def test_states_are_coloured_on_a_terminal_only(ctl: Ctl) -> None:
+    assert "\x1b" not in ctl("list", "instances").out
+    coloured = on_terminal(ctl, "list", "instances")
+    assert "\x1b[32mdone\x1b[0m" in coloured
+    assert "\x1b[33mpending\x1b[0m" in coloured
+    assert "\x1b" not in on_terminal(ctl, "list", "instances", NO_COLOR="1")
+    assert "\x1b" not in on_terminal(ctl, "list", "instances", TERM="dumb")
+
+
+def test_lines_keep_within_the_terminal(ctl: Ctl) -> None:
+    shown = on_terminal(ctl, "status", NO_COLOR="1").splitlines()
+    assert max(map(len, shown)) == 70
+    assert shown[-1].endswith("…")
+
+
+def test_a_reader_that_has_seen_enough(ctl: Ctl) -> None:
+    command = (
+        f"{sys.executable} -m nova_netagent.cmd.ctl --socket {ctl.options[1]} export | true; echo ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+# --- quick
+
+
+def test_only_the_standard_library_is_imported_to_speak_to_the_agent(agent: Served) -> None:
+    code = (
+        "import sys; from nova_netagent.cmd.ctl import main\n"
+        f"code = main(['--socket', {str(agent.path)!r}, 'status'])\n"
+        "heavy = {'msgspec', 'oslo_config', 'falcon', 'eventlet', 'pyroute2', 'iptc', 'http', 'nova_netagent.model'}\n"
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_defaults_are_those_of_the_settings() -> None:
+    from nova_netagent.ctl import kinds, place
+    from nova_netagent.model import KINDS
+    from nova_netagent.settings import ApiSettings, Settings
+
+    assert ApiSettings().socket == place.SOCKET
+    assert Settings().state_path == place._STATE_PATH
+    assert set(kinds.KINDS) == set(KINDS)

@@ -1,0 +1,114 @@
+"""render, check-config and cleanup, which need no agent."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nova_netagent.cmd import ctl as program
+from nova_netagent.model import State, document
+from nova_netagent.settings import Settings
+from nova_netagent.testing import make_group, make_instance, make_network, make_rule
+from tests.unit.ctl.test_ctl import STATE, Ctl
+
+
+def test_render_prints_rules_and_complains_beside_them(tmp_path: Path) -> None:
+    file = tmp_path / "state.json"
+    file.write_text(json.dumps(document(STATE)))
+    ctl = Ctl()("render", "-f", str(file))
+    assert ctl.code == 0
+    assert "*filter\n" in ctl.out
+    assert "-A FORWARD -j nova-filter-top\n" in ctl.out
+    assert "--dport 22 " in ctl.out
+    assert ctl.err.count("\n") == 1
+    assert ctl.err.startswith("netagentctl: instances a0000002-0000-4000-8000-000000000002: pending: ")
+
+
+def test_render_takes_the_configuration(tmp_path: Path) -> None:
+    state, conf = tmp_path / "state.json", tmp_path / "agent.conf"
+    state.write_text(json.dumps(document(State(networks=(make_network(1),), instances=(make_instance(1),)))))
+    conf.write_text("[DEFAULT]\nuse_ipv6 = false\n[firewall]\nwrap_name = other\n")
+    ctl = Ctl("--config-file", str(conf))("render", "-f", str(state))
+    assert ":other-inst-a0000001 " in ctl.out
+    assert "# ip6tables" not in ctl.out
+    as_json = json.loads(Ctl("--config-file", str(conf))("render", "-f", str(state), "--format", "json").out)
+    assert "\n".join(as_json["rules"]) + "\n" == ctl.out
+
+
+def test_render_refuses_what_the_api_refuses(tmp_path: Path) -> None:
+    file = tmp_path / "state.json"
+    group = document(make_group(1, make_rule(1)))
+    assert isinstance(group, dict)
+    group["rules"][0]["protocol"] = "foo"
+    file.write_text(json.dumps({"security_groups": [group]}))
+    ctl = Ctl()("render", "-f", str(file))
+    assert (ctl.code, ctl.out) == (1, "")
+    assert ctl.err.startswith(f"netagentctl: {file}: security_groups[0].rules[0].protocol: 'foo' is not a protocol")
+    missing = tmp_path / "missing"
+    assert Ctl()("render", "-f", str(missing)).err == f"netagentctl: {missing}: No such file or directory\n"
+
+
+def test_check_config(tmp_path: Path) -> None:
+    file = tmp_path / "agent.conf"
+    file.write_text("[firewall]\nbackend = iptables\n")
+    assert Ctl("--config-file", str(file))("check-config").said == (0, f"{file}: ok\n", "")
+    file.write_text("[firewall]\nbackend = ebtables\n")
+    ctl = Ctl("--config-file", str(file))("check-config")
+    assert (ctl.code, ctl.out, ctl.err.count("\n")) == (2, "", 1)
+    assert "backend" in ctl.err
+    assert "ebtables" in ctl.err
+    assert Ctl("--config-file", str(tmp_path / "missing"))("check-config").code == 2
+
+
+def test_cleanup_tells_what_it_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a kernel: what is asked of cmd.cleanup, and what is made of its answer."""
+    cleanup = pytest.importorskip("nova_netagent.cmd.cleanup")
+    file = tmp_path / "agent.conf"
+    file.write_text(f"[firewall]\nwrap_name = mine\n[api]\nsocket = {tmp_path}/api.sock\n")
+    asked: list[Settings] = []
+
+    def run(settings: Settings) -> list[str]:
+        asked.append(settings)
+        return ["IPv4 filter: -X mine-INPUT"]
+
+    monkeypatch.setattr(cleanup, "run", run)
+    assert program.main(["--config-file", str(file), "cleanup"]) == 0
+    assert capsys.readouterr() == ("IPv4 filter: -X mine-INPUT\n", "")
+    assert asked[0].firewall.wrap_name == "mine"
+    monkeypatch.setattr(cleanup, "run", lambda _: [])
+    assert program.main(["--config-file", str(file), "--format", "json", "cleanup"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"removed": []}
+
+
+def test_cleanup_that_the_kernel_refuses_is_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nova_netagent.backend import Unavailable
+
+    cleanup = pytest.importorskip("nova_netagent.cmd.cleanup")
+    file = tmp_path / "agent.conf"
+    file.write_text(f"[api]\nsocket = {tmp_path}/api.sock\n")
+
+    def run(_: Settings) -> list[str]:
+        raise Unavailable("permission denied: be root")
+
+    monkeypatch.setattr(cleanup, "run", run)
+    assert program.main(["--config-file", str(file), "cleanup"]) == 1
+    assert capsys.readouterr().err == "netagentctl: permission denied: be root\n"
+
+
+def test_cleanup_beside_a_running_agent_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nova_netagent.api.sockets import UnixListener
+
+    cleanup = pytest.importorskip("nova_netagent.cmd.cleanup")
+    file, path = tmp_path / "agent.conf", tmp_path / "api.sock"
+    file.write_text(f"[api]\nsocket = {path}\n")
+    listener = UnixListener(str(path))
+    monkeypatch.setattr(cleanup, "run", lambda _: [])
+    assert program.main(["--config-file", str(file), "cleanup"]) == 0
+    assert capsys.readouterr().err == f"netagentctl: an agent is running ({path}) and will put everything back\n"
+    listener.socket.close()
