@@ -1,0 +1,226 @@
+"""What the engine does when something fails: nothing is lost, nobody else is touched, it is retried."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from nova_netagent.backend import RuleRefused
+from nova_netagent.backend.fake import FakeBackend
+from nova_netagent.engine import Change, Look, NotApplied
+from nova_netagent.events import Put
+from nova_netagent.netfilter.rule import DROP, Rule, TableId
+from nova_netagent.store import StoreError
+from nova_netagent.testing import (
+    make_floating_ip,
+    make_group,
+    make_instance,
+    make_network,
+    make_provider_rule,
+    make_rule,
+)
+from tests.properties.host import Host
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def status(host: Host, item: object) -> tuple[str, str]:
+    found = host.engine.view.status((item.KIND, item.id))  # type: ignore[attr-defined]
+    assert found is not None
+    return found.state, found.message
+
+
+def test_a_change_that_cannot_be_saved_is_not_made(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = host.kernel()
+
+    def full(*_: object) -> None:
+        raise StoreError("disk full")
+
+    monkeypatch.setattr(host.engine.store, "save", full)
+    with pytest.raises(StoreError, match="disk full"):
+        host.put(make_network(1))
+    assert host.kernel() == before
+    assert host.engine.view.state.networks == {}
+    monkeypatch.undo()
+    host.put(make_network(1))
+    assert status(host, make_network(1)) == ("done", "")
+
+
+def test_an_unreachable_kernel_leaves_the_change_on_disk_and_pending(host: Host) -> None:
+    host.backend.unavailable = 1
+    with pytest.raises(NotApplied):
+        host.put(make_network(1))
+    state, message = status(host, make_network(1))
+    assert state == "pending"
+    assert message == host.engine.view.failure != ""
+    host.engine._next_retry = time.monotonic()
+    host.engine.serve([])
+    assert status(host, make_network(1)) == ("done", "")
+    assert host.engine.view.failure == ""
+
+
+def test_retries_come_less_and_less_often(host: Host) -> None:
+    host.backend.unavailable = 100
+    with pytest.raises(NotApplied):
+        host.put(make_network(1))
+    delays = []
+    for _ in range(9):
+        delays.append(host.engine._retry_delay)
+        host.engine._next_retry = time.monotonic()
+        host.engine.serve([])
+    assert delays == sorted(delays)
+    assert (delays[0], delays[-1]) == (0.5, 30.0)
+
+
+def test_a_request_meanwhile_tries_at_once(host: Host) -> None:
+    host.backend.unavailable = 1
+    with pytest.raises(NotApplied):
+        host.put(make_network(1))
+    host.put(make_network(2))
+    assert status(host, make_network(1)) == status(host, make_network(2)) == ("done", "")
+
+
+def test_a_table_that_changes_under_us_is_read_again(host: Host) -> None:
+    table = TableId(4, "filter")
+    operators = Rule(DROP, source="192.0.2.66/32")
+    left = 2
+
+    def meddle(changed: TableId) -> None:
+        nonlocal left
+        if changed == table and left:
+            left -= 1
+            host.backend.change(table, "INPUT", (operators,) * (2 - left))
+
+    host.backend.before_commit = meddle
+    host.put(make_network(1))
+    assert status(host, make_network(1)) == ("done", "")
+    chain = host.backend.chains[table]["INPUT"]
+    assert [rule for rule in chain if rule == operators] == [operators, operators]
+    assert host.metrics.apply_retries_total._value.get() == 2
+
+
+def test_a_table_that_never_stands_still_is_given_up_for_now(host: Host) -> None:
+    count = 0
+
+    def meddle(table: TableId) -> None:
+        nonlocal count
+        count += 1
+        host.backend.change(table, "FORWARD", (Rule(DROP),) * count)
+
+    host.backend.before_commit = meddle
+    with pytest.raises(NotApplied):
+        host.put(make_network(1))
+    host.backend.before_commit = lambda table: None
+    host.engine.resync()
+    assert status(host, make_network(1)) == ("done", "")
+
+
+def test_a_refused_rule_fails_its_own_object_among_many(host: Host) -> None:
+    items = [make_network(1), *(make_group(n, make_rule(n)) for n in range(1, 9))]
+    items += [make_instance(n, (n,)) for n in range(1, 9)]
+    bad = make_group(5, make_rule(5, protocol="udp", port_range_min=666, port_range_max=666))
+    host.backend.refuse = lambda rule: any(getattr(m, "destination", None) == (666, 666) for m in rule.matches)
+    host.put(*(bad if item.id == bad.id else item for item in items))
+    assert status(host, bad)[0] == "error"
+    assert {status(host, item)[0] for item in items if item.id != bad.id} == {"done", "pending"}
+    assert status(host, items[-4])[0] == "pending"  # instance 5 waits for its group and is shut meanwhile
+    assert status(host, items[-1])[0] == "done"
+    host.put(make_group(5, make_rule(5)))
+    assert {status(host, item)[0] for item in items} == {"done"}
+
+
+def test_rules_that_are_refused_without_any_object_fail_everybody(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    backend.refuse = lambda rule: True
+    host = Host(tmp_path, backend=backend)
+    assert not host.engine.view.ready
+    with pytest.raises(NotApplied, match="refused"):
+        host.put(make_network(1))
+    backend.refuse = lambda rule: False
+    host.engine.resync()
+    assert host.engine.view.ready
+    assert status(host, make_network(1)) == ("done", "")
+
+
+def test_a_link_that_fails_is_told_by_its_objects_only(host: Host) -> None:
+    host.links.add_link("tap1")
+    host.links.add_link("tap2")
+    host.links.fail["tap1"] = "EBUSY"
+    host.put(make_network(1), make_instance(1), make_instance(2))
+    assert status(host, make_instance(1)) == ("error", "tap1: EBUSY")
+    assert status(host, make_instance(2)) == ("done", "")
+    del host.links.fail["tap1"]
+    host.engine.resync()
+    assert status(host, make_instance(1)) == ("done", "")
+
+
+def test_an_address_of_the_host_is_not_taken_for_a_floating_ip(host: Host) -> None:
+    host.links.addresses.add(("eth0", "198.51.100.1/24"))
+    host.put(make_network(1), make_floating_ip(1), make_floating_ip(2))
+    assert status(host, make_floating_ip(1)) == ("error", "198.51.100.1 is an address of this host already")
+    assert status(host, make_floating_ip(2)) == ("done", "")
+    host.delete(make_floating_ip(1))
+    assert ("eth0", "198.51.100.1/24") in host.links.addresses
+    host.put(make_floating_ip(1))
+    host.links.addresses.remove(("eth0", "198.51.100.1/24"))
+    host.engine._look_at_links()
+    assert status(host, make_floating_ip(1)) == ("done", "")
+    assert ("eth0", "198.51.100.1/32") in host.links.addresses
+
+
+def test_a_floating_ip_waits_for_its_interface(host: Host) -> None:
+    floating = make_floating_ip(1, interface="eth5")
+    host.put(make_network(1), floating)
+    assert status(host, floating) == ("error", "eth5: there is no such interface")
+    host.links.add_link("eth5")
+    host.engine._look_at_links()
+    assert status(host, floating) == ("done", "")
+
+
+def test_without_waiting_the_answer_comes_from_the_disk(host: Host) -> None:
+    change = Change(Put(make_network(1)), wait=False)
+    host.backend.unavailable = 1
+    host.engine.serve([change])
+    assert change.answer.result(0).status.state == "pending"  # type: ignore[union-attr]
+
+
+def test_what_a_look_raises_reaches_who_asked_and_nobody_else(host: Host) -> None:
+    def ask(_: object) -> None:
+        raise RuleRefused("no")
+
+    look: Look[None] = Look(ask)
+    change = Change(Put(make_provider_rule(1)))
+    host.engine.serve([look, change])
+    assert change.answer.result(0).change == "created"
+    with pytest.raises(RuleRefused):
+        look.answer.result(0)
+
+
+def test_a_batch_is_one_commit_a_table(host: Host) -> None:
+    host.put(make_network(1))
+    commits = host.backend.commits
+    host.put(*(make_instance(n) for n in range(1, 51)))
+    assert host.backend.commits - commits == 4  # filter and raw of both families
+
+
+def test_a_plan_of_an_event_changes_nothing(host: Host) -> None:
+    before = host.kernel()
+    lines = host.engine.plan(Put(make_network(1)))
+    assert any("bridge br1" in line for line in lines)
+    assert any("-i br1 -j ACCEPT" in line for line in lines)
+    assert host.kernel() == before
+    assert host.engine.plan() == []
+
+
+def test_live_chains_tell_what_each_rule_is_there_for(host: Host) -> None:
+    host.put(make_network(1), make_group(1, make_rule(1)), make_instance(1, (1,)))
+    chains = {each["chain"]: each for each in host.engine.live_chains("filter", 4)}
+    (rule,) = chains["nova-netagent-sgi-b0000001"]["rules"]  # type: ignore[misc]
+    assert tuple(rule["origin"]) == ("security_groups", make_group(1).id, make_rule(1).id)  # type: ignore[index]
+    host.backend.change(TableId(4, "filter"), "nova-netagent-sgi-b0000001", (Rule(DROP),))
+    chains = {each["chain"]: each for each in host.engine.live_chains("filter", 4)}
+    (rule,) = chains["nova-netagent-sgi-b0000001"]["rules"]  # type: ignore[misc]
+    assert rule["origin"] is None  # type: ignore[index]

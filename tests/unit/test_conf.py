@@ -1,0 +1,113 @@
+"""The configuration: read in full, refused in one line, and documented from the options."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nova_netagent import conf
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    settings = conf.load([_written(tmp_path, "[DEFAULT]\nmy_ip = 192.0.2.10\n")])
+    assert settings.network.routing_source_ip == "192.0.2.10"
+    assert settings.metadata.metadata_host == "192.0.2.10"
+    assert settings.firewall.wrap_name == "nova-netagent"
+    assert settings.api.socket_mode == 0o660
+    assert settings.network.manage_links
+
+
+def _written(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "a.conf"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[firewall]\nwrap_name = longer-than-14-c\n", ("[firewall] wrap_name", "longer-than-14-c", "1 to 14")),
+        ("[firewall]\nwrap_nam = x\n", ("[firewall] wrap_nam", "not an option")),
+        ("[fire]\nx = 1\n", ("[fire]", "not a group")),
+        ("[network]\nfixed_range = 10.0.0.0/33\n", ("[network] fixed_range", "10.0.0.0/33", "0 to 32")),
+        ("[network]\nfixed_range = fd00::/8\n", ("[network] fixed_range", "fd00::/8", "IPv4")),
+        ("[network]\nsend_arp_for_ha_count = many\n", ("[network] send_arp_for_ha_count", "many")),
+        ("[metadata]\nmetadata_port = 99999\n", ("[metadata] metadata_port", "99999", "65535")),
+        ("[metadata]\nmetadata_host = example.com\n", ("[metadata] metadata_host", "example.com")),
+        ("[firewall]\nbackend = ebtables\n", ("[firewall] backend", "ebtables", "nftables")),
+        ("[firewall]\nbackend = nftables\n", ("[firewall] backend", "nftables")),
+        ("[firewall]\niptables_top_regex = (\n", ("[firewall] iptables_top_regex", "(", "regular expression")),
+        ("[firewall]\negress_mark = 0\n", ("[firewall] egress_mark", "0x10000000")),
+        ("[api]\nsocket_mode = 9\n", ("[api] socket_mode", "9", "0660")),
+        ("[api]\nbind_host = 192.0.2.1\n", ("[api] bind_host", "both")),
+        ("[api]\nbind_host = 192.0.2.1\nbind_port = 80\n", ("[api] auth_strategy", "keystone")),
+        ("[network]\nforward_bridge_interface = all,eth0\n", ("[network] forward_bridge_interface", "all")),
+        ("[network]\nforward_bridge_interface = eth0+\n", ("[network] forward_bridge_interface", "eth0+")),
+        ("[DEFAULT]\nmy_ip = 192.0.2\n", ("[DEFAULT] my_ip", "192.0.2")),
+        ("not an ini file", ("Failed to parse",)),
+    ],
+)
+def test_what_is_wrong_is_refused_in_one_line(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+    if "[DEFAULT]" not in text and text.startswith("["):
+        text = f"[DEFAULT]\nmy_ip = 192.0.2.10\n{text}"
+    with pytest.raises(conf.ConfigError) as refused:
+        conf.load([_written(tmp_path, text)])
+    message = str(refused.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(conf.ConfigError, match=r"none\.conf"):
+        conf.load([tmp_path / "none.conf"])
+
+
+def test_my_ip_is_refused_when_it_is_needed_and_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conf, "_address_of_default_route", lambda: None)
+    assert conf.load([_written(tmp_path, "[DEFAULT]\n")]).my_ip is None
+    with pytest.raises(conf.ConfigError, match=r"\[DEFAULT\] my_ip"):
+        conf.load([_written(tmp_path, "[network]\nfixed_range = 10.0.0.0/8\n")])
+    text = "[network]\nfixed_range = 10.0.0.0/8\nrouting_source_ip = 192.0.2.9\n"
+    assert conf.load([_written(tmp_path, text)]).network.routing_source_ip == "192.0.2.9"
+
+
+def test_a_directory_of_files_is_read_in_order(tmp_path: Path) -> None:
+    folder = tmp_path / "conf.d"
+    folder.mkdir()
+    (folder / "1.conf").write_text("[DEFAULT]\nmy_ip = 192.0.2.1\n[firewall]\nwrap_name = one\n")
+    (folder / "2.conf").write_text("[firewall]\nwrap_name = two\n")
+    (folder / "ignored.txt").write_text("[nonsense")
+    settings = conf.load([], [folder])
+    assert (settings.my_ip, settings.firewall.wrap_name) == ("192.0.2.1", "two")
+
+
+def test_options_of_oslo_messaging_and_oslo_log_are_known(tmp_path: Path) -> None:
+    text = (
+        "[DEFAULT]\nmy_ip = 192.0.2.1\ndebug = true\ntransport_url = rabbit://h/\n[oslo_messaging_rabbit]\nssl = true\n"
+    )
+    conf.load([_written(tmp_path, text)])
+
+
+def test_the_sample_configuration_is_up_to_date(tmp_path: Path) -> None:
+    generator = (ROOT / "etc/nova-netagent/config-generator.conf").read_text()
+    copy = tmp_path / "generator.conf"
+    made = tmp_path / "sample.conf"
+    copy.write_text(generator.replace("etc/nova-netagent/nova-netagent.conf.sample", str(made)))
+    program = Path(sys.executable).with_name("oslo-config-generator")
+    subprocess.run([program, "--config-file", copy], check=True, cwd=ROOT)
+    sample = ROOT / "etc/nova-netagent/nova-netagent.conf.sample"
+    assert sample.read_text() == made.read_text(), "stale: run tox -e genconfig"
+
+
+def test_every_option_of_the_settings_has_an_option_and_the_reverse() -> None:
+    from nova_netagent.settings import Settings
+
+    settings = Settings()
+    for group, options in conf.GROUPS.items():
+        fields = (
+            set(settings.__struct_fields__) if group == "DEFAULT" else set(getattr(settings, group).__struct_fields__)
+        )
+        assert {option.dest for option in options} == fields - set(conf.GROUPS)

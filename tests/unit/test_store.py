@@ -1,0 +1,109 @@
+"""The store: what was saved comes back, and what cannot be saved changes nothing."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from nova_netagent.events import Delete, Put, fold
+from nova_netagent.model import DesiredState
+from nova_netagent.store import SCHEMA_VERSION, Store, StoreError
+from nova_netagent.testing import (
+    make_floating_ip,
+    make_group,
+    make_instance,
+    make_network,
+    make_provider_rule,
+    make_rule,
+)
+
+OBJECTS = (
+    make_network(1),
+    make_group(1, make_rule(1, protocol="tcp", port_range_min=22, port_range_max=22), members=("10.9.0.0/24",)),
+    make_instance(1, (1,), revision=7),
+    make_floating_ip(1),
+    make_provider_rule(1),
+)
+
+
+def a_state() -> DesiredState:
+    state = DesiredState()
+    for item in OBJECTS:
+        state = fold(state, Put(item), 1000.0)
+    return fold(state, Delete("networks", make_network(2).id, revision=3), 1000.0)
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    state = a_state()
+    store.save(DesiredState(), state)
+    store.close()
+    assert Store(tmp_path / "state.db").load() == state
+
+
+def test_only_the_difference_is_written(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    state = a_state()
+    store.save(DesiredState(), state)
+    smaller = fold(state, Delete("instances", make_instance(1).id), 1000.0)
+    changes = store._db.total_changes
+    store.save(state, smaller)
+    assert store._db.total_changes - changes == 2  # the object, and the sequence
+    store.save(smaller, smaller)
+    assert store._db.total_changes - changes == 2
+    assert Store(tmp_path / "state.db").load() == smaller
+
+
+def test_every_save_is_synchronous_to_the_disk(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    Store(tmp_path / "state.db").close()
+    with sqlite3.connect(tmp_path / "state.db") as db:
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    with pytest.raises(StoreError, match=f"schema version {SCHEMA_VERSION + 1}"):
+        Store(tmp_path / "state.db")
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_text("something else entirely, longer than a header of SQLite's hundred bytes" * 3)
+    with pytest.raises(StoreError, match=r"state\.db"):
+        Store(tmp_path / "state.db")
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"file/state\.db"):
+        Store(tmp_path / "file" / "state.db")
+
+
+def test_a_body_that_does_not_read_names_its_object(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    store.save(DesiredState(), a_state())
+    store._db.execute("UPDATE object SET body = '{}' WHERE kind = 'instances'")
+    with pytest.raises(StoreError, match=f"instances {make_instance(1).id} does not read"):
+        store.load()
+
+
+def test_a_save_that_fails_saves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    state = fold(DesiredState(), Put(OBJECTS[0]), 0.0)
+    store.save(DesiredState(), state)
+    store._db.execute("CREATE TRIGGER full BEFORE INSERT ON object WHEN NEW.kind = 'floating_ips'"
+                      " BEGIN SELECT RAISE(ABORT, 'disk full'); END")  # fmt: skip
+    with pytest.raises(StoreError, match="disk full"):
+        store.save(state, a_state())
+    assert store.load() == state
+
+
+def test_notes_of_what_we_made_keep_what_was_found_first(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    forward = ("sysctl", "net/ipv4/ip_forward")
+    store.note_made({forward: "0", ("bridge", "br1"): ""})
+    store.note_made({forward: "1"})
+    assert Store(tmp_path / "state.db").made() == {forward: "0", ("bridge", "br1"): ""}
+    store.forget_made([forward, ("port", "never")])
+    assert store.made() == {("bridge", "br1"): ""}
