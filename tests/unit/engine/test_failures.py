@@ -92,7 +92,7 @@ def test_a_table_that_changes_under_us_is_read_again(host: Host) -> None:
         nonlocal left
         if changed == table and left:
             left -= 1
-            host.backend.change(table, "INPUT", (operators,) * (2 - left))
+            host.backend.change(table, "INPUT", (*host.backend.chains[table]["INPUT"], operators))
 
     host.backend.before_commit = meddle
     host.put(make_network(1))
