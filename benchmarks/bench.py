@@ -179,7 +179,7 @@ def _in_child(host: Namespace, function: Callable[[Any], float], argument: Any) 
 
 
 def _cold_apply(size: int) -> float:
-    from nova_netagent.cmd import wiring
+    from nova_netagent import wiring
     from nova_netagent.cmd.agent import collect_rarely
     from nova_netagent.compile import Compiler
     from nova_netagent.events import Replace, fold

@@ -60,6 +60,10 @@ def _ipv4_cidr(text: str) -> str:
 def _wrap_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,14}", text):
         raise ValueError(f"{text!r} is not a wrap name: 1 to 14 letters, digits, _ and -")
+    if text.endswith("-float"):
+        raise ValueError(
+            f"{text!r} is not a wrap name: its snat would be the float-snat of {text.removesuffix('-float')!r}"
+        )
     return text
 
 
@@ -309,6 +313,11 @@ def list_opts() -> list[tuple[str, Sequence[cfg.Opt]]]:
     return list(GROUPS.items())
 
 
+def global_options() -> cfg.ConfigOpts:
+    """The one configuration that oslo.messaging and oslo.reports look at."""
+    return cfg.CONF
+
+
 def register(conf: cfg.ConfigOpts) -> None:
     """Register our options and oslo.log's."""
     from oslo_log import log
@@ -324,6 +333,8 @@ def load(files: Iterable[str | Path], dirs: Iterable[str | Path] = (), conf: cfg
     :param conf: where to read them into; by default a throw-away.
     :raises ConfigError: a file does not read, or an option is unknown, wrong or contradictory.
     """
+    files, dirs = tuple(files), tuple(dirs)
+    _refuse_unreadable([*files, *(file for each in dirs for file in sorted(Path(each).glob("*.conf")))])
     conf = conf or cfg.ConfigOpts()
     register(conf)
     args = [f"--config-file={file}" for file in files] + [f"--config-dir={each}" for each in dirs]
@@ -337,6 +348,19 @@ def load(files: Iterable[str | Path], dirs: Iterable[str | Path] = (), conf: cfg
         raise ConfigError(f"no such configuration file: {', '.join(error.config_files)}") from error
     except cfg.Error as error:
         raise ConfigError(_in_one_line(error)) from error
+
+
+def _refuse_unreadable(files: Iterable[str | Path]) -> None:
+    """oslo.config would end in whatever exception it meets; a file that is not there it tells well."""
+    for file in files:
+        try:
+            Path(file).read_text()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"{file}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{file}: is no text: {error}") from error
 
 
 def _in_one_line(error: cfg.Error) -> str:
@@ -436,11 +460,15 @@ def _refuse_contradictions(settings: Settings) -> None:
         raise ConfigError("[api] auth_strategy: noauth is for the socket only; TCP on bind_host requires keystone")
 
 
+_NOWHERE = "192.0.0.8"
+"""The dummy address (RFC 7600): nobody has it, so that a packet to it would take the default route."""
+
+
 def _address_of_default_route() -> str | None:
     """The source address that the kernel would choose towards the outside; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("198.51.100.1", 9))
+            probe.connect((_NOWHERE, 9))
             return str(probe.getsockname()[0])
         except OSError:
             return None

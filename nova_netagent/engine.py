@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,11 +20,11 @@ from msgspec.structs import replace
 
 from nova_netagent.backend import Backend, BackendError, RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.links.protocol import LinksBackend
-from nova_netagent.compile import Compiled, Compiler
+from nova_netagent.compile import Compiled, Compiler, needed
 from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState, Key
-from nova_netagent.netfilter.rule import FAMILIES
+from nova_netagent.netfilter.rule import FAMILIES, Family
 from nova_netagent.reconcile import Outcome, Reconciler
 from nova_netagent.settings import Settings
 from nova_netagent.status import State, Status, View
@@ -156,17 +156,19 @@ class Engine:
         self.store = open_store()
         self.backend = open_backend()
         self.links = open_links()
-        wanted = FAMILIES if self._settings.use_ipv6 else (4,)
-        present = {table.family for table in self.backend.tables()}
-        families = tuple(family for family in wanted if family in present)
-        self._compiler = Compiler(self._settings, families)
+        wanted: Sequence[Family] = FAMILIES if self._settings.use_ipv6 else (4,)
+        self._compiler = Compiler(self._settings, self.backend.tables(wanted))
+        if 4 not in self._compiler.families:
+            raise Unavailable(f"this kernel lacks a table of {', '.join(map(str, needed(4)))}")
+        if len(self._compiler.families) < len(wanted):
+            LOG.warning("this kernel lacks tables of IPv6: instances' IPv6 is not filtered")
         self.reconciler = Reconciler(self._settings.firewall, self.backend, self.links, self.store, self._metrics)
         self._state = self._applied = self.store.load()
         self._refused: dict[Key, str] = {}
         self._compiled = self._compile()
         self._retry_delay = 0.0
         self._next_retry: float | None = None
-        self._next_resync = time.monotonic() + self._settings.firewall.resync_interval
+        self._verified = time.monotonic()
         self._pending_since: float | None = None
         self._ready_for_commit = 0.0
 
@@ -181,6 +183,11 @@ class Engine:
         everything = frozenset(key for key, _ in self._state.all_entries())
         self._publish(unapplied=everything)
         self._apply(verify=True)
+
+    @property
+    def _next_resync(self) -> float:
+        """When everything is read back, by time.monotonic(): the interval may change at any time."""
+        return self._verified + self._settings.firewall.resync_interval
 
     def _take(self) -> list[Request]:
         """Wait for requests, or until something is due; then all that there are."""
@@ -228,12 +235,12 @@ class Engine:
     # --- changes
 
     def _change(self, changes: list[Change]) -> None:
-        before = self._state
-        state, accepted = before, []
+        before = state = self._state
+        accepted: list[tuple[Change, DesiredState, DesiredState]] = []
         for change in changes:
             try:
-                state = fold(state, change.event, self._clock())
-                accepted.append(change)
+                found, state = state, fold(state, change.event, self._clock())
+                accepted.append((change, found, state))
             except LateRevision as error:
                 change.answer.set_exception(error)
         try:
@@ -241,34 +248,35 @@ class Engine:
                 self.store.save(before, state)
         except StoreError as error:
             LOG.error("the change could not be saved: %s", error)
-            for change in accepted:
+            for change, *_ in accepted:
                 change.answer.set_exception(error)
             return
         self._state = state
         touched = _touched(before, state)
         self._publish(unapplied=self.view.unapplied | touched)
-        waiting = [change for change in accepted if change.wait]
-        for change in accepted:
+        for change, found, made in accepted:
             if not change.wait:
-                change.answer.set_result(self._answer(change, before))
+                change.answer.set_result(self._answer(change, found, made))
         if touched or self.view.failure:
             self._apply(verify=bool(self.view.failure))
-        for change in waiting:
-            self._finish(change, before)
+        for change, found, made in accepted:
+            if change.wait:
+                self._finish(change, found, made)
 
-    def _finish(self, change: Change, before: DesiredState) -> None:
+    def _finish(self, change: Change, found: DesiredState, made: DesiredState) -> None:
         if self.view.failure:
             change.answer.set_exception(NotApplied(self.view.failure))
             return
         kind = change.event.object.KIND if isinstance(change.event, Put) else getattr(change.event, "kind", "state")
         self._metrics.event_to_kernel_seconds.labels(kind, change.source).observe(time.monotonic() - change.arrived)
-        change.answer.set_result(self._answer(change, before))
+        change.answer.set_result(self._answer(change, found, made))
 
-    def _answer(self, change: Change, before: DesiredState) -> Answer:
+    def _answer(self, change: Change, found: DesiredState, made: DesiredState) -> Answer:
+        """What a change did to the state that it found, and how its object fares by now."""
         match change.event:
             case Put(item):
                 key = (item.KIND, item.id)
-                old, new = before.entries(item.KIND).get(item.id), self._state.entries(item.KIND).get(item.id)
+                old, new = found.entries(item.KIND).get(item.id), made.entries(item.KIND).get(item.id)
                 changed: Literal["created", "updated", "unchanged"] = "updated"
                 if old is None:
                     changed = "created"
@@ -276,9 +284,9 @@ class Engine:
                     changed = "unchanged"
                 return Answer(changed, self.view.status(key))
             case Delete(kind, id_):
-                return Answer("deleted" if id_ in before.entries(kind) else "missing")
+                return Answer("deleted" if id_ in found.entries(kind) else "missing")
             case Replace():
-                changed = "unchanged" if before is self._state else "updated"
+                changed = "unchanged" if found is made else "updated"
                 return Answer(changed, counts=self.view.counts())
 
     # --- applying
@@ -300,9 +308,9 @@ class Engine:
 
     def _apply(self, *, verify: bool) -> Outcome:
         """Make the kernel agree with the state; failures are published and retried."""
-        # What was refused is tried again when it changed, and whenever everything is read back.
+        # What was refused is tried again when it changed, and after each resync.
         retried = _touched(self._applied, self._state)
-        self._refused = {key: why for key, why in self._refused.items() if not verify and key not in retried}
+        self._refused = {key: why for key, why in self._refused.items() if key not in retried}
         outcome = Outcome()
         try:
             try:
@@ -322,6 +330,8 @@ class Engine:
     def _isolate(self, error: Exception) -> Outcome:
         """Find the objects that the kernel refuses, leave them out and apply the rest.
 
+        Nobody is left out on trial whose rules the kernel holds already: it would lose packets.
+
         :raises BackendError: it is refused without any object as well.
         """
         LOG.error("the kernel refused the rules: %s", error)
@@ -329,28 +339,49 @@ class Engine:
         reason = str(error)
         outcome = Outcome()
 
+        def without(excluded: Iterable[Key]) -> Compiled:
+            return self._compile(dict.fromkeys(excluded, reason))
+
+        def can_be_said(excluded: Iterable[Key]) -> bool:
+            try:
+                self.reconciler.check(without(excluded))
+            except (RuleRefused, ValueError):
+                return False
+            return True
+
         def works(excluded: Iterable[Key]) -> bool:
             nonlocal outcome
             try:
-                self._compiled = self._compile(dict.fromkeys(excluded, reason))
+                self._compiled = without(excluded)
                 outcome = self.reconciler.apply(self._compiled, verify=True)
             except (RuleRefused, ValueError):
                 return False
             return True
 
-        changed = _touched(self._applied, self._state)
         everything = frozenset(key for key, _ in self._state.all_entries())
-        for suspects in (changed & everything, everything):
-            if suspects and works(suspects):
-                culprits = _culprits(sorted(suspects), works)
-                works(culprits)
-                break
-        else:
+        if not can_be_said(everything):
             raise RuleRefused(reason)
+        culprits = _culprits(sorted(everything), can_be_said)
+        if not works(culprits):
+            culprits |= self._refused_by_kernel(reason, everything - culprits, lambda keys: works(culprits | set(keys)))
+            works(culprits)
         for key in culprits:
             LOG.error("%s %s is in error and passes nothing: %s", *key, reason)
             self._refused[key] = reason
         return outcome
+
+    def _refused_by_kernel(
+        self, reason: str, candidates: frozenset[Key], works: Callable[[Iterable[Key]], bool]
+    ) -> frozenset[Key]:
+        """Those of the candidates whose rules the kernel refuses: found among those that have new ones.
+
+        :raises RuleRefused: they are not the reason.
+        """
+        newcomers = self.reconciler.newcomers(self._compiled)
+        for suspects in (newcomers & candidates, _touched(self._applied, self._state) & candidates):
+            if suspects and works(suspects):
+                return _culprits(sorted(suspects), works)
+        raise RuleRefused(reason)
 
     def _succeed(self, outcome: Outcome, verify: bool) -> None:
         self._applied = self._state
@@ -359,7 +390,7 @@ class Engine:
         self._log(outcome, verify)
         now = self._clock()
         if verify:
-            self._next_resync = time.monotonic() + self._settings.firewall.resync_interval
+            self._verified = time.monotonic()
         self._ready_for_commit = time.monotonic() + self._settings.firewall.coalesce_interval
         self._publish(
             troubles=self._troubles(outcome.link_failures),
@@ -416,7 +447,10 @@ class Engine:
             for op, count in outcome.edits.items():
                 self._metrics.drift_repairs_total.labels(op).inc(count)
             LOG.warning("somebody had changed what is ours; repaired: %s", _some(outcome.lines()))
-        self._next_resync = time.monotonic() + self._settings.firewall.resync_interval
+        self._verified = time.monotonic()
+        if self._refused and not self.view.failure:
+            self._refused = {}
+            self._apply(verify=False)
         return list(outcome.lines()) if same else []
 
     def plan(self, event: Event | None = None) -> list[str]:
@@ -426,7 +460,7 @@ class Engine:
         :raises BackendError: the kernel cannot be read.
         """
         state = self._state if event is None else fold(self._state, event, self._clock())
-        compiler = Compiler(self._settings, self._compiler.families)
+        compiler = Compiler(self._settings, self._compiler.tables)
         return self.reconciler.plan(compiler.compile(state, {**self._refused, **self._conflicts()}))
 
     def live_chains(self, table: str | None = None, family: int | None = None) -> list[dict[str, object]]:
@@ -449,9 +483,15 @@ class Engine:
         if self._conflicts() != self._conflicting:
             self._apply(verify=False)
             return
-        outcome = self.reconciler.apply_links(self._compiled.links)
+        try:
+            outcome = self.reconciler.apply_links(self._compiled.links)
+        except StoreError as error:
+            self._fail(error)
+            return
         if outcome:
             LOG.info("links: %s", _some(outcome.lines()))
+        if outcome.links_again:
+            self._metrics.drift_repairs_total.labels("link").inc(outcome.links_again)
         self._publish(troubles=self._troubles(outcome.link_failures))
 
     # --- publishing

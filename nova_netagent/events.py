@@ -49,14 +49,20 @@ def fold(state: DesiredState, event: Event, now: float) -> DesiredState:
     :param now: seconds since the epoch; tombstones older than seven days are dropped.
     :raises LateRevision: the event is older than the state, or contradicts its revision.
     """
+    state = _without_expired(state, now)
     match event:
         case Put(item):
             _refuse_late(state, item)
-            return _put(state, item, now)
+            return _put(state, item)
         case Delete(kind, id_, revision):
             return _delete(state, (kind, id_), revision, now)
         case Replace(wanted):
             return _replace(state, wanted, now)
+
+
+def _without_expired(state: DesiredState, now: float) -> DesiredState:
+    kept = {key: stone for key, stone in state.tombstones.items() if now - stone.at < TOMBSTONE_SECONDS}
+    return state if len(kept) == len(state.tombstones) else replace(state, tombstones=kept)
 
 
 def _refuse_late(state: DesiredState, item: Object) -> None:
@@ -76,7 +82,7 @@ def _refuse_contradiction(entry: Entry, item: Object) -> None:
         raise LateRevision(f"revision {item.revision} of {item.id} is stored with another body")
 
 
-def _put(state: DesiredState, item: Object, now: float) -> DesiredState:
+def _put(state: DesiredState, item: Object) -> DesiredState:
     entries = state.entries(item.KIND)
     old = entries.get(item.id)
     if old is not None and old.object == item:
@@ -90,7 +96,7 @@ def _put(state: DesiredState, item: Object, now: float) -> DesiredState:
         since={claim: known.get(claim, sequence) for claim in claims(item)},
     )
     tombstones = _without(state.tombstones, (item.KIND, item.id))
-    changed = replace(state, sequence=sequence, tombstones=_kept(tombstones, now))
+    changed = replace(state, sequence=sequence, tombstones=tombstones)
     return _with_kind(changed, item.KIND, {**entries, item.id: entry})
 
 
@@ -102,7 +108,7 @@ def _delete(state: DesiredState, key: Key, revision: int | None, now: float) -> 
             raise LateRevision(f"revision {revision} of {id_} is below the stored {entry.revision}")
         buried = state.tombstones.get(key)
         if buried is None or buried.revision < revision:
-            tombstones = {**_kept(state.tombstones, now), key: Tombstone(revision, now)}
+            tombstones = {**state.tombstones, key: Tombstone(revision, now)}
             state = replace(state, tombstones=tombstones)
     if entry is None:
         return state
@@ -120,7 +126,7 @@ def _replace(state: DesiredState, wanted: State, now: float) -> DesiredState:
             entry = state.entries(item.KIND).get(item.id)
             if entry is not None:
                 _refuse_contradiction(entry, item)
-            state = _put(state, item, now)
+            state = _put(state, item)
     return state
 
 
@@ -144,9 +150,3 @@ def _without(mapping: Mapping[K, V], key: K) -> Mapping[K, V]:
     if key not in mapping:
         return mapping
     return {k: v for k, v in mapping.items() if k != key}
-
-
-def _kept(tombstones: Mapping[Key, Tombstone], now: float) -> Mapping[Key, Tombstone]:
-    if all(now - stone.at < TOMBSTONE_SECONDS for stone in tombstones.values()):
-        return tombstones
-    return {key: stone for key, stone in tombstones.items() if now - stone.at < TOMBSTONE_SECONDS}

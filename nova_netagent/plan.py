@@ -14,6 +14,7 @@ from difflib import SequenceMatcher
 from typing import Generic, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nova_netagent.netfilter.rule import IpSet, TableId
 
@@ -127,11 +128,11 @@ class Placement(Generic[K]):
     top: re.Pattern[str] | None = None
     bottom: re.Pattern[str] | None = None
 
-    def index(self, foreign: Sequence[K]) -> int:
-        """How many of the foreign rules stand above ours."""
+    def index(self, chain: str, foreign: Sequence[K]) -> int:
+        """How many of the foreign rules of a chain stand above ours; a rule is matched as ``-A CHAIN RULE``."""
         if self.top is None:
             return 0
-        texts = [self.describe(key) for key in foreign]
+        texts = [f"-A {chain} {self.describe(key)}" for key in foreign]
         above = max((i + 1 for i, text in enumerate(texts) if self.top.search(text)), default=0)
         if self.bottom is not None:
             below = next((i for i, text in enumerate(texts) if self.bottom.search(text)), len(texts))
@@ -170,7 +171,7 @@ def plan_table(
         if hook.shared:
             edits += _edit_shared(hook, now)
         else:
-            edits += _edit_builtin(hook, now, placement, keep_position)
+            edits += _edit_builtin(hook, now, placement, keep_position, _others_before(hook, desired, actual, jumps_to))
     edits += _sweep([name for name in actual if name not in desired.chains and owns(name)], desired, actual, jumps_to)
     return TablePlan(desired.id, tuple(edits))
 
@@ -203,7 +204,7 @@ def plan_removal(
     return TablePlan(skeleton.id, tuple(edits))
 
 
-def diff_chain(chain: str, actual: Sequence[K], desired: Sequence[K]) -> Iterator[Edit[K]]:
+def diff_chain(chain: str, actual: Sequence[K], desired: Sequence[K]) -> Iterator[Insert[K] | Delete[K]]:
     """The edits of one chain of our own; rules that stay are not touched and keep their counters."""
     start, end_actual, end_desired = 0, len(actual), len(desired)
     while start < end_actual and start < end_desired and actual[start] == desired[start]:
@@ -217,8 +218,8 @@ def diff_chain(chain: str, actual: Sequence[K], desired: Sequence[K]) -> Iterato
         return
     # The edges are cut off first: SequenceMatcher is quadratic where rules repeat.
     matcher = SequenceMatcher(None, actual[start:end_actual], desired[start:end_desired], autojunk=False)
-    for _, low, high, low_desired, high_desired in reversed(matcher.get_opcodes()):
-        if actual[start + low : start + high] == desired[start + low_desired : start + high_desired]:
+    for tag, low, high, low_desired, high_desired in reversed(matcher.get_opcodes()):
+        if tag == "equal":
             continue
         for index in range(start + high - 1, start + low - 1, -1):
             yield Delete(chain, index, actual[index])
@@ -226,20 +227,55 @@ def diff_chain(chain: str, actual: Sequence[K], desired: Sequence[K]) -> Iterato
             yield Insert(chain, start + low + offset, desired[start + low_desired + offset])
 
 
+def _others_before(
+    hook: EncodedHook[K],
+    desired: EncodedTable[K],
+    actual: Mapping[str, Sequence[K]],
+    jumps_to: Callable[[K], str | None],
+) -> frozenset[K]:
+    """The jumps of other nova-style agents that go before our last one, where that leads to a chain of everybody's.
+
+    nova-postrouting-bottom is there so that SNAT comes after everybody's exemptions. Whose
+    they are is seen from that chain: who jumps from it to W-snat has a W-POSTROUTING.
+    """
+    last = jumps_to(hook.keys[-1]) if hook.keys else None
+    shared = next((each for each in desired.hooks if each.shared and each.chain == last), None)
+    if shared is None:
+        return frozenset()
+    sharers = (jumps_to(key) or "" for key in actual.get(shared.chain, ()) if key not in shared.keys)
+    chains = {f"{name.rpartition('-')[0]}-{hook.chain}" for name in sharers}
+    return frozenset(key for key in actual.get(hook.chain, ()) if jumps_to(key) in chains)
+
+
 def _edit_builtin(
-    hook: EncodedHook[K], now: Sequence[K], placement: Placement[K], keep_position: bool
+    hook: EncodedHook[K], now: Sequence[K], placement: Placement[K], keep_position: bool, before_last: frozenset[K]
 ) -> Iterator[Edit[K]]:
+    """Our jumps stand together, but for those of others that go before our last one."""
     ours = [key for key in now if key in hook.keys]
     if keep_position and Counter(ours) == Counter(hook.keys):
         return
     foreign = [key for key in now if key not in hook.keys]
-    index = placement.index(foreign)
-    block = list(hook.keys)
-    if list(now) == foreign[:index] + block + foreign[index:]:
-        return
-    yield from _delete(hook.chain, now, lambda key: key in hook.keys)
-    for offset, key in enumerate(block):
-        yield Insert(hook.chain, index + offset, key)
+    first = last = placement.index(hook.chain, foreign)
+    while last < len(foreign) and foreign[last] in before_last:
+        last += 1
+    wanted = [*foreign[:first], *hook.keys[:-1], *foreign[first:last], *hook.keys[-1:], *foreign[last:]]
+    # Between two foreign rules at a time, the last ones first: what stands right keeps its counters.
+    for (start, have), (_, want) in zip(
+        reversed(_gaps(now, hook.keys)), reversed(_gaps(wanted, hook.keys)), strict=True
+    ):
+        for edit in diff_chain(hook.chain, have, want):
+            yield replace(edit, index=start + edit.index)
+
+
+def _gaps(rules: Sequence[K], ours: Sequence[K]) -> list[tuple[int, list[K]]]:
+    """Our rules before, between and after the foreign ones, each with the index where it begins."""
+    gaps: list[tuple[int, list[K]]] = [(0, [])]
+    for index, key in enumerate(rules):
+        if key in ours:
+            gaps[-1][1].append(key)
+        else:
+            gaps.append((index + 1, []))
+    return gaps
 
 
 def _edit_shared(hook: EncodedHook[K], now: Sequence[K]) -> Iterator[Edit[K]]:
@@ -277,7 +313,10 @@ def _sweep(
         if key not in hooks.get(chain, ())
     }
     for chain in stale:
-        yield RemoveChain(chain, flush_only=chain in needed)
+        if chain not in needed:
+            yield RemoveChain(chain)
+        elif actual[chain]:
+            yield RemoveChain(chain, flush_only=True)
 
 
 def plan_sets(desired: Mapping[str, IpSet], actual: Mapping[str, IpSet], owns: Callable[[str], bool]) -> SetPlan:

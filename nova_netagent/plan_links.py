@@ -15,7 +15,8 @@ Made = tuple[str, str]
 """A kind (``bridge``, ``address``, ``port``, ``sysctl``) and a name."""
 
 _BRIDGE_SYSCTLS = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
-_FORWARD_SYSCTLS = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+FORWARD_IPV6 = "net/ipv6/conf/all/forwarding"
+_FORWARD_SYSCTLS = {4: "net/ipv4/ip_forward", 6: FORWARD_IPV6}
 
 
 class Link(Struct, frozen=True):
@@ -29,6 +30,8 @@ class Link(Struct, frozen=True):
     up: bool
     mtu: int
     mac: str | None
+    hairpin: bool | None = None
+    """Whether, as a port, it sends back to where a frame came from; ``None`` where it is no port."""
 
 
 class ActualLinks(Struct, frozen=True):
@@ -58,9 +61,11 @@ class LinkPlan(Struct, frozen=True):
     sysctls_after: Mapping[str, str]
     remove_bridges: tuple[str, ...]
     forget: tuple[Made, ...]
+    again: tuple[Made, ...] = ()
+    """What was made before and has to be made again: somebody undid it."""
 
     def __bool__(self) -> bool:
-        return any(getattr(self, name) for name in self.__struct_fields__ if name not in ("make", "forget"))
+        return any(getattr(self, name) for name in self.__struct_fields__ if name not in ("make", "forget", "again"))
 
     def lines(self) -> Iterator[str]:
         """The plan for people, an edit a line."""
@@ -77,17 +82,22 @@ class LinkPlan(Struct, frozen=True):
 
 
 def sysctls_of(
-    desired: Links, actual: ActualLinks, made: Mapping[Made, str]
+    desired: Links, actual: ActualLinks, made: Mapping[Made, str], *, forwarding: bool = False
 ) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """The sysctls that a state wants, before and after its rules are in the kernel.
 
     A host that forwards IPv6 ignores router advertisements unless accept_ra is 2, and
     forgets the default route that it learned from one: so 2 comes first, for every link
-    that may have accepted them (kernel, ip-sysctl.rst, accept_ra).
+    that may have accepted them (kernel, ip-sysctl.rst, accept_ra). A link that comes when
+    the host forwards already never accepted any: it may be the tap of an instance.
+
+    :param forwarding: whether the host forwards IPv6 already.
     """
     before = dict.fromkeys(_BRIDGE_SYSCTLS, "1") if desired.filter_bridges else {}
-    ours = {"lo", *desired.bridges, *desired.ports, *(name for kind, name in made if kind == "bridge")}
     if 6 in desired.forward:
+        before |= {name: "2" for kind, name in made if kind == "sysctl" and name.endswith("/accept_ra")}
+    if 6 in desired.forward and not forwarding:
+        ours = {"lo", *desired.bridges, *desired.ports, *(name for kind, name in made if kind == "bridge")}
         before |= {
             f"net/ipv6/conf/{link.name}/accept_ra": "2"
             for link in actual.links.values()
@@ -107,22 +117,35 @@ def plan_links(desired: Links, actual: ActualLinks, made: Mapping[Made, str], sy
     wanted_made = _wanted(desired)
     going = [thing for thing in made if thing[0] != "sysctl" and thing not in wanted_made]
     add_bridges = tuple(each for name, each in desired.bridges.items() if name not in actual.links)
-    present = {*actual.links, *(each.name for each in add_bridges)}
+    unusable = set(not_bridges(desired, actual))
+    present = {*actual.links, *(each.name for each in add_bridges)} - unusable
     add_addresses = tuple(
         each for key, each in addresses.items() if key not in actual.addresses and each.interface in present
     )
     add_ports = {
         device: bridge
         for device, bridge in desired.ports.items()
-        if device in actual.links and actual.links[device].master != bridge
+        if device in actual.links and bridge in present and not _is_joined(actual.links[device], bridge)
     }
-    before, after = sysctls_of(desired, actual, made)
+    before, after = sysctls_of(desired, actual, made, forwarding=sysctls.get(FORWARD_IPV6) == "1")
     changed_before = _changed(before, sysctls)
     changed_after = _changed(after, sysctls)
     make: dict[Made, str] = {("bridge", each.name): "" for each in add_bridges}
     make |= {("address", f"{each.interface} {each.cidr}"): "" for each in add_addresses}
     make |= {("port", device): "" for device in desired.ports if device in actual.links}
     make |= {("sysctl", name): sysctls[name] for name in (*changed_before, *changed_after)}
+    set_up = tuple(
+        name
+        for name in (*desired.bridges, *desired.ports)
+        if name in actual.links and name in present and not actual.links[name].up
+    )
+    changed: list[Made] = [
+        *(("bridge", each.name) for each in add_bridges),
+        *(("port", device) for device in add_ports),
+    ]
+    changed += [("address", f"{each.interface} {each.cidr}") for each in add_addresses]
+    changed += [("sysctl", name) for name in (*changed_before, *changed_after)]
+    changed += [(kind, name) for name in set_up for kind in ("bridge", "port")]
     return LinkPlan(
         make={thing: found for thing, found in make.items() if thing not in made},
         remove_ports=tuple(name for kind, name in going if kind == "port" and _is_port(name, actual)),
@@ -138,15 +161,19 @@ def plan_links(desired: Links, actual: ActualLinks, made: Mapping[Made, str], sy
             for name, each in desired.bridges.items()
             if each.mtu and name in actual.links and ("bridge", name) in made and actual.links[name].mtu != each.mtu
         },
-        set_up=tuple(
-            name for name in (*desired.bridges, *desired.ports) if name in actual.links and not actual.links[name].up
-        ),
+        set_up=set_up,
         add_addresses=add_addresses,
         add_ports=add_ports,
         sysctls_after=changed_after,
-        remove_bridges=tuple(name for kind, name in going if kind == "bridge" and name in actual.links),
+        remove_bridges=tuple(name for kind, name in going if kind == "bridge" and _is_bridge(name, actual)),
         forget=tuple(going),
+        again=tuple(thing for thing in changed if thing in made),
     )
+
+
+def not_bridges(desired: Links, actual: ActualLinks) -> Iterator[str]:
+    """Names of desired bridges that are those of other links."""
+    return (name for name in desired.bridges if name in actual.links and not _is_bridge(name, actual))
 
 
 def plan_removal(actual: ActualLinks, made: Mapping[Made, str], sysctls: Mapping[str, str]) -> LinkPlan:
@@ -181,6 +208,14 @@ def _wanted(desired: Links) -> set[Made]:
     wanted |= {("address", f"{each.interface} {each.cidr}") for each in desired.addresses}
     wanted |= {("port", device) for device in desired.ports}
     return wanted
+
+
+def _is_bridge(name: str, actual: ActualLinks) -> bool:
+    return name in actual.links and actual.links[name].kind == "bridge"
+
+
+def _is_joined(link: Link, bridge: str) -> bool:
+    return link.master == bridge and link.hairpin is not False
 
 
 def _is_port(device: str, actual: ActualLinks) -> bool:

@@ -18,10 +18,11 @@ from nova_netagent.backend.links.protocol import LinksBackend, LinksFailed
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.links import Links
 from nova_netagent.metrics import Metrics
+from nova_netagent.model import Key
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import IpSet, Ruleset, Table, TableId
-from nova_netagent.plan import Placement, SetPlan, TablePlan, plan_removal, plan_sets, plan_table
-from nova_netagent.plan_links import LinkPlan, plan_links, sysctls_of
+from nova_netagent.plan import Insert, Placement, SetPlan, TablePlan, plan_removal, plan_sets, plan_table
+from nova_netagent.plan_links import FORWARD_IPV6, ActualLinks, LinkPlan, not_bridges, plan_links, sysctls_of
 from nova_netagent.plan_links import plan_removal as plan_links_removal
 from nova_netagent.settings import FirewallSettings
 from nova_netagent.store import Store
@@ -44,6 +45,8 @@ class Outcome:
     """What was carried out, each to be read by people when somebody asks."""
     link_failures: dict[str, str] = field(default_factory=dict)
     """By the link concerned, why its edits failed."""
+    links_again: int = 0
+    """How many links, addresses and sysctls had been made before, and undone by somebody."""
 
     def __bool__(self) -> bool:
         return bool(self.edits)
@@ -88,6 +91,8 @@ class Reconciler:
         :raises TableChanged: somebody kept changing a table through every attempt.
         """
         outcome = Outcome()
+        if verify:
+            self._renew_notes()
         link_plan = self._plan_links(compiled.links)
         self._note_made(link_plan)
         self._edit_links(link_plan, outcome, before=True)
@@ -102,8 +107,7 @@ class Reconciler:
                 time.sleep(0.001 * 2**attempt)
         self._edit_links(link_plan, outcome, before=False)
         self._forget_made(link_plan)
-        for name in missing_interfaces(compiled.links, self._links.read().links):
-            outcome.link_failures.setdefault(name, "there is no such interface")
+        outcome.link_failures = {**link_problems(compiled.links, self._links.read()), **outcome.link_failures}
         return outcome
 
     def apply_links(self, links: Links) -> Outcome:
@@ -113,10 +117,37 @@ class Reconciler:
         self._note_made(link_plan)
         self._edit_links(link_plan, outcome, before=True)
         self._edit_links(link_plan, outcome, before=False)
+        outcome.links_again = len(link_plan.again)
         self._forget_made(link_plan)
-        for name in missing_interfaces(links, self._links.read().links):
-            outcome.link_failures.setdefault(name, "there is no such interface")
+        outcome.link_failures = {**link_problems(links, self._links.read()), **outcome.link_failures}
         return outcome
+
+    def check(self, compiled: Compiled) -> None:
+        """See whether what was compiled can be said to this kernel at all, without saying it.
+
+        :raises RuleRefused: it cannot.
+        """
+        for table in compiled.ruleset.tables.values():
+            self._backend.encode(table)
+
+    def newcomers(self, compiled: Compiled) -> frozenset[Key]:
+        """The objects of which the kernel does not hold everything: what it refuses is of one of them."""
+        ruleset = compiled.ruleset
+        with self._backend.locked():
+            set_plan = plan_sets(ruleset.sets, self._backend.read_sets(), self._owner.owns_set)
+            origins = {each.origin for each in set_plan.create} | {ruleset.sets[name].origin for name in set_plan.add}
+            for table in ruleset.tables.values():
+                encoded = self._backend.encode(table)
+                new = {
+                    (edit.chain, edit.key) for edit in self._plan_table(table, True).edits if isinstance(edit, Insert)
+                }
+                origins |= {
+                    rule.origin
+                    for name, chain in table.chains.items()
+                    for key, rule in zip(encoded.chains[name], chain.rules, strict=True)
+                    if (name, key) in new
+                }
+        return frozenset(origin[:2] for origin in origins if origin is not None)
 
     def plan(self, compiled: Compiled) -> list[str]:
         """What ``apply`` with ``verify`` would do now, an edit a line. Changes nothing."""
@@ -255,7 +286,8 @@ class Reconciler:
 
     def _plan_links(self, desired: Links) -> LinkPlan:
         actual = self._links.read()
-        before, after = sysctls_of(desired, actual, self._made)
+        forwarding = self._links.read_sysctls((FORWARD_IPV6,)).get(FORWARD_IPV6) == "1"
+        before, after = sysctls_of(desired, actual, self._made, forwarding=forwarding)
         return plan_links(desired, actual, self._made, self._links.read_sysctls((*before, *after)))
 
     def _edit_links(self, plan: LinkPlan, outcome: Outcome, *, before: bool) -> None:
@@ -276,15 +308,24 @@ class Reconciler:
         self._store.note_made(plan.make)
         self._made |= plan.make
 
+    def _renew_notes(self) -> None:
+        """Note again what was struck from the store beside us, by a cleanup."""
+        noted = self._store.made()
+        self._store.note_made({thing: found for thing, found in self._made.items() if thing not in noted})
+
     def _forget_made(self, plan: LinkPlan) -> None:
         self._store.forget_made(plan.forget)
         for thing in plan.forget:
             self._made.pop(thing, None)
 
 
-def missing_interfaces(desired: Links, links: Mapping[str, object]) -> Iterator[str]:
-    """Interfaces that addresses should be on and that the host does not have."""
-    return (each.interface for each in desired.addresses if each.interface not in links)
+def link_problems(desired: Links, actual: ActualLinks) -> Mapping[str, str]:
+    """By link why it cannot be had: an interface is not there, or what should be a bridge is none."""
+    missing = {each.interface for each in desired.addresses if each.interface not in actual.links}
+    return {
+        **dict.fromkeys(sorted(missing), "there is no such interface"),
+        **dict.fromkeys(not_bridges(desired, actual), "there is a link of this name that is not a bridge"),
+    }
 
 
 def _ordered(ruleset: Ruleset) -> list[Table]:

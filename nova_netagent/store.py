@@ -13,7 +13,7 @@ import msgspec
 
 from nova_netagent.model import KINDS, DesiredState, Entry, Key, Object, Tombstone
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _MIGRATIONS: Mapping[int, str] = {
     0: """
@@ -30,6 +30,7 @@ _MIGRATIONS: Mapping[int, str] = {
         CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
         INSERT INTO counter VALUES ('sequence', 0);
     """,
+    1: "CREATE TABLE boot (id TEXT NOT NULL)",
 }
 """For each schema version the statements that lead to the next."""
 
@@ -109,9 +110,26 @@ class Store:
                 _save_tombstones(db, old.tombstones, new.tombstones)
             db.execute("UPDATE counter SET value = ? WHERE name = 'sequence'", (new.sequence,))
 
+    def begin_boot(self, boot: str) -> None:
+        """Forget what was made in another boot of this host: it is gone, and what is there now is somebody else's.
+
+        :raises StoreError: nothing was forgotten.
+        """
+        with self._transaction() as db:
+            if db.execute("SELECT id FROM boot").fetchone() != (boot,):
+                db.execute("DELETE FROM made")
+                db.execute("DELETE FROM boot")
+                db.execute("INSERT INTO boot VALUES (?)", (boot,))
+
     def made(self) -> Mapping[Made, str]:
-        """What we made in the kernel, and for each what was found there before."""
-        rows = self._db.execute("SELECT kind, name, found FROM made").fetchall()
+        """What we made in the kernel, and for each what was found there before.
+
+        :raises StoreError: it cannot be read.
+        """
+        try:
+            rows = self._db.execute("SELECT kind, name, found FROM made").fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {error}") from error
         return {(kind, name): found for kind, name, found in rows}
 
     def note_made(self, things: Mapping[Made, str]) -> None:

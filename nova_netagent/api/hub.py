@@ -305,7 +305,11 @@ class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no t
     def finish(self) -> None:
         if not self._whole:
             self._linger()
-        super().finish()
+        try:
+            super().finish()
+        finally:
+            # Where the client is gone its answer cannot be flushed, and the descriptor would stay open with this.
+            self.rfile.close()
 
     def _linger(self) -> None:
         """Let a client that is still sending finish, so that it reads the answer and not a reset."""

@@ -1,10 +1,10 @@
 """The kernel, behind one interface: what a packet-filter backend does and how it fails."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
-from nova_netagent.netfilter.rule import IpSet, Table, TableId
+from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Table, TableId
 from nova_netagent.plan import EncodedTable, SetPlan, TablePlan
 
 K = TypeVar("K")
@@ -43,8 +43,8 @@ class Backend(Protocol[K]):
     def lock_wait(self) -> float:
         """How long the last ``locked`` waited, in seconds."""
 
-    def tables(self) -> Sequence[TableId]:
-        """The tables that this kernel has and that we use."""
+    def tables(self, families: Iterable[Family] = FAMILIES) -> Sequence[TableId]:
+        """The tables of these families that this kernel has and that we use. Those of others are not touched."""
 
     def loaded_tables(self) -> Sequence[TableId]:
         """Those of them that are in use already: whoever only looks need not load any."""

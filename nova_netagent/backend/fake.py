@@ -1,6 +1,6 @@
 """A packet filter in memory, as strict as the kernel: for tests, and for looking at what would happen."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ import msgspec
 
 from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.refusals import name_refusal, refusal, unspeakable
-from nova_netagent.netfilter.rule import FAMILIES, Chain, InSet, IpSet, Jump, Rule, Table, TableId
+from nova_netagent.netfilter.rule import FAMILIES, Chain, Family, InSet, IpSet, Jump, Rule, Table, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS, rule_text
 from nova_netagent.plan import AddChain, Delete, EncodedHook, EncodedTable, Insert, RemoveChain, SetPlan, TablePlan
 
@@ -68,9 +68,9 @@ class FakeBackend:
         else:
             self.chains[table][chain] = tuple(map(_key, rules))
 
-    def tables(self) -> list[TableId]:
+    def tables(self, families: Iterable[Family] = FAMILIES) -> list[TableId]:
         """The tables that "the kernel" has."""
-        return list(self.chains)
+        return [table for table in self.chains if table.family in set(families)]
 
     def loaded_tables(self) -> list[TableId]:
         """Every table is loaded."""

@@ -1,6 +1,7 @@
 """``nova-netagent``: the daemon. The one place that wires things together."""
 
 import argparse
+import fcntl
 import gc
 import importlib.metadata
 import logging
@@ -11,11 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from oslo_config.cfg import ConfigOpts
-
     from nova_netagent.api.agent import About
     from nova_netagent.api.hub import Hub, Server
     from nova_netagent.engine import Engine
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("nova_netagent")
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 STOP_SECONDS = 20.0
 """How long requests in flight may take once the agent is told to stop."""
 STUCK_SECONDS = 60.0
@@ -34,9 +35,16 @@ def version() -> str:
     return importlib.metadata.version("nova-netagent")
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that refuses in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The daemon's command line."""
-    made = argparse.ArgumentParser(
+    made = _Parser(
         prog="nova-netagent",
         description="A nova-network style agent for the network namespace that it is started in.",
         epilog="Exit codes: 0 stopped cleanly, 2 bad configuration or arguments, 1 anything else.",
@@ -50,31 +58,54 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon until it is told to stop; returns the exit code."""
     arguments = parser().parse_args(argv)
-    files = arguments.config_file or ["/etc/nova-netagent/nova-netagent.conf"]
-    from oslo_config import cfg
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they wait until there is somebody to obey them
+    try:
+        return _run(arguments)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
+
+def _run(arguments: argparse.Namespace) -> int:
+    files = arguments.config_file or ["/etc/nova-netagent/nova-netagent.conf"]
     from nova_netagent import conf
 
+    opts = conf.global_options()
     try:
-        # oslo.messaging and oslo.reports know the global configuration only.
-        settings = conf.load(files, arguments.config_dir, cfg.CONF)
+        settings = conf.load(files, arguments.config_dir, opts)
     except conf.ConfigError as error:
         print(f"nova-netagent: {error}", file=sys.stderr)
         return 2
-    _log_to_oslo(cfg.CONF)
+    _log_to_oslo(opts)
     collect_rarely()
     try:
-        return Daemon(settings, cfg.CONF, files, arguments.config_dir).run()
+        return Daemon(settings, opts, files, arguments.config_dir).run()
     except Exception as error:
         LOG.critical("%s", error, exc_info=LOG.isEnabledFor(logging.DEBUG))
         return 1
 
 
-def _log_to_oslo(opts: "ConfigOpts") -> None:
+def _log_to_oslo(opts: Any) -> None:
     from oslo_log import log
 
     log.set_defaults(default_log_levels=[*log.get_default_log_levels(), "pyroute2=WARN"])
     log.setup(opts, "nova-netagent", fix_eventlet=False)
+
+
+def _claim(state_path: str) -> int:
+    """Have the stored state for this process alone: two agents would undo each other's work.
+
+    The kernel gives the claim up when the process ends, however it does.
+
+    :returns: the descriptor that holds it.
+    """
+    Path(state_path).mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(state_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RuntimeError(f"{state_path}: another agent works with this state") from None
+    return descriptor
 
 
 def collect_rarely() -> None:
@@ -90,9 +121,9 @@ def collect_rarely() -> None:
 class Daemon:
     """The engine on its native thread, and the API on the main thread's event loop."""
 
-    def __init__(self, settings: "Settings", opts: "ConfigOpts", files: Sequence[str], dirs: Sequence[str]) -> None:
-        from nova_netagent.cmd.wiring import make_engine
+    def __init__(self, settings: "Settings", opts: Any, files: Sequence[str], dirs: Sequence[str]) -> None:
         from nova_netagent.metrics import Metrics
+        from nova_netagent.wiring import make_engine
 
         self._settings = settings
         self._opts = opts
@@ -112,7 +143,9 @@ class Daemon:
 
         self._hub = hub = Hub(self._engine.submit)
         _allow_many_connections()
-        hub.on_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2), self._signals.add)
+        hub.on_signals(SIGNALS, self._signals.add)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        self._claim = _claim(self._settings.state_path)  # held to the end of the process
         server = self._listen(hub)
         # A daemon thread: should this one end by a fault, the service manager must see it end.
         thread = threading.Thread(target=self._engine.run, name="engine", daemon=True)

@@ -1,7 +1,6 @@
 """The compiler: desired state and settings in, rules and links out. Pure, ordered once, memoised."""
 
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Collection, Mapping
 
 from msgspec import Struct
 
@@ -24,6 +23,8 @@ from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import FAMILIES, Chain, Family, IpSet, Ruleset, Table, TableId
 from nova_netagent.settings import Settings
 
+ALL_TABLES = tuple(TableId(family, name) for family in FAMILIES for name in skeleton.TABLES)
+
 
 class Compiled(Struct, frozen=True):
     """What a state asks of the kernel, and what of it cannot be."""
@@ -37,12 +38,14 @@ class Compiled(Struct, frozen=True):
 class Compiler:
     """Compiles one state after another, remembering what did not change.
 
-    :param families: the address families whose tables the kernel has and the operator wants.
+    :param tables: those that the kernel has and the operator wants. A family is served when it
+        has what its instances are filtered with; nat comes with it where it is there.
     """
 
-    def __init__(self, settings: Settings, families: Iterable[Family] = FAMILIES) -> None:
+    def __init__(self, settings: Settings, tables: Collection[TableId] | None = None) -> None:
         self._settings = settings
-        self.families = tuple(families)
+        self.tables = frozenset(ALL_TABLES if tables is None else tables)
+        self.families = tuple(family for family in FAMILIES if all(t in self.tables for t in needed(family)))
         self._memo = Memo()
 
     def compile(self, state: DesiredState, refused: Mapping[Key, str] | None = None) -> Compiled:
@@ -69,7 +72,7 @@ class Compiler:
         sets = security_group.place(scope, memo, placed, used)
         floating_ip.place(scope, placed)
         compiled = Compiled(
-            ruleset=_gather(scope, memo, placed, sets),
+            ruleset=_gather(scope, memo, placed, sets, self.tables),
             links=links.links_of(scope),
             problems=resolved.problems,
         )
@@ -77,11 +80,20 @@ class Compiler:
         return compiled
 
 
-def _gather(scope: Scope, memo: Memo, placed: Placed, sets: Mapping[str, IpSet]) -> Ruleset:
+def needed(family: Family) -> tuple[TableId, ...]:
+    """The tables without which instances cannot be filtered in a family."""
+    return tuple(TableId(family, name) for name in skeleton.TABLES if name != "nat")
+
+
+def _gather(
+    scope: Scope, memo: Memo, placed: Placed, sets: Mapping[str, IpSet], present: Collection[TableId]
+) -> Ruleset:
     tables = {}
     for family in scope.families:
         for name in skeleton.TABLES:
             id_ = TableId(family, name)
+            if id_ not in present:
+                continue
             chains = dict(placed.chains.get(id_, {}))
             for chain, rules in placed.rules[id_].items():
                 chains[chain] = memo.intern((id_, chain), Chain(chain, tuple(rules)))
@@ -89,9 +101,6 @@ def _gather(scope: Scope, memo: Memo, placed: Placed, sets: Mapping[str, IpSet])
     return Ruleset(tables, sets)
 
 
-Status = Literal["done", "pending", "error"]
-
-
-def empty_ruleset(settings: Settings, families: Iterable[Family] = FAMILIES) -> Ruleset:
+def empty_ruleset(settings: Settings) -> Ruleset:
     """The skeleton alone: what ``cleanup`` takes out again."""
-    return Compiler(settings, families).compile(DesiredState()).ruleset
+    return Compiler(settings).compile(DesiredState()).ruleset

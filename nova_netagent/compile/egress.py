@@ -15,7 +15,7 @@ from nova_netagent.compile.discovery import DHCP_CLIENT, SENT
 from nova_netagent.compile.ingress import DROP_INVALID, REPLIES
 from nova_netagent.compile.metadata import METADATA_IP, METADATA_PORT
 from nova_netagent.compile.parts import Scope
-from nova_netagent.compile.resolve import Group, Port
+from nova_netagent.compile.resolve import Judge, Port
 from nova_netagent.compile.security_group import chain_name
 from nova_netagent.model import values
 from nova_netagent.model.protocols import ICMPV6, TCP, UDP
@@ -55,10 +55,10 @@ def is_judged(port: Port, family: Family, scope: Scope) -> bool:
         or port.missing_group
         or any(group.restricts_egress for group in port.groups)
     )
-    return restricted and not any(("egress", family) in group.open_sides for group in port.groups)
+    return restricted and not any(family in group.open_egress for group in port.groups)
 
 
-def groups_of(port: Port, family: Family) -> Sequence[Group]:
+def groups_of(port: Port, family: Family) -> Sequence[Judge]:
     """The groups whose egress chain a judged vif's chain jumps to."""
     return [group for group in port.groups if ("egress", family) in group.sides]
 

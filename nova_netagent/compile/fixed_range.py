@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from nova_netagent.compile.parts import Placed, Scope, network
 from nova_netagent.model import Network, values
 from nova_netagent.model.protocols import TCP
-from nova_netagent.netfilter.rule import ACCEPT, RETURN, Conntrack, Physdev, Ports, Rule, Snat
+from nova_netagent.netfilter.rule import ACCEPT, RETURN, Conntrack, Match, Physdev, Ports, Rule, Snat
 
 NOT_DNATED = Conntrack(frozenset({"DNAT"}), inverted=True)
 # Bridged frames meet the nat table too: a neighbour's mDNS must keep its source.
@@ -76,9 +76,18 @@ def _translations(scope: Scope) -> Iterator[Rule]:
             Snat(address),
             source=network(range_),
             out_interface=settings.public_interface,
-            matches=() if settings.public_interface else (ROUTED,),
+            matches=only_routed(settings.public_interface, scope),
             origin=("fixed_range", range_, "SNAT"),
         )
+
+
+def only_routed(interface: str | None, scope: Scope) -> tuple[Match, ...]:
+    """The match that leaves bridged frames alone, where the interface they leave by does not tell.
+
+    It is none of ours as a rule, and nova's flat networks have their bridge as public_interface.
+    """
+    bridges = (each.bridge for each in scope.resolved.networks.values())
+    return (ROUTED,) if interface is None or interface in bridges else ()
 
 
 def _external(each: Network, scope: Scope, address: str) -> Iterator[Rule]:

@@ -1,6 +1,6 @@
 """nova's five NAT rules of a floating IP (linux_net.py, floating_forward_rules)."""
 
-from nova_netagent.compile.fixed_range import ROUTED
+from nova_netagent.compile.fixed_range import only_routed
 from nova_netagent.compile.parts import Placed, Scope
 from nova_netagent.model import FloatingIP, values
 from nova_netagent.netfilter.rule import Conntrack, Dnat, Rule, Snat
@@ -34,7 +34,14 @@ def place(scope: Scope, placed: Placed) -> None:
         snat = scope.chain("float-snat")
         # An instance that calls its own floating IP must not see itself as the caller.
         placed.add(4, "nat", snat, Rule(to_public, source=fixed, destination=fixed, origin=origin))
-        if interface is None:
-            placed.add(4, "nat", snat, Rule(to_public, source=fixed, matches=(ROUTED,), origin=origin))
-        else:
-            placed.add(4, "nat", snat, Rule(to_public, source=fixed, out_interface=interface, origin=origin))
+        # A frame on its way to a gateway of somebody else's is only bridged here, and shows the address as well.
+        bridged_out = interface is not None and _has_external_gateway(floating, scope)
+        matches = () if bridged_out else only_routed(interface, scope)
+        out = Rule(to_public, source=fixed, out_interface=interface, matches=matches, origin=origin)
+        placed.add(4, "nat", snat, out)
+
+
+def _has_external_gateway(floating: FloatingIP, scope: Scope) -> bool:
+    fixed = values.prefix(floating.fixed_ip_address)
+    external = (each.cidr for each in scope.resolved.networks.values() if each.external_gateway)
+    return any(cidr is not None and values.prefix(cidr).contains(fixed) for cidr in external)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from nova_netagent.compile.discovery import DHCP_SERVER, HEARD, LINK_LOCAL, ROUTER_ADVERTISEMENT
 from nova_netagent.compile.parts import Scope, network
-from nova_netagent.compile.resolve import Group, Port
+from nova_netagent.compile.resolve import Judge, Port
 from nova_netagent.compile.security_group import chain_name
 from nova_netagent.model import values
 from nova_netagent.model.protocols import ICMPV6, UDP, UDPLITE
@@ -37,7 +37,7 @@ def _discovery() -> Iterator[Rule]:
     yield Rule(ACCEPT, source=LINK_LOCAL, protocol=UDP, matches=(DHCP_SERVER[6],))
 
 
-def groups_of(port: Port, family: Family) -> Sequence[Group]:
+def groups_of(port: Port, family: Family) -> Sequence[Judge]:
     """The groups whose ingress chain a vif's chain jumps to."""
     if port.network is None or not port.vif.port_security_enabled:
         return ()

@@ -5,13 +5,15 @@ egress in mangle PREROUTING (W-out-ID), the sender's own addresses in raw PREROU
 (W-src-ID). An instance that is pending has chains too: they let nothing through.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nova_netagent.compile import dispatch, egress, ingress, source
-from nova_netagent.compile.dispatch import AddressEntry, DeviceEntry
+from nova_netagent.compile.dispatch import AddressEntry, DeviceEntry, Node
+from nova_netagent.compile.floating_ip import DNATED
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.network import BRIDGED, uplink
 from nova_netagent.compile.parts import Placed, Scope, network
@@ -49,7 +51,10 @@ class FamilyPiece(Struct, frozen=True):
 
     chains: Mapping[str, Mapping[str, Chain]]
     """By table and name."""
-    to_address: tuple[AddressEntry, ...]
+    own: tuple[AddressEntry, ...]
+    """To its fixed IPs."""
+    pairs: tuple[AddressEntry, ...]
+    """To its allowed pairs, which may be others' fixed IPs."""
     judged: tuple[DeviceEntry, ...]
     """The devices of vifs whose egress is judged."""
     used: tuple[tuple[Side, str], ...]
@@ -68,8 +73,8 @@ def place(scope: Scope, memo: Memo, placed: Placed) -> Used:
     """Every instance's chains and the trees that lead to them; which groups they use."""
     used: Used = {}
     pieces = [_piece(id_, ports, scope, memo) for id_, ports in scope.resolved.ports.items()]
-    _place_ports("filter", [e for piece in pieces for e in piece.to_device], _sent_to, scope, placed)
-    _place_ports("raw", [e for piece in pieces for e in piece.from_device], _sent_by, scope, placed)
+    receivers = dispatch.device_tree([e for piece in pieces for e in piece.to_device], _unknown_port(scope))
+    senders = dispatch.device_tree([e for piece in pieces for e in piece.from_device], _unknown_port(scope))
     for index, family in enumerate(scope.families):
         for piece in pieces:
             each = piece.families[index]
@@ -77,8 +82,11 @@ def place(scope: Scope, memo: Memo, placed: Placed) -> Used:
                 placed.add_chains(family, table, chains)
             for side, group_id in each.used:
                 used.setdefault(side, set()).add(group_id)
-        addresses = [entry for piece in pieces for entry in piece.families[index].to_address]
-        _place_addresses(addresses, family, scope, placed)
+        own = [entry for piece in pieces for entry in piece.families[index].own]
+        pairs = [entry for piece in pieces for entry in piece.families[index].pairs]
+        addresses = dispatch.address_tree(_distinct([*own, *_called_by_floating_ip(own, scope), *pairs]))
+        _place_receivers(receivers, addresses, family, scope, placed)
+        _place_senders(senders, family, scope, placed)
         _place_judged([entry for piece in pieces for entry in piece.families[index].judged], family, scope, placed)
     return used
 
@@ -113,34 +121,37 @@ def _make_piece(instance_id: str, ports: tuple[Port, ...], scope: Scope) -> Piec
             to_device += _closed(port, _sent_to, scope)
             from_device += _closed(port, _sent_by, scope)
         else:
-            to_device.append(_to_device(port, target))
+            to_device.append(_to_device(port, target, scope))
             secured = port.vif.port_security_enabled
             sender: Target = Jump(_vif_chain("src", port, scope), goto=True) if secured else RETURN
-            from_device.append(_from_device(port, sender))
+            from_device.append(_from_device(port, sender, scope))
     families = tuple(_family_piece(instance_id, ports, family, scope) for family in scope.families)
     return Piece(tuple(to_device), tuple(from_device), families)
 
 
 def _family_piece(instance_id: str, ports: tuple[Port, ...], family: Family, scope: Scope) -> FamilyPiece:
     chains: dict[str, list[Chain]] = {"filter": [], "mangle": [], "raw": []}
-    to_address: list[AddressEntry] = []
+    own: list[AddressEntry] = []
+    pairs: list[AddressEntry] = []
     judged: list[DeviceEntry] = []
     used: list[tuple[Side, str]] = []
     chains["filter"] += _instance_chains(instance_id, ports, family, scope)
     for port in ports:
         if port.network is None:
             continue
-        to_address += _to_address(port, family, Jump(_instance_chain(instance_id, scope)))
+        target = Jump(_instance_chain(instance_id, scope))
+        own += _to_addresses(port, port.addresses, family, target)
+        pairs += _to_addresses(port, _pairs(port), family, target)
         used += [(("ingress", family), group.id) for group in ingress.groups_of(port, family)]
         if port.vif.port_security_enabled:
             chains["raw"].append(Chain(_vif_chain("src", port, scope), tuple(source.rules(port, family, scope))))
         if egress.is_judged(port, family, scope):
             name = _vif_chain("out", port, scope)
             chains["mangle"].append(Chain(name, tuple(egress.rules(port, family, scope))))
-            judged.append(_from_device(port, Jump(name, goto=True)))
+            judged.append(_from_device(port, Jump(name, goto=True), scope))
             used += [(("egress", family), group.id) for group in egress.groups_of(port, family)]
     by_name = {table: {chain.name: chain for chain in found} for table, found in chains.items() if found}
-    return FamilyPiece(by_name, tuple(to_address), tuple(judged), tuple(used))
+    return FamilyPiece(by_name, tuple(own), tuple(pairs), tuple(judged), tuple(used))
 
 
 def _instance_chains(instance_id: str, ports: tuple[Port, ...], family: Family, scope: Scope) -> Iterator[Chain]:
@@ -150,12 +161,17 @@ def _instance_chains(instance_id: str, ports: tuple[Port, ...], family: Family, 
         yield Chain(name, tuple(ingress.rules(ports[0], family, scope)))
         return
     ways: list[Rule] = []
+    own: list[AddressEntry] = []
+    pairs: list[AddressEntry] = []
     for port in ports:
         if port.network is not None:
             target = Jump(_vif_chain("vif", port, scope), goto=True)
-            ways.append(_to_device(port, target).rule)
-            ways += [entry.rule for entry in _to_address(port, family, target)]
+            ways.append(_to_device(port, target, scope).rule)
+            own += _to_addresses(port, port.addresses, family, target)
+            pairs += _to_addresses(port, _pairs(port), family, target)
             yield Chain(target.chain, tuple(ingress.rules(port, family, scope)))
+    ordered = sorted(_distinct([*own, *pairs]), key=lambda entry: -entry.prefix.length)
+    ways += [entry.rule for entry in ordered]
     fallback = Rule(Jump(scope.chain("sg-fallback")), origin=("instances", instance_id, "fallback"))
     yield Chain(name, (*ways, fallback))
 
@@ -168,30 +184,47 @@ def _closed(port: Port, side: _Pattern, scope: Scope) -> list[DeviceEntry]:
     return [DeviceEntry(port.vif.device, Rule(DROP, matches=(side(port.vif.device),), origin=origin))]
 
 
-def _to_device(port: Port, target: Target) -> DeviceEntry:
-    """Bridged frames find a vif by its bridge port: broadcast and multicast meet the rules too."""
+def _bridge(port: Port, scope: Scope) -> str | None:
+    """The bridge on which a vif's port is judged; where links are somebody else's, wherever it is."""
     assert port.network is not None
+    return port.network.bridge if scope.settings.network.manage_links else None
+
+
+def _to_device(port: Port, target: Target, scope: Scope) -> DeviceEntry:
+    """Bridged frames find a vif by its bridge port: broadcast and multicast meet the rules too."""
     match = _sent_to(port.vif.device)
-    rule = Rule(target, out_interface=port.network.bridge, matches=(match,), origin=_origin(port))
+    rule = Rule(target, out_interface=_bridge(port, scope), matches=(match,), origin=_origin(port))
     return DeviceEntry(port.vif.device, rule)
 
 
-def _to_address(port: Port, family: Family, target: Target) -> Iterator[AddressEntry]:
+def _to_addresses(port: Port, prefixes: Iterable[str], family: Family, target: Target) -> Iterator[AddressEntry]:
     """Routed packets, and the host's own, find a vif by bridge and address."""
     assert port.network is not None
-    own = [values.prefix(address) for address in port.addresses]
-    pairs = [values.prefix(pair.ip_address) for pair in port.vif.pairs]
-    for each in dict.fromkeys((*own, *pairs)):
+    for each in dict.fromkeys(values.prefix(text) for text in prefixes):
         if each.family == family:
             to = network(values.prefix_text(each))
             rule = Rule(target, destination=to, out_interface=port.network.bridge, origin=_origin(port))
             yield AddressEntry(each, rule)
 
 
-def _from_device(port: Port, target: Target) -> DeviceEntry:
-    assert port.network is not None
+def _pairs(port: Port) -> Iterator[str]:
+    return (pair.ip_address for pair in port.vif.pairs)
+
+
+def _distinct(entries: Iterable[AddressEntry]) -> list[AddressEntry]:
+    """One entry for each prefix on a bridge, the first: a pair does not take over what is a vif's own.
+
+    An address that two vifs have as a pair (VRRP) is judged as the first one's.
+    """
+    found: dict[tuple[str | None, str | None], AddressEntry] = {}
+    for entry in entries:
+        found.setdefault((entry.rule.destination, entry.rule.out_interface), entry)
+    return list(found.values())
+
+
+def _from_device(port: Port, target: Target, scope: Scope) -> DeviceEntry:
     match = _sent_by(port.vif.device)
-    rule = Rule(target, in_interface=port.network.bridge, matches=(match,), origin=_origin(port))
+    rule = Rule(target, in_interface=_bridge(port, scope), matches=(match,), origin=_origin(port))
     return DeviceEntry(port.vif.device, rule)
 
 
@@ -202,44 +235,50 @@ def _origin(port: Port) -> Origin:
 # --- the ways to them
 
 
-def _place_ports(table: str, devices: Sequence[DeviceEntry], side: _Pattern, scope: Scope, placed: Placed) -> None:
-    """filter: bridged frames find the receiving vif. raw: every frame of a port proves whose it is.
-
-    The tree is the same for both families.
-    """
-    incoming = table == "raw"
-    nodes = list(dispatch.device_tree("ports", devices, _unknown_port(scope), side, scope.owner))
-    enter = "PREROUTING" if incoming else "local"
-    for family in scope.families:
-        for bridge in _bridges(scope):
-            if incoming:
-                rule = Rule(Jump(scope.chain("ports")), in_interface=bridge)
-            else:
-                rule = Rule(Jump(scope.chain("ports"), goto=True), out_interface=bridge, matches=(BRIDGED,))
-            placed.add(family, table, scope.chain(enter), rule)
-        placed.add(family, table, scope.chain("ports"), *_uplinks_pass(side, incoming, scope))
-        for name, rules in nodes:
-            placed.add(family, table, scope.chain(name), *rules)
-
-
-def _place_addresses(entries: Sequence[AddressEntry], family: Family, scope: Scope, placed: Placed) -> None:
-    """W-local: routed packets, and the host's own, go down a tree of addresses."""
-    distinct: dict[tuple[str | None, str | None], AddressEntry] = {}
-    for entry in entries:
-        # An address that two vifs share (VRRP) is judged as the first one's.
-        distinct.setdefault((entry.rule.destination, entry.rule.out_interface), entry)
-    for name, rules in dispatch.address_tree("local", tuple(distinct.values()), scope.owner):
+def _place_receivers(ports: Node, addresses: Node, family: Family, scope: Scope, placed: Placed) -> None:
+    """filter: bridged frames find the receiving vif by port; routed packets, and the host's own, by address."""
+    names = dispatch.name_nodes([*dispatch.keys_of(ports), *dispatch.keys_of(addresses)])
+    for bridge in _bridges(scope):
+        enter = Rule(Jump(scope.chain("ports"), goto=True), out_interface=bridge, matches=(BRIDGED,))
+        placed.add(family, "filter", scope.chain("local"), enter)
+    placed.add(family, "filter", scope.chain("ports"), *_uplinks_pass(_sent_to, False, scope))
+    for name, rules in dispatch.write("ports", ports, names, dispatch.enter_names(_sent_to), scope.owner):
         placed.add(family, "filter", scope.chain(name), *rules)
+    for name, rules in dispatch.write("local", addresses, names, dispatch.enter_prefix, scope.owner):
+        placed.add(family, "filter", scope.chain(name), *rules)
+
+
+def _place_senders(ports: Node, family: Family, scope: Scope, placed: Placed) -> None:
+    """raw: every frame of a bridge port proves whose it is."""
+    for bridge in _bridges(scope):
+        placed.add(family, "raw", scope.chain("PREROUTING"), Rule(Jump(scope.chain("ports")), in_interface=bridge))
+    placed.add(family, "raw", scope.chain("ports"), *_uplinks_pass(_sent_by, True, scope))
+    names = dispatch.name_nodes(dispatch.keys_of(ports))
+    for name, rules in dispatch.write("ports", ports, names, dispatch.enter_names(_sent_by), scope.owner):
+        placed.add(family, "raw", scope.chain(name), *rules)
+
+
+def _called_by_floating_ip(entries: Sequence[AddressEntry], scope: Scope) -> Iterator[AddressEntry]:
+    """What the host sends to a floating IP finds the instance by its fixed IP alone.
+
+    filter OUTPUT still shows the interface that led to the floating IP (lo, where it is bound).
+    """
+    fixed = {values.prefix(each.fixed_ip_address) for each in scope.resolved.floating_ips}
+    for entry in entries:
+        if entry.prefix in fixed:
+            yield AddressEntry(entry.prefix, replace(entry.rule, out_interface=None, matches=(DNATED,)))
 
 
 def _place_judged(devices: Sequence[DeviceEntry], family: Family, scope: Scope, placed: Placed) -> None:
     """mangle: the vifs whose egress is judged at all."""
     if not devices:
         return
-    for bridge in sorted({entry.rule.in_interface or "" for entry in devices}):
+    for bridge in sorted({entry.rule.in_interface for entry in devices}, key=str):
         enter = Rule(Jump(scope.chain("ports")), in_interface=bridge)
         placed.add(family, "mangle", scope.chain("PREROUTING"), enter)
-    for name, rules in dispatch.device_tree("ports", devices, (), _sent_by, scope.owner):
+    tree = dispatch.device_tree(devices, ())
+    names = dispatch.name_nodes(dispatch.keys_of(tree))
+    for name, rules in dispatch.write("ports", tree, names, dispatch.enter_names(_sent_by), scope.owner):
         placed.add(family, "mangle", scope.chain(name), *rules)
 
 

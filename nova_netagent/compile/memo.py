@@ -28,6 +28,11 @@ class Memo:
         self._used[key] = known
         return cast("T", known[1])
 
+    def last(self, key: Hashable) -> Any:
+        """The result of last time, whatever it depended on; ``None`` where there is none."""
+        known = self._known.get(key)
+        return None if known is None else known[1]
+
     def intern(self, key: Hashable, value: T) -> T:
         """The object of last time where it is equal, so that its dependants stay valid."""
         known = self._known.get(key)

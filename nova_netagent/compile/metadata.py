@@ -1,11 +1,12 @@
 """The way to the metadata service: 169.254.169.254:80 leads to metadata_host:metadata_port."""
 
 from nova_netagent.compile.parts import Placed, Scope
+from nova_netagent.compile.resolve import METADATA_ADDRESS
 from nova_netagent.model import values
 from nova_netagent.model.protocols import TCP
 from nova_netagent.netfilter.rule import ACCEPT, Dnat, Family, LocalAddress, Ports, Redirect, Rule
 
-METADATA_IP = "169.254.169.254/32"
+METADATA_IP = values.host(METADATA_ADDRESS)
 METADATA_PORT = 80
 
 

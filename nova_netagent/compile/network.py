@@ -43,28 +43,39 @@ def uplink(each: Network, settings: NetworkSettings) -> str | None:
 
 
 def place(scope: Scope, placed: Placed) -> None:
-    """Fill W-INPUT, W-FORWARD and mangle's W-POSTROUTING, network by network."""
+    """Fill W-INPUT, W-FORWARD and mangle's W-POSTROUTING, bridge by bridge.
+
+    Several networks may be on one bridge: it is open for what any of them needs.
+    """
     networks = sorted(scope.resolved.networks.values(), key=lambda each: each.id)
     if any(each.serves_dhcp for each in networks):
         placed.add(4, "filter", scope.chain("INPUT"), _DISCOVER)
         placed.add(4, "filter", scope.chain("FORWARD"), _DISCOVER)
-    for each in networks:
-        for family in scope.families:
+    for family in scope.families:
+        # A network that is routed speaks for its bridge before one that is not.
+        speakers: dict[str, Network] = {}
+        served: dict[str, Network] = {}
+        for each in sorted(networks, key=lambda network: not network.routed(family)):
+            speakers.setdefault(each.bridge, each)
+            if each.serves_dhcp if family == 4 else each.routed(6):
+                served.setdefault(each.bridge, each)
+        for each in served.values():
             placed.add(family, "filter", scope.chain("INPUT"), *_input(each, family))
+            placed.add(family, "mangle", scope.chain("POSTROUTING"), _checksum(each, family))
+        # The closed ones first: an open bridge's "-o" would let in what a closed one sends.
+        for each in sorted(speakers.values(), key=lambda network: network.routed(family)):
             placed.add(family, "filter", scope.chain("FORWARD"), *_forward(each, family, scope))
-            placed.add(family, "mangle", scope.chain("POSTROUTING"), *_checksum(each, family))
 
 
 def _input(each: Network, family: Family) -> Iterator[Rule]:
     """Let an instance reach the host's DHCP and DNS, whatever the policy of INPUT."""
-    if family == 6 and each.routed(6):
+    if family == 6:
         for type_ in ND_TO_HOST:
             yield _from_bridge(each, ICMPV6, Icmp(type_), "neighbour discovery")
-    if each.serves_dhcp if family == 4 else each.routed(6):
-        for protocol, ports in _SERVED[family]:
-            for port in ports:
-                name: Literal["tcp", "udp"] = "udp" if protocol == UDP else "tcp"
-                yield _from_bridge(each, protocol, Ports(name, destination=(port, port)), "DHCP and DNS")
+    for protocol, ports in _SERVED[family]:
+        for port in ports:
+            name: Literal["tcp", "udp"] = "udp" if protocol == UDP else "tcp"
+            yield _from_bridge(each, protocol, Ports(name, destination=(port, port)), "DHCP and DNS")
 
 
 def _from_bridge(each: Network, protocol: int, match: Ports | Icmp, purpose: str) -> Rule:
@@ -97,14 +108,13 @@ def _forward(each: Network, family: Family, scope: Scope) -> Iterator[Rule]:
     yield Rule(scope.drop, out_interface=bridge, origin=origin)
 
 
-def _checksum(each: Network, family: Family) -> Iterator[Rule]:
+def _checksum(each: Network, family: Family) -> Rule:
     """DHCP answers get a checksum: vhost-net leaves it empty (nova, bug 1029430)."""
-    if each.serves_dhcp if family == 4 else each.routed(6):
-        port = 68 if family == 4 else 546
-        yield Rule(
-            ChecksumFill(),
-            out_interface=each.bridge,
-            protocol=UDP,
-            matches=(Ports("udp", destination=(port, port)),),
-            origin=("networks", each.id, "DHCP"),
-        )
+    port = 68 if family == 4 else 546
+    return Rule(
+        ChecksumFill(),
+        out_interface=each.bridge,
+        protocol=UDP,
+        matches=(Ports("udp", destination=(port, port)),),
+        origin=("networks", each.id, "DHCP"),
+    )

@@ -14,7 +14,6 @@ from nova_netagent.compile.memo import Memo
 from nova_netagent.model import (
     Claim,
     DesiredState,
-    Entry,
     FloatingIP,
     Instance,
     Key,
@@ -22,6 +21,7 @@ from nova_netagent.model import (
     Object,
     ProviderRule,
     SecurityGroup,
+    SecurityGroupRule,
     Vif,
     protocols,
     values,
@@ -30,32 +30,36 @@ from nova_netagent.netfilter.rule import Family
 from nova_netagent.settings import Settings
 
 Problem = tuple[Literal["pending", "error"], str]
+METADATA_ADDRESS = "169.254.169.254"
 
 
 Direction = Literal["ingress", "egress"]
 Side = tuple[Direction, Family]
 
 
-class Group(Struct, frozen=True):
-    """A security group, and what its rules are about: looked up once for thousands of members."""
+class Judge(Struct, frozen=True):
+    """What a vif must know of one of its groups: the same value as long as its rules are about the same."""
 
-    definition: SecurityGroup
+    id: str
+    stateful: bool
     sides: frozenset[Side]
     """The directions and families in which it has rules."""
-    open_sides: frozenset[Side]
-    """Those in which a rule allows everything."""
-    remotes: Mapping[Side, tuple[str, ...]]
-    """The groups that its rules name, by side."""
-
-    @property
-    def id(self) -> str:
-        """The group's id."""
-        return self.definition.id
+    open_egress: frozenset[Family]
+    """The families in which a rule allows everything out."""
 
     @property
     def restricts_egress(self) -> bool:
         """Whether it has a say in what its members may send."""
         return any(direction == "egress" for direction, _ in self.sides)
+
+
+class Group(Struct, frozen=True):
+    """A security group, and what its rules are about: looked up once for thousands of members."""
+
+    definition: SecurityGroup
+    judge: Judge
+    remotes: Mapping[Side, tuple[str, ...]]
+    """The groups that its rules name, by side."""
 
 
 class Port(Struct, frozen=True):
@@ -69,14 +73,14 @@ class Port(Struct, frozen=True):
     """Whether the tap of that name is this vif's and not an older one's."""
     addresses: tuple[str, ...]
     """The fixed IPs that are valid and its own."""
-    groups: tuple[Group, ...]
+    groups: tuple[Judge, ...]
     missing_group: bool
     problems: tuple[Problem, ...]
 
     @property
     def stateful(self) -> bool:
         """Judged flow by flow: unless every group of a vif that has some is stateless."""
-        return not self.groups or any(group.definition.stateful for group in self.groups)
+        return not self.groups or any(group.stateful for group in self.groups)
 
 
 class Resolved(Struct, frozen=True):
@@ -100,7 +104,7 @@ def resolve(state: DesiredState, settings: Settings, refused: Mapping[Key, str],
     problems: dict[Key, list[Problem]] = {key: [("error", why)] for key, why in refused.items()}
     networks = _usable_networks(state, refused, memo, problems)
     groups = _groups(state, refused, memo)
-    ports = _ports(state, networks, groups, refused, memo)
+    ports = _ports(state, networks, groups, _hosts_own(state, networks, settings), refused, memo)
     for id_, instance_ports in ports.items():
         for port in instance_ports:
             if port.problems:
@@ -134,25 +138,39 @@ def _usable_networks(
 
 
 def _overlaps(state: DesiredState) -> Mapping[str, str]:
-    """Networks that this host cannot route beside an older one, and why."""
-    kept: list[tuple[values.Prefix, Network]] = []
+    """Networks that this host cannot route beside an older one, and why.
+
+    Each range is as old as its own claim; a network that loses one loses all of its ranges.
+    """
+    claims = sorted(_routed_ranges(state), key=lambda claim: (claim[0], claim[1].id))
     bad: dict[str, str] = {}
-    for entry in sorted(state.networks.values(), key=_age):
+    while True:
+        found = _first_overlap([claim for claim in claims if claim[1].id not in bad])
+        if found is None:
+            return bad
+        younger, older = found
+        bad[younger.id] = f"its range overlaps network {older.id} ({older.label}), which is routed here already"
+
+
+def _routed_ranges(state: DesiredState) -> Iterable[tuple[int, Network, values.Prefix]]:
+    for entry in state.networks.values():
         network = entry.object
         assert isinstance(network, Network)
-        ranges = [
-            values.prefix(cidr) for family in (4, 6) if network.routed(family) and (cidr := network.range(family))
-        ]
-        other = next((old for known, old in kept for range_ in ranges if known.overlaps(range_)), None)
-        if other is not None:
-            bad[network.id] = f"its range overlaps network {other.id} ({other.label}), which is routed here already"
-        else:
-            kept += [(range_, network) for range_ in ranges]
-    return bad
+        for family in (4, 6):
+            cidr = network.range(family)
+            if cidr is not None and network.routed(family):
+                yield entry.since[("range", cidr)], network, values.prefix(cidr)
 
 
-def _age(entry: Entry) -> tuple[int, str]:
-    return max(entry.since.values(), default=0), entry.object.id
+def _first_overlap(claims: list[tuple[int, Network, values.Prefix]]) -> tuple[Network, Network] | None:
+    """The first of the claims, by age, that overlaps an older one: whose it is, and whose the older is."""
+    kept: list[tuple[Network, values.Prefix]] = []
+    for _, network, range_ in claims:
+        for older, known in kept:
+            if older is not network and known.overlaps(range_):
+                return network, older
+        kept.append((network, range_))
+    return None
 
 
 def _holders(state: DesiredState) -> Mapping[Claim, Claim]:
@@ -171,32 +189,52 @@ def _holders(state: DesiredState) -> Mapping[Claim, Claim]:
 
 def _groups(state: DesiredState, refused: Mapping[Key, str], memo: Memo) -> Mapping[str, Group]:
     return {
-        id_: memo.get(("group", id_), (entry.object,), partial(_make_group, entry.object))
+        id_: memo.get(("group", id_), (entry.object,), partial(_make_group, entry.object, memo))
         for id_, entry in state.security_groups.items()
         if not refused or ("security_groups", id_) not in refused
     }
 
 
-def _make_group(definition: Object) -> Group:
+def _make_group(definition: Object, memo: Memo) -> Group:
     assert isinstance(definition, SecurityGroup)
     sides: set[Side] = set()
-    open_sides: set[Side] = set()
+    open_egress: set[Family] = set()
     remotes: dict[Side, dict[str, None]] = {}
     for rule in definition.rules:
         side: Side = (rule.direction, 4 if rule.family == 4 else 6)
         sides.add(side)
         if rule.remote_group_id is not None:
             remotes.setdefault(side, {})[rule.remote_group_id] = None
-        elif protocols.number(rule.protocol, rule.family) is None and (rule.remote_ip_prefix or "/0").endswith("/0"):
-            open_sides.add(side)
+        elif rule.direction == "egress" and _is_open(rule):
+            open_egress.add(side[1])
     named = {side: tuple(ids) for side, ids in remotes.items()}
-    return Group(definition, frozenset(sides), frozenset(open_sides), named)
+    judge = Judge(definition.id, bool(definition.stateful), frozenset(sides), frozenset(open_egress))
+    before: Group | None = memo.last(("group", definition.id))
+    if before is not None and before.judge == judge:
+        judge = before.judge  # the same object: its members' chains stay as they are
+    return Group(definition, judge, named)
+
+
+def _hosts_own(state: DesiredState, networks: Mapping[str, Network], settings: Settings) -> frozenset[str]:
+    """The interfaces that are the host's, and so no vif's: a tap of that name would pass unfiltered."""
+    configured = settings.network
+    found = {configured.public_interface, configured.flat_interface, configured.vlan_interface}
+    for network in networks.values():
+        found |= {network.bridge, network.bridge_interface}
+    found |= {entry.object.interface for entry in state.floating_ips.values() if isinstance(entry.object, FloatingIP)}
+    return frozenset(name for name in found if name is not None)
+
+
+def _is_open(rule: SecurityGroupRule) -> bool:
+    """Whether a rule without a remote group allows everything."""
+    return protocols.number(rule.protocol, rule.family) is None and (rule.remote_ip_prefix or "/0").endswith("/0")
 
 
 def _ports(
     state: DesiredState,
     networks: Mapping[str, Network],
     groups: Mapping[str, Group],
+    hosts_own: frozenset[str],
     refused: Mapping[Key, str],
     memo: Memo,
 ) -> Mapping[str, tuple[Port, ...]]:
@@ -208,11 +246,11 @@ def _ports(
         why = refused.get(("instances", id_)) if refused else None
         depends_on: list[object] = [instance, why]
         for vif in instance.vifs:
-            depends_on.append(networks.get(vif.network_id))
-            depends_on += [groups.get(group) for group in instance.groups_of(vif)]
+            depends_on += [networks.get(vif.network_id), vif.device in hosts_own]
+            depends_on += [groups[id_].judge if id_ in groups else None for id_ in instance.groups_of(vif)]
             if holders:
                 depends_on += _taken(instance, vif, holders)
-        make = partial(_make_ports, instance, networks, groups, holders, why)
+        make = partial(_make_ports, instance, networks, groups, holders, hosts_own, why)
         found[id_] = memo.get(("ports", id_), tuple(depends_on), make)
     return found
 
@@ -222,6 +260,7 @@ def _make_ports(
     networks: Mapping[str, Network],
     groups: Mapping[str, Group],
     holders: Mapping[Claim, Claim],
+    hosts_own: frozenset[str],
     refused: str | None,
 ) -> tuple[Port, ...]:
     ports = []
@@ -232,8 +271,9 @@ def _make_ports(
                 instance,
                 vif,
                 None if refused is not None else networks.get(vif.network_id),
-                tuple(groups[id_] for id_ in wanted if id_ in groups),
+                tuple(groups[id_].judge for id_ in wanted if id_ in groups),
                 _taken(instance, vif, holders),
+                vif.device in hosts_own,
                 refused,
                 [id_ for id_ in wanted if id_ not in groups],
             )
@@ -253,8 +293,9 @@ def _make_port(
     instance: Instance,
     vif: Vif,
     network: Network | None,
-    groups: tuple[Group, ...],
+    groups: tuple[Judge, ...],
     taken: tuple[str, ...],
+    is_hosts_own: bool,
     refused: str | None,
     missing: list[str],
 ) -> Port:
@@ -266,6 +307,9 @@ def _make_port(
         if (kind, name) in lost:
             problems.append(("error", f"vif {vif.id}: {kind} {name} is instance {lost[kind, name]}'s already"))
             network = None
+    if is_hosts_own:
+        problems.append(("error", f"vif {vif.id}: {vif.device} is an interface of the host's own"))
+        network = None
     addresses = []
     for address in vif.fixed_ips:
         why = _address_problem(address, network, lost.get(("address", address)))
@@ -278,7 +322,7 @@ def _make_port(
         vif=vif,
         instance_id=instance.id,
         network=network,
-        holds_device=("device", vif.device) not in lost,
+        holds_device=("device", vif.device) not in lost and not is_hosts_own,
         addresses=tuple(addresses),
         groups=groups,
         missing_group=bool(missing),
@@ -340,6 +384,8 @@ def _floating_problem(
     own: Mapping[str, str],
     ports: Mapping[str, tuple[Port, ...]],
 ) -> Problem | None:
+    if floating.id == METADATA_ADDRESS:
+        return "error", f"{floating.id} is the metadata service's address"
     if floating.id in own:
         return "error", f"{floating.id} is the gateway of network {own[floating.id]}"
     fixed = floating.fixed_ip_address

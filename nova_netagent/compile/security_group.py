@@ -144,9 +144,9 @@ def _sets(scope: Scope, memo: Memo, wanted: set[tuple[str, Family]]) -> Iterator
     members: dict[tuple[str, Family], set[str]] = {}
     if wanted:
         for port in scope.all_ports:
-            for group in port.groups:
+            for judge in port.groups:
                 for address in port.addresses if port.network is not None else ():
-                    members.setdefault((group.id, 6 if ":" in address else 4), set()).add(address)
+                    members.setdefault((judge.id, 6 if ":" in address else 4), set()).add(address)
     for group_id, family in sorted(wanted):
         group = scope.resolved.groups[group_id]
         addresses = {f"{address}/{32 if family == 4 else 128}" for address in members.get((group_id, family), ())}

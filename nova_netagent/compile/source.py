@@ -31,7 +31,14 @@ def shared_chains(family: Family, scope: Scope) -> Iterator[tuple[str, tuple[Rul
     yield "no-server", tuple(_no_server(family))
     yield "unspecified", (*_unspecified(family), Rule(DROP))
     if family == 6:
-        yield "discovery", (*(Rule(RETURN, protocol=ICMPV6, matches=(Icmp(type_),)) for type_ in SENT), Rule(DROP))
+        yield "discovery", (*_discovery(), Rule(DROP))
+
+
+def _discovery() -> Iterator[Rule]:
+    """What a vif without IPv6 may say all the same: neighbour discovery, and asking for an address."""
+    for type_ in SENT:
+        yield Rule(RETURN, protocol=ICMPV6, matches=(Icmp(type_),))
+    yield Rule(RETURN, protocol=UDP, matches=(DHCP_CLIENT[6],))
 
 
 def _no_server(family: Family) -> Iterator[Rule]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def render(session: Session) -> int:
     """``render -f FILE``: the rules of a state as text; what it cannot have goes to standard error."""
     from nova_netagent.api.wire import BadRequest, decode_state
-    from nova_netagent.compile import Compiler
+    from nova_netagent.compile import ALL_TABLES, Compiler
     from nova_netagent.events import Replace, fold
     from nova_netagent.model import DesiredState
     from nova_netagent.netfilter.text import ruleset_text
@@ -26,7 +26,8 @@ def render(session: Session) -> int:
     except BadRequest as error:
         raise Failure(FAILED, f"{session.input_name}: {error}") from None
     state = fold(DesiredState(), Replace(wanted), time.time())
-    compiled = Compiler(settings, (4, 6) if settings.use_ipv6 else (4,)).compile(state)
+    tables = [table for table in ALL_TABLES if table.family == 4 or settings.use_ipv6]
+    compiled = Compiler(settings, tables).compile(state)
     text = ruleset_text(compiled.ruleset)
     if session.screen.json:
         import json
@@ -54,8 +55,8 @@ def cleanup(session: Session) -> int:
     from nova_netagent.store import StoreError
 
     settings = _settings(session)
+    from nova_netagent import cleanup as removal
     from nova_netagent.api.sockets import somebody_listens
-    from nova_netagent.cmd import cleanup as removal
 
     path = socket_path(session.args.socket or settings.api.socket, ())
     if somebody_listens(path):

@@ -301,6 +301,8 @@ class _Ported(Body, frozen=True, kw_only=True):
             for field, value in (("port_range_min", low), ("port_range_max", high)):
                 if value is not None and not 0 <= value <= 255:
                     raise Invalid(field, f"{value} is not an ICMP type or code: 0 to 255")
+            if family == 4 and number == protocols.ICMPV6 and low is not None:
+                raise Invalid("port_range_min", "ICMPv6 has types in an IPv6 rule only")
             if number == protocols.ICMP and low == 255:
                 raise Invalid("port_range_min", "255 is reserved as an ICMP type; in the kernel it would mean any")
             return

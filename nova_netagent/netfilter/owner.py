@@ -74,7 +74,7 @@ def short_ids(ids: Iterable[str]) -> Mapping[str, str]:
     result depends on which ids there are and never on their order.
     """
     digests = {id_: id_ for id_ in ids}
-    short = {id_: digest[:8] for id_, digest in digests.items()}
+    short = {id_: long[:8] for id_, long in digests.items()}
     while len(set(short.values())) < len(short):
         holders: dict[str, list[str]] = {}
         for id_, name in short.items():
@@ -82,11 +82,11 @@ def short_ids(ids: Iterable[str]) -> Mapping[str, str]:
         for sharing in holders.values():
             if len(sharing) > 1:
                 for id_ in sharing:
-                    digests[id_] = hashlib.sha1(digests[id_].encode(), usedforsecurity=False).hexdigest()
+                    digests[id_] = digest(digests[id_])
                     short[id_] = digests[id_][:8]
     return short
 
 
-def hashed(text: str) -> str:
-    """Eight hexadecimal digits that stand for a text in a name."""
-    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]
+def digest(text: str) -> str:
+    """The SHA-1 of a text, of which names take their digits."""
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

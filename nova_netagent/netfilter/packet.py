@@ -229,7 +229,8 @@ def _match(match: Match, packet: Packet, sets: Mapping[str, IpSet]) -> bool:
         case InSet(name, direction):
             return _in_set(packet.source if direction == "src" else packet.destination, sets.get(name))
         case MacSource(address, inverted):
-            return (packet.mac_source == address) != inverted
+            # A packet without an Ethernet header matches neither way (xt_mac.c, mac_mt).
+            return packet.mac_source is not None and (packet.mac_source == address) != inverted
         case Mark(value, mask):
             return packet.mark & mask == value
         case LocalAddress():

@@ -107,7 +107,7 @@ def reply_flow(sender: Namespace, receiver: Namespace, probe: Probe) -> Iterator
 
 def _unicast_target(probe: Probe) -> str | None:
     if isinstance(probe, IpProbe) and probe.to is not None and is_unicast(probe.to):
-        return probe.to
+        return None if probe.to.startswith("fe80:") else probe.to  # which would need a device
     return None
 
 

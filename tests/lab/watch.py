@@ -31,7 +31,9 @@ class Watch:
     def look(self, token: bytes) -> Seen | None:
         """The packet with the token, if it has arrived; does not wait."""
         for seen in self._arrived():
-            self._found.update({wanted: seen for wanted in self._looked_for if wanted in seen.data})
+            for wanted in self._looked_for:
+                if wanted in seen.data:
+                    self._found.setdefault(wanted, seen)  # an ICMP error may bring the token back
         return self._found.get(token)
 
     def wait(self, token: bytes, within: float) -> Seen | None:

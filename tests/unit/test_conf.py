@@ -30,6 +30,7 @@ def _written(tmp_path: Path, text: str) -> Path:
     ("text", "words"),
     [
         ("[firewall]\nwrap_name = longer-than-14-c\n", ("[firewall] wrap_name", "longer-than-14-c", "1 to 14")),
+        ("[firewall]\nwrap_name = w-float\n", ("[firewall] wrap_name", "float-snat")),
         ("[firewall]\nwrap_nam = x\n", ("[firewall] wrap_nam", "not an option")),
         ("[fire]\nx = 1\n", ("[fire]", "not a group")),
         ("[network]\nfixed_range = 10.0.0.0/33\n", ("[network] fixed_range", "10.0.0.0/33", "0 to 32")),

@@ -1,7 +1,7 @@
 """The backend itself: what is read, encoded and committed, and what is remembered in between."""
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
@@ -58,12 +58,12 @@ class IptablesBackend:
         self._sets.close()
         self._images.clear()
 
-    def tables(self) -> list[TableId]:
+    def tables(self, families: Iterable[Family] = FAMILIES) -> list[TableId]:
         """The tables that this kernel has and that we use; asking makes the kernel load them.
 
         :raises Unavailable: no permission to ask.
         """
-        return [table for family in FAMILIES for name in TABLES if self._exists(table := TableId(family, name))]
+        return [table for family in families for name in TABLES if self._exists(table := TableId(family, name))]
 
     def loaded_tables(self) -> list[TableId]:
         """Those of them that this namespace uses already: where anything of ours can be. Loads nothing."""

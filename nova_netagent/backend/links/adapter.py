@@ -29,7 +29,8 @@ class KernelLinks:
     """The links of the network namespace that the thread is in.
 
     :param announcements: how often a new address is announced by gratuitous ARP; 0 is never.
-    :param on_change: called from another thread when links changed since the last ``read``.
+    :param on_change: called, from any thread, when links changed since the last ``read`` and when
+        a ``read`` finds that they did.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class KernelLinks:
         self._announcer = Announcer(clock)
         self._announcements = announcements
         self._failures: dict[str, str] = {}
+        self._on_change = on_change
+        self._found: ActualLinks | None = None
         self._watch = None if on_change is None else Watch(self._image.fileno(), on_change)
 
     def close(self) -> None:
@@ -64,9 +67,15 @@ class KernelLinks:
 
     def read(self) -> ActualLinks:
         """The host's links and addresses as they are now."""
-        if self._watch is not None:
-            self._watch.rearm()  # before the read: what comes meanwhile is announced once more
-        return self._image.read()
+        if self._on_change is None or self._watch is None:
+            return self._image.read()
+        self._watch.rearm()  # before the read: what comes meanwhile is announced once more
+        found = self._image.read()
+        if found is not self._found:
+            # The watch does not see what is read before it looks: epoll tells of what is there then.
+            self._found = found
+            self._on_change()
+        return found
 
     def read_sysctls(self, names: Iterable[str]) -> Mapping[str, str]:
         """The values of those sysctls that this host has."""

@@ -23,14 +23,15 @@ _REQUEST_DUMP = 0x301
 _GROUPS = 0x1 | 0x10 | 0x100
 """RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
 _IFF_UP = 1
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
-_IFLA_INFO_KIND = 1
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINKINFO = 1, 3, 4, 10, 12, 18
+_IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 4, 5
+_IFLA_BRPORT_MODE = 4
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _SO_RCVBUFFORCE = 33
 _BUFFER = 8 << 20
 
-_RawLink = tuple[str, str | None, int, bool, int, str | None]
-"""Name, kind, master's index, up, mtu, mac."""
+_RawLink = tuple[str, str | None, int, bool, int, str | None, bool | None]
+"""Name, kind, master's index, up, mtu, mac, hairpin mode."""
 
 
 class LinkImage:
@@ -95,12 +96,13 @@ class LinkImage:
     def _take_link(self, kind: int, body: memoryview) -> None:
         family, _, index, flags, _ = _LINK.unpack_from(body)
         if family == socket.AF_BRIDGE:
-            return  # a port's bridge attributes; DELLINK here means that it left its bridge
+            self._take_port(kind, index, body)
+            return
         self._view = None
         if kind == _DELLINK:
             self._links.pop(index, None)
             return
-        name, link_kind, master, mtu, mac = "", None, 0, 0, None
+        name, link_kind, master, mtu, mac, hairpin = "", None, 0, 0, None, None
         for attribute, value in _attributes(body[_LINK.size :]):
             if attribute == _IFLA_IFNAME:
                 name = _text(value)
@@ -111,8 +113,20 @@ class LinkImage:
             elif attribute == _IFLA_ADDRESS:
                 mac = value.hex(":")
             elif attribute == _IFLA_LINKINFO:
-                link_kind = next((_text(each) for inner, each in _attributes(value) if inner == _IFLA_INFO_KIND), None)
-        self._links[index] = (name, link_kind, master, bool(flags & _IFF_UP), mtu, mac)
+                info = dict(_attributes(value))
+                link_kind = _text(info[_IFLA_INFO_KIND]) if _IFLA_INFO_KIND in info else None
+                if _text(info.get(_IFLA_INFO_SLAVE_KIND, _NOTHING)) == "bridge":
+                    hairpin = _hairpin(info.get(_IFLA_INFO_SLAVE_DATA, _NOTHING))
+        self._links[index] = (name, link_kind, master, bool(flags & _IFF_UP), mtu, mac, hairpin)
+
+    def _take_port(self, kind: int, index: int, body: memoryview) -> None:
+        """A port's bridge attributes, which are told apart; DELLINK here means that it left its bridge."""
+        known = self._links.get(index)
+        if kind == _NEWLINK and known is not None:
+            port = dict(_attributes(body[_LINK.size :])).get(_IFLA_PROTINFO, _NOTHING)
+            if known[-1] != (hairpin := _hairpin(port)):
+                self._links[index] = (*known[:-1], hairpin)
+                self._view = None
 
     def _take_address(self, kind: int, body: memoryview) -> None:
         family, length, _, _, index = _ADDRESS.unpack_from(body)
@@ -132,8 +146,8 @@ class LinkImage:
     def _make_view(self) -> ActualLinks:
         names = {index: raw[0] for index, raw in self._links.items()}
         links = {
-            name: Link(index, name, kind, names.get(master), up, mtu, mac)
-            for index, (name, kind, master, up, mtu, mac) in self._links.items()
+            name: Link(index, name, kind, names.get(master), up, mtu, mac, hairpin)
+            for index, (name, kind, master, up, mtu, mac, hairpin) in self._links.items()
         }
         addresses = frozenset((names[index], cidr) for index, cidr in self._addresses if index in names)
         return ActualLinks(links, addresses)
@@ -168,6 +182,15 @@ def _attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:
             return
         yield kind & 0x3FFF, view[offset + _ATTRIBUTE.size : offset + length]
         offset += (length + 3) & ~3
+
+
+_NOTHING = memoryview(b"")
+
+
+def _hairpin(port: memoryview) -> bool | None:
+    """Whether a bridge port sends back to where a frame came from; ``None`` where it is not told."""
+    mode = dict(_attributes(port)).get(_IFLA_BRPORT_MODE)
+    return None if mode is None else bool(mode[0])
 
 
 def _text(value: memoryview) -> str:

@@ -1,6 +1,8 @@
 """The host under test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -15,11 +17,29 @@ def cloud(lab: Lab) -> Cloud:
     return Cloud(lab)
 
 
+SiteMaker = Callable[[Mapping[str, Mapping[str, Any]] | None], Site]
+
+
 @pytest.fixture(scope="module")
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteMaker]:
+    """Makes hosts for all tests of a module, one for each configuration."""
+    with ExitStack() as stack:
+        made: dict[str, Site] = {}
+
+        def make(config: Mapping[str, Mapping[str, Any]] | None = None) -> Site:
+            key = repr(config)
+            if key not in made:
+                lab = stack.enter_context(Lab(tmp_path_factory.mktemp("lab")))
+                made[key] = Site(lab, config)
+            return made[key]
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def site(request: pytest.FixtureRequest, make_site: SiteMaker) -> Site:
     """One host for all tests of a module, its agent configured by the module's CONFIG."""
-    with Lab(tmp_path_factory.mktemp("lab")) as lab:
-        yield Site(lab, getattr(request.module, "CONFIG", None))
+    return make_site(getattr(request.module, "CONFIG", None))
 
 
 @pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])

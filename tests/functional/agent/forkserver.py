@@ -5,6 +5,7 @@ times lets a server in the same namespace fork it: what then runs is the daemon'
 """
 
 import contextlib
+import importlib
 import os
 import select
 import signal
@@ -13,6 +14,18 @@ import sys
 from pathlib import Path
 
 from tests.lab import Agent, Lab, Namespace
+
+IMPORTED = (
+    "nova_netagent.api.app",
+    "nova_netagent.api.hub",
+    "nova_netagent.backend.iptables",
+    "nova_netagent.conf",
+    "nova_netagent.systemd",
+    "nova_netagent.wiring",
+    "oslo_log.log",
+    "pyroute2.iproute.linux",
+)
+"""What takes the time."""
 
 
 class ForkedAgent(Agent):
@@ -67,16 +80,8 @@ class _Process:
 
 def serve() -> None:
     """Fork a daemon for each line of standard input, which names its configuration file."""
-    from oslo_log import log  # noqa: F401
-    from pyroute2.iproute import linux  # noqa: F401
-
-    import nova_netagent.api.app
-    import nova_netagent.api.hub
-    import nova_netagent.backend.iptables
-    import nova_netagent.cmd.wiring
-    import nova_netagent.conf
-    import nova_netagent.systemd  # noqa: F401 - all this is what takes the time
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     print("ready", flush=True)
     for line in iter(sys.stdin.readline, ""):
         pid = os.fork()

@@ -7,6 +7,9 @@ walker gives it the same verdict): a test fails when the two witnesses disagree.
 The machines vm1 and vm2 live on network 1, vm3 on network 2.
 """
 
+import re
+import socket
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,12 +21,14 @@ from nova_netagent.testing import make_network
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.witness import Witness
 from tests.lab import Forged, Lab, Namespace, Refusal, Seen, arrives, iptables, refused
-from tests.lab.probes import IpProbe, new_port
+from tests.lab.probes import IpProbe, new_port, new_token
+from tests.lab.proof import drain, one_processor
+from tests.lab.watch import watching
 
 ETHERTYPES = {4: "IPv4", 6: "IPv6"}
 NETWORKS = (make_network(1), make_network(2))
-NETWORK_OF = {1: 1, 2: 1, 3: 2}
-"""The network of each vif's machine; of those not named here it is 1."""
+NETWORK_OF = {3: 2}
+"""The networks of those machines that are not on network 1."""
 
 
 class Site(Cloud):
@@ -35,6 +40,7 @@ class Site(Cloud):
         super().__init__(lab, config, host)
         self.witness = Witness(self.host, self.agent)
         self._machines: dict[int, Namespace] = {}
+        self._behind: dict[str, Namespace] = {}
         self._lead_to_networks(self.outside)
         self.elsewhere = self.neighbour("elsewhere", "77")
         self.vm1, self.vm2, self.vm3 = self.machine(1), self.machine(2), self.machine(3)
@@ -51,6 +57,24 @@ class Site(Cloud):
             self._machines[number] = self.guest(number, network or NETWORK_OF.get(number, 1))
         return self._machines[number]
 
+    def behind(self, device: str, network: str, bridge: str | None = None) -> Namespace:
+        """A machine behind another link of the host, made when it is first asked for.
+
+        On their segment it is .9, and the host, unless the link is a port of a bridge, .8.
+        """
+        if device not in self._behind:
+            self.lab.plug(self.host, device, f"segment of {device}")
+            if bridge is None:
+                self.host.links.add_address(device, network.format(8))
+            else:
+                self.host.links.set(device, master=bridge)
+            station = self._behind[device] = self.lab.add(Namespace(f"behind {device}"))
+            self.lab.plug(station, "eth0", f"segment of {device}")
+            station.links.add_address("eth0", network.format(9))
+            station.ip4, station.mac = network.format(9).split("/")[0], station.links.mac("eth0")
+            self.witness.look_again()
+        return self._behind[device]
+
     def describe(self, *objects: Object) -> None:
         """Tell the agent all that there is; with networks 1 and 2, unless others are given."""
         networks = () if any(isinstance(each, Network) for each in objects) else NETWORKS
@@ -59,7 +83,32 @@ class Site(Cloud):
             state.setdefault(each.KIND, []).append(each)
         body: Any = document(State(**{kind: tuple(items) for kind, items in state.items()}))
         self.agent.state(body)
-        self.host.run(["conntrack", "-F"])
+        self._settle()
+        self.forget_flows()
+
+    def put(self, *objects: Object) -> None:
+        """Describe some objects more, or anew."""
+        super().put(*objects)
+        self._settle()
+
+    def delete(self, *objects: Object) -> None:
+        """Delete objects."""
+        super().delete(*objects)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait for bridges whose first port has just come: until the kernel has noticed they lose what they send."""
+        self.witness.look_again()
+        bridges = {str(link["master"]) for link in self.host.links.all().values() if link["master"] and link["running"]}
+        self.host.links.wait_running(*bridges)
+
+    def forget_flows(self) -> None:
+        """Empty the connection table, so that what comes next is new."""
+        delete_all = struct.pack("=IHHIIBBH", 20, 1 << 8 | 2, 0x5, 1, 0, 0, 0, 0)  # IPCTNL_MSG_CT_DELETE, with ACK
+        with self.host.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as asking:
+            asking.send(delete_all)
+            answer = asking.recv(1024)
+        assert struct.unpack_from("=i", answer, 16)[0] == 0, answer
 
     # packets, each judged twice
 
@@ -96,10 +145,28 @@ class Site(Cloud):
         self.witness.agrees(sender, receiver, probe, refusal.seen, state)
         return refusal
 
+    def judge(
+        self, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged, *, state: str | None = None
+    ) -> Seen | None:
+        """Send the probe: as the receiver saw it, if it did. For a test that does not know what must become of it."""
+        probe = self._addressed(sender, receiver, probe)
+        token = new_token()
+        with watching(receiver, [probe], None) as watch, one_processor():
+            watch.expect(token)
+            expected = self.witness.expects(sender, receiver, probe, state)
+            probe.prepare(sender, token)()
+            gone_by = not expected and drain(receiver)
+            seen = watch.look(token) if gone_by else watch.wait(token, 1.0 if expected else 0.3)
+        if seen is not None and _is_overheard(seen, receiver):
+            seen = None
+        self.witness.agrees(sender, receiver, probe, seen, state)
+        return seen
+
     def _addressed(self, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged) -> IpProbe | Forged:
         """With its destination and ports decided; a frame that must be routed goes to the bridge."""
-        if isinstance(probe, Forged) and probe.via is None and not self._on_one_bridge(sender, receiver, probe.device):
-            probe = replace(probe, via=self.gateway_mac(sender, probe.device))
+        own_hop = isinstance(probe, Forged) and probe.via is None
+        if own_hop and self._bridge_of(sender, probe.device) != self._bridge_of(receiver):
+            probe = replace(probe, via=self.gateway_mac(sender, probe.device))  # type: ignore[call-arg]
         probe = probe.towards(receiver)
         inner = probe.probe if isinstance(probe, Forged) else probe
         if getattr(inner, "source_port", 0) is None:
@@ -108,13 +175,14 @@ class Site(Cloud):
 
     # the host
 
-    def gateway_mac(self, machine: Namespace, device: str = "eth0") -> str:
-        """The MAC to which a machine sends what is to be routed."""
-        return self.host.links.mac(self._bridge_of(machine, device))
+    def gateway_mac(self, machine: Namespace, device: str = "eth0") -> str | None:
+        """The MAC to which a machine sends what is to be routed; None when it is on no bridge."""
+        bridge = self._bridge_of(machine, device)
+        return None if bridge is None else self.host.links.mac(bridge)
 
     def _lead_to_networks(self, station: Namespace) -> None:
         station.links.add_route("198.51.100.0/24", device="eth0")  # floating IPs are asked for on the segment
-        for number in (1, 2):
+        for number in range(1, 5):
             station.links.add_route(f"10.{number}.0.0/24", via=self.host.ip4)
             station.links.add_route(f"fd00:{number}::/64", via=self.host.ip6)
 
@@ -128,31 +196,32 @@ class Site(Cloud):
             yield
         finally:
             for rule, family in commands:
-                iptables(self.host, rule.replace(" -A ", " -D ", 1), family=family)  # type: ignore[arg-type]
+                iptables(self.host, re.sub(" -[AI] ", " -D ", rule, count=1), family=family)  # type: ignore[arg-type]
 
     @contextmanager
     def closed_input(self) -> Iterator[None]:
         """Have an operator meanwhile whose policy is to let nothing in but replies."""
-        self.witness.appended = {("filter", "INPUT"): [Rule(DROP)]}
         self._input_policy("DROP")
         try:
             with self.foreign("-t filter -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"):
                 yield
         finally:
             self._input_policy("ACCEPT")
-            self.witness.appended = {}
 
     def _input_policy(self, policy: str) -> None:
         for family in (4, 6):
             iptables(self.host, f"-P INPUT {policy}", family=family)  # type: ignore[arg-type]
+        self.witness.appended = {("filter", "INPUT"): [Rule(DROP)]} if policy == "DROP" else {}
+        self.witness.look_again()
 
-    def _bridge_of(self, machine: Namespace, device: str) -> str:
-        tap = machine.peers[device][1]
-        return str(self.host.links.all()[tap]["master"])
+    def _bridge_of(self, machine: Namespace, device: str = "eth0") -> str | None:
+        """The bridge behind whose port a machine is."""
+        link = self.witness.link(machine, device)
+        master = self.host.links.all()[link]["master"] if link is not None else None
+        return None if master is None else str(master)
 
-    def _on_one_bridge(self, sender: Namespace, receiver: Namespace, device: str) -> bool:
-        ours = [each for each in (sender.peers[device], receiver.peers["eth0"]) if each[0] is self.host]
-        if len(ours) < 2:
-            return False
-        links = self.host.links.all()
-        return links[ours[0][1]]["master"] == links[ours[1][1]]["master"]
+
+def _is_overheard(seen: Seen, receiver: Namespace) -> bool:
+    """Whether a frame for another was flooded here, as a bridge does that has not learned the way."""
+    mac = seen.destination_mac
+    return mac is not None and mac != receiver.mac and not int(mac[:2], 16) & 1

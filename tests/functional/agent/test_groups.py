@@ -8,13 +8,14 @@ import pytest
 from nova_netagent.model import SecurityGroupRule
 from nova_netagent.model.protocols import DCCP, ICMP, ICMPV6, NUMBERS, TCP, UDP
 from nova_netagent.testing import make_group, make_instance, make_rule
+from tests.functional.agent.conftest import SiteMaker
 from tests.functional.agent.site import ETHERTYPES, Site
 from tests.lab import Gre, Icmp, Ip, Sctp, Tcp, Udp, UdpLite, frames, needs, tcp, udp
 from tests.lab.probes import IpProbe
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
 
-NO_PROTOCOLS = {4: {ICMPV6}, 6: {43, 44, 51, 59, 60}}
+NO_PROTOCOLS = {4: {0, ICMPV6}, 6: {0, 43, 44, 51, 59, 60}}
 """IPv6 has extension headers where IPv4 has a protocol: iptables skips them."""
 
 
@@ -63,11 +64,12 @@ def one_of(number: int, family: int) -> IpProbe:
 # --- protocols
 
 
-@pytest.mark.parametrize("name", [name for name, number in NUMBERS.items() if number])
-def test_a_protocol_by_name_and_by_number(site: Site, name: str, family: int) -> None:
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [(family, name) for family in (4, 6) for name, number in NUMBERS.items() if number not in NO_PROTOCOLS[family]],
+)
+def test_a_protocol_by_name_and_by_number(site: Site, family: int, name: str) -> None:
     number = ICMPV6 if family == 6 and name == "icmp" else NUMBERS[name]
-    if number in NO_PROTOCOLS[family]:
-        pytest.skip("not a protocol there")
     stranger = Udp(80, family=family) if number != UDP else Tcp(80, family=family)
     for spelling in (name, number):
         site.describe(make_group(1, opened(family, protocol=spelling)), make_instance(1, (1,)))
@@ -196,9 +198,7 @@ def test_an_icmpv6_code(site: Site) -> None:
 
 def test_icmp_type_0_is_a_type(site: Site) -> None:
     """Not "any"."""
-    site.describe(
-        make_group(1, opened(4, protocol="icmp", port_range_min=0), stateful=False), make_instance(1, (1,))
-    )
+    site.describe(make_group(1, opened(4, protocol="icmp", port_range_min=0), stateful=False), make_instance(1, (1,)))
     assert site.passes(site.outside, site.vm1, Icmp(kind=0))
     assert site.stops(site.outside, site.vm1, Icmp(kind=8))
 
@@ -328,3 +328,17 @@ def test_an_instance_that_is_deleted_gets_and_sends_nothing(site: Site, family: 
     for other in (site.outside, site.vm2):
         assert site.stops(other, site.vm1, Tcp(80, family=family))
         assert site.stops(site.vm1, other, Tcp(80, family=family))
+
+
+# --- what is done to what is refused
+
+
+def test_what_is_refused_may_be_rejected(make_site: SiteMaker, family: int) -> None:
+    """iptables_drop_action = REJECT: the sender is told, routed or bridged."""
+    site = make_site({"firewall": {"iptables_drop_action": "REJECT"}})
+    rule = opened(family, protocol="udp", **ports(80))
+    site.describe(make_group(1, rule), make_instance(1, (1,)), make_instance(2))
+    for sender in (site.outside, site.vm2):
+        assert udp(sender, site.vm1, 80, family=family)
+        assert site.stops(sender, site.vm1, Udp(81, family=family))
+        assert udp(sender, site.vm1, 81, family=family, timeout=0.3, server=site.host).reason == "Connection refused"

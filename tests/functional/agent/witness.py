@@ -1,13 +1,12 @@
 """The packet walker as a witness: what the compiled rules say of a packet that a test sends.
 
 The state is what the agent itself gives out (``GET /v1/state``), the settings are those of its
-configuration file, and links, addresses and routes are the host's real ones. Only the way
-through the tables is the walker's.
+configuration file, and links and addresses are the host's real ones; it routes to what it has
+an address in, and everything else to eth0. Only the way through the tables is the walker's.
 """
 
 import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from nova_netagent import conf
 from nova_netagent.api.wire import convert_state
@@ -34,7 +33,10 @@ class Disagreement(AssertionError):
 
 @dataclass
 class Witness:
-    """Leads packets through what one agent's state compiles to."""
+    """Leads packets through what one agent's state compiles to.
+
+    It looks at the host once, and again only when it is told to.
+    """
 
     host: Namespace
     agent: Agent
@@ -42,7 +44,15 @@ class Witness:
     """The operator's own rules that decide anything, by table and chain."""
 
     def __post_init__(self) -> None:
+        self._seen: Scene | None = None
         self._compiler = Compiler(self.host.call(conf.load, [self.agent.config_file]))
+
+    def expects(
+        self, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged, state: str | None = None
+    ) -> bool:
+        """Whether a packet should arrive, by the rules."""
+        journey = self.journey(sender, receiver, probe, state)
+        return journey is not None and self._lands(journey, receiver)
 
     def agrees(
         self, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged, seen: Seen | None, state: str | None
@@ -62,25 +72,43 @@ class Witness:
     ) -> Journey | None:
         """What the rules do to a packet; None when it gets to no rule or has no route."""
         packet = _packet(sender, probe, state)
-        scene = self._scene()
-        link, goal = self._link(sender, probe.device), self._link(receiver, to=packet.destination)
-        if link is not None and link not in scene.ports and link not in scene.local.values():
-            return None  # a link that leads nowhere: nobody there answers to the sender's next hop
+        scene = self._seen = self._seen or self._scene()
+        link, goal = self.link(sender, probe.device), self.link(receiver, to=packet.destination)
+        reachable = {device for address, device in scene.local.items() if not address.startswith("fe80:")}
+        if link is not None and link not in scene.ports and link not in reachable:
+            return None  # a link that leads nowhere: nobody there answers for the sender's next hop
         try:
-            if _is_for_many(packet.destination) or isinstance(probe, Forged):
-                return _as_framed(scene, packet, link, goal, probe)
+            if _is_for_many(packet.destination) or _is_link_local(packet.destination) or isinstance(probe, Forged):
+                return self._as_framed(scene, packet, link, goal, probe)
             return scene.send(packet, link)
         except NoRoute:
             return None
+
+    def look_again(self) -> None:
+        """What is described has changed, or a link or an address: what was seen before does not hold."""
+        self._seen = None
+
+    def _as_framed(
+        self, scene: Scene, packet: Packet, link: str | None, goal: str | None, probe: IpProbe | Forged
+    ) -> Journey | None:
+        """What becomes of a frame that goes where its Ethernet address says."""
+        there = scene.ports.get(goal or "")
+        if link is None:
+            return scene.from_host(packet, out_interface=None if there is None else there.bridge)
+        here = scene.ports.get(link)
+        if here is None or there is None or here.bridge != there.bridge:
+            return scene.from_link(packet, link)
+        routed = isinstance(probe, Forged) and probe.via == self.host.links.mac(here.bridge)
+        return scene.from_link(packet, link, bridged_to=None if routed else goal)
 
     def _lands(self, journey: Journey, receiver: Namespace) -> bool:
         """Whether it got through, and there where the receiver is."""
         packet = journey.packet
         if not journey.passed or receiver is self.host:
             return journey.passed and packet.out_interface is None
+        link = self.link(receiver, to=packet.destination)
         if packet.physdev_out is not None:
-            return True
-        link = self._link(receiver, to=packet.destination)
+            return packet.physdev_out == link
         found = _is_for_many(packet.destination) or packet.destination in _addresses(receiver)
         return found and packet.out_interface == (self.host.links.all()[str(link)]["master"] or link)
 
@@ -95,13 +123,14 @@ class Witness:
             for name, link in links.items()
             if link["master"] is not None and name in self.host.peers
         }
-        local = {each["address"]: each["device"] for each in self.host.links.addresses()}
+        addresses = self.host.links.addresses()
+        local = {each["address"]: each["device"] for each in addresses}
         routes = [
-            (values.prefix(_EVERYWHERE[family] if each["destination"] == "default" else each["destination"]), device)
-            for family in (4, 6)
-            for each in self.host.links.routes(family)
-            if (device := each["device"]) is not None and links[device]["up"]
+            (values.prefix(f"{each['address']}/{each['prefix']}"), str(each["device"]))
+            for each in addresses
+            if links[each["device"]]["up"]
         ]
+        routes += [(values.prefix(everywhere), "eth0") for everywhere in ("0.0.0.0/0", "::/0")]
         return Scene(tables, ruleset.sets, ports, tuple(routes), local)
 
     def _with_appended(self, id_: TableId, chains: Chains) -> Chains:
@@ -110,12 +139,13 @@ class Witness:
 
     def _port(self, name: str, bridge: str) -> Port:
         behind, device = self.host.peers[name]
-        if device not in behind.links.all() or behind.links.show(device)["master_index"] is None:
-            return Port(name, bridge, _addresses(behind, device), behind.links.mac(device))
+        link = behind.links.all()[device]
+        if link["master"] is None:
+            return Port(name, bridge, _addresses(behind, device), link["mac"])
         others = [peer for port, peer in behind.peers.items() if peer != (self.host, name)]
         return Port(name, bridge, tuple(address for peer in others for address in _addresses(*peer)))
 
-    def _link(self, namespace: Namespace, device: str = "eth0", to: str | None = None) -> str | None:
+    def link(self, namespace: Namespace, device: str = "eth0", to: str | None = None) -> str | None:
         """The host's link behind which somebody is: by that device, or that with an address; None for the host."""
         if namespace is self.host:
             return None
@@ -124,21 +154,6 @@ class Witness:
         if peer is self.host:
             return port
         return next(name for name, (switch, _) in self.host.peers.items() if switch is peer)
-
-
-_EVERYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
-
-
-def _as_framed(
-    scene: Scene, packet: Packet, link: str | None, goal: str | None, probe: IpProbe | Forged
-) -> Journey | None:
-    """What becomes of a frame that goes where its Ethernet address says, or to everybody."""
-    beside = link in scene.ports and goal in scene.ports and scene.ports[link].bridge == scene.ports[goal].bridge
-    if link is None:
-        bridge = scene.ports[goal].bridge if goal in scene.ports else None
-        return scene.from_host(packet, out_interface=bridge)
-    bridged = _is_for_many(packet.destination) or (isinstance(probe, Forged) and probe.via == scene.ports[goal or ""].mac)
-    return scene.from_link(packet, link, bridged_to=goal if beside and bridged else None)
 
 
 def _packet(sender: Namespace, probe: IpProbe | Forged, state: str | None) -> Packet:
@@ -180,7 +195,7 @@ def _source_address(to: str, device: str) -> str:
     family = socket.AF_INET6 if ":" in to else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as asking:
         asking.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        if not is_unicast(to):
+        if not is_unicast(to) or _is_link_local(to):
             asking.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, device.encode())
         asking.connect((to, 9))
         return str(asking.getsockname()[0]).split("%")[0]
@@ -188,6 +203,10 @@ def _source_address(to: str, device: str) -> str:
 
 def _is_for_many(address: str) -> bool:
     return not is_unicast(address) or address.endswith(".255")
+
+
+def _is_link_local(address: str) -> bool:
+    return address.startswith("fe80:")
 
 
 def _same(seen: Seen, journey: Journey | None) -> bool:

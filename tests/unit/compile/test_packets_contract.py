@@ -161,19 +161,6 @@ def _inside(address: str, cidr: str) -> bool:
     return values.prefix(cidr).contains(values.prefix(address))
 
 
-def _one_vifs_pair_covers_another(described: State) -> bool:
-    """What test_packets_ports shows to be wrong at present; take this out when it is mended."""
-    return any(
-        _inside(fixed, pair.ip_address)
-        for instance in described.instances or ()
-        for vif in instance.vifs
-        for other in instance.vifs
-        if other is not vif and other.network_id == vif.network_id
-        for pair in vif.pairs
-        for fixed in other.fixed_ips
-    )
-
-
 def _end(vif: Vif) -> End:
     ipv4, ipv6 = vif.fixed_ips
     return End(vif.device, ipv4, ipv6)
@@ -183,7 +170,7 @@ def _vifs(instances: tuple[Instance, ...]) -> list[Vif]:
     return [vif for instance in instances for vif in instance.vifs]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(states(clashing=False), st.data())
 def test_packets_go_as_the_contract_says(described: State, data: st.DataObject) -> None:
     options = {
@@ -195,7 +182,7 @@ def test_packets_go_as_the_contract_says(described: State, data: st.DataObject) 
     contract = Contract(described, str(options["egress_default"]), bool(options["allow_same_net_traffic"]))
     known = {network.id for network in described.networks or ()}
     here = [vif for vif in _vifs(described.instances or ()) if vif.network_id in known]
-    assume(here and not _one_vifs_pair_covers_another(described))
+    assume(here)
     people: list[tuple[End, Vif | None]] = [(_end(vif), vif) for vif in here]
     strangers: list[tuple[End, Vif | None]] = [(OUTSIDE, None), (ELSEWHERE, None)]
     strangers += [

@@ -314,6 +314,20 @@ def test_a_group_that_refers_to_itself_lets_its_members_talk_and_waits_for_nothi
         assert not world.passes(vm(1), vm(3), family=family)
 
 
+def test_rules_that_read_alike_are_one() -> None:
+    """In neutron's order; the kernel would ask the second one for nothing."""
+    group = make_group(
+        1,
+        make_rule(1, protocol="tcp"),
+        make_rule(2, protocol="6"),
+        make_rule(3, protocol="tcp", remote_ip_prefix="0.0.0.0/0"),
+        make_rule(4, protocol="tcp", **ports(0, 65535)),
+        make_rule(5, protocol="udp"),
+    )
+    world = World(make_network(1), group, make_instance(1, (1,)))
+    assert world.chain("sgi-b0000001") == ["-p tcp -j ACCEPT", "-p udp -j ACCEPT"]
+
+
 def test_two_groups_allow_what_either_does(direction: str, family: Family) -> None:
     ethertype = ETHERTYPES[family]
     settings = make_settings(allow_same_net_traffic=False, egress_default="deny")

@@ -15,6 +15,7 @@ from nova_netagent.testing import (
 )
 from tests.unit.compile.world import MY_IP, OUTSIDE, End, World, behind, host, make_settings, vm
 
+APART = make_settings(allow_same_net_traffic=False)
 OPEN = make_group(1, make_rule(1), make_rule(2, ethertype="IPv6"))
 FLOATING, SECOND = "198.51.100.1", "198.51.100.2"
 METADATA = "169.254.169.254"
@@ -89,6 +90,43 @@ def test_the_host_reaches_an_instance_by_its_floating_ip() -> None:
     assert (journey.packet.destination, journey.packet.out_interface) == (vm(1).ipv4, "br1")
 
 
+def test_the_host_is_judged_by_the_groups_also_when_it_calls_a_floating_ip() -> None:
+    """filter OUTPUT is shown the link that led to the floating IP (lo, where it is bound), and not the bridge."""
+    world = World(make_network(1), make_instance(1), make_floating_ip(1), settings=APART)
+    journey = world.send(host(), vm(1), to=FLOATING)
+    assert not journey.passed
+    assert journey.chains[-1] == "nova-netagent-sg-fallback"
+    elsewhere = World(make_network(1), make_instance(1), make_floating_ip(1, interface="eth9"), settings=APART)
+    assert not elsewhere.passes(host(), vm(1), to=FLOATING)
+
+
+def test_a_bridge_as_public_interface_translates_what_is_routed_out_by_it() -> None:
+    """nova's flat networks: the bridge is the way out, and frames between its ports keep their source."""
+    settings = make_settings(public_interface="br1")
+    items = (
+        make_network(1, bridge_interface="eth1"),
+        make_network(2),
+        make_instance(1),
+        make_instance(2, network=2),
+        make_instance(3, network=2),
+        make_floating_ip(1, 1),
+        make_floating_ip(2, 2, 2),
+    )
+    world = World(*items, settings=settings)
+    world.add_route("198.18.0.0/24", "br1")
+    far = "198.18.0.5"
+    assert world.send(vm(2, 2), behind(), to=far).packet.source == SECOND
+    assert world.send(vm(3, 2), behind(), to=far).packet.source == MY_IP
+    assert world.send(vm(1), behind(), to=far, multicast=True).packet.source == vm(1).ipv4
+
+
+def test_a_floating_ip_shows_also_where_somebody_else_is_the_gateway() -> None:
+    """The frame goes to his MAC and is only bridged here; nova had an ebtables rule to have it routed."""
+    network = make_network(1, gateway="10.1.0.254", dhcp_server="10.1.0.1", bridge_interface="eth1")
+    world = World(network, make_instance(1), make_floating_ip(1), settings=make_settings(public_interface="br1"))
+    assert world.send(vm(1), behind(), to="198.18.0.5", multicast=True).packet.source == FLOATING
+
+
 @pytest.mark.parametrize("interface", [None, "eth0", "eth5"])
 def test_the_interface_of_a_floating_ip_is_where_it_shows(interface: str | None) -> None:
     world = World(
@@ -151,6 +189,13 @@ def test_a_gateways_address_is_no_floating_ip(address: str) -> None:
     assert world.chain("PREROUTING", "nat") == [
         f"-d {METADATA}/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination {MY_IP}:8775"
     ]
+
+
+def test_the_metadata_address_is_no_floating_ip() -> None:
+    """CONTRACT: an address the host already has is ``error``; this one is on lo."""
+    floating = make_floating_ip(1, id=METADATA)
+    world = World(make_network(1), make_instance(1), floating)
+    assert [kind for kind, _ in world.problems(floating)] == ["error"]
 
 
 def test_replies_to_a_floating_ip_are_left_to_connection_tracking() -> None:

@@ -133,6 +133,8 @@ def test_a_host_without_an_address_looks_for_one(type_: int) -> None:
     assert world.passes(vm(1), behind(), ICMPV6, icmp=(type_, 0), to="ff02::1:ff00:2", **words)
     assert not world.passes(vm(1), behind(), ICMPV6, icmp=(128, 0), to="ff02::1", **words)
     assert not world.passes(vm(1), behind(), UDP, 9, to="ff02::1", **words)
+    # To everybody who listens, and not to one.
+    assert not world.passes(vm(1), behind(), ICMPV6, icmp=(type_, 0), to="fd00:1::c8", **words)
 
 
 @pytest.mark.parametrize("type_", [130, 135, 136])
@@ -227,7 +229,6 @@ def test_a_vif_without_ipv6_says_by_ipv6_no_more_than_discovery() -> None:
     assert not world.passes(vm(1), OUTSIDE, family=6)
 
 
-@pytest.mark.xfail(strict=True, reason="W-src-ID goes to W-discovery, which knows ICMPv6 only: DHCPv6 is lost")
 def test_a_vif_without_a_described_ipv6_address_can_do_dhcpv6() -> None:
     """CONTRACT, No lying: whatever the groups say, an instance can always do DHCP and neighbour discovery."""
     world = World(make_network(1), make_instance(1, vifs=(make_vif(1, fixed_ips=("10.1.0.2",)),)))
@@ -328,10 +329,6 @@ def test_the_longest_prefix_decides_whose_an_address_is(family: Family) -> None:
     assert world.passes(OUTSIDE, vm(1), TCP, family=family)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="W-local keeps the first of two entries with one prefix, in order of instances: a pair may be first",
-)
 def test_a_pair_does_not_take_over_a_neighbours_fixed_ip(family: Family) -> None:
     """Whoever names a neighbour's address in a pair must not decide what that neighbour gets."""
     pair = AllowedAddressPair(ip_address=vm(2).address(family))
@@ -345,11 +342,6 @@ def test_a_pair_does_not_take_over_a_neighbours_fixed_ip(family: Family) -> None
         assert not world.passes(OUTSIDE, vm(2), family=family)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="W-inst-ID of several vifs asks them in order, each by device and then by address: a pair takes"
-    " what is the next vif's (devices should come first, then the longest prefix, as in W-local)",
-)
 @pytest.mark.parametrize("bridged", [True, False])
 def test_a_pair_of_one_vif_does_not_open_another_vif_of_the_instance(family: Family, bridged: bool) -> None:
     """Fail closed: what is let in by the first one's groups, or for want of port security, is let in to the second."""
@@ -512,6 +504,17 @@ def test_which_port_is_the_uplink(settings: dict[str, str], fields: dict[str, ob
     assert found == [device]
 
 
+@pytest.mark.parametrize("settings", [{}, {"flat_interface": "eth7"}])
+def test_a_vif_cannot_have_the_hosts_own_interface_for_its_tap(settings: dict[str, str]) -> None:
+    """It would be unfiltered as an uplink is, and with ``public_interface`` take the host off the net."""
+    network = make_network(1, bridge_interface="eth1")
+    for device in {"eth0", settings.get("flat_interface", "eth1")}:
+        instance = make_instance(1, vifs=(make_vif(1, devname=device),))
+        world = World(network, instance, settings=make_settings(**settings))
+        assert [kind for kind, _ in world.problems(instance)] == ["error"]
+        assert world.compiled.links.ports == {}
+
+
 # --- what is pending passes nothing
 
 
@@ -548,6 +551,16 @@ def test_on_others_bridges_only_described_vifs_are_filtered(family: Family) -> N
         assert not world.passes(vm(1), end, family=family)
     assert not world.passes(vm(1), STRANGER, family=family, multicast=True)
     assert not world.passes(STRANGER, vm(1), family=family)
+
+
+def test_on_others_bridges_a_described_vif_is_filtered_wherever_it_is(family: Family) -> None:
+    """Fail closed: the tap is known, and only where somebody plugged it is not as described."""
+    world = World(make_network(1), make_group(1), make_instance(1, (1,)), settings=THEIRS)
+    world.plug(Port("tap1", "br9", (), "fa:16:3e:00:00:01"), Port("tap5", "br9"))
+    other = End("tap5", "10.1.0.5", "fd00:1::5")
+    assert not world.passes(vm(1), other, family=family, multicast=True)
+    assert not world.passes(vm(1), OUTSIDE, family=family, from_address=vm(7).address(family))
+    assert not world.passes(other, vm(1), family=family, multicast=True)
 
 
 def test_on_others_bridges_a_pending_vif_is_shut(family: Family) -> None:

@@ -131,7 +131,9 @@ class Scene:
         trip.pass_hook("PREROUTING")
         destination = trip.packet.destination
         redirected = trip.packet.to_local_address or destination != packet.destination
-        if bridged_to is not None and not redirected:
+        if redirected:
+            bridged_to = self._stays_bridged(trip.packet, port)
+        if bridged_to is not None:
             assert port is not None, f"{sender} is no bridge port"
             trip.packet = replace(trip.packet, out_interface=port.bridge, physdev_out=bridged_to)
             trip.pass_hook("FORWARD")
@@ -151,12 +153,12 @@ class Scene:
         :param out_interface: the link that it must go out by; by default its route's.
         :raises NoRoute: there is no route.
         """
-        sent = replace(packet, out_interface=out_interface or self.route(packet.destination))
-        trip = _Trip(self, sent)
-        trip.pass_hook("OUTPUT", ("raw", "mangle", "nat"))
-        if trip.packet.destination != packet.destination:  # ip_route_me_harder()
+        led_to = "lo" if packet.destination in self.local else self.route(packet.destination)
+        trip = _Trip(self, replace(packet, out_interface=out_interface or led_to))
+        trip.pass_hook("OUTPUT")
+        if trip.packet.destination != packet.destination:
+            # ip_route_me_harder(), in nat OUTPUT; but filter OUTPUT after it is still shown the old interface.
             trip.packet = replace(trip.packet, out_interface=self.route(trip.packet.destination))
-        trip.pass_hook("OUTPUT", ("filter",))
         trip.leave()
         return trip.end()
 
@@ -172,6 +174,19 @@ class Scene:
         """Whether the host itself takes what is sent to an address: its own, and what is everybody's."""
         wanted = values.prefix(destination)
         return destination in self.local or any(everybody.contains(wanted) for everybody in _EVERYBODY)
+
+    def _stays_bridged(self, packet: Packet, port: Port | None) -> str | None:
+        """The port to which a frame is bridged whose new destination is on the bridge that it came by.
+
+        br_nf_pre_routing_finish(), bridged_dnat: it is never routed, and may go back by its own port.
+        """
+        destination = packet.destination
+        if port is None or packet.to_local_address or self._takes(destination):
+            return None
+        if self.route(destination) != port.bridge:
+            return None
+        beside = (each for each in self.ports.values() if each.bridge == port.bridge)
+        return next((each.device for each in beside if destination in each.addresses), None)
 
     def _neighbour(self, address: str, sender: Port) -> Port | None:
         """Who holds an address on the sender's bridge: what an answer to its ARP request would say."""

@@ -4,13 +4,14 @@ The address plan is that of ``nova_netagent.testing``. eth0 leads outside; whoev
 the uplink of a network's bridge has the addresses .200 and ::c8.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nova_netagent.compile import Compiled, Compiler
+from nova_netagent.compile import ALL_TABLES, Compiled, Compiler
 from nova_netagent.compile.network import uplink
 from nova_netagent.events import Put, fold
-from nova_netagent.model import DesiredState, Instance, Object, values
+from nova_netagent.model import DesiredState, Instance, Network, Object, values
 from nova_netagent.model.protocols import ICMP, ICMPV6, TCP, UDP
 from nova_netagent.netfilter.packet import Packet
 from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, TableId
@@ -90,28 +91,41 @@ class World:
     def __init__(self, *objects: Object, settings: Settings | None = None, families: tuple[Family, ...] = FAMILIES):
         self.settings = settings or make_settings()
         self.state = state_of(*objects)
-        self.compiled: Compiled = Compiler(self.settings, families).compile(self.state)
-        networks = [entry.object for entry in self.state.networks.values()]
+        self.compiled: Compiled = Compiler(self.settings, [t for t in ALL_TABLES if t.family in families]).compile(
+            self.state
+        )
+        ruleset = self.compiled.ruleset
+        self.scene = Scene(tables_of(ruleset), ruleset.sets, self._ports(), tuple(self._routes()), self._local())
+
+    def _ports(self) -> dict[str, Port]:
+        """Where taps and uplinks are; a device that two claim is the older one's."""
+        networks = {network.id: network for network in self.state.of(Network)}
         ports: dict[str, Port] = {}
         for entry in self.state.instances.values():
             assert isinstance(entry.object, Instance)
             for vif in entry.object.vifs:
-                bridge = next((each.bridge for each in networks if each.id == vif.network_id), None)
-                if bridge is not None:
+                if vif.network_id in networks:
+                    bridge = networks[vif.network_id].bridge
                     ports.setdefault(vif.device, Port(vif.device, bridge, vif.fixed_ips, vif.address))
-        routes = [(values.prefix("0.0.0.0/0"), "eth0"), (values.prefix("::/0"), "eth0")]
-        local = {MY_IP: "eth0", "2001:db8:2::10": "eth0", "127.0.0.1": "lo", "::1": "lo", "169.254.169.254": "lo"}
-        for each in networks:
-            device = uplink(each, self.settings.network)
+        for network in networks.values():
+            device = uplink(network, self.settings.network)
             if device is not None:
-                other = behind(int(each.bridge.removeprefix("br")))
-                ports[device] = Port(device, each.bridge, (other.ipv4, other.ipv6))
-            for cidr in (each.cidr, each.cidr_v6):
+                other = behind(int(network.bridge.removeprefix("br")))
+                ports[device] = Port(device, network.bridge, (other.ipv4, other.ipv6))
+        return ports
+
+    def _routes(self) -> Iterator[tuple[values.Prefix, str]]:
+        yield from ((values.prefix("0.0.0.0/0"), "eth0"), (values.prefix("::/0"), "eth0"))
+        for network in self.state.of(Network):
+            for cidr in (network.cidr, network.cidr_v6):
                 if cidr is not None:
-                    routes.append((values.prefix(cidr), each.bridge))
-        for address in self.compiled.links.addresses:
-            local[address.cidr.partition("/")[0]] = address.interface
-        self.scene = Scene(tables_of(self.compiled.ruleset), self.compiled.ruleset.sets, ports, tuple(routes), local)
+                    yield values.prefix(cidr), network.bridge
+
+    def _local(self) -> dict[str, str]:
+        """The host's own addresses, and those that the agent gives it."""
+        own = {MY_IP: "eth0", "2001:db8:2::10": "eth0", "127.0.0.1": "lo", "::1": "lo", "169.254.169.254": "lo"}
+        ours = {each.cidr.partition("/")[0]: each.interface for each in self.compiled.links.addresses}
+        return own | ours
 
     def plug(self, *ports: Port) -> None:
         """Put ports on bridges, whatever is described."""
@@ -178,14 +192,14 @@ class World:
     def dhcp(self, source: End, destination: End, *, family: Family = 4, **fields: Any) -> Journey:
         """What happens to a client's first words, which are flooded, on the way to one who hears them."""
         if family == 4:
-            words = {"from_address": "0.0.0.0", "to": "255.255.255.255", "source_port": 68, "port": 67}
+            words: dict[str, Any] = {"from_address": "0.0.0.0", "to": "255.255.255.255", "source_port": 68, "port": 67}
         else:
             words = {"from_address": link_local(source), "to": "ff02::1:2", "source_port": 546, "port": 547}
         return self.send(source, destination, UDP, family=family, multicast=True, **(words | fields))
 
     def offer(self, source: End, destination: End, *, family: Family = 4, **fields: Any) -> Journey:
         """What happens to a DHCP server's answer on the way to a client."""
-        ports = {"source_port": 67, "port": 68} if family == 4 else {"source_port": 547, "port": 546}
+        ports: dict[str, Any] = {"source_port": 67, "port": 68} if family == 4 else {"source_port": 547, "port": 546}
         return self.send(source, destination, UDP, family=family, **(ports | fields))
 
     # --- rules

@@ -64,7 +64,7 @@ def test_cleanup_tells_what_it_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without a kernel: what is asked of cmd.cleanup, and what is made of its answer."""
-    cleanup = pytest.importorskip("nova_netagent.cmd.cleanup")
+    cleanup = pytest.importorskip("nova_netagent.cleanup")
     file = tmp_path / "agent.conf"
     file.write_text(f"[firewall]\nwrap_name = mine\n[api]\nsocket = {tmp_path}/api.sock\n")
     asked: list[Settings] = []
@@ -87,7 +87,7 @@ def test_cleanup_that_the_kernel_refuses_is_1(
 ) -> None:
     from nova_netagent.backend import Unavailable
 
-    cleanup = pytest.importorskip("nova_netagent.cmd.cleanup")
+    cleanup = pytest.importorskip("nova_netagent.cleanup")
     file = tmp_path / "agent.conf"
     file.write_text(f"[api]\nsocket = {tmp_path}/api.sock\n")
 
@@ -104,7 +104,7 @@ def test_cleanup_beside_a_running_agent_says_so(
 ) -> None:
     from nova_netagent.api.sockets import UnixListener
 
-    cleanup = pytest.importorskip("nova_netagent.cmd.cleanup")
+    cleanup = pytest.importorskip("nova_netagent.cleanup")
     file, path = tmp_path / "agent.conf", tmp_path / "api.sock"
     file.write_text(f"[api]\nsocket = {path}\n")
     listener = UnixListener(str(path))

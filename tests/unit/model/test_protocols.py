@@ -4,7 +4,7 @@ import pytest
 
 from nova_netagent.model import protocols
 
-# neutron-lib 3.15, neutron_lib/constants.py, IP_PROTOCOL_MAP with its aliases.
+# neutron-lib's IP_PROTOCOL_MAP with its aliases, and the numbers that IANA gave them.
 NEUTRON = {
     "ah": 51, "dccp": 33, "egp": 8, "esp": 50, "gre": 47, "hopopt": 0, "icmp": 1, "icmpv6": 58, "igmp": 2, "ip": 0,
     "ipip": 4, "ipv6-encap": 41, "ipv6-frag": 44, "ipv6-icmp": 58, "ipv6-nonxt": 59, "ipv6-opts": 60, "ipv6-route": 43,
@@ -27,7 +27,9 @@ def test_a_number_may_be_digits(given: int | str, number: int) -> None:
     assert protocols.parse(given) == number
 
 
-@pytest.mark.parametrize("given", [-1, 256, "256", "0006", "1000", "-1", "+6", "6.0", "", " tcp", "tcp ", "tpc", "any", "٦", "0x6"])
+@pytest.mark.parametrize(
+    "given", [-1, 256, "256", "0006", "1000", "-1", "+6", "6.0", "", " tcp", "tcp ", "tpc", "any", "٦", "0x6"]
+)
 def test_anything_else_is_refused(given: int | str) -> None:
     with pytest.raises(ValueError, match="protocol"):
         protocols.parse(given)

@@ -15,7 +15,9 @@ from nova_netagent.store import Store
 
 def open_store(settings: Settings) -> Store:
     """The durable state in ``state_path``."""
-    return Store(Path(settings.state_path) / "state.db")
+    store = Store(Path(settings.state_path) / "state.db")
+    store.begin_boot(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    return store
 
 
 def open_backend(settings: Settings) -> Backend[Any]:

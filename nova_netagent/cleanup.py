@@ -1,6 +1,6 @@
 """Take everything of ours out of the kernel: ``netagentctl cleanup``."""
 
-from nova_netagent.cmd import wiring
+from nova_netagent import wiring
 from nova_netagent.compile import empty_ruleset
 from nova_netagent.metrics import Metrics
 from nova_netagent.reconcile import Reconciler

@@ -1,0 +1,205 @@
+"""A transaction of nf_tables: messages that the kernel carries out together or not at all."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from struct import Struct
+from typing import NamedTuple
+
+from nova_netagent.backend.nft import attributes, expressions, userdata
+from nova_netagent.backend.nft.attributes import nested, number, string
+from nova_netagent.backend.nft.objects import Chain, Element, Set, TableId, element_text
+from nova_netagent.backend.nft.statements import Rule
+
+SUBSYSTEM = 10
+HEAD = Struct("=IHHIIBBH")
+"""nlmsghdr and nfgenmsg: size, type, flags, sequence, port; family, version, resource (big-endian)."""
+
+REQUEST, ACKNOWLEDGE, DUMP = 0x1, 0x4, 0x300
+_EXCLUSIVE, _CREATE, _APPEND = 0x200, 0x400, 0x800
+_BEGIN, _END = 16, 17
+_NEW_TABLE, _DELETE_TABLE = 0, 2
+_NEW_CHAIN, _DELETE_CHAIN = 3, 5
+_NEW_RULE, _DELETE_RULE = 6, 8
+_NEW_SET, _DELETE_SET = 9, 11
+_NEW_ELEMENTS, _DELETE_ELEMENTS = 12, 14
+
+
+class _Message(NamedTuple):
+    family: int
+    kind: int
+    flags: int
+    body: bytes
+    what: str
+    elements: tuple[Set, Sequence[Element]] | None = None
+
+
+class Batch:
+    """The messages of one transaction, in order; nothing is sent here.
+
+    What refers to something comes after it, and what is referred to is deleted after what
+    refers to it. Each message knows what it is, so that the kernel's refusal can be told.
+    """
+
+    def __init__(self) -> None:
+        self._messages: list[_Message] = []
+        self._sets = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def what(self, index: int, offset: int | None = None) -> str:
+        """What a message is, for people.
+
+        :param offset: where in the message the kernel found fault, if it said so.
+        """
+        if not 0 <= index < len(self._messages):
+            return "the transaction"
+        message = self._messages[index]
+        if message.elements is None or offset is None:
+            return message.what
+        described, elements = message.elements
+        at = _element_at(message.body, offset - HEAD.size)
+        return message.what if at is None else f"{message.what}: {element_text(described, elements[at])}"
+
+    # objects
+
+    def add_table(self, table: TableId, comment: str | None = None) -> None:
+        """Have the table, awake; it may be there."""
+        note = userdata.comment(comment)
+        body = string(1, table.name) + number(2, 0) + (attributes.attribute(6, note) if note else b"")
+        self._add(table, _NEW_TABLE, _CREATE, body, f"table {table.name}")
+
+    def delete_table(self, table: TableId) -> None:
+        """Delete the table with everything in it; it must be there."""
+        self._add(table, _DELETE_TABLE, 0, string(1, table.name), f"delete table {table.name}")
+
+    def add_chain(self, table: TableId, chain: Chain) -> None:
+        """Make a chain, which may not be there."""
+        body = string(1, table.name) + string(3, chain.name)
+        if chain.hook is not None:
+            body += nested(4, number(1, chain.hook.hook), number(2, chain.hook.priority))
+            body += number(5, 1) + string(7, chain.hook.type)
+        if chain.comment is not None:
+            body += attributes.attribute(12, userdata.comment(chain.comment))
+        self._add(table, _NEW_CHAIN, _CREATE | _EXCLUSIVE, body, f"chain {chain.name}")
+
+    def delete_chain(self, table: TableId, name: str) -> None:
+        """Delete a chain that nothing jumps to any more, with its rules."""
+        body = string(1, table.name) + string(3, name)
+        self._add(table, _DELETE_CHAIN, 0, body, f"delete chain {name}")
+
+    def add_rule(self, table: TableId, chain: str, rule: Rule) -> None:
+        """Append a rule to a chain."""
+        body = string(1, table.name) + string(2, chain) + nested(4, expressions.encode(rule.expressions))
+        if rule.comment is not None:
+            body += attributes.attribute(7, userdata.comment(rule.comment))
+        self._add(table, _NEW_RULE, _CREATE | _APPEND, body, f"rule {chain}: {rule.text}")
+
+    def flush_rules(self, table: TableId, chain: str | None = None) -> None:
+        """Delete every rule of a chain, or of the table."""
+        body = string(1, table.name) + (b"" if chain is None else string(2, chain))
+        self._add(table, _DELETE_RULE, 0, body, f"flush {chain or table.name}")
+
+    def add_set(self, table: TableId, described: Set) -> None:
+        """Make a set without elements, which may not be there."""
+        self._sets += 1
+        body = string(1, table.name) + string(2, described.name)
+        body += number(3, described.flags) + number(4, _type_number(described)) + number(5, described.key_size)
+        if described.data is not None:
+            body += number(6, described.data.number) + number(7, described.data.size)
+        if len(described.key) > 1 and described.interval:
+            fields = (nested(1, number(1, each.size)) for each in described.key)
+            body += nested(9, nested(2, *fields))
+        body += number(10, self._sets) + attributes.attribute(13, userdata.of_set(described))
+        self._add(table, _NEW_SET, _CREATE | _EXCLUSIVE, body, f"set {described.name}")
+
+    def delete_set(self, table: TableId, name: str) -> None:
+        """Delete a set that no rule looks into any more."""
+        body = string(1, table.name) + string(2, name)
+        self._add(table, _DELETE_SET, 0, body, f"delete set {name}")
+
+    def add_elements(self, table: TableId, described: Set, elements: Sequence[Element]) -> None:
+        """Add elements; ones that are there with the same data do not matter."""
+        self._elements(table, _NEW_ELEMENTS, described, elements)
+
+    def delete_elements(self, table: TableId, described: Set, elements: Sequence[Element]) -> None:
+        """Delete elements that are there."""
+        self._elements(table, _DELETE_ELEMENTS, described, elements)
+
+    # messages
+
+    def encode(self, first_sequence: int, *, generation: int | None, commit: bool) -> bytes:
+        """The whole transaction as bytes; its messages are numbered on from ``first_sequence``.
+
+        :param generation: the generation of the ruleset on which it builds; the kernel refuses
+            it on any other.
+        :param commit: without it the kernel tries everything and keeps nothing.
+        """
+        guard = b"" if generation is None else number(1, generation)
+        subsystem = SUBSYSTEM << 8  # in network byte order
+        pieces = [HEAD.pack(HEAD.size + len(guard), _BEGIN, REQUEST, first_sequence, 0, 0, 0, subsystem) + guard]
+        last = len(self._messages) - 1
+        for index, message in enumerate(self._messages):
+            size = HEAD.size + len(message.body)
+            flags = message.flags | REQUEST | (ACKNOWLEDGE if index == last else 0)
+            kind, sequence = SUBSYSTEM << 8 | message.kind, first_sequence + 1 + index
+            pieces += (HEAD.pack(size, kind, flags, sequence, 0, message.family, 0, 0), message.body)
+        if commit:
+            pieces.append(HEAD.pack(HEAD.size, _END, REQUEST, first_sequence + 2 + last, 0, 0, 0, subsystem))
+        return b"".join(pieces)
+
+    def _elements(self, table: TableId, kind: int, described: Set, elements: Sequence[Element]) -> None:
+        add = kind == _NEW_ELEMENTS
+        head = string(1, table.name) + string(2, described.name)
+        done = 0
+        for room in _rooms(_element(each, whole=add) for each in elements):
+            what = f"{'add to' if add else 'delete from'} set {described.name}"
+            carried = described, elements[done : done + len(room)]
+            flags = _CREATE if add else 0
+            self._messages.append(_Message(table.family, kind, flags, head + nested(3, *room), what, carried))
+            done += len(room)
+
+    def _add(self, table: TableId, kind: int, flags: int, body: bytes, what: str) -> None:
+        self._messages.append(_Message(table.family, kind, flags, body, what))
+
+
+def _rooms(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Elements, as many as go into one message."""
+    room: list[bytes] = []
+    size = 0
+    for each in encoded:
+        if size + len(each) > attributes.ROOM:
+            yield room
+            room, size = [], 0
+        room.append(each)
+        size += len(each)
+    if room:
+        yield room
+
+
+def _element_at(body: bytes, offset: int) -> int | None:
+    """The number of the element in which this byte of a message's body is."""
+    at = len(body) - len(attributes.parse(body)[3])
+    for number_, value in enumerate(attributes.parse_list(body[at:])):
+        at += 4 + len(value) + (-len(value) % 4)
+        if offset < at:
+            return number_
+    return None
+
+
+def _element(element: Element, *, whole: bool) -> bytes:
+    body = nested(1, attributes.attribute(1, element.key))
+    if element.end is not None:
+        body += nested(10, attributes.attribute(1, element.end))
+    if whole and element.data is not None:
+        body += nested(2, attributes.attribute(1, element.data))
+    if whole and element.comment is not None:
+        body += attributes.attribute(6, userdata.comment(element.comment))
+    return nested(1, body)
+
+
+def _type_number(described: Set) -> int:
+    """The types of a key in one number, as nft(8) packs them."""
+    packed = 0
+    for each in described.key:
+        packed = packed << 6 | each.number
+    return packed

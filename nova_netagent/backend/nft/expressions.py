@@ -1,0 +1,226 @@
+"""The expressions that a rule of nf_tables is made of, each as the kernel describes it back.
+
+A rule is a row of expressions over sixteen registers of four bytes; a value that is longer
+takes several in a row. A comparison that fails, a lookup that finds nothing and a header that
+is too short all end the rule. Sources: linux/netfilter/nf_tables.h, net/netfilter/nft_*.c.
+"""
+
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from functools import lru_cache
+
+from msgspec import Struct
+
+from nova_netagent.backend.nft import attributes
+
+Value = bytes | tuple[tuple[int, "Value"], ...]
+"""An attribute's value: bytes, or attributes in turn."""
+
+_EXPRESSIONS_ELEMENT = 1
+_NAME, _DATA = 1, 2
+_VALUE, _VERDICT = 1, 2
+_VERDICT_REGISTER = 0
+_FIRST_128, _FIRST_32 = 1, 8
+
+
+class Base(IntEnum):
+    """The header in which a payload's offset counts."""
+
+    LINK = 0
+    NETWORK = 1
+    TRANSPORT = 2
+
+
+class Meta(IntEnum):
+    """What is known of a packet besides its bytes."""
+
+    IIFNAME = 6
+    OIFNAME = 7
+    L4PROTO = 16
+    PKTTYPE = 19
+
+
+class Compare(IntEnum):
+    """How a register is compared with a value."""
+
+    EQUAL = 0
+    NOT_EQUAL = 1
+    AT_MOST = 3
+    AT_LEAST = 5
+
+
+class Verdict(IntEnum):
+    """What becomes of a packet."""
+
+    DROP = 0
+    ACCEPT = 1
+    JUMP = -3
+    GOTO = -4
+    RETURN = -5
+
+
+class Expression(Struct, frozen=True):
+    """One expression: its name and its attributes by type."""
+
+    name: str
+    attributes: tuple[tuple[int, Value], ...] = ()
+
+    @property
+    def looked_into(self) -> str | None:
+        """The set or map that it looks into."""
+        name = dict(self.attributes).get(1) if self.name == "lookup" else None
+        return attributes.read_string(name) if isinstance(name, bytes) else None
+
+    @property
+    def jumped_to(self) -> str | None:
+        """The chain that it jumps or goes to."""
+        data = dict(self.attributes).get(2) if self.name == "immediate" else None
+        known = dict(data).get(_VERDICT) if isinstance(data, tuple) else None
+        chain = dict(known).get(2) if isinstance(known, tuple) else None
+        return attributes.read_string(chain) if isinstance(chain, bytes) else None
+
+
+def meta(key: Meta, register: int = 0) -> Expression:
+    """Load something that is known of the packet."""
+    return Expression("meta", ((2, _number(key)), (1, _register(register))))
+
+
+def set_meta(key: Meta, register: int = 0) -> Expression:
+    """Change what is known of the packet."""
+    return Expression("meta", ((2, _number(key)), (3, _register(register))))
+
+
+def payload(base: Base, offset: int, length: int, register: int = 0) -> Expression:
+    """Load bytes of a header; a VLAN tag that the card took off is seen where it was."""
+    return Expression(
+        "payload", ((1, _register(register)), (2, _number(base)), (3, _number(offset)), (4, _number(length)))
+    )
+
+
+def write_payload(base: Base, offset: int, length: int, register: int = 0) -> Expression:
+    """Write a register into a header that no checksum covers."""
+    none = _number(0)
+    return Expression(
+        "payload",
+        (
+            (5, _register(register)),
+            (2, _number(base)),
+            (3, _number(offset)),
+            (4, _number(length)),
+            (6, none),
+            (7, none),
+        ),
+    )
+
+
+def compare(operation: Compare, value: bytes, register: int = 0) -> Expression:
+    """Go on when the register compares so with the value; numbers compare in network byte order."""
+    return Expression("cmp", ((1, _register(register)), (2, _number(operation)), (3, ((_VALUE, value),))))
+
+
+def mask(value: bytes, register: int = 0) -> Expression:
+    """Keep only these bits of the register."""
+    nothing = bytes(len(value))
+    return Expression(
+        "bitwise",
+        (
+            (1, _register(register)),
+            (2, _register(register)),
+            (3, _number(len(value))),
+            (4, ((_VALUE, value),)),
+            (5, ((_VALUE, nothing),)),
+        ),
+    )
+
+
+def lookup(set_name: str, *, inverted: bool = False) -> Expression:
+    """Go on when the set holds what the registers hold (or, inverted, when it does not)."""
+    return Expression("lookup", ((1, _text(set_name)), (2, _register(0)), (5, _number(inverted))))
+
+
+def lookup_value(map_name: str) -> Expression:
+    """Load what a map holds for the registers' value; without such an element the rule ends."""
+    return Expression("lookup", ((1, _text(map_name)), (2, _register(0)), (3, _register(0)), (5, _number(0))))
+
+
+def load(value: bytes) -> Expression:
+    """Load a constant."""
+    return Expression("immediate", ((1, _register(0)), (2, ((_VALUE, value),))))
+
+
+def verdict(code: Verdict, chain: str | None = None) -> Expression:
+    """Decide, jump or go to a chain."""
+    known: tuple[tuple[int, Value], ...] = ((1, _number(code)),)
+    if chain is not None:
+        known += ((2, _text(chain)),)
+    return Expression("immediate", ((1, _number(_VERDICT_REGISTER)), (2, ((_VERDICT, known),))))
+
+
+def counter() -> Expression:
+    """Count the packets that came this far, and their bytes."""
+    return Expression("counter")
+
+
+@lru_cache(1024)
+def encode(expressions: tuple[Expression, ...]) -> bytes:
+    """Expressions as the kernel takes them, for NFTA_RULE_EXPRESSIONS."""
+    return b"".join(
+        attributes.nested(
+            _EXPRESSIONS_ELEMENT,
+            attributes.string(_NAME, expression.name),
+            attributes.nested(_DATA, _encode(expression.attributes)),
+        )
+        for expression in expressions
+    )
+
+
+def same(expected: Sequence[Expression], listed: bytes) -> bool:
+    """Whether a listed rule is what was expected, whatever it has counted."""
+    actual = [attributes.parse(each) for each in attributes.parse_list(listed)]
+    return len(actual) == len(expected) and all(map(_same_expression, expected, actual))
+
+
+def counted(listed: bytes) -> tuple[int, int]:
+    """Packets and bytes of a listed rule's counter; zeros when it has none."""
+    for each in attributes.parse_list(listed):
+        expression = attributes.parse(each)
+        if attributes.read_string(expression[_NAME]) == "counter":
+            counts = attributes.parse(expression[_DATA])
+            return attributes.read_long(counts[2]), attributes.read_long(counts[1])
+    return 0, 0
+
+
+def _same_expression(expected: Expression, actual: dict[int, bytes]) -> bool:
+    if attributes.read_string(actual[_NAME]) != expected.name:
+        return False
+    return expected.name == "counter" or _holds(expected.attributes, actual.get(_DATA, b""))
+
+
+def _holds(expected: Sequence[tuple[int, Value]], data: bytes) -> bool:
+    """What was expected is there; what the kernel says besides is zero: a default, of whatever kernel."""
+    actual = attributes.parse(data)
+    for kind, value in expected:
+        found = actual.pop(kind, None)
+        if found is None or (found != value if isinstance(value, bytes) else not _holds(value, found)):
+            return False
+    return not any(map(any, actual.values()))
+
+
+def _encode(values: Iterable[tuple[int, Value]]) -> bytes:
+    return b"".join(
+        attributes.attribute(kind, value) if isinstance(value, bytes) else attributes.nested(kind, _encode(value))
+        for kind, value in values
+    )
+
+
+def _register(number: int) -> bytes:
+    """A register of four bytes, by the name that the kernel gives back: each fourth has an older one."""
+    return _number(_FIRST_128 + number // 4 if number % 4 == 0 else _FIRST_32 + number)
+
+
+def _number(value: int) -> bytes:
+    return (value & 0xFFFFFFFF).to_bytes(4, "big")
+
+
+def _text(text: str) -> bytes:
+    return text.encode() + b"\0"

@@ -1,0 +1,72 @@
+"""What nft(8) keeps beside objects for itself, and the kernel only stores: comments, types.
+
+Sources: libnftnl's include/libnftnl/udata.h, nftables' include/expression.h and src/mnl.c.
+Numbers here are in the host's byte order.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from nova_netagent.backend.nft.objects import DataType, Set
+from nova_netagent.backend.nft.statements import Field
+
+COMMENT = 0
+"""The comment of tables, chains, rules and elements."""
+_SET_KEY_ORDER, _SET_DATA_ORDER, _SET_KEY_TYPE_OF, _SET_COMMENT = 0, 1, 3, 7
+_EXPRESSION, _EXPRESSION_DATA = 0, 1
+_PAYLOAD, _META, _CONCATENATION = 7, 9, 13
+
+
+def comment(text: str | None, kind: int = COMMENT) -> bytes:
+    """A comment, or nothing."""
+    return b"" if text is None else _item(kind, text.encode() + b"\0")
+
+
+def of_set(described: Set) -> bytes:
+    """What nft(8) needs to print a set's elements as what they are."""
+    order = described.key[0].byte_order if len(described.key) == 1 else 0
+    data = _item(_SET_KEY_ORDER, _number(order))
+    if described.data is not None:
+        data += _item(_SET_DATA_ORDER, _number(described.data.byte_order))
+    if any(each.field is not None for each in described.key):
+        data += _item(_SET_KEY_TYPE_OF, _type_of(described.key))
+    return data + comment(described.comment, _SET_COMMENT)
+
+
+def read_comment(data: bytes) -> str | None:
+    """The comment of an element or a rule, if it has one."""
+    at = 0
+    while at + 2 <= len(data):
+        kind, size = data[at], data[at + 1]
+        if kind == COMMENT:
+            return data[at + 2 : at + 2 + size].rstrip(b"\0").decode(errors="surrogateescape")
+        at += 2 + size
+    return None
+
+
+def _type_of(key: Sequence[DataType]) -> bytes:
+    parts = [_expression(each.field) for each in key if each.field is not None]
+    if len(parts) != len(key):
+        raise ValueError("of a set with raw bytes in its key, every part has to name its field")
+    if len(parts) == 1:
+        return parts[0]
+    numbered = b"".join(_item(number, part) for number, part in enumerate(parts))
+    return _item(_EXPRESSION, _number(_CONCATENATION)) + _item(_EXPRESSION_DATA, numbered)
+
+
+def _expression(field: Field) -> bytes:
+    if field.key is not None:
+        kind, data = _META, _item(0, _number(field.key))
+    else:
+        # No description and no template: raw bytes. nft counts its bases from 1, and in bits.
+        numbers = (0, 0, field.base + 1, field.offset * 8, field.size * 8)
+        kind, data = _PAYLOAD, b"".join(_item(at, _number(each)) for at, each in enumerate(numbers))
+    return _item(_EXPRESSION, _number(kind)) + _item(_EXPRESSION_DATA, data)
+
+
+def _item(kind: int, data: bytes) -> bytes:
+    return bytes((kind, len(data))) + data
+
+
+def _number(value: int) -> bytes:
+    return value.to_bytes(4, sys.byteorder)

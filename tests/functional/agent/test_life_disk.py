@@ -1,0 +1,128 @@
+"""A disk that is full or cannot be written: what cannot be kept is refused, and nothing changes."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nova_netagent.model import document
+from nova_netagent.testing import make_group, make_instance, make_network, make_rule
+from tests.functional.agent.cloud import CONFIG, Cloud
+from tests.functional.agent.kernel import eventually, kernel
+from tests.lab import Agent, Lab, needs
+
+pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "real_root")
+
+
+class Disk(Cloud):
+    """A host whose agent keeps its state on a small file system of its own."""
+
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        self.lab, self.host = lab, lab.host()
+        self.agent = Agent(self.host, directory / "agent", CONFIG)
+        lab.agents.append(self.agent)
+        self.host.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(self.agent.state_path)])
+        self.agent.start()
+
+    def fill(self) -> None:
+        """Leave no room."""
+        path = self.agent.state_path / "ballast"
+        self.host.run(["sh", "-c", f"dd if=/dev/zero of={path} bs=4k || :"], check=False)
+
+    def empty(self) -> None:
+        """Give the room back."""
+        self.host.run(["rm", str(self.agent.state_path / "ballast")])
+
+    def forbid(self) -> None:
+        """Have every write of the agent to a file fail, as on a file system that became read-only."""
+        resource.prlimit(self.agent.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+    def allow(self) -> None:
+        """Let it write again."""
+        resource.prlimit(self.agent.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    def code(self, method: str, path: str, body: Any = None) -> int:
+        """What a request is answered with; a refusal must name the file."""
+        code, answer = self.agent.request(method, path, body)
+        assert code != 503 or "state.db" in answer["error"]["message"]
+        return code
+
+
+@pytest.fixture
+def disk(lab: Lab, tmp_path: Path) -> Disk:
+    return Disk(lab, tmp_path)
+
+
+BIG: Any = document(make_group(7, *(make_rule(n, remote_ip_prefix=f"10.{n >> 8}.{n & 255}.0/24") for n in range(2000))))
+PATH = f"/v1/security-groups/{BIG['id']}"
+
+
+def test_on_a_full_disk_what_has_no_room_is_refused_and_the_rest_goes_on(disk: Disk) -> None:
+    disk.network(1)
+    before = kernel(disk.host)
+    disk.fill()
+    assert disk.code("PUT", PATH, BIG) == 503
+    assert disk.code("PUT", f"{PATH}?wait=false", BIG) == 503
+    assert disk.code("PUT", "/v1/state", {"security_groups": [BIG]}) == 503
+    assert disk.agent.get("security-groups") == []
+    assert len(disk.agent.get("networks")) == 1
+    assert kernel(disk.host) == before
+    disk.empty()
+    assert disk.code("PUT", PATH, BIG) == 201
+
+
+def test_what_cannot_be_written_is_refused_and_nothing_changes(disk: Disk) -> None:
+    disk.network(1)
+    disk.put(make_group(1, make_rule(1)))
+    disk.instance(1, (1,))
+    before, state = kernel(disk.host), disk.agent.state()
+    disk.forbid()
+    for method, path, body in (
+        ("PUT", PATH, BIG),
+        ("PUT", f"{PATH}?wait=false", BIG),
+        ("PUT", f"/v1/instances/{make_instance(2).id}", document(make_instance(2, (1,)))),
+        ("PUT", "/v1/state", {}),
+        ("DELETE", f"/v1/instances/{make_instance(1).id}", None),
+    ):
+        assert disk.code(method, path, body) == 503
+    assert disk.agent.state() == state
+    assert kernel(disk.host) == before
+    assert disk.agent.request("GET", "/livez")[0] == 200
+    disk.allow()
+    assert disk.code("PUT", PATH, BIG) == 201
+    disk.delete(make_instance(1))
+
+
+def test_what_was_acknowledged_before_is_there_after_a_crash_on_a_full_disk(disk: Disk) -> None:
+    disk.network(1)
+    disk.instance(1)
+    disk.fill()
+    assert disk.code("PUT", PATH, BIG) == 503
+    disk.agent.kill9()
+    disk.empty()
+    disk.agent.start()
+    assert [len(disk.agent.get(kind)) for kind in ("networks", "instances", "security-groups")] == [1, 1, 0]
+
+
+def test_a_link_that_comes_while_nothing_can_be_noted_is_joined_later(disk: Disk) -> None:
+    """And the agent lives on meanwhile."""
+    disk.network(1)
+    disk.put(make_instance(1))
+    disk.forbid()
+    disk.guest(1)
+    assert disk.agent.request("GET", "/livez")[0] == 200
+    eventually(lambda: "state.db" in disk.agent.request("GET", "/v1/status")[1]["failure"], 3)
+    assert disk.host.links.all()["tap1"]["master"] is None
+    disk.allow()
+    eventually(lambda: disk.host.links.all()["tap1"]["master"] == "br1", 5)
+    eventually(lambda: disk.agent.request("GET", "/v1/status")[1]["failure"] == "", 3)
+
+
+def test_rules_are_repaired_while_nothing_can_be_noted(disk: Disk) -> None:
+    disk.put(make_network(1))
+    before = kernel(disk.host)
+    disk.forbid()
+    disk.host.run(["iptables-legacy", "-w", "-F", "nova-netagent-INPUT"])
+    assert disk.agent.resync()["repaired"]
+    assert kernel(disk.host) == before

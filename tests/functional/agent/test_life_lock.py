@@ -1,0 +1,185 @@
+"""The lock of iptables, kept both ways, and tables that others change without it."""
+
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from nova_netagent.model import document
+from nova_netagent.testing import make_group, make_instance, make_network, make_provider_rule, make_rule
+from tests.functional.agent.cloud import Cloud
+from tests.functional.agent.kernel import LOCK, eventually, kernel, lock_held, metric
+from tests.functional.agent.test_foreign_rules import order_in
+from tests.lab import Lab, needs
+
+pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
+
+IMPATIENT = {"firewall": {"lock_timeout": 0.3}}
+FOREIGN = 60
+WITHOUT_LOCK = {"env": {"XTABLES_LOCKFILE": "/run/another.lock", "PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}}
+"""Has iptables take a lock that nobody else knows."""
+
+
+def appended(cloud: Cloud, **options: Any) -> int:
+    """Let another program append rules while the agent is busy; how often it had to try again."""
+    failed = 0
+    for number in range(FOREIGN):
+        command = ["iptables-legacy", "-w", "-A", "INPUT", "-s", f"203.0.113.{number + 1}", "-j", "ACCEPT"]
+        while cloud.host.run(command, check=False, **options).returncode:
+            failed += 1
+    return failed
+
+
+def busy(cloud: Cloud, done: threading.Event) -> int:
+    """Change the filter table on and on; how many changes were acknowledged."""
+    changes = 0
+    while not done.is_set():
+        cloud.put(make_provider_rule(changes % 50 + 1))
+        if changes % 50 == 49:
+            cloud.delete(*(make_provider_rule(n) for n in range(1, 51)))
+        changes += 1
+    return changes
+
+
+def nothing_is_lost(cloud: Cloud, **options: Any) -> int:
+    done = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        changing = [pool.submit(busy, cloud, done)]
+        try:
+            failed = appended(cloud, **options)
+        finally:
+            done.set()
+        assert changing[0].result() > 20
+    others = [rule for rule in order_in(cloud.host, "filter", "INPUT") if "203.0.113" in rule]
+    assert others == [f"-s 203.0.113.{n}/32 -j ACCEPT" for n in range(1, FOREIGN + 1)]
+    assert cloud.agent.resync()["repaired"] == []
+    dropped = [rule for rule in order_in(cloud.host, "filter", "nova-netagent-provider") if "203.0.113" in rule]
+    assert len(dropped) == len(cloud.agent.get("provider-rules"))
+    return failed
+
+
+def test_beside_iptables_that_takes_the_lock_nothing_is_lost(cloud: Cloud) -> None:
+    assert nothing_is_lost(cloud) == 0
+    assert metric(cloud.agent, "apply_errors_total") == 0
+
+
+def test_beside_a_program_that_takes_no_lock_nothing_is_lost(cloud: Cloud) -> None:
+    """Whose table has changed meanwhile reads it again; the other program has to as well."""
+    nothing_is_lost(cloud, **WITHOUT_LOCK)
+    assert metric(cloud.agent, "apply_errors_total") == 0
+
+
+# --- held by another
+
+
+def put(cloud: Cloud, each: Any) -> tuple[int, Any]:
+    body: Any = document(each)
+    return cloud.agent.request("PUT", f"/v1/{each.KIND.replace('_', '-')}/{each.id}", body)
+
+
+def test_held_too_long_the_answer_names_it_and_the_change_is_kept(lab: Lab) -> None:
+    cloud = Cloud(lab, IMPATIENT)
+    with lock_held() as release:
+        began = time.monotonic()
+        code, answer = put(cloud, make_provider_rule(1))
+        assert 0.25 < time.monotonic() - began < 2
+        assert code == 503
+        for word in (LOCK, "0.3 s", "pid"):
+            assert word in answer["error"]["message"]
+        assert cloud.status(make_provider_rule(1))["state"] == "pending"
+        assert LOCK in cloud.status(make_provider_rule(1))["message"]
+        report = cloud.agent.request("GET", "/v1/status")[1]
+        assert (report["enforcing"], LOCK in report["failure"]) == (False, True)
+        assert cloud.agent.request("GET", "/readyz")[0] == 200, "the stored state has been applied once"
+        assert cloud.agent.request("GET", "/livez")[0] == 200
+        eventually(lambda: metric(cloud.agent, "pending_oldest_seconds") > 0, 3)
+        release()
+        eventually(lambda: cloud.status(make_provider_rule(1))["state"] == "done", 5)
+    assert "203.0.113.0/24" in str(kernel(cloud.host))
+    assert metric(cloud.agent, "pending_oldest_seconds") == 0
+    assert cloud.agent.request("GET", "/v1/status")[1]["failure"] == ""
+
+
+def test_held_for_a_moment_it_is_waited_for(cloud: Cloud) -> None:
+    with lock_held() as release:
+        threading.Timer(0.2, release).start()
+        assert put(cloud, make_provider_rule(1))[0] == 201
+    assert metric(cloud.agent, "apply_errors_total") == 0
+    assert metric(cloud.agent, "lock_wait_seconds_sum") > 0.1
+
+
+def test_reads_are_answered_meanwhile(lab: Lab) -> None:
+    cloud = Cloud(lab, {"firewall": {"lock_timeout": 3}})
+    with lock_held() as release, ThreadPoolExecutor() as pool:
+        putting = pool.submit(put, cloud, make_provider_rule(1))
+        eventually(lambda: cloud.agent.get("provider-rules"), 2)
+        for path in ("/v1/status", "/livez", "/metrics", "/v1/state", "/v1/provider-rules"):
+            began = time.monotonic()
+            assert cloud.agent.request("GET", path)[0] == 200
+            assert time.monotonic() - began < 0.5
+        assert not putting.done()
+        release()
+        assert putting.result()[0] == 201
+
+
+def test_what_is_deleted_meanwhile_passes_nothing(lab: Lab) -> None:
+    """The port leaves its bridge though the rules cannot be changed."""
+    cloud = Cloud(lab, IMPATIENT)
+    cloud.network(1)
+    cloud.put(make_group(1, make_rule(1)))
+    cloud.instance(1, (1,))
+    with lock_held():
+        code, _ = cloud.agent.request("DELETE", f"/v1/instances/{make_instance(1).id}")
+        assert code == 503
+        assert cloud.host.links.all()["tap1"]["master"] is None
+        assert cloud.agent.get("instances") == []
+    eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], 5)
+    assert "inst-a0000001" not in str(kernel(cloud.host))
+
+
+def test_a_new_instance_is_on_no_bridge_before_its_rules_are_in(lab: Lab) -> None:
+    cloud = Cloud(lab, IMPATIENT)
+    cloud.network(1)
+    cloud.guest(1)
+    with lock_held():
+        assert put(cloud, make_instance(1))[0] == 503
+        assert cloud.host.links.all()["tap1"]["master"] is None
+    eventually(lambda: cloud.host.links.all()["tap1"]["master"] == "br1", 5)
+    assert cloud.status(make_instance(1))["state"] == "done"
+
+
+def test_held_at_a_resync_it_says_so(lab: Lab) -> None:
+    cloud = Cloud(lab, IMPATIENT)
+    with lock_held():
+        code, answer = cloud.agent.request("POST", "/v1/resync")
+        assert (code, LOCK in answer["error"]["message"]) == (503, True)
+        code, answer = cloud.agent.request("GET", "/v1/plan")
+        assert (code, LOCK in answer["error"]["message"]) == (503, True)
+    eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], 5)
+
+
+def test_drift_that_waited_for_the_lock_is_repaired(lab: Lab) -> None:
+    cloud = Cloud(lab, IMPATIENT)
+    cloud.put(make_network(1))
+    before = kernel(cloud.host)
+    with lock_held():
+        cloud.host.run(["iptables-legacy", "-F", "nova-netagent-INPUT"], **WITHOUT_LOCK)
+        assert cloud.agent.request("POST", "/v1/resync")[0] == 503
+        assert kernel(cloud.host) != before
+    eventually(lambda: kernel(cloud.host) == before, 5)
+
+
+def test_a_commit_that_collides_is_done_anew(cloud: Cloud) -> None:
+    """Somebody without the lock comes between, again and again, and neither undoes the other."""
+    loop = "while :; do iptables-legacy -A OUTPUT -d 203.0.113.5; iptables-legacy -D OUTPUT -d 203.0.113.5; done"
+    silent = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    program = cloud.host.popen(["sh", "-c", loop], **silent, **WITHOUT_LOCK)
+    cloud.network(1)
+    codes = {put(cloud, make_provider_rule(number))[0] for number in range(1, 80)}
+    program.kill()
+    assert codes <= {201, 503}
+    eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], 5)
+    assert metric(cloud.agent, "apply_retries_total") > 0
+    assert len([x for x in order_in(cloud.host, "filter", "nova-netagent-provider") if "203.0.113" in x]) == 79
+    assert cloud.agent.resync()["repaired"] == []

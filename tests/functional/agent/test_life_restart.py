@@ -1,0 +1,290 @@
+"""Law 2: a restart with nothing changed writes nothing; and what signals do."""
+
+import contextlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nova_netagent.model import document
+from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_provider_rule, make_rule
+from tests.functional.agent.cloud import Cloud
+from tests.functional.agent.kernel import counters, eventually, kernel, lock_held, metric, tables
+from tests.lab import Agent, Flood, Lab, Namespace, iptables, needs, ping
+from tests.lab.tables import Family
+
+pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
+
+FOREIGN = "-p icmp -m limit --limit 1/hour --limit-burst 1"
+"""Matches once: the kernel begins to count anew whenever a table is written, whoever writes it."""
+
+
+class Town(Cloud):
+    """A host with two machines that anybody may ping."""
+
+    def __init__(self, lab: Lab, **config: dict[str, Any]) -> None:
+        super().__init__(lab, config)
+        self.network(1)
+        self.outside.links.add_route("198.51.100.0/24", device="eth0")
+        echo = [make_rule(n, ethertype=f"IPv{family}", protocol="icmp") for n, family in ((1, 4), (2, 6))]
+        self.put(make_group(1, *echo, make_rule(3, remote_group_id=make_group(1).id)))
+        self.vm1, self.vm2 = self.instance(1, (1,)), self.instance(2, (1,))
+        self.put(make_floating_ip(1, 1))
+        assert ping(self.outside, "198.51.100.1")
+
+    @contextlib.contextmanager
+    def traffic(self) -> Iterator[None]:
+        """Packets that all arrive: routed, bridged, of both families, to a floating IP."""
+        floods = [
+            Flood(self.outside, self.vm1),
+            Flood(self.outside, self.vm1, family=6),
+            Flood(self.vm1, self.vm2),
+            Flood(self.outside, "198.51.100.1"),
+        ]
+        with contextlib.ExitStack() as stack:
+            for flood in floods:
+                stack.enter_context(flood)
+            yield
+        assert [(flood.sent > 5, flood.lost) for flood in floods] == [(True, [])] * len(floods)
+
+    def counts(self) -> dict[tuple[Family, str], list[tuple[str, int, int]]]:
+        """Every rule of the host with its counters."""
+        families: tuple[Family, ...] = (4, 6)
+        return {
+            (family, name): counters(lines)
+            for family in families
+            for name, lines in tables(self.host, family, counters=True).items()
+        }
+
+
+@pytest.fixture
+def town(lab: Lab) -> Town:
+    """Two machines, one of them with a floating IP."""
+    return Town(lab)
+
+
+def stop_and_start(agent: Agent) -> None:
+    agent.restart()
+
+
+def kill_and_start(agent: Agent) -> None:
+    agent.kill9()
+    agent.start()
+
+
+@pytest.mark.parametrize("again", [stop_and_start, kill_and_start])
+def test_a_restart_loses_no_packet_and_moves_no_counter_back(town: Town, again: Callable[[Agent], None]) -> None:
+    iptables(town.host, "-t raw -A PREROUTING -s 192.0.2.1/32 -j ACCEPT")
+    iptables(town.host, "-A FORWARD -j ACCEPT")
+    with town.traffic():
+        time.sleep(0.05)
+        before = town.counts()
+        again(town.agent)
+        after = town.counts()
+    for table, rules in before.items():
+        assert [text for text, _, _ in after[table]] == [text for text, _, _ in rules]
+        for (text, packets, size), (_, packets_after, size_after) in zip(rules, after[table], strict=True):
+            assert (packets_after, size_after) >= (packets, size), f"{table}: {text}"
+    assert metric(town.agent, "applies_total") == 0
+    assert metric(town.agent, "edits_total") == 0
+
+
+def test_a_restart_writes_no_table(town: Town) -> None:
+    """Seen from outside: a limit that is used up stays so, unless its table is written."""
+    where = [("filter", "INPUT"), ("mangle", "INPUT"), ("raw", "PREROUTING"), ("nat", "INPUT")]
+    for table, chain in where:
+        iptables(town.host, f"-t {table} -A {chain} {FOREIGN}")
+
+    def limits() -> list[int]:
+        assert ping(town.outside, town.host)
+        return [_packets(town.host, table, "--limit 1/hour") for table, _ in where]
+
+    assert limits() == [1, 1, 1, 1]
+    assert limits() == [1, 1, 1, 1]
+    town.agent.restart()
+    assert limits() == [1, 1, 1, 1]
+    assert town.agent.resync()["repaired"] == []
+    assert limits() == [1, 1, 1, 1]
+    town.put(make_provider_rule(1))
+    assert limits() == [2, 1, 1, 1], "only the filter table was written"
+
+
+def _packets(host: Namespace, table: str, part: str) -> int:
+    (found,) = [packets for text, packets, _ in counters(tables(host, counters=True)[table]) if part in text]
+    return found
+
+
+def test_what_changed_while_it_was_away_is_put_right_at_the_start(town: Town) -> None:
+    before = kernel(town.host)
+    town.agent.stop()
+    iptables(town.host, "-F nova-netagent-local")
+    iptables(town.host, "-N nova-netagent-inst-deadbeef")
+    town.host.links.set("tap1", master="")
+    town.host.links.delete_address("eth0", "198.51.100.1/32")
+    town.agent.start()
+    assert kernel(town.host) == before
+
+
+def test_it_is_not_ready_before_the_stored_state_is_in_the_kernel(town: Town) -> None:
+    town.agent.stop()
+    with lock_held() as release:
+        town.agent.start(ready=False)
+        eventually(lambda: _answers(town.agent), 5)
+        assert town.agent.request("GET", "/livez")[0] == 200
+        code, answer = town.agent.request("GET", "/readyz")
+        assert (code, answer["error"]["title"]) == (503, "Service Unavailable")
+        release()
+    town.agent.wait_ready()
+
+
+def _answers(agent: Agent) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(agent.request("GET", "/livez"))
+    return False
+
+
+# --- SIGTERM and SIGINT
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopping_leaves_everything(town: Town, number: signal.Signals) -> None:
+    before = kernel(town.host)
+    with town.traffic():
+        town.agent.signal(number)
+        assert town.agent.wait() == 0
+        assert kernel(town.host) == before
+        time.sleep(0.05)
+    assert not town.agent.socket.exists()
+
+
+def test_requests_in_flight_are_finished_before_it_stops(town: Town) -> None:
+    body: Any = document(make_provider_rule(1))
+    with lock_held() as release, ThreadPoolExecutor() as pool:
+        putting = pool.submit(town.agent.put, "provider-rules", body)
+        eventually(lambda: town.agent.state()["provider_rules"], 5)
+        town.agent.signal(signal.SIGTERM)
+        time.sleep(0.1)
+        assert town.agent.running
+        release()
+        assert putting.result()["status"]["state"] == "done"
+    assert town.agent.wait() == 0
+    assert "-s 203.0.113.0/24 -j DROP" in "\n".join(tables(town.host)["filter"])
+
+
+# --- SIGHUP
+
+
+def reload(cloud: Cloud, says: str, **changes: dict[str, Any]) -> str:
+    """Change the configuration, send SIGHUP, and wait until the log says so; the log since."""
+    known = len(cloud.agent.log)
+    groups = {"network", *changes}
+    base: dict[str, dict[str, Any]] = {"network": {"public_interface": "eth0", "allow_same_net_traffic": False}}
+    cloud.agent.configure({group: {**base.get(group, {}), **changes.get(group, {})} for group in groups})
+    cloud.agent.signal(signal.SIGHUP)
+    eventually(lambda: says in cloud.agent.log[known:], 5)
+    return cloud.agent.log[known:]
+
+
+def test_sighup_takes_over_what_may_change(town: Town) -> None:
+    reload(town, "configuration read anew", firewall={"resync_interval": 1})
+    before = kernel(town.host)
+    iptables(town.host, "-F nova-netagent-INPUT")
+    eventually(lambda: kernel(town.host) == before, 3)
+
+
+def test_sighup_changes_how_much_is_logged(town: Town) -> None:
+    said = reload(town, "configuration read anew", DEFAULT={"debug": True})
+    town.put(make_provider_rule(1))
+    assert "DEBUG" in town.agent.log
+    assert "takes effect at the next start" not in said
+
+
+def test_sighup_with_an_invalid_file_keeps_what_was_and_says_why(town: Town) -> None:
+    before = kernel(town.host)
+    said = reload(town, "is kept", firewall={"resync_interval": "soon"})
+    (line,) = [line for line in said.splitlines() if "is kept" in line]
+    for word in ("ERROR", "[firewall]", "resync_interval", "soon"):
+        assert word in line
+    assert kernel(town.host) == before
+    town.put(make_provider_rule(1))
+    assert "configuration read anew" in reload(town, "configuration read anew", firewall={"resync_interval": 2})
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe[", b"[network\n"], ids=["absent", "no text", "no syntax"])
+def test_sighup_with_a_file_that_does_not_read_keeps_what_was(town: Town, content: bytes | None) -> None:
+    town.agent.config_file.unlink()
+    if content is not None:
+        town.agent.config_file.write_bytes(content)
+    town.agent.signal(signal.SIGHUP)
+    eventually(lambda: "the configuration is kept as it was" in town.agent.log, 5)
+    assert str(town.agent.config_file) in town.agent.log
+    town.put(make_provider_rule(1))
+
+
+def test_sighup_names_what_waits_for_the_next_start(town: Town) -> None:
+    before = kernel(town.host)
+    said = reload(town, "configuration read anew", firewall={"wrap_name": "other", "resync_interval": 7})
+    assert "takes effect at the next start: [firewall] wrap_name" in said
+    town.put(make_provider_rule(1))
+    town.delete(make_provider_rule(1))
+    assert kernel(town.host) == before
+
+
+def test_many_signals_during_many_requests(town: Town) -> None:
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.wait(0.01):
+            town.agent.signal(signal.SIGHUP)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    for number in range(1, 30):
+        town.put(make_provider_rule(number))
+    done.set()
+    sender.join()
+    town.agent.stop()
+
+
+# --- SIGUSR2 and the service manager
+
+
+def test_sigusr2_writes_a_report_and_it_goes_on(town: Town) -> None:
+    town.agent.signal(signal.SIGUSR2)
+    eventually(lambda: "Guru Meditation" in town.agent.log and "Green Threads" in town.agent.log, 10)
+    town.put(make_provider_rule(1))
+
+
+def test_the_service_manager_is_told(lab: Lab, tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(5)
+        agent = lab.agent(lab.host(), environment={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"})
+
+        def heard(word: str) -> str:
+            while word not in (text := manager.recv(4096).decode()):
+                pass
+            return text
+
+        assert "enforcing with iptables" in heard("READY=1")
+        heard("WATCHDOG=1")
+        agent.signal(signal.SIGHUP)
+        heard("RELOADING=1")
+        heard("READY=1")
+        agent.stop()
+        heard("STOPPING=1")
+
+
+def test_an_instance_that_is_described_while_it_is_away_is_there_after_the_start(town: Town) -> None:
+    town.guest(3)
+    town.agent.restart()
+    town.put(make_instance(3, (1,)))
+    town.agent.kill9()
+    assert town.host.links.all()["tap3"]["master"] == "br1"

@@ -1,0 +1,171 @@
+"""A host whose bridges have their dnsmasq, and its instances: the agent's part played by the test.
+
+Networks and instances are those of nova_netagent.testing: network N is 10.N.0.0/24 and
+fd00:N::/64 on bridge brN, instance N has .(N+1).
+"""
+
+import os
+import select
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nova_netagent.backend.links.image import LinkImage
+from nova_netagent.compile.dhcp import DhcpService
+from nova_netagent.model import Object
+from nova_netagent.plan_links import ActualLinks
+from nova_netagent.services import DhcpPlan, DnsmasqServers, plan_dhcp
+from nova_netagent.testing import make_vif
+from tests.lab import Lab, Namespace
+from tests.unit.dhcp.world import services_of
+
+
+class Site:
+    """A host, its bridges and its dnsmasqs.
+
+    :param options: settings by name, whatever their group.
+    """
+
+    def __init__(self, lab: Lab, directory: Path, **options: Any) -> None:
+        self.lab = lab
+        self.directory = directory
+        self.log = directory / "dnsmasq.log"
+        self.log.touch()
+        configuration = directory / "dnsmasq.conf"
+        configuration.write_text(f"log-facility={self.log}\nlog-dhcp\nlog-queries\n")
+        self.options = {"state_path": str(directory), "dnsmasq_config_file": str(configuration)} | options
+        self.host = lab.host()
+        self.counts: Counter[str] = Counter()
+        self.ended = 0
+        self._image = self.host.call(LinkImage)
+        self.servers = self.adapter()
+        self.desired: Mapping[str, DhcpService] = {}
+
+    def adapter(self) -> DnsmasqServers:
+        """A new one, as after a restart of the agent."""
+
+        def count(what: str) -> None:
+            self.counts[what] += 1
+
+        return DnsmasqServers(self.networks, self._woken, count)
+
+    def _woken(self) -> None:
+        self.ended += 1
+
+    @property
+    def networks(self) -> Path:
+        """Where dnsmasq's files are."""
+        return self.directory / "networks"
+
+    def close(self) -> None:
+        self.servers.close()
+        self._image.close()
+
+    # the host
+
+    def bridge(self, number: int = 1, *addresses: str) -> None:
+        """Bridge N with the addresses that the agent gives it."""
+        own = addresses or (f"10.{number}.0.1/24", f"fd00:{number}::1/64")
+        self.lab.bridge(self.host, f"br{number}", addresses=own)
+
+    def guest(self, number: int, network: int = 1, mac: str | None = None) -> Namespace:
+        """The machine of instance N, without any address."""
+        vif = make_vif(number, network)
+        name = f"vm{number}-{len(self.lab.instances)}"
+        guest = self.lab.instance(
+            self.host, name, tap=f"tap{len(self.lab.instances)}", mac=mac or vif.address, addresses=(), gateways=(),
+            bridge=f"br{network}",
+        )  # fmt: skip
+        # Without its link-local address dhclient does not even begin.
+        eventually(lambda: any(each["scope"] == "link" for each in guest.links.addresses("eth0")))
+        return guest
+
+    @property
+    def links(self) -> ActualLinks:
+        """The host's links."""
+        found: ActualLinks = self._image.read()
+        return found
+
+    # the agent's part
+
+    def plan(self, *objects: Object, **options: Any) -> DhcpPlan:
+        """What would be done about these objects."""
+        self.desired = services_of(*objects, **(self.options | options))
+        return plan_dhcp(self.desired, self.servers.read(), self.links)
+
+    def describe(self, *objects: Object, **options: Any) -> DhcpPlan:
+        """Serve what these objects ask for, and wait until it is served."""
+        plan = self.plan(*objects, **options)
+        self.host.call(self.servers.apply, plan)
+        self.settle()
+        return plan
+
+    def settle(self, seconds: float = 10) -> None:
+        assert self.host.call(self.servers.settle, seconds), self.servers.troubles()
+
+    def turn(self) -> None:
+        self.host.call(self.servers.do_due)
+
+    # what runs
+
+    def pids(self) -> dict[str, list[int]]:
+        """Every dnsmasq of the host, by bridge: none is hidden."""
+        found: dict[str, list[int]] = {}
+        for pid in self.host.processes():
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            if "dnsmasq" in words[0]:
+                bridge = next(word.partition("=")[2] for word in words if word.startswith("--interface="))
+                found.setdefault(bridge, []).append(pid)
+        return found
+
+    def pid(self, bridge: str = "br1") -> int:
+        (pid,) = self.pids()[bridge]
+        return pid
+
+    def kill(self, bridge: str = "br1", number: int = signal.SIGKILL) -> int:
+        """Kill one, as an operator or the kernel would."""
+        pid = self.pid(bridge)
+        descriptor = os.pidfd_open(pid)
+        os.kill(pid, number)
+        assert select.select([descriptor], [], [], 5)[0]
+        os.close(descriptor)
+        return pid
+
+    def text(self, suffix: str, bridge: str = "br1") -> str:
+        file = self.networks / f"{bridge}.{suffix}"
+        return file.read_text() if file.exists() else ""
+
+    def leases(self, bridge: str = "br1") -> set[str]:
+        """The addresses that are leased; dnsmasq writes the file in place, so it must say so twice."""
+        text = self.text("leases", bridge)
+        while True:
+            time.sleep(0.02)
+            if text == (text := self.text("leases", bridge)):
+                return {line.split()[2] for line in text.splitlines() if len(line.split()) == 5}
+
+    def said(self) -> str:
+        """All that the dnsmasqs logged."""
+        return self.log.read_text()
+
+    @contextmanager
+    def closed_input(self) -> Iterator[None]:
+        """An operator whose policy is to let nothing in but replies."""
+        for program in ("iptables-legacy", "ip6tables-legacy"):
+            self.host.run([program, "-P", "INPUT", "DROP"])
+            self.host.run(
+                [program, "-A", "INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT"]
+            )
+        yield
+
+
+def eventually(happened: Any, within: float = 5.0) -> float:
+    """Wait until something is so; the seconds that it took."""
+    began = time.monotonic()
+    while not happened():
+        assert time.monotonic() - began < within, f"not within {within} s"
+        time.sleep(0.005)
+    return time.monotonic() - began

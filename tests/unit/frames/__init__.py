@@ -1,0 +1,5 @@
+"""Frames as values, and what every backend of them does."""
+
+import pytest
+
+pytest.register_assert_rewrite("tests.unit.frames.contract")

@@ -1,0 +1,62 @@
+"""docs/compatibility.md names tests and options: they must be there."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from nova_netagent import conf
+
+TESTS = Path(__file__).resolve().parents[2]
+TEXT = (TESTS.parent / "docs" / "compatibility.md").read_text()
+
+
+def functions(path: Path) -> set[str]:
+    return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
+
+
+def section(title: str) -> str:
+    """The text below a heading, to the next of its kind."""
+    return re.split(r"^## ", TEXT.partition(f"## {title}\n")[2], flags=re.M)[0]
+
+
+def test_every_test_that_is_named_exists() -> None:
+    known = {name for path in TESTS.rglob("test_*.py") for name in functions(path)}
+    named = set(re.findall(r"`(test_\w+)`", TEXT))
+    assert len(named) > 60
+    assert named <= known
+
+
+def test_every_scenario_is_a_test_or_named_as_next() -> None:
+    docstrings = "\n".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    tested = {int(number) for number in re.findall(r'"""Scenario (\d+)', docstrings)}
+    said = {
+        int(number)
+        for row in re.findall(r"^\| (\d+[^|]*)\|", section("nova's unit tests"), re.M)
+        for number in re.findall(r"\d+", row)
+    }
+    assert tested | said == set(range(1, 37))
+
+
+@pytest.mark.parametrize("part", ["Same name", "Changed"])
+def test_the_options_that_stayed_exist(part: str) -> None:
+    options = {option.dest for group in conf.GROUPS.values() for option in group}
+    rows = section("Options").partition(part)[2].partition("\n\n")[2].partition("\n\n")[0]
+    first_cells = [row.split("|")[1] for row in rows.splitlines()]
+    named = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)} - {
+        "network_manager",
+        "networks_path",
+    }
+    assert named
+    assert named <= options
+
+
+def test_the_options_that_are_gone_do_not_exist() -> None:
+    options = {option.dest for group in conf.GROUPS.values() for option in group}
+    rows = section("Options").partition("Gone:")[2]
+    named = {
+        name for row in rows.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
+    assert len(named) > 40
+    assert not named & options
