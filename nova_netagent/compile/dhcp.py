@@ -6,7 +6,7 @@ instances of this host and nobody else.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 
 from msgspec import Struct
@@ -79,12 +79,20 @@ class DhcpService(Struct, frozen=True):
 
 
 class _Client(Struct, frozen=True):
-    """A vif as dnsmasq sees it."""
+    """A vif as dnsmasq sees it, in the words of its files."""
 
     network: Network
     mac: str
-    addresses: tuple[str, ...]
-    name: str | None
+    host: str
+    """The beginning of its line in ``--dhcp-hostsfile``: MAC and name."""
+    ipv4: str | None
+    """The address that DHCP gives it."""
+    ipv6: str | None
+    """The address that DHCPv6 gives it."""
+    makes_ipv6: bool | None
+    """Whether it makes an address of its own that it may have; ``None``: it shall have none."""
+    dns: tuple[str, ...]
+    """Its lines in ``--addn-hosts``."""
 
 
 def services(scope: Scope, state: DesiredState, memo: Memo) -> Mapping[str, DhcpService]:
@@ -94,9 +102,11 @@ def services(scope: Scope, state: DesiredState, memo: Memo) -> Mapping[str, Dhcp
         if network.serves_dhcp or (6 in scope.families and network.routed(6)):
             served.setdefault(network.bridge, []).append(network)
     clients: dict[str, list[_Client]] = {bridge: [] for bridge in served}
+    domain = domain_name(scope.settings.network.dhcp_domain)
     for id_, ports in scope.resolved.ports.items() if served else ():
-        instance = state.get(Instance, id_)
-        make = partial(_clients, ports, None if instance is None else instance.hostname)
+        instance = state.instances[id_].object
+        assert isinstance(instance, Instance)
+        make = partial(_clients, ports, instance.hostname, domain)
         for client in memo.get(("dhcp client", id_), (ports, instance), make):
             if client.network.bridge in clients:
                 clients[client.network.bridge].append(client)
@@ -110,6 +120,7 @@ def services(scope: Scope, state: DesiredState, memo: Memo) -> Mapping[str, Dhcp
     return found
 
 
+@lru_cache(64)
 def pairs(hosts: str) -> frozenset[Pair]:
     """The addresses that a ``--dhcp-hostsfile`` of ours gives, each with its MAC."""
     found = []
@@ -142,24 +153,61 @@ def domain_name(text: str) -> str:
 # --- clients
 
 
-def _clients(ports: Iterable[Port], hostname: str | None) -> tuple[_Client, ...]:
+def _clients(ports: Iterable[Port], hostname: str | None, domain: str) -> tuple[_Client, ...]:
     name = host_name(hostname)
     return tuple(
-        _Client(port.network, port.vif.address, port.addresses, name)
-        for port in ports
-        if port.network is not None and port.addresses
+        _client(port.network, port, name, domain) for port in ports if port.network is not None and port.addresses
     )
 
 
-class _Ipv6(Struct, frozen=True):
-    """How IPv6 is given out on a network."""
+def _client(network: Network, port: Port, name: str | None, domain: str) -> _Client:
+    """A vif that has addresses: DHCP gives the first of each family, as it can give only one."""
+    mac = port.vif.address
+    prefix = _served_prefix(network)
+    ipv6 = [address for address in port.addresses if ":" in address]
+    within = [address for address in ipv6 if prefix is not None and prefix.contains(values.prefix(address))]
+    names = None if name is None else f"{name}.{domain} {name}" if domain else name
+    return _Client(
+        network=network,
+        mac=mac,
+        host=",".join((mac, *_dhcp_name(name, domain))),
+        ipv4=next((address for address in port.addresses if ":" not in address), None),
+        ipv6=next(iter(within), None),
+        makes_ipv6=prefix is not None and _eui64(prefix, mac) in ipv6 if ipv6 else None,
+        dns=() if names is None else tuple(f"{address}\t{names}\n" for address in port.addresses),
+    )
 
-    mode: Ipv6Mode
-    prefix: values.Prefix
-    """What is served of the network's range."""
+
+def _dhcp_name(name: str | None, domain: str) -> Iterator[str]:
+    """A name in the words of ``--dhcp-host``, where a bare one may mean something else: 12h, ignore."""
+    if name is None:
+        return
+    if domain:
+        yield f"{name}.{domain}"
+    elif not re.fullmatch(r"[0-9]+[wdhms]?|ignore|infinite", name, re.IGNORECASE):
+        yield name
 
 
-def _ipv6(network: Network, clients: Sequence[_Client], scope: Scope) -> _Ipv6 | None:
+def _served_prefix(network: Network) -> values.Prefix | None:
+    """What is served of a network's IPv6 range: as dnsmasq takes no prefix shorter than /64, the /64 we are in."""
+    if network.cidr_v6 is None or network.gateway_v6 is None:
+        return None
+    range_, gateway = values.prefix(network.cidr_v6), values.prefix(network.gateway_v6)
+    if range_.length >= _SLAAC_LENGTH:
+        return range_
+    inside = gateway if range_.contains(gateway) else range_
+    return values.Prefix(6, inside.value >> 64 << 64, _SLAAC_LENGTH)
+
+
+def _eui64(prefix: values.Prefix, mac: str) -> str | None:
+    """The address that a MAC makes of an advertised prefix."""
+    if prefix.length != _SLAAC_LENGTH:
+        return None
+    interface_id = values.prefix(values.link_local(mac)).value & _INTERFACE_ID
+    return values.address_text(6, prefix.value | interface_id)
+
+
+def _ipv6_mode(network: Network, clients: Iterable[_Client], scope: Scope) -> Ipv6Mode | None:
     """Whether we are the router, and by what means instances get the addresses that they shall have.
 
     Who has the EUI-64 address of his MAC (as all of nova's have) makes it from the advertised
@@ -168,31 +216,10 @@ def _ipv6(network: Network, clients: Sequence[_Client], scope: Scope) -> _Ipv6 |
     """
     if 6 not in scope.families or not network.routed(6):
         return None
-    assert network.cidr_v6 is not None
-    assert network.gateway_v6 is not None
-    prefix = _served_prefix(values.prefix(network.cidr_v6), values.prefix(network.gateway_v6))
-    wanted = [
-        (client.mac, ipv6)
-        for client in clients
-        if client.network is network and (ipv6 := [each for each in client.addresses if ":" in each])
-    ]
-    can_make = prefix.length == _SLAAC_LENGTH and bool(wanted)
-    if can_make and all(_eui64(prefix, mac) in addresses for mac, addresses in wanted):
-        return _Ipv6("slaac" if network.enable_dhcp else "advertise", prefix)
-    return _Ipv6("dhcp", prefix) if network.enable_dhcp else None
-
-
-def _served_prefix(range_: values.Prefix, gateway: values.Prefix) -> values.Prefix:
-    """The range, or, as dnsmasq takes no prefix shorter than /64, the /64 of it that the host is in."""
-    if range_.length >= _SLAAC_LENGTH:
-        return range_
-    inside = gateway if range_.contains(gateway) else range_
-    return values.Prefix(6, inside.value >> 64 << 64, _SLAAC_LENGTH)
-
-
-def _eui64(prefix: values.Prefix, mac: str) -> str:
-    interface_id = values.prefix(values.link_local(mac)).value & _INTERFACE_ID
-    return values.address_text(6, prefix.value | interface_id)
+    able = [each.makes_ipv6 for each in clients if each.network is network and each.makes_ipv6 is not None]
+    if able and all(able):
+        return "slaac" if network.enable_dhcp else "advertise"
+    return "dhcp" if network.enable_dhcp else None
 
 
 # --- one bridge
@@ -201,7 +228,7 @@ def _eui64(prefix: values.Prefix, mac: str) -> str:
 def _service(bridge: str, networks: Sequence[Network], clients: Sequence[_Client], scope: Scope) -> DhcpService | None:
     settings = scope.settings
     ipv4 = [network for network in networks if network.serves_dhcp]
-    ipv6 = {network.id: how for network in networks if (how := _ipv6(network, clients, scope)) is not None}
+    ipv6 = {network.id: mode for network in networks if (mode := _ipv6_mode(network, clients, scope)) is not None}
     if not ipv4 and not ipv6:
         return None
     serving = [network for network in networks if network in ipv4 or network.id in ipv6]
@@ -223,14 +250,14 @@ def _service(bridge: str, networks: Sequence[Network], clients: Sequence[_Client
         bridge=bridge,
         networks=tuple(network.id for network in serving),
         arguments=tuple(arguments),
-        hosts=_hosts(clients, ipv4, ipv6, domain),
-        dns_hosts=_dns_hosts(clients, serving, domain),
+        hosts=_hosts(clients, ipv4, ipv6),
+        dns_hosts=_dns_hosts(clients, serving),
         addresses=tuple(_own_addresses(ipv4, ipv6, serving)),
         servers=tuple((network.cidr, network.server) for network in ipv4 if network.cidr and network.server),
     )
 
 
-def _own_addresses(ipv4: Sequence[Network], ipv6: Mapping[str, _Ipv6], serving: Sequence[Network]) -> Iterator[str]:
+def _own_addresses(ipv4: Sequence[Network], ipv6: Mapping[str, Ipv6Mode], serving: Sequence[Network]) -> Iterator[str]:
     for network in serving:
         if network in ipv4 and network.server is not None:
             yield network.server
@@ -282,9 +309,9 @@ def _upstream(networks: Sequence[Network], settings: Settings) -> Sequence[str]:
     return [address for address in dict.fromkeys(given) if address not in own]
 
 
-def _lease_max(ipv4: Sequence[Network], ipv6: Mapping[str, _Ipv6]) -> int:
+def _lease_max(ipv4: Sequence[Network], ipv6: Mapping[str, Ipv6Mode]) -> int:
     """nova: the number of addresses; dnsmasq's 150 starved larger networks."""
-    if any(how.mode == "dhcp" for how in ipv6.values()):
+    if "dhcp" in ipv6.values():
         return MOST_LEASES
     size = sum(1 << (32 - values.prefix(network.cidr).length) for network in ipv4 if network.cidr)
     return min(max(size, 1), MOST_LEASES)
@@ -345,11 +372,12 @@ def _mtu(network: Network, settings: Settings) -> int | None:
 # --- IPv6
 
 
-def _ipv6_arguments(network: Network, how: _Ipv6, tag: str, settings: Settings, domain: str) -> Iterator[str]:
-    start = values.address_text(6, how.prefix.value)
-    mode = {"slaac": "ra-stateless", "dhcp": "static", "advertise": "ra-only"}[how.mode]
-    lease = f"{how.prefix.length},{settings.network.dhcp_lease_time}s"
-    yield f"--dhcp-range={_range_tag(tag)}{start},{mode},{lease}"
+def _ipv6_arguments(network: Network, mode: Ipv6Mode, tag: str, settings: Settings, domain: str) -> Iterator[str]:
+    prefix = _served_prefix(network)
+    assert prefix is not None
+    word = {"slaac": "ra-stateless", "dhcp": "static", "advertise": "ra-only"}[mode]
+    start = values.address_text(6, prefix.value)
+    yield f"--dhcp-range={_range_tag(tag)}{start},{word},{prefix.length},{settings.network.dhcp_lease_time}s"
     # For DHCPv6, and as RDNSS and DNSSL in the advertisement (RFC 8106).
     servers = _name_servers(network, 6)
     if network.enable_dhcp or servers != [network.gateway_v6]:
@@ -370,52 +398,25 @@ def _advertisements(bridge: str, networks: Sequence[Network], settings: Settings
 # --- files
 
 
-def _hosts(clients: Sequence[_Client], ipv4: Sequence[Network], ipv6: Mapping[str, _Ipv6], domain: str) -> str:
-    """Who gets which address: for each MAC the first of each family, as DHCP can give only one.
+def _hosts(clients: Iterable[_Client], ipv4: Sequence[Network], ipv6: Mapping[str, Ipv6Mode]) -> str:
+    """Who gets which address. Of several vifs with one MAC the first is served.
 
     No tag is ever set here: dnsmasq 2.90 crashes at the next SIGHUP if one is.
     """
-    names: dict[str, str | None] = {}
-    given: dict[tuple[str, int], str] = {}
+    by_dhcp = {network.id for network in ipv4}
+    lines: dict[str, str] = {}
     for client in clients:
-        how = ipv6.get(client.network.id)
-        gives4 = client.network in ipv4
-        gives6 = how is not None and how.mode == "dhcp"
-        if gives4 or (how is not None and how.mode != "advertise"):
-            names.setdefault(client.mac, client.name)
-        for address in client.addresses:
-            own = values.prefix(address)
-            if gives4 if own.family == 4 else gives6 and how is not None and how.prefix.contains(own):
-                given.setdefault((client.mac, own.family), address)
-    return "".join(sorted(_host(mac, name, given, domain) for mac, name in names.items()))
-
-
-def _host(mac: str, name: str | None, given: Mapping[tuple[str, int], str], domain: str) -> str:
-    words = [mac, *_dhcp_name(name, domain)]
-    if (mac, 4) in given:
-        words.append(given[mac, 4])
-    if (mac, 6) in given:
-        words.append(f"[{given[mac, 6]}]")
-    return f"{','.join(words)}\n"
-
-
-def _dhcp_name(name: str | None, domain: str) -> Iterator[str]:
-    """A name in the words of ``--dhcp-host``, where a bare one may mean something else: 12h, ignore."""
-    if name is None:
-        return
-    if domain:
-        yield f"{name}.{domain}"
-    elif not re.fullmatch(r"[0-9]+[wdhms]?|ignore|infinite", name, re.IGNORECASE):
-        yield name
-
-
-def _dns_hosts(clients: Sequence[_Client], serving: Sequence[Network], domain: str) -> str:
-    """The names of this host's instances, with every fixed IP that they have on the bridge."""
-    lines: dict[values.Prefix, str] = {}
-    for client in clients:
-        if client.name is None or client.network not in serving or not client.network.enable_dhcp:
+        mode = ipv6.get(client.network.id)
+        gives4 = client.network.id in by_dhcp
+        if client.mac in lines or not (gives4 or mode in ("slaac", "dhcp")):
             continue
-        names = f"{client.name}.{domain} {client.name}" if domain else client.name
-        for address in client.addresses:
-            lines.setdefault(values.prefix(address), f"{address}\t{names}\n")
-    return "".join(lines[key] for key in sorted(lines))
+        first = f",{client.ipv4}" if gives4 and client.ipv4 is not None else ""
+        second = f",[{client.ipv6}]" if mode == "dhcp" and client.ipv6 is not None else ""
+        lines[client.mac] = f"{client.host}{first}{second}\n"
+    return "".join(sorted(lines.values()))
+
+
+def _dns_hosts(clients: Iterable[_Client], serving: Iterable[Network]) -> str:
+    """The names of this host's instances, with every fixed IP that they have on the bridge."""
+    named = {network.id for network in serving if network.enable_dhcp}
+    return "".join(sorted(line for client in clients if client.network.id in named for line in client.dns))

@@ -56,8 +56,8 @@ class DnsmasqServers:
             self._server(bridge).hold(edit.service, edit.why, now)
         for service in (*plan.keep, *(edit.service for edit in (*plan.start, *plan.restart))):
             self._want(service, now)
-        for edit in plan.reload:
-            self._want(edit.service, now, reread=True)
+        for changed in plan.reload:
+            self._want(changed.service, now, reread=True)
         self.do_due()
 
     def release(self, bridge: str, address: str, mac: str) -> None:
@@ -115,7 +115,7 @@ class DnsmasqServers:
         """Close descriptors; the servers go on."""
         if self._watch is not None:
             self._watch.close()
-        for server in self._servers.values():
+        for server in (self._known or {}).values():
             server.close()
 
     @property

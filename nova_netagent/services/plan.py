@@ -29,6 +29,22 @@ class Edit(Struct, frozen=True):
     why: str
 
 
+class Reload(Struct, frozen=True):
+    """A service whose files changed."""
+
+    service: DhcpService
+    before: ActualService
+
+    @property
+    def why(self) -> str:
+        """What changed, counted when somebody asks: that takes longer than to plan it."""
+        if self.before.hosts is None or self.before.dns_hosts is None:
+            return "it is not known what it has read"
+        old = {*self.before.hosts.splitlines(), *self.before.dns_hosts.splitlines()}
+        new = {*self.service.hosts.splitlines(), *self.service.dns_hosts.splitlines()}
+        return f"{len(new - old)} lines come, {len(old - new)} go"
+
+
 class DhcpPlan(Struct, frozen=True):
     """The edits of DHCP servers.
 
@@ -38,7 +54,7 @@ class DhcpPlan(Struct, frozen=True):
 
     start: tuple[Edit, ...] = ()
     restart: tuple[Edit, ...] = ()
-    reload: tuple[Edit, ...] = ()
+    reload: tuple[Reload, ...] = ()
     keep: tuple[DhcpService, ...] = ()
     wait: Mapping[str, Edit] = {}
     """By bridge, what cannot be served yet; one that runs is stopped, its files stay."""
@@ -80,7 +96,7 @@ def plan_dhcp(desired: Mapping[str, DhcpService], actual: Mapping[str, ActualSer
         elif found.arguments != service.arguments:
             restart.append(Edit(service, _difference(found.arguments, service.arguments)))
         elif (found.hosts, found.dns_hosts) != (service.hosts, service.dns_hosts):
-            reload.append(Edit(service, _changes(found, service)))
+            reload.append(Reload(service, found))
         else:
             keep.append(service)
     return DhcpPlan(
@@ -110,11 +126,3 @@ def _difference(old: tuple[str, ...], new: tuple[str, ...]) -> str:
     come = [f"+{word}" for word in new if word not in old]
     words = [*gone, *come]
     return " ".join(words[:6]) + (f" and {len(words) - 6} more" if len(words) > 6 else "") or "another order"
-
-
-def _changes(found: ActualService, service: DhcpService) -> str:
-    if found.hosts is None or found.dns_hosts is None:
-        return "it is not known what it has read"
-    old = {*found.hosts.splitlines(), *found.dns_hosts.splitlines()}
-    new = {*service.hosts.splitlines(), *service.dns_hosts.splitlines()}
-    return f"{len(new - old)} lines come, {len(old - new)} go"

@@ -75,9 +75,14 @@ class Agent:
             raise RuntimeError("the agent runs already")
         if self not in _in_use:
             _in_use.append(self)
+        self.process = self._launch()
+        if ready:
+            self.wait_ready(within)
+
+    def _launch(self) -> "subprocess.Popen[bytes]":
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **self._environment}
         with self.log_file.open("ab") as log:
-            self.process = self.namespace.popen(
+            return self.namespace.popen(
                 [*self._command, "--config-file", str(self.config_file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -85,8 +90,6 @@ class Agent:
                 env=environment,
                 cwd=REPOSITORY,
             )
-        if ready:
-            self.wait_ready(within)
 
     def wait_ready(self, within: float = 30) -> None:
         """Wait until ``GET /readyz`` answers 200."""

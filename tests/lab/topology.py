@@ -159,11 +159,18 @@ class Lab:
         self.instances.append(guest)
         return guest
 
-    def agent(self, host: Namespace, config: Mapping[str, Mapping[str, Any]] | None = None, **options: Any) -> Agent:
+    def agent(
+        self,
+        host: Namespace,
+        config: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        kind: type[Agent] = Agent,
+        **options: Any,
+    ) -> Agent:
         """Start the daemon under test in a host, its files below the lab's directory."""
         if self._directory is None:
             raise ValueError("a lab with agents needs a directory: Lab(tmp_path)")
-        agent = Agent(host, self._directory / host.name, config, **options)
+        agent = kind(host, self._directory / host.name, config, **options)
         self.agents.append(agent)
         agent.start()
         return agent

@@ -142,7 +142,8 @@ def _rules() -> Iterator[tuple[str, Rule]]:
     yield "prerouting", rule(within("ports", IIFNAME), goes(Verdict.GOTO, "from-port"))
 
     # 01:80:c2:00:00:00 to 0f: the bridge hands these to the host on the port itself and learns
-    # their source, and asks this hook alone. In them, IP would not meet physdev rules.
+    # their source, and asks this hook alone (of ...:0e, and with spanning tree ...:00, none: the
+    # port's group_fwd_mask makes them frames like others). IP in them meets no physdev rule.
     mask = bytes.fromhex("fffffffffff0")
     reserved = masked(ETHER_DESTINATION, mask, bytes.fromhex("0180c2000000"), "ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00")
     yield "input", rule(reserved, secured, *drop, comment="an instance speaks to the bridge itself")

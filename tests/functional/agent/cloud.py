@@ -9,6 +9,7 @@ from typing import Any
 
 from nova_netagent.model import Object, document
 from nova_netagent.testing import make_instance, make_network, make_vif
+from tests.functional.agent.forkserver import ForkedAgent
 from tests.lab import Agent, Lab, Namespace
 
 CONFIG: dict[str, dict[str, Any]] = {
@@ -17,17 +18,25 @@ CONFIG: dict[str, dict[str, Any]] = {
 
 
 class Cloud:
-    """One host under the agent, described object by object."""
+    """One host under the agent, described object by object.
+
+    :param program: start the daemon as the program that it is, half a second each time, and not as a fork.
+    """
 
     def __init__(
-        self, lab: Lab, config: Mapping[str, Mapping[str, Any]] | None = None, host: Namespace | None = None
+        self,
+        lab: Lab,
+        config: Mapping[str, Mapping[str, Any]] | None = None,
+        host: Namespace | None = None,
+        *,
+        program: bool = False,
     ) -> None:
         self.lab = lab
         self.host = host or lab.host()
         merged = {group: dict(options) for group, options in CONFIG.items()}
         for group, options in (config or {}).items():
             merged.setdefault(group, {}).update(options)
-        self.agent: Agent = lab.agent(self.host, merged)
+        self.agent: Agent = lab.agent(self.host, merged, kind=Agent if program else ForkedAgent)
 
     @property
     def outside(self) -> Namespace:

@@ -1,19 +1,22 @@
 """The daemon, started in milliseconds: forked from a process that has imported everything.
 
-A start takes half a second, nearly all of it imports. A test that starts the daemon hundreds of
-times lets a server in the same namespace fork it: what then runs is the daemon's own main().
+A start takes half a second, nearly all of it imports. Tests that start the daemon again and
+again have one server fork it into the host's namespaces: what then runs is the daemon's main().
 """
 
 import contextlib
 import importlib
+import json
 import os
 import select
 import signal
 import subprocess
 import sys
-from pathlib import Path
+import threading
+from typing import Any
 
-from tests.lab import Agent, Lab, Namespace
+from tests.lab import Agent, syscalls
+from tests.lab.agent import REPOSITORY
 
 IMPORTED = (
     "nova_netagent.api.app",
@@ -29,47 +32,39 @@ IMPORTED = (
 
 
 class ForkedAgent(Agent):
-    """An Agent whose every start is a fork of its server."""
+    """An Agent whose every start is a fork of the server."""
 
-    def __init__(self, lab: Lab, namespace: Namespace, directory: Path, config: dict[str, dict[str, object]]) -> None:
-        super().__init__(namespace, directory, config)
-        lab.agents.append(self)
-        argv = [sys.executable, "-m", __name__]
-        self._server = namespace.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._server.stdout.readline() == "ready\n"
-
-    def start(self, *, ready: bool = True, within: float = 30) -> None:
-        """Have it forked and, unless told otherwise, wait until it is ready."""
-        self._server.stdin.write(f"{self.config_file}\n")
-        self._server.stdin.flush()
-        self.process = _Process(int(self._server.stdout.readline()))  # type: ignore[assignment]
-        if ready:
-            self.wait_ready(within)
-
-    @property
-    def log(self) -> str:
-        """All that it said, over all its lives."""
-        file = self.config_file.with_suffix(".log")
-        return file.read_text(errors="replace") if file.exists() else ""
+    def _launch(self) -> Any:
+        return _Process(_server(), self)
 
 
 class _Process:
-    """As much of subprocess.Popen as an Agent needs, for somebody else's child."""
+    """As much of subprocess.Popen as an Agent needs, for a child of the server."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._descriptor = os.pidfd_open(pid)
+    def __init__(self, server: "_Server", agent: Agent) -> None:
+        here, host = f"/proc/{os.getpid()}/fd", agent.namespace
+        namespaces = [(f"{here}/{host.fd}", syscalls.CLONE_NEWNET)]
+        if host._mount_fd is not None:
+            namespaces.append((f"{here}/{host._mount_fd}", syscalls.CLONE_NEWNS))
+        self._server = server
+        self.pid = server.ask(config=str(agent.config_file), log=str(agent.log_file), namespaces=namespaces)
+        self._descriptor = os.pidfd_open(self.pid)
+        self._code: int | None = None
 
     def __del__(self) -> None:
         os.close(self._descriptor)
 
     def poll(self) -> int | None:
-        return -1 if select.select([self._descriptor], [], [], 0)[0] else None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
 
     def wait(self, timeout: float | None = None) -> int:
-        if not select.select([self._descriptor], [], [], timeout)[0]:
-            raise subprocess.TimeoutExpired("the forked daemon", timeout or 0)
-        return -1
+        if self._code is None:
+            if not select.select([self._descriptor], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("the forked daemon", timeout or 0)
+            self._code = self._server.ask(ended=self.pid)
+        return self._code
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -78,29 +73,68 @@ class _Process:
         signal.pidfd_send_signal(self._descriptor, number)
 
 
+class _Server:
+    """The process that forks, in no host's namespaces."""
+
+    def __init__(self) -> None:
+        argv = [sys.executable, "-m", __name__]
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=REPOSITORY
+        )
+        self._lock = threading.Lock()
+
+    def ask(self, **request: Any) -> int:
+        """Have a daemon forked, and get its process id; or learn how one ended."""
+        assert self._process.stdin
+        assert self._process.stdout
+        with self._lock:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            return int(self._process.stdout.readline())
+
+
+_running: list[_Server] = []
+
+
+def _server() -> _Server:
+    if not _running:
+        _running.append(_Server())
+    return _running[0]
+
+
 def serve() -> None:
-    """Fork a daemon for each line of standard input, which names its configuration file."""
+    """Answer the requests on standard input, to its end."""
     for name in IMPORTED:
         importlib.import_module(name)
-    print("ready", flush=True)
     for line in iter(sys.stdin.readline, ""):
-        pid = os.fork()
-        if pid == 0:
-            _become_daemon(line.strip())
-        print(pid, flush=True)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+        request = json.loads(line)
+        if "ended" in request:
+            answer = os.waitstatus_to_exitcode(os.waitpid(request["ended"], 0)[1])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                _become_daemon(**request)
+        print(answer, flush=True)
 
 
-def _become_daemon(config_file: str) -> None:
+def _become_daemon(config: str, log: str, namespaces: list[tuple[str, int]]) -> None:
     from nova_netagent.cmd.agent import main
 
-    log = os.open(str(Path(config_file).with_suffix(".log")), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    written = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for descriptor in (1, 2):
-        os.dup2(log, descriptor)
+        os.dup2(written, descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os._exit(main(["--config-file", config_file]))
+    opened = [(os.open(path, os.O_RDONLY), kind) for path, kind in namespaces]
+    for descriptor, kind in opened:
+        syscalls.setns(descriptor, kind)
+        os.close(descriptor)
+    os.chdir(REPOSITORY)
+    code = 1
+    try:
+        code = main(["--config-file", config])
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 if __name__ == "__main__":

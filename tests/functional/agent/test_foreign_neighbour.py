@@ -7,9 +7,10 @@ import pytest
 from nova_netagent.testing import make_network
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.foreign import NOVA_COMPUTE
+from tests.functional.agent.forkserver import ForkedAgent
 from tests.functional.agent.kernel import cleanup, kernel
 from tests.functional.agent.test_foreign_rules import counts, order_in, plain, restore, saved, use
-from tests.lab import Agent, Lab, Namespace, iptables, needs
+from tests.lab import Lab, Namespace, iptables, needs
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
 
@@ -104,7 +105,9 @@ def test_two_of_us_with_different_names(lab: Lab, tmp_path: Path) -> None:
     host = lab.host()
     before = kernel(host)
     first = Cloud(lab, host=host)
-    second = Agent(host, tmp_path / "second", {"firewall": {"wrap_name": "second"}, "network": {"manage_links": False}})
+    second = ForkedAgent(
+        host, tmp_path / "second", {"firewall": {"wrap_name": "second"}, "network": {"manage_links": False}}
+    )
     lab.agents.append(second)
     second.start()
     use(first)

@@ -9,8 +9,9 @@ import pytest
 from nova_netagent.model import document
 from nova_netagent.testing import make_group, make_instance, make_network, make_rule
 from tests.functional.agent.cloud import CONFIG, Cloud
+from tests.functional.agent.forkserver import ForkedAgent
 from tests.functional.agent.kernel import eventually, kernel
-from tests.lab import Agent, Lab, needs
+from tests.lab import Lab, needs
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "real_root")
 
@@ -20,7 +21,7 @@ class Disk(Cloud):
 
     def __init__(self, lab: Lab, directory: Path) -> None:
         self.lab, self.host = lab, lab.host()
-        self.agent = Agent(self.host, directory / "agent", CONFIG)
+        self.agent = ForkedAgent(self.host, directory / "agent", CONFIG)
         lab.agents.append(self.agent)
         self.host.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(self.agent.state_path)])
         self.agent.start()

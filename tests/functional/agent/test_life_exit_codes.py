@@ -11,6 +11,7 @@ import pytest
 
 from nova_netagent.testing import make_network
 from tests.functional.agent.cloud import Cloud
+from tests.functional.agent.forkserver import ForkedAgent
 from tests.functional.agent.kernel import eventually, kernel
 from tests.lab import Agent, Lab, Namespace, needs
 from tests.lab.agent import REPOSITORY, daemon_command, render_ini
@@ -124,7 +125,7 @@ def refused(agent: Agent) -> str:
 
 
 def prepared(lab: Lab) -> Agent:
-    agent = Agent(lab.host(), Path(str(lab._directory)) / "prepared")
+    agent = ForkedAgent(lab.host(), Path(str(lab._directory)) / "prepared")
     lab.agents.append(agent)
     return agent
 
@@ -215,8 +216,9 @@ def test_what_is_left_of_a_killed_agent_does_not_keep_the_next_from_starting(clo
 # --- 0: stopped
 
 
-def test_stopped_while_it_starts_it_ends_cleanly(cloud: Cloud) -> None:
+def test_stopped_while_it_starts_it_ends_cleanly(lab: Lab) -> None:
     """At any instant from the program's first lines on."""
+    cloud = Cloud(lab, program=True)
     cloud.agent.stop()
     ends = []
     for tenths in range(5):

@@ -125,7 +125,9 @@ def new_host(lab: Lab, directory: Path, name: str) -> ForkedAgent:
         "DEFAULT": {"my_ip": "192.0.2.10"},
         "network": {"public_interface": "eth0", "fixed_range": "10.0.0.0/8", "send_arp_for_ha": False},
     }
-    return ForkedAgent(lab, host, directory / name, config)
+    agent = ForkedAgent(host, directory / name, config)
+    lab.agents.append(agent)
+    return agent
 
 
 class Rig:

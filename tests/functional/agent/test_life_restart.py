@@ -29,7 +29,7 @@ class Town(Cloud):
     """A host with two machines that anybody may ping."""
 
     def __init__(self, lab: Lab, **config: dict[str, Any]) -> None:
-        super().__init__(lab, config)
+        super().__init__(lab, config, program=True)
         self.network(1)
         self.outside.links.add_route("198.51.100.0/24", device="eth0")
         echo = [make_rule(n, ethertype=f"IPv{family}", protocol="icmp") for n, family in ((1, 4), (2, 6))]

@@ -23,6 +23,8 @@ from nova_netagent.testing import make_vif
 from tests.lab import Lab, Namespace
 from tests.unit.dhcp.world import services_of
 
+TENTATIVE = 0x40
+
 
 class Site:
     """A host, its bridges and its dnsmasqs.
@@ -81,7 +83,7 @@ class Site:
             bridge=f"br{network}",
         )  # fmt: skip
         # Without its link-local address dhclient does not even begin.
-        eventually(lambda: any(each["scope"] == "link" for each in guest.links.addresses("eth0")))
+        eventually(lambda: [e["address"] for e in guest.links.addresses("eth0") if not e["flags"] & TENTATIVE])
         return guest
 
     @property
@@ -100,6 +102,10 @@ class Site:
     def describe(self, *objects: Object, **options: Any) -> DhcpPlan:
         """Serve what these objects ask for, and wait until it is served."""
         plan = self.plan(*objects, **options)
+        deadline = time.monotonic() + 2
+        while plan.wait and time.monotonic() < deadline:
+            time.sleep(0.01)  # the kernel tells of a new IPv6 address a moment later; the engine looks again then
+            plan = self.plan(*objects, **options)
         self.host.call(self.servers.apply, plan)
         self.settle()
         return plan

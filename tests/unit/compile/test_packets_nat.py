@@ -382,6 +382,9 @@ def test_but_for_the_forced_ranges() -> None:
     world = external(force_snat_range=("192.0.2.96/27",))
     assert world.send(vm(1), OUTSIDE).packet.source == MY_IP
     assert world.send(vm(1), OUTSIDE, to="203.0.113.5").packet.source == vm(1).ipv4
+    # The frame is addressed to the other gateway, and only bridged here.
+    for to, source in ((OUTSIDE.ipv4, MY_IP), ("203.0.113.5", vm(1).ipv4)):
+        assert world.send(vm(1), behind(), to=to, multicast=True).packet.source == source
 
 
 def test_a_floating_ip_wins_over_the_forced_range() -> None:

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from nova_netagent.compile.dhcp import DhcpService
 from nova_netagent.plan_links import ActualLinks
-from nova_netagent.services.plan import ActualService, DhcpPlan, Edit, plan_dhcp
+from nova_netagent.services.plan import ActualService, DhcpPlan, Edit, Reload, plan_dhcp
 from nova_netagent.testing import make_instance, make_network
 from tests.unit.dhcp.world import links_of, services_of
 
@@ -56,8 +56,9 @@ def test_another_command_line_is_a_restart_and_says_by_what() -> None:
     ],
 )
 def test_other_files_are_a_reload(changes: dict[str, object], why: str) -> None:
-    found = plan({"br1": actual_of(BR1, **changes)})
-    assert found == DhcpPlan(reload=(Edit(BR1, why),))
+    before = actual_of(BR1, **changes)
+    found = plan({"br1": before})
+    assert found == DhcpPlan(reload=(Reload(BR1, before),))
     assert list(found.lines()) == [f"dhcp: reload br1: {why}"]
 
 
