@@ -8,7 +8,7 @@ from nova_netagent.settings import Settings
 
 
 def run(settings: Settings) -> list[str]:
-    """Remove every rule, chain, set, address, port and bridge of ours, and nothing else.
+    """Remove every rule, chain, set, address, port, bridge and server of ours, and nothing else.
 
     Sysctls go back to what was found. The described objects stay on disk.
 
@@ -17,11 +17,10 @@ def run(settings: Settings) -> list[str]:
     :raises StoreError: the notes of what we made cannot be read.
     """
     store = wiring.open_store(settings)
-    backend = wiring.open_backend(settings)
-    links = wiring.open_links(settings)
+    host = wiring.open_host(settings, Metrics())
     try:
-        reconciler = Reconciler(settings.firewall, backend, links, store, Metrics())
+        reconciler = Reconciler(settings.firewall, host, store, Metrics())
         return list(reconciler.remove_everything(empty_ruleset(settings)).lines())
     finally:
-        links.close()
+        host.close()
         store.close()

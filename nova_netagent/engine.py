@@ -18,14 +18,15 @@ from typing import Any, Generic, Literal, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nova_netagent.backend import Backend, BackendError, RuleRefused, TableChanged, Unavailable
-from nova_netagent.backend.links.protocol import LinksBackend
+from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable
 from nova_netagent.compile import Compiled, Compiler, needed
 from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
+from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState, Key
 from nova_netagent.netfilter.rule import FAMILIES, Family
 from nova_netagent.reconcile import Outcome, Reconciler
+from nova_netagent.services import Trouble
 from nova_netagent.settings import Settings
 from nova_netagent.status import State, Status, View
 from nova_netagent.store import Store, StoreError
@@ -74,30 +75,29 @@ class Look(Generic[T]):
 
 
 class _Wake:
-    """The links changed, or the engine is to stop."""
+    """Links changed, a server ended, or the engine is to stop."""
 
 
 Request = Change | Look[Any] | _Wake
 
 
 class Engine:
-    """Owns store, backend and links; everything but ``submit`` and ``view`` is for its own thread.
+    """Owns store and host; everything but ``submit`` and ``view`` is for its own thread.
 
-    :param open_backend: opens the kernel, in the engine's thread (python-iptables knows one thread only).
+    :param open_host: opens the kernel, in the engine's thread.
     """
 
     def __init__(
         self,
         settings: Settings,
         open_store: Callable[[], Store],
-        open_backend: Callable[[], Backend[Any]],
-        open_links: Callable[[], LinksBackend],
+        open_host: Callable[[], Host],
         metrics: Metrics,
         on_progress: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
-        self._open = (open_store, open_backend, open_links)
+        self._open = (open_store, open_host)
         self._metrics = metrics
         self._on_progress = on_progress
         self._clock = clock
@@ -116,7 +116,7 @@ class Engine:
         self._requests.put(request)
 
     def wake(self) -> None:
-        """Have the engine look at the links."""
+        """Have the engine look at links and servers."""
         self._requests.put(_Wake())
 
     def stop(self) -> None:
@@ -152,19 +152,20 @@ class Engine:
 
     def open(self) -> None:
         """Open store and kernel, without applying anything."""
-        open_store, open_backend, open_links = self._open
+        open_store, open_host = self._open
         self.store = open_store()
-        self.backend = open_backend()
-        self.links = open_links()
+        self.host = open_host()
         wanted: Sequence[Family] = FAMILIES if self._settings.use_ipv6 else (4,)
-        self._compiler = Compiler(self._settings, self.backend.tables(wanted))
+        self._compiler = Compiler(self._settings, self.host.rules.tables(wanted))
         if 4 not in self._compiler.families:
             raise Unavailable(f"this kernel lacks a table of {', '.join(map(str, needed(4)))}")
         if len(self._compiler.families) < len(wanted):
             LOG.warning("this kernel lacks tables of IPv6: instances' IPv6 is not filtered")
-        self.reconciler = Reconciler(self._settings.firewall, self.backend, self.links, self.store, self._metrics)
+        self.reconciler = Reconciler(self._settings.firewall, self.host, self.store, self._metrics)
         self._state = self._applied = self.store.load()
         self._refused: dict[Key, str] = {}
+        self._link_failures: Mapping[str, str] = {}
+        self._server_troubles: Mapping[str, Trouble] = {}
         self._compiled = self._compile()
         self._retry_delay = 0.0
         self._next_retry: float | None = None
@@ -173,8 +174,8 @@ class Engine:
         self._ready_for_commit = 0.0
 
     def close(self) -> None:
-        """Close store and sockets; the kernel keeps everything."""
-        self.links.close()
+        """Close store and host; the kernel keeps everything."""
+        self.host.close()
         self.store.close()
 
     def start(self) -> None:
@@ -191,14 +192,12 @@ class Engine:
 
     def _take(self) -> list[Request]:
         """Wait for requests, or until something is due; then all that there are."""
-        due = [self._next_resync, *([self._next_retry] if self._next_retry is not None else [])]
-        announcement = self.links.next_due()
-        if announcement is not None:
-            due.append(announcement)
+        times = (self._next_resync, self._next_retry, self.host.links.next_due(), self.host.servers.next_due())
+        due = min(each for each in times if each is not None)
         self.heartbeat = time.monotonic()
         requests: list[Request] = []
         try:
-            requests.append(self._requests.get(timeout=max(0.0, min(1.0, min(due) - self.heartbeat))))
+            requests.append(self._requests.get(timeout=max(0.0, min(1.0, due - self.heartbeat))))
             pause = self._ready_for_commit - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
@@ -229,7 +228,8 @@ class Engine:
             self._apply(verify=True)
         elif now >= self._next_resync:
             self.resync()
-        self.links.do_due()
+        self.host.links.do_due()
+        self._turn_servers()
         self._metrics.pending_oldest_seconds.set(0 if self._pending_since is None else now - self._pending_since)
 
     # --- changes
@@ -388,12 +388,13 @@ class Engine:
         self._retry_delay, self._next_retry = 0.0, None
         self._pending_since = None
         self._log(outcome, verify)
+        self._link_failures = outcome.link_failures
         now = self._clock()
         if verify:
             self._verified = time.monotonic()
         self._ready_for_commit = time.monotonic() + self._settings.firewall.coalesce_interval
         self._publish(
-            troubles=self._troubles(outcome.link_failures),
+            troubles=self._troubles(),
             unapplied=frozenset(),
             failure="",
             ready=True,
@@ -411,14 +412,18 @@ class Engine:
         LOG.error("the kernel does not have the state: %s; next attempt in %.1f s", error, self._retry_delay)
         self._publish(failure=str(error))
 
-    def _troubles(self, link_failures: Mapping[str, str]) -> Mapping[Key, tuple[State, str]]:
-        found: dict[Key, tuple[State, str]] = {}
+    def _troubles(self) -> Mapping[Key, tuple[State, str]]:
+        """What is wrong with which object: the earlier its place in the work, the more it matters."""
+        self._server_troubles = self.host.servers.troubles()
+        found: dict[Key, tuple[State, str]] = {
+            ("networks", id_): trouble for id_, trouble in self._server_troubles.items() if id_ in self._state.networks
+        }
         for key, problems in self._compiled.problems.items():
             state: State = "error" if any(kind == "error" for kind, _ in problems) else "pending"
             found[key] = (state, "; ".join(message for _, message in problems))
-        if link_failures:
-            for key, name in self._who_needs(link_failures):
-                found[key] = ("error", f"{name}: {link_failures[name]}")
+        failures = self._link_failures
+        for key, name in self._who_needs(failures) if failures else ():
+            found[key] = ("error", f"{name}: {failures[name]}")
         return found
 
     def _who_needs(self, names: Mapping[str, str]) -> Iterable[tuple[Key, str]]:
@@ -484,15 +489,22 @@ class Engine:
             self._apply(verify=False)
             return
         try:
-            outcome = self.reconciler.apply_links(self._compiled.links)
-        except StoreError as error:
+            outcome = self.reconciler.apply_links(self._compiled)
+        except (BackendError, StoreError) as error:
             self._fail(error)
             return
         if outcome:
             LOG.info("links: %s", _some(outcome.lines()))
         if outcome.links_again:
             self._metrics.drift_repairs_total.labels("link").inc(outcome.links_again)
-        self._publish(troubles=self._troubles(outcome.link_failures))
+        self._link_failures = outcome.link_failures
+        self._publish(troubles=self._troubles())
+
+    def _turn_servers(self) -> None:
+        """Start, reload and end what it is time for, and tell how the networks fare."""
+        self.host.servers.do_due()
+        if self.host.servers.troubles() != self._server_troubles:
+            self._publish(troubles=self._troubles())
 
     # --- publishing
 

@@ -43,6 +43,11 @@ class Metrics:
         self.conntrack_deleted_total = counter(
             "conntrack_deleted_total", "Connection-tracking entries deleted since the rules forbid them now."
         )
+        self.dnsmasq_events_total = counter(
+            "dnsmasq_events_total",
+            "What became of dnsmasqs: starts, stops, reloads, crashes, adoptions.",
+            "what",
+        )
         self.store_seconds = histogram("store_seconds", "Making a change durable.")
 
     def text(self) -> bytes:

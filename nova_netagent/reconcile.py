@@ -13,17 +13,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from nova_netagent.backend import Backend, RuleRefused, TableChanged
-from nova_netagent.backend.links.protocol import LinksBackend, LinksFailed
+from nova_netagent.backend import RuleRefused, TableChanged
+from nova_netagent.backend.links.protocol import LinksFailed
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.links import Links
+from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import Key
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import IpSet, Ruleset, Table, TableId
 from nova_netagent.plan import Insert, Placement, SetPlan, TablePlan, plan_removal, plan_sets, plan_table
+from nova_netagent.plan_frames import frames_on
 from nova_netagent.plan_links import FORWARD_IPV6, ActualLinks, LinkPlan, not_bridges, plan_links, sysctls_of
 from nova_netagent.plan_links import plan_removal as plan_links_removal
+from nova_netagent.services import DhcpPlan, plan_dhcp
 from nova_netagent.settings import FirewallSettings
 from nova_netagent.store import Store
 
@@ -31,6 +34,9 @@ LOG = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 """How often a table is read anew when somebody keeps changing it."""
+
+SERVERS_END = 5.0
+"""Seconds that a cleanup waits for DHCP servers to end."""
 
 _TABLE_ORDER = ("raw", "mangle", "filter", "nat")
 """Deny before allow: what proves and refuses comes before what rewrites."""
@@ -57,16 +63,16 @@ class Outcome:
 
 
 class Reconciler:
-    """Applies what was compiled to one kernel. Engine thread only."""
+    """Applies what was compiled to one host. Engine thread only."""
 
-    def __init__(
-        self, firewall: FirewallSettings, backend: Backend[Any], links: LinksBackend, store: Store, metrics: Metrics
-    ) -> None:
+    def __init__(self, firewall: FirewallSettings, host: Host, store: Store, metrics: Metrics) -> None:
         self._owner = Owner(firewall.wrap_name)
         self._top = _pattern(firewall.iptables_top_regex)
         self._bottom = _pattern(firewall.iptables_bottom_regex)
-        self._backend = backend
-        self._links = links
+        self._backend = host.rules
+        self._links = host.links
+        self._frames = host.frames
+        self._servers = host.servers
         self._store = store
         self._metrics = metrics
         self._made = dict(store.made())
@@ -82,7 +88,7 @@ class Reconciler:
         )
 
     def apply(self, compiled: Compiled, *, verify: bool) -> Outcome:
-        """Make the kernel hold what was compiled.
+        """Make the host be as compiled.
 
         :param verify: read everything back from the kernel instead of trusting what was
             left there, and repair it; otherwise only what changed is looked at.
@@ -96,30 +102,23 @@ class Reconciler:
         link_plan = self._plan_links(compiled.links)
         self._note_made(link_plan)
         self._edit_links(link_plan, outcome, before=True)
-        for attempt in range(ATTEMPTS):
-            try:
-                self._apply_rules(compiled.ruleset, verify or attempt > 0, outcome)
-                break
-            except TableChanged:
-                self._metrics.apply_retries_total.inc()
-                if attempt == ATTEMPTS - 1:
-                    raise
-                time.sleep(0.001 * 2**attempt)
-        self._edit_links(link_plan, outcome, before=False)
-        self._forget_made(link_plan)
-        outcome.link_failures = {**link_problems(compiled.links, self._links.read()), **outcome.link_failures}
+        self._persist(partial(self._apply_frames, compiled, outcome), verify)
+        self._persist(partial(self._apply_rules, compiled.ruleset, outcome), verify)
+        self._finish(compiled, link_plan, outcome, verify)
         return outcome
 
-    def apply_links(self, links: Links) -> Outcome:
-        """Make links and addresses as desired, and leave the rules alone."""
+    def apply_links(self, compiled: Compiled) -> Outcome:
+        """Make links and addresses as desired, and what depends on those that there are; leave the rules alone.
+
+        :raises BackendError: the frames cannot be judged as desired.
+        """
         outcome = Outcome()
-        link_plan = self._plan_links(links)
+        link_plan = self._plan_links(compiled.links)
         self._note_made(link_plan)
         self._edit_links(link_plan, outcome, before=True)
-        self._edit_links(link_plan, outcome, before=False)
         outcome.links_again = len(link_plan.again)
-        self._forget_made(link_plan)
-        outcome.link_failures = {**link_problems(links, self._links.read()), **outcome.link_failures}
+        self._persist(partial(self._apply_frames, compiled, outcome), False)
+        self._finish(compiled, link_plan, outcome, False)
         return outcome
 
     def check(self, compiled: Compiled) -> None:
@@ -158,6 +157,9 @@ class Reconciler:
             for table in _ordered(compiled.ruleset):
                 lines += self._lines(self._plan_table(table, verify=True))
         lines += self._plan_links(compiled.links).lines()
+        if self._frames is not None:
+            lines += self._frames.plan(frames_on(compiled.frames, self._links.read()))
+        lines += self._plan_servers(compiled, fresh=True).lines()
         return lines
 
     def remove_everything(self, skeleton: Ruleset) -> Outcome:
@@ -168,6 +170,9 @@ class Reconciler:
         outcome = Outcome()
         sysctls = self._links.read_sysctls(name for kind, name in self._made if kind == "sysctl")
         link_plan = plan_links_removal(self._links.read(), self._made, sysctls)
+        servers = DhcpPlan(remove=tuple(sorted(self._servers.read())))
+        self._servers.apply(servers)
+        self._count_servers(servers, outcome)
         self._edit_links(link_plan, outcome, before=True)
         with self._backend.locked():
             loaded = self._backend.loaded_tables()
@@ -177,8 +182,11 @@ class Reconciler:
             set_plan = plan_sets({}, self._backend.read_sets(), self._owner.owns_set)
             self._finish_sets(set_plan)
             outcome.plans.append(set_plan.lines)
+        if self._frames is not None:
+            self._count_frames(self._frames.remove(), outcome)
         self._edit_links(link_plan, outcome, before=False)
         self._forget_made(link_plan)
+        self._servers.settle(SERVERS_END)
         return outcome
 
     def live_chains(self, table: Table) -> Iterator[dict[str, object]]:
@@ -211,9 +219,54 @@ class Reconciler:
                     ],
                 }
 
+    def _finish(self, compiled: Compiled, link_plan: LinkPlan, outcome: Outcome, verify: bool) -> None:
+        """What comes after the rules: links, what depends on those that there are now, and who serves on them."""
+        self._edit_links(link_plan, outcome, before=False)
+        self._forget_made(link_plan)
+        self._persist(partial(self._apply_frames, compiled, outcome), False)
+        servers = self._plan_servers(compiled, fresh=verify)
+        self._servers.apply(servers)
+        self._count_servers(servers, outcome)
+        outcome.link_failures = {**link_problems(compiled.links, self._links.read()), **outcome.link_failures}
+
+    def _persist(self, apply: Callable[[bool], None], verify: bool) -> None:
+        """Apply, and again when somebody changed a table in between: then everything is read anew.
+
+        :raises TableChanged: somebody kept doing so through every attempt.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                apply(verify or attempt > 0)
+                return
+            except TableChanged:
+                self._metrics.apply_retries_total.inc()
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(0.001 * 2**attempt)
+
+    # --- frames and servers
+
+    def _apply_frames(self, compiled: Compiled, outcome: Outcome, verify: bool) -> None:
+        if self._frames is not None:
+            desired = frames_on(compiled.frames, self._links.read())
+            self._count_frames(self._frames.apply(desired, verify), outcome)
+
+    def _count_frames(self, lines: list[str], outcome: Outcome) -> None:
+        if lines:
+            outcome.edits["frames"] += 1
+            outcome.plans.append(lambda: lines)
+
+    def _plan_servers(self, compiled: Compiled, *, fresh: bool) -> DhcpPlan:
+        return plan_dhcp(compiled.servers, self._servers.read(fresh=fresh), self._links.read())
+
+    def _count_servers(self, plan: DhcpPlan, outcome: Outcome) -> None:
+        if plan:
+            outcome.edits["dhcp"] += 1
+            outcome.plans.append(plan.lines)
+
     # --- rules
 
-    def _apply_rules(self, ruleset: Ruleset, verify: bool, outcome: Outcome) -> None:
+    def _apply_rules(self, ruleset: Ruleset, outcome: Outcome, verify: bool) -> None:
         changed = [table for table in _ordered(ruleset) if verify or not _same(self._tables.get(table.id), table)]
         if not changed and ruleset.sets == self._sets:
             return

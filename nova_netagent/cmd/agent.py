@@ -233,7 +233,7 @@ class Daemon:
         if view.ready and not self._was_ready:
             self._was_ready = True
             gc.freeze()  # what is there now stays: the collector need not visit it
-            backend = self._engine.backend
+            backend = self._engine.host.rules
             LOG.info("enforcing with %s; see the rules with %s", backend.name, backend.see_with)
             systemd.notify("READY=1", f"STATUS=enforcing with {backend.name}; see the rules with {backend.see_with}")
         elif view.failure:

@@ -5,8 +5,10 @@ from collections.abc import Collection, Mapping
 from msgspec import Struct
 
 from nova_netagent.compile import (
+    dhcp,
     fixed_range,
     floating_ip,
+    frames,
     instance,
     links,
     metadata,
@@ -14,6 +16,8 @@ from nova_netagent.compile import (
     security_group,
     skeleton,
 )
+from nova_netagent.compile.dhcp import DhcpService
+from nova_netagent.compile.frames import WantedFrames
 from nova_netagent.compile.links import Links
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.parts import Placed, Scope, names_of
@@ -27,10 +31,13 @@ ALL_TABLES = tuple(TableId(family, name) for family in FAMILIES for name in skel
 
 
 class Compiled(Struct, frozen=True):
-    """What a state asks of the kernel, and what of it cannot be."""
+    """What a state asks of the host, and what of it cannot be."""
 
     ruleset: Ruleset
     links: Links
+    frames: WantedFrames
+    servers: Mapping[str, DhcpService]
+    """By bridge."""
     problems: Mapping[Key, tuple[Problem, ...]]
     """For each object that is not simply done, what is wrong."""
 
@@ -74,6 +81,8 @@ class Compiler:
         compiled = Compiled(
             ruleset=_gather(scope, memo, placed, sets, self.tables),
             links=links.links_of(scope),
+            frames=frames.wanted(scope, memo),
+            servers=dhcp.services(scope, state, memo),
             problems=resolved.problems,
         )
         memo.forget_unused()

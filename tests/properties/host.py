@@ -1,15 +1,20 @@
 """A host under test: the real engine, driven by hand, on the strict fakes."""
 
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from nova_netagent.backend.fake import FakeBackend
+from nova_netagent.backend.frames_fake import FakeFrames
 from nova_netagent.backend.links.fake import FakeLinks
 from nova_netagent.engine import Answer, Change, Engine
 from nova_netagent.events import Delete, Event, Put, Replace
+from nova_netagent.host import Host as Adapters
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import Object, State
 from nova_netagent.netfilter.owner import Owner
+from nova_netagent.services.fake import FakeDhcpServers, FakeSystem
 from nova_netagent.settings import MetadataSettings, NetworkSettings, Settings
 from nova_netagent.store import Store
 
@@ -31,6 +36,8 @@ class Host:
         owner = Owner(settings.firewall.wrap_name)
         self.backend = backend or FakeBackend(owns_set=owner.owns_set)
         self.links = FakeLinks()
+        self.frames = FakeFrames(settings.firewall.wrap_name)
+        self.system = FakeSystem()
         self.links.add_link("eth0")
         self.clock = 1_000_000.0
         self.start()
@@ -40,12 +47,15 @@ class Host:
         self.engine = Engine(
             self.settings,
             open_store=lambda: Store(self.folder / "state.db"),
-            open_backend=lambda: self.backend,
-            open_links=lambda: self.links,
+            open_host=self._adapters,
             metrics=self.metrics,
             clock=lambda: self.clock,
         )
         self.engine.start()
+
+    def _adapters(self) -> Adapters:
+        servers = FakeDhcpServers(self.system, clock=partial(next, count(0, 0.3)))
+        return Adapters(self.backend, self.links, self.frames, servers)
 
     def restart(self) -> None:
         self.engine.close()
@@ -68,10 +78,13 @@ class Host:
         return answer
 
     def kernel(self) -> dict[str, Any]:
-        """Everything of ours, and everybody else's, in the kernel."""
+        """Everything of ours, and everybody else's, in the kernel; and what the servers have read."""
+        assert self.engine.host.servers.settle(60)
         return {
             "chains": {table: dict(chains) for table, chains in self.backend.chains.items()},
             "sets": {name: each.members for name, each in self.backend.sets.items()},
             "ports": {name: link.master for name, link in self.links.links.items()},
             "addresses": set(self.links.addresses),
+            "frames": self.frames.read(),
+            "servers": {bridge: (each.arguments, each.hosts) for bridge, each in self.system.processes.items()},
         }

@@ -13,12 +13,13 @@ RANKS: Mapping[str, int] = {
     "netfilter": 1, "testing": 1, "conf": 1,
     "events": 2, "compile": 2, "plan": 2,
     "plan_links": 3,
+    "plan_frames": 4,
     "backend": 4,
-    "store": 5, "status": 5, "metrics": 5,
+    "services": 4,
+    "store": 5, "status": 5, "metrics": 5, "host": 5,
     "reconcile": 6,
     "engine": 7,
     "api": 8, "rpc": 8,
-    "services": 8,
     "wiring": 9,
     "cleanup": 10,
     "ctl": 11,
@@ -26,7 +27,7 @@ RANKS: Mapping[str, int] = {
 }  # fmt: skip
 """A room may import rooms of lower rank, and itself."""
 
-PURE = ("model", "netfilter", "events", "compile", "plan", "plan_links", "settings")
+PURE = ("model", "netfilter", "events", "compile", "plan", "plan_links", "plan_frames", "settings")
 IMPURE = {
     "subprocess",
     "socket",

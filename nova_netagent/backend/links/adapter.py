@@ -23,6 +23,8 @@ _PROC_SYS = Path("/proc/sys")
 _SCOPE_LINK = 253
 _IFA_F_NODAD = 0x02
 _HAIRPIN = 1
+_ALL_FRAMES = 0xFFFD
+"""Every group but that of PAUSE, which the kernel refuses: frames for a bridge itself pass like others."""
 
 
 class KernelLinks:
@@ -170,9 +172,11 @@ class KernelLinks:
 
     def _add_port(self, device: str, bridge: str) -> None:
         index = self._index(device)
-        self._set(device, master=self._index(bridge), state="up")
+        self._set(device, master=self._index(bridge))
         # Hairpin: an instance reaches its own floating IP only if its port sends back to itself.
-        self._route.brport("set", index=index, mode=_HAIRPIN)
+        # Before it is up, since no hook sees what a bridge takes for its own (decision 6).
+        self._route.brport("set", index=index, mode=_HAIRPIN, group_fwd_mask=_ALL_FRAMES)
+        self._set(device, state="up")
 
     def _write_sysctls(self, values: Mapping[str, str]) -> None:
         for name, value in values.items():

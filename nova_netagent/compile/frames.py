@@ -1,0 +1,127 @@
+"""What may pass the bridges below IP: every vif as itself, and what a network asks of its uplink."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+from msgspec import Struct
+
+from nova_netagent.compile.memo import Memo
+from nova_netagent.compile.metadata import METADATA_IP
+from nova_netagent.compile.network import uplink
+from nova_netagent.compile.parts import Scope
+from nova_netagent.compile.resolve import Port
+from nova_netagent.compile.source import own_sources
+from nova_netagent.model import Network, values
+from nova_netagent.netfilter.frames import Closed, Frames, Isolated, Redirected, Secured
+from nova_netagent.netfilter.rule import FAMILIES
+
+
+class BridgePorts(Struct, frozen=True):
+    """What a bridge of ours may have for ports; others are nobody's."""
+
+    known: frozenset[str]
+    redirecting: frozenset[str]
+    """The ports at which frames for another gateway are taken out and routed."""
+
+
+class WantedFrames(Struct, frozen=True):
+    """What a state asks of the frames; the ports that are nobody's are seen on the host only."""
+
+    frames: Frames
+    bridges: Mapping[str, BridgePorts]
+    """Those whose every port is ours to judge."""
+
+
+def wanted(scope: Scope, memo: Memo) -> WantedFrames:
+    """What a state asks of the frames."""
+    secured: list[Secured] = []
+    closed: list[Closed] = []
+    for id_, ports in scope.resolved.ports.items():
+        for each in memo.get(("frames", id_), (ports,), partial(_vifs, ports)):
+            if isinstance(each, Secured):
+                secured.append(each)
+            elif not scope.settings.network.manage_links:
+                closed.append(each)
+    networks = sorted(scope.resolved.networks.values(), key=lambda each: each.id)
+    frames = Frames(
+        secured=tuple(secured),
+        closed=tuple(closed),
+        isolated=tuple(_isolated(networks, scope)),
+        redirected=tuple(_redirected(networks, scope)),
+    )
+    return WantedFrames(frames, _bridges(networks, scope))
+
+
+def has_other_gateway(network: Network) -> bool:
+    """Whether the instances' IPv4 gateway is another machine although this host serves them."""
+    return network.gateway is not None and network.server is not None and network.gateway != network.server
+
+
+def _vifs(ports: tuple[Port, ...]) -> tuple[Secured | Closed, ...]:
+    return tuple(
+        each for port in ports if port.holds_device for each in (_secured(port), _closed(port)) if each is not None
+    )
+
+
+def _closed(port: Port) -> Closed | None:
+    """A vif that passes nothing, on a bridge that somebody else manages; on ours it is no port."""
+    return Closed(port.vif.device, ("instances", port.instance_id, "pending")) if port.network is None else None
+
+
+def _secured(port: Port) -> Secured | None:
+    if port.network is None or not port.vif.port_security_enabled:
+        return None
+    mac = port.vif.address
+    own = [each for family in FAMILIES for each in own_sources(port, family)]
+    own.append((values.host(values.link_local(mac)), mac))
+    return Secured(port.vif.device, mac, tuple(dict.fromkeys(own)), ("instances", port.instance_id, ""))
+
+
+def _isolated(networks: list[Network], scope: Scope) -> Iterator[Isolated]:
+    """The server's address of a network of which every host has one (``share_address``)."""
+    for each in networks:
+        device = uplink(each, scope.settings.network)
+        shared = each.share_address or scope.settings.network.share_dhcp_address
+        if shared and device is not None and each.server is not None:
+            yield Isolated(device, each.server, ("networks", each.id, "shared address"))
+
+
+def _redirected(networks: list[Network], scope: Scope) -> Iterator[Redirected]:
+    """What this host has to NAT although the instances' gateway is another machine."""
+    external = {each.id: each for each in networks if has_other_gateway(each)}
+    for each in external.values():
+        assert each.cidr is not None
+        for cidr in scope.settings.network.force_snat_range:
+            if values.prefix(cidr).family == 4:
+                yield Redirected(each.cidr, cidr, origin=("networks", each.id, "forced SNAT"))
+        if scope.settings.metadata.metadata_host is not None:
+            yield Redirected(each.cidr, METADATA_IP, origin=("networks", each.id, "metadata"))
+    homes = {
+        address: port.network
+        for port in (scope.all_ports if external and scope.resolved.floating_ips else ())
+        if port.network is not None and port.network.id in external
+        for address in port.addresses
+    }
+    for floating in scope.resolved.floating_ips:
+        network = homes.get(floating.fixed_ip_address)
+        if network is not None and network.cidr is not None and ":" not in floating.id:
+            source = values.host(floating.fixed_ip_address)
+            yield Redirected(source, network.cidr, inverted=True, origin=("floating_ips", floating.id, ""))
+
+
+def _bridges(networks: list[Network], scope: Scope) -> Mapping[str, BridgePorts]:
+    if not scope.settings.network.manage_links:
+        return {}
+    known: dict[str, set[str]] = {each.bridge: set() for each in networks}
+    redirecting: dict[str, set[str]] = {each.bridge: set() for each in networks}
+    external = {each.bridge for each in networks if has_other_gateway(each)}
+    for each in networks:
+        device = uplink(each, scope.settings.network)
+        if device is not None:
+            known[each.bridge].add(device)
+    for port in scope.all_ports:
+        if port.network is not None:
+            known[port.network.bridge].add(port.vif.device)
+            if port.network.bridge in external:
+                redirecting[port.network.bridge].add(port.vif.device)
+    return {bridge: BridgePorts(frozenset(known[bridge]), frozenset(redirecting[bridge])) for bridge in sorted(known)}

@@ -1,0 +1,27 @@
+"""The adapters through which one host is read and edited."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from nova_netagent.backend import Backend
+from nova_netagent.backend.frames.protocol import FramesBackend
+from nova_netagent.backend.links.protocol import LinksBackend
+from nova_netagent.services.protocol import DhcpServers
+
+
+@dataclass(frozen=True)
+class Host:
+    """One host. Made and used in one thread: python-iptables knows no other."""
+
+    rules: Backend[Any]
+    links: LinksBackend
+    frames: FramesBackend | None
+    """``None``: the kernel cannot judge them."""
+    servers: DhcpServers
+
+    def close(self) -> None:
+        """Close sockets and descriptors; the kernel keeps everything, and servers go on."""
+        self.links.close()
+        self.servers.close()
+        if self.frames is not None:
+            self.frames.close()

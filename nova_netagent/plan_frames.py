@@ -1,0 +1,28 @@
+"""Frames on a host: what a state asks of them, and the ports that the host has. Pure."""
+
+from nova_netagent.compile.frames import WantedFrames
+from nova_netagent.netfilter.frames import Closed, Frames, Gateway
+from nova_netagent.plan_links import ActualLinks
+
+
+def frames_on(wanted: WantedFrames, actual: ActualLinks) -> Frames:
+    """The frames that a host shall pass.
+
+    A port of a bridge of ours that is nobody's is closed. Frames for another gateway are
+    taken out at every port that may send them, with the MAC that its bridge has now.
+    """
+    if not wanted.bridges:
+        return wanted.frames
+    closed = [
+        Closed(link.name, ("networks", "", "unknown port"))
+        for link in actual.links.values()
+        if (ports := wanted.bridges.get(link.master or "")) is not None and link.name not in ports.known
+    ]
+    gateways = [
+        Gateway(device, mac)
+        for bridge, its in wanted.bridges.items()
+        if its.redirecting and bridge in actual.links and (mac := actual.links[bridge].mac) is not None
+        for device in sorted(its.redirecting)
+    ]
+    frames = wanted.frames
+    return Frames(frames.secured, (*frames.closed, *closed), frames.isolated, frames.redirected, tuple(gateways))
