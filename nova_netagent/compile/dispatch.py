@@ -145,6 +145,11 @@ def enter_names(side: Callable[[str], Physdev]) -> Enter:
     return lambda key, chain: Rule(Jump(chain, goto=True), matches=(side(key),))
 
 
+def enter_interfaces(key: str, chain: str) -> Rule:
+    """Into a node of names of interfaces that are no bridge ports."""
+    return Rule(Jump(chain), in_interface=key)
+
+
 def device_tree(entries: Sequence[DeviceEntry], tail: Sequence[Rule]) -> Node:
     """A tree over bridge ports' names; ``tail`` ends every node: it judges what is no entry's."""
     ordered = sorted(entries, key=lambda entry: entry.device)

@@ -65,6 +65,8 @@ class Piece(Struct, frozen=True):
 
     to_device: tuple[DeviceEntry, ...]
     from_device: tuple[DeviceEntry, ...]
+    astray: tuple[DeviceEntry, ...]
+    """The devices that pass nothing and are on no bridge of ours."""
     families: tuple[FamilyPiece, ...]
     """In the order of the scope's families."""
 
@@ -75,6 +77,7 @@ def place(scope: Scope, memo: Memo, placed: Placed) -> Used:
     pieces = [_piece(id_, ports, scope, memo) for id_, ports in scope.resolved.ports.items()]
     receivers = dispatch.device_tree([e for piece in pieces for e in piece.to_device], _unknown_port(scope))
     senders = dispatch.device_tree([e for piece in pieces for e in piece.from_device], _unknown_port(scope))
+    astray = dispatch.device_tree([e for piece in pieces for e in piece.astray], ())
     for index, family in enumerate(scope.families):
         for piece in pieces:
             each = piece.families[index]
@@ -86,7 +89,7 @@ def place(scope: Scope, memo: Memo, placed: Placed) -> Used:
         pairs = [entry for piece in pieces for entry in piece.families[index].pairs]
         addresses = dispatch.address_tree(_distinct([*own, *_called_by_floating_ip(own, scope), *pairs]))
         _place_receivers(receivers, addresses, family, scope, placed)
-        _place_senders(senders, family, scope, placed)
+        _place_senders(senders, astray, family, scope, placed)
         _place_judged([entry for piece in pieces for entry in piece.families[index].judged], family, scope, placed)
     return used
 
@@ -116,8 +119,10 @@ def _make_piece(instance_id: str, ports: tuple[Port, ...], scope: Scope) -> Piec
     target = Jump(_instance_chain(instance_id, scope))
     to_device: list[DeviceEntry] = []
     from_device: list[DeviceEntry] = []
+    astray: list[DeviceEntry] = []
     for port in ports:
         if port.network is None:
+            astray += _astray(port, scope)
             to_device += _closed(port, _sent_to, scope)
             from_device += _closed(port, _sent_by, scope)
         else:
@@ -126,7 +131,7 @@ def _make_piece(instance_id: str, ports: tuple[Port, ...], scope: Scope) -> Piec
             sender: Target = Jump(_vif_chain("src", port, scope), goto=True) if secured else RETURN
             from_device.append(_from_device(port, sender, scope))
     families = tuple(_family_piece(instance_id, ports, family, scope) for family in scope.families)
-    return Piece(tuple(to_device), tuple(from_device), families)
+    return Piece(tuple(to_device), tuple(from_device), tuple(astray), families)
 
 
 def _family_piece(instance_id: str, ports: tuple[Port, ...], family: Family, scope: Scope) -> FamilyPiece:
@@ -182,6 +187,14 @@ def _closed(port: Port, side: _Pattern, scope: Scope) -> list[DeviceEntry]:
         return []
     origin: Origin = ("instances", port.instance_id, "pending")
     return [DeviceEntry(port.vif.device, Rule(DROP, matches=(side(port.vif.device),), origin=origin))]
+
+
+def _astray(port: Port, scope: Scope) -> list[DeviceEntry]:
+    """A vif that passes nothing is on none of our bridges: what it sends comes as if to a router."""
+    if not scope.settings.network.manage_links or not port.holds_device:
+        return []
+    origin: Origin = ("instances", port.instance_id, "pending")
+    return [DeviceEntry(port.vif.device, Rule(DROP, in_interface=port.vif.device, origin=origin))]
 
 
 def _bridge(port: Port, scope: Scope) -> str | None:
@@ -248,14 +261,24 @@ def _place_receivers(ports: Node, addresses: Node, family: Family, scope: Scope,
         placed.add(family, "filter", scope.chain(name), *rules)
 
 
-def _place_senders(ports: Node, family: Family, scope: Scope, placed: Placed) -> None:
-    """raw: every frame of a bridge port proves whose it is."""
+def _place_senders(ports: Node, astray: Node, family: Family, scope: Scope, placed: Placed) -> None:
+    """raw: every frame of a bridge port proves whose it is, and what is on no bridge says nothing."""
+    _place_astray(astray, dispatch.keys_of(ports), family, scope, placed)
     for bridge in _bridges(scope):
         placed.add(family, "raw", scope.chain("PREROUTING"), Rule(Jump(scope.chain("ports")), in_interface=bridge))
     placed.add(family, "raw", scope.chain("ports"), *_uplinks_pass(_sent_by, True, scope))
     names = dispatch.name_nodes(dispatch.keys_of(ports))
     for name, rules in dispatch.write("ports", ports, names, dispatch.enter_names(_sent_by), scope.owner):
         placed.add(family, "raw", scope.chain(name), *rules)
+
+
+def _place_astray(devices: Node, taken: Iterable[str], family: Family, scope: Scope, placed: Placed) -> None:
+    keys = {key: f"astray {key}" for key in dispatch.keys_of(devices)}
+    names = dispatch.name_nodes([*taken, *keys.values()])
+    own = {key: names[long] for key, long in keys.items()}
+    for name, rules in dispatch.write("PREROUTING", devices, own, dispatch.enter_interfaces, scope.owner):
+        if rules:
+            placed.add(family, "raw", scope.chain(name), *rules)
 
 
 def _called_by_floating_ip(entries: Sequence[AddressEntry], scope: Scope) -> Iterator[AddressEntry]:

@@ -85,6 +85,9 @@ class IpProbe:
         return shoot
 
 
+_ADVERTISEMENT = 136
+
+
 @dataclass(frozen=True)
 class Tcp(IpProbe):
     """One TCP segment, by default the SYN of a connection that nobody will finish."""
@@ -166,10 +169,11 @@ class Icmp(IpProbe):
         return frames.ICMPV6 if self.family == 6 else frames.ICMP
 
     def transport(self, source: str, destination: str, token: bytes) -> bytes:
-        """The message, the token its payload."""
+        """The message, the token its payload; who advertises himself as a neighbour names himself."""
         echo_request = 128 if ":" in destination else 8
         kind = echo_request if self.kind is None else self.kind
-        return frames.icmp(source, destination, kind, self.code, token, rest=self.rest)
+        target = socket.inet_pton(socket.AF_INET6, source) if kind == _ADVERTISEMENT and ":" in source else b""
+        return frames.icmp(source, destination, kind, self.code, target + token, rest=self.rest)
 
 
 @dataclass(frozen=True)

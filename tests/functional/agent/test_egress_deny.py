@@ -58,7 +58,7 @@ def test_what_brings_an_instance_to_life_is_allowed(site: Site) -> None:
     site.describe(make_network(1, dns1="192.0.2.1"), make_network(2), make_instance(1), make_instance(2))
     discover = Forged(Udp(67, source_port=68, to="255.255.255.255"), source="0.0.0.0")
     assert site.passes(site.vm1, site.host, discover)
-    assert udp(site.vm1, "fd00:1::1", 53, server=site.host)
+    assert site.passes(site.vm1, site.host, Udp(53, to="fd00:1::1"))
     assert udp(site.vm1, site.outside, 53)
     assert tcp(site.vm1, "169.254.169.254", 80, server=site.host, server_port=8775)
     assert site.passes(site.vm1, site.vm2, Icmp(kind=135, to="ff02::1"))

@@ -37,6 +37,12 @@ class Town(Cloud):
         self.vm1, self.vm2 = self.instance(1, (1,)), self.instance(2, (1,))
         self.put(make_floating_ip(1, 1))
         assert ping(self.outside, "198.51.100.1")
+        eventually(self.is_served, 5)
+
+    def is_served(self) -> bool:
+        """Whether dnsmasq was told of both: of the second one a moment later."""
+        files = self.agent.state_path / "networks"
+        return self.vm2.mac in (files / "br1.dhcp-hosts").read_text() and not (files / "br1.unread").exists()
 
     @contextlib.contextmanager
     def traffic(self) -> Iterator[None]:

@@ -363,9 +363,6 @@ def test_an_address_that_another_has_is_still_the_others(site: Site) -> None:
 # --- not closed yet
 
 
-@pytest.mark.xfail(
-    strict=True, reason="br_netfilter shows iptables no tagged frames: only the bridge family can refuse them"
-)
 def test_a_tag_is_no_disguise(honest: Site, family: int) -> None:
     tagged: dict[str, Any] = {"vlan": 7, "source": LIES[family][2]}
     assert refused(honest.vm1, honest.vm2, Forged(Udp(53, family=family), **tagged))

@@ -1,5 +1,6 @@
 """What can be done of a state: references, claims, and whose fault it is."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from nova_netagent.compile import Compiler
 from nova_netagent.events import Delete, Put, fold
 from nova_netagent.model import DesiredState, Object
+from nova_netagent.netfilter.rule import DROP, Chain, Rule
 from nova_netagent.testing import (
     group_id,
     instance_id,
@@ -278,6 +280,10 @@ REFUSED: list[Object] = [
 ]
 
 
+def _but(chains: Mapping[str, Chain], apart: Collection[str]) -> Mapping[str, Chain]:
+    return {name: each for name, each in chains.items() if name not in apart}
+
+
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda item: item.KIND)
 def test_what_was_refused_passes_nothing_and_the_others_are_as_without_it(refused: Object) -> None:
     items = [
@@ -295,11 +301,15 @@ def test_what_was_refused_passes_nothing_and_the_others_are_as_without_it(refuse
     compiled = Compiler(make_settings()).compile(state, {key: "the kernel said no"})
     other = Compiler(make_settings()).compile(without)
     assert compiled.problems[key][0] == ("error", "the kernel said no")
-    if refused.KIND == "instances":  # it has a chain, which lets nothing through
-        chain = "nova-netagent-inst-a0000001"
+    if refused.KIND == "instances":  # it has a chain, which lets nothing through, and is not heard elsewhere
+        chain, anywhere = "nova-netagent-inst-a0000001", "nova-netagent-PREROUTING"
         for id_, table in compiled.ruleset.tables.items():
-            rules = {name: each for name, each in table.chains.items() if name != chain}
-            assert rules == other.ruleset.tables[id_].chains
+            apart = (chain, anywhere) if id_.name == "raw" else (chain,)
+            known = other.ruleset.tables[id_].chains
+            assert _but(table.chains, apart) == _but(known, apart)
+            if id_.name == "raw":
+                shut = Rule(DROP, in_interface="tap1", origin=("instances", refused.id, "pending"))
+                assert table.chains[anywhere].rules == (shut, *known[anywhere].rules)
             if chain in table.chains:
                 assert [rule.target for rule in table.chains[chain].rules] == [
                     rule.target for rule in table.chains[chain].rules if "fallback" in str(rule.target)
