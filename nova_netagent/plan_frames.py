@@ -1,5 +1,7 @@
 """Frames on a host: what a state asks of them, and the ports that the host has. Pure."""
 
+from msgspec.structs import replace
+
 from nova_netagent.compile.frames import WantedFrames
 from nova_netagent.netfilter.frames import Closed, Frames, Gateway
 from nova_netagent.plan_links import ActualLinks
@@ -25,4 +27,4 @@ def frames_on(wanted: WantedFrames, actual: ActualLinks) -> Frames:
         for device in sorted(its.redirecting)
     ]
     frames = wanted.frames
-    return Frames(frames.secured, (*frames.closed, *closed), frames.isolated, frames.redirected, tuple(gateways))
+    return replace(frames, closed=(*frames.closed, *closed), gateways=tuple(gateways))

@@ -48,6 +48,7 @@ def wanted(scope: Scope, memo: Memo) -> WantedFrames:
         closed=tuple(closed),
         isolated=tuple(_isolated(networks, scope)),
         redirected=tuple(_redirected(networks, scope)),
+        hairpins=tuple(_hairpins(scope)),
     )
     return WantedFrames(frames, _bridges(networks, scope))
 
@@ -75,6 +76,12 @@ def _secured(port: Port) -> Secured | None:
     own = [each for family in FAMILIES for each in own_sources(port, family)]
     own.append((values.host(values.link_local(mac)), mac))
     return Secured(port.vif.device, mac, tuple(dict.fromkeys(own)), ("instances", port.instance_id, ""))
+
+
+def _hairpins(scope: Scope) -> Iterator[str]:
+    """The ports that we put into hairpin mode."""
+    if scope.settings.network.manage_links:
+        yield from (port.vif.device for port in scope.all_ports if port.network is not None and port.holds_device)
 
 
 def _isolated(networks: list[Network], scope: Scope) -> Iterator[Isolated]:

@@ -80,6 +80,8 @@ class Frames(Struct, frozen=True):
     isolated: tuple[Isolated, ...] = ()
     redirected: tuple[Redirected, ...] = ()
     gateways: tuple[Gateway, ...] = ()
+    hairpins: tuple[str, ...] = ()
+    """Ports in hairpin mode: what they send to a group does not come back to them."""
 
 
 Range = tuple[int, int]

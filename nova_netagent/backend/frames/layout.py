@@ -126,6 +126,7 @@ SETS = {
         Set("isolated", (INTERFACE_NAME, IPV4_ADDRESS), comment="addresses whose ARP stays on this side of an uplink"),
         Set("uplinks", (INTERFACE_NAME,), comment="uplinks that bridged DHCP does not cross"),
         Set("redirected", (IPV4_ADDRESS, IPV4_ADDRESS), interval=True, comment="what this host routes, from and to"),
+        Set("hairpins", (raw(IIFNAME, INTERFACE_NAME), raw(OIFNAME, INTERFACE_NAME)), comment="from a port back to it"),
         Set("gateways", (INTERFACE_NAME,), ETHER_ADDRESS, comment="the bridge's MAC, to which frames are redirected"),
     )
 }
@@ -148,6 +149,11 @@ def _rules() -> Iterator[tuple[str, Rule]]:
     reserved = masked(ETHER_DESTINATION, mask, bytes.fromhex("0180c2000000"), "ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00")
     yield "input", rule(reserved, secured, *drop, comment="an instance speaks to the bridge itself")
     yield "input", rule(reserved, closed, *drop, comment="nobody's port")
+
+    # A guest that hears its own neighbour solicitation takes its address for somebody else's.
+    group = bytes.fromhex("010000000000")
+    to_group = masked(ETHER_DESTINATION, group, group, "01:00:00:00:00:00 == 01:00:00:00:00:00")
+    yield "forward", rule(to_group, within("hairpins", IIFNAME, OIFNAME), *drop, comment="its own echo")
 
     # Forwarded only: the host itself may have its own address by DHCP from the uplink.
     udp = equals(Field("ip protocol", 1, base=_NETWORK, offset=9), b"\x11", "udp")
@@ -255,6 +261,8 @@ def _elements(frames: Frames) -> Iterator[tuple[str, Element]]:
         yield "ports", _device(each.uplink, each.origin)
         yield "uplinks", _device(each.uplink)
         yield "isolated", Element(key((interface_name(each.uplink), _ipv4(each.address))))
+    for device in frames.hairpins:
+        yield "hairpins", Element(key((interface_name(device), interface_name(device))))
     for gateway in frames.gateways:
         yield "ports", _device(gateway.device)
         yield "gateways", Element(interface_name(gateway.device), data=_mac(gateway.mac))
