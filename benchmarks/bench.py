@@ -196,10 +196,10 @@ def _cold_apply(size: int) -> float:
             metadata=MetadataSettings("192.0.2.10"),
         )
         desired = fold(DesiredState(), Replace(scene.state(size, RULES)), 0.0)
-        store, backend = wiring.open_store(settings), wiring.open_backend(settings)
-        links = wiring.open_links(settings)
+        metrics = Metrics()
+        store, host = wiring.open_store(settings), wiring.open_host(settings, metrics)
         _floor(1)  # python-iptables looks for its libraries when it is first used
-        reconciler = Reconciler(settings.firewall, backend, links, store, Metrics())
+        reconciler = Reconciler(settings.firewall, host, store, metrics)
         return timed(lambda: reconciler.apply(Compiler(settings).compile(desired), verify=True))
 
 
