@@ -161,6 +161,8 @@ class Engine:
             raise Unavailable(f"this kernel lacks a table of {', '.join(map(str, needed(4)))}")
         if len(self._compiler.families) < len(wanted):
             LOG.warning("this kernel lacks tables of IPv6: instances' IPv6 is not filtered")
+        if not self._compiler.has_nat:
+            LOG.warning("this kernel lacks the nat table of IPv4: no floating IPs, no SNAT, no metadata service")
         self.reconciler = Reconciler(self._settings.firewall, self.host, self.store, self._metrics)
         self._state = self._applied = self.store.load()
         self._refused: dict[Key, str] = {}

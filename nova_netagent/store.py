@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from nova_netagent.model import KINDS, DesiredState, Entry, Key, Object, Tombstone
+from nova_netagent.model import KINDS, DesiredState, Entry, Key, Object, Tombstone, claims
 
 SCHEMA_VERSION = 2
 
@@ -90,8 +90,10 @@ class Store:
                 item: Object = _decoders[kind].decode(body)
             except (KeyError, msgspec.MsgspecError) as error:
                 raise StoreError(f"{self._path}: {kind} {id_} does not read: {error}") from error
-            claims = {tuple(claim): number for number, *claim in json.loads(since)}
-            kinds[kind][id_] = Entry(item, revision, changes, claims)
+            known = {tuple(claim): number for number, *claim in json.loads(since)}
+            # What an older version did not count as a claim is as old as the object's oldest.
+            oldest = min(known.values(), default=0)
+            kinds[kind][id_] = Entry(item, revision, changes, {each: known.get(each, oldest) for each in claims(item)})
         tombstones = {(kind, id_): Tombstone(revision, at) for kind, id_, revision, at in stones}
         return DesiredState(**kinds, tombstones=tombstones, sequence=sequence)
 

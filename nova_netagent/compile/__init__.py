@@ -46,13 +46,15 @@ class Compiler:
     """Compiles one state after another, remembering what did not change.
 
     :param tables: those that the kernel has and the operator wants. A family is served when it
-        has what its instances are filtered with; nat comes with it where it is there.
+        has what its instances are filtered with; nat comes with it where it is there, and what
+        needs it is in error where it is not.
     """
 
     def __init__(self, settings: Settings, tables: Collection[TableId] | None = None) -> None:
         self._settings = settings
         self.tables = frozenset(ALL_TABLES if tables is None else tables)
         self.families = tuple(family for family in FAMILIES if all(t in self.tables for t in needed(family)))
+        self.has_nat = TableId(4, "nat") in self.tables
         self._memo = Memo()
 
     def compile(self, state: DesiredState, refused: Mapping[Key, str] | None = None) -> Compiled:
@@ -61,7 +63,7 @@ class Compiler:
         :param refused: objects that the kernel refused, with its reason: they pass nothing.
         """
         memo = self._memo
-        resolved = resolve(state, self._settings, refused or {}, memo)
+        resolved = resolve(state, self._settings, refused or {}, memo, has_nat=self.has_nat)
         scope = Scope(
             resolved=resolved,
             settings=self._settings,

@@ -38,7 +38,7 @@ _DISCOVER = Rule(
 def uplink(each: Network, settings: NetworkSettings) -> str | None:
     """The physical interface behind a network's bridge; the local option wins (nova, bug 833426)."""
     if each.vlan is not None:
-        return f"vlan{each.vlan}" if settings.vlan_interface or each.bridge_interface else None
+        return each.vlan_link if settings.vlan_interface or each.bridge_interface else None
     return settings.flat_interface or each.bridge_interface
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from nova_netagent.compile.interfaces import Interfaces, Oldest, interfaces
 from nova_netagent.compile.memo import Memo
 from nova_netagent.model import (
     Claim,
@@ -31,6 +32,7 @@ from nova_netagent.settings import Settings
 
 Problem = tuple[Literal["pending", "error"], str]
 METADATA_ADDRESS = "169.254.169.254"
+NO_NAT = "this kernel has no nat table for IPv4"
 
 
 Direction = Literal["ingress", "egress"]
@@ -96,15 +98,36 @@ class Resolved(Struct, frozen=True):
     """For each object that is not simply done."""
 
 
-def resolve(state: DesiredState, settings: Settings, refused: Mapping[Key, str], memo: Memo) -> Resolved:
+class _Claimed(Struct, frozen=True):
+    """What the described instances claim."""
+
+    oldest: Oldest
+    holders: Mapping[Claim, Claim]
+    """For each contested thing the claim that is the oldest; what is not contested is left out."""
+
+
+def resolve(
+    state: DesiredState, settings: Settings, refused: Mapping[Key, str], memo: Memo, *, has_nat: bool = True
+) -> Resolved:
     """Resolve a state.
 
     :param refused: objects that the kernel refused, with its reason: they are left out.
+    :param has_nat: whether the kernel has a nat table for IPv4; without it what needs it is in error.
     """
-    problems: dict[Key, list[Problem]] = {key: [("error", why)] for key, why in refused.items()}
-    networks = _usable_networks(state, refused, memo, problems)
+    claimed = memo.get("claimed", (state.instances,), lambda: _claimed(state))
+    named: Interfaces = memo.get(
+        "interfaces",
+        (state.networks, state.floating_ips, claimed),
+        lambda: interfaces(state, settings.network, claimed.oldest),
+    )
+    without = {**named.mistaken, **refused}
+    problems: dict[Key, list[Problem]] = {key: [("error", why)] for key, why in without.items()}
+    networks = _usable_networks(state, named.mistaken, refused, memo, problems)
+    if not has_nat:
+        without |= {("floating_ips", id_): NO_NAT for id_ in state.floating_ips}
+        _report_missing_nat(state, networks.values(), settings, problems)
     groups = _groups(state, refused, memo)
-    ports = _ports(state, networks, groups, _hosts_own(state, networks, settings), refused, memo)
+    ports = _ports(state, networks, groups, claimed.holders, named.hosts_own, refused, memo)
     for id_, instance_ports in ports.items():
         for port in instance_ports:
             if port.problems:
@@ -118,26 +141,53 @@ def resolve(state: DesiredState, settings: Settings, refused: Mapping[Key, str],
         networks=networks,
         ports=ports,
         groups=groups,
-        floating_ips=tuple(_floating_ips(state, networks, ports, refused, problems)),
+        floating_ips=tuple(_floating_ips(state, networks, ports, without, problems)),
         provider_rules=tuple(r for r in state.of(ProviderRule) if ("provider_rules", r.id) not in refused),
         problems={key: tuple(found) for key, found in problems.items()},
     )
 
 
 def _usable_networks(
-    state: DesiredState, refused: Mapping[Key, str], memo: Memo, problems: dict[Key, list[Problem]]
+    state: DesiredState,
+    mistaken: Mapping[Key, str],
+    refused: Mapping[Key, str],
+    memo: Memo,
+    problems: dict[Key, list[Problem]],
 ) -> Mapping[str, Network]:
-    overlaps = memo.get("overlaps", (state.networks,), lambda: _overlaps(state))
+    absent = memo.intern("absent", frozenset(id_ for kind, id_ in mistaken if kind == Network.KIND))
+    overlaps = memo.get("overlaps", (state.networks, absent), lambda: _overlaps(state, absent))
     for id_, why in overlaps.items():
         problems.setdefault(("networks", id_), []).append(("error", why))
     return {
         id_: entry.object
         for id_, entry in state.networks.items()
-        if isinstance(entry.object, Network) and id_ not in overlaps and ("networks", id_) not in refused
+        if isinstance(entry.object, Network)
+        and id_ not in overlaps
+        and id_ not in absent
+        and (Network.KIND, id_) not in refused
     }
 
 
-def _overlaps(state: DesiredState) -> Mapping[str, str]:
+def _report_missing_nat(
+    state: DesiredState, networks: Iterable[Network], settings: Settings, problems: dict[Key, list[Problem]]
+) -> None:
+    """Say of every object what it lacks on a kernel without NAT."""
+    for id_ in state.floating_ips:
+        problems.setdefault(("floating_ips", id_), []).append(("error", NO_NAT))
+    fixed = [values.prefix(range_) for range_ in settings.network.fixed_range]
+    for each in networks:
+        if each.cidr is None:
+            continue
+        lost = []
+        if settings.network.routing_source_ip and any(range_.overlaps(values.prefix(each.cidr)) for range_ in fixed):
+            lost.append("no SNAT")
+        if ":" not in (settings.metadata.metadata_host or ":"):
+            lost.append("no way to the metadata service")
+        if lost:
+            problems.setdefault(("networks", each.id), []).append(("error", f"{NO_NAT}: {', '.join(lost)}"))
+
+
+def _overlaps(state: DesiredState, absent: frozenset[str]) -> Mapping[str, str]:
     """Networks that this host cannot route beside an older one, and why.
 
     Each range is as old as its own claim; a network that loses one loses all of its ranges.
@@ -145,7 +195,7 @@ def _overlaps(state: DesiredState) -> Mapping[str, str]:
     claims = sorted(_routed_ranges(state), key=lambda claim: (claim[0], claim[1].id))
     bad: dict[str, str] = {}
     while True:
-        found = _first_overlap([claim for claim in claims if claim[1].id not in bad])
+        found = _first_overlap([claim for claim in claims if claim[1].id not in bad and claim[1].id not in absent])
         if found is None:
             return bad
         younger, older = found
@@ -173,18 +223,17 @@ def _first_overlap(claims: list[tuple[int, Network, values.Prefix]]) -> tuple[Ne
     return None
 
 
-def _holders(state: DesiredState) -> Mapping[Claim, Claim]:
-    """For each contested thing the claim that is the oldest; what is not contested is left out."""
+def _claimed(state: DesiredState) -> _Claimed:
     first: dict[Claim, tuple[int, Claim]] = {}
-    contested: dict[Claim, Claim] = {}
+    contested: set[Claim] = set()
     for entry in state.instances.values():
         for claim, since in entry.since.items():
             thing = claim[:-1]
             other = first.setdefault(thing, (since, claim))
             if other[1] != claim:
                 first[thing] = min(other, (since, claim))
-                contested[thing] = first[thing][1]
-    return {thing: first[thing][1] for thing in contested}
+                contested.add(thing)
+    return _Claimed(first, {thing: first[thing][1] for thing in contested})
 
 
 def _groups(state: DesiredState, refused: Mapping[Key, str], memo: Memo) -> Mapping[str, Group]:
@@ -215,16 +264,6 @@ def _make_group(definition: Object, memo: Memo) -> Group:
     return Group(definition, judge, named)
 
 
-def _hosts_own(state: DesiredState, networks: Mapping[str, Network], settings: Settings) -> frozenset[str]:
-    """The interfaces that are the host's, and so no vif's: a tap of that name would pass unfiltered."""
-    configured = settings.network
-    found = {configured.public_interface, configured.flat_interface, configured.vlan_interface}
-    for network in networks.values():
-        found |= {network.bridge, network.bridge_interface}
-    found |= {entry.object.interface for entry in state.floating_ips.values() if isinstance(entry.object, FloatingIP)}
-    return frozenset(name for name in found if name is not None)
-
-
 def _is_open(rule: SecurityGroupRule) -> bool:
     """Whether a rule without a remote group allows everything."""
     return protocols.number(rule.protocol, rule.family) is None and (rule.remote_ip_prefix or "/0").endswith("/0")
@@ -234,11 +273,11 @@ def _ports(
     state: DesiredState,
     networks: Mapping[str, Network],
     groups: Mapping[str, Group],
+    holders: Mapping[Claim, Claim],
     hosts_own: frozenset[str],
     refused: Mapping[Key, str],
     memo: Memo,
 ) -> Mapping[str, tuple[Port, ...]]:
-    holders = memo.get("holders", (state.instances,), lambda: _holders(state))
     found: dict[str, tuple[Port, ...]] = {}
     for id_ in sorted(state.instances):
         instance = state.instances[id_].object
@@ -354,7 +393,7 @@ def _floating_ips(
     state: DesiredState,
     networks: Mapping[str, Network],
     ports: Mapping[str, tuple[Port, ...]],
-    refused: Mapping[Key, str],
+    without: Mapping[Key, str],
     problems: dict[Key, list[Problem]],
 ) -> Iterable[FloatingIP]:
     """The floating IPs to install, in numerical order."""
@@ -369,7 +408,7 @@ def _floating_ips(
         floating = entry.object
         assert isinstance(floating, FloatingIP)
         key = (FloatingIP.KIND, floating.id)
-        if key in refused:
+        if key in without:
             continue
         problem = _floating_problem(floating, ranges, own, ports)
         if problem is None:

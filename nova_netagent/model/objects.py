@@ -160,6 +160,11 @@ class Network(Body, frozen=True, kw_only=True):
         return self.dhcp_server or self.gateway
 
     @property
+    def vlan_link(self) -> str | None:
+        """The VLAN device of this network, named as nova named it."""
+        return None if self.vlan is None else f"vlan{self.vlan}"
+
+    @property
     def external_gateway(self) -> bool:
         """Whether somebody else routes this network (nova: ``gateway`` is not ``dhcp_server``)."""
         return self.gateway is not None and self.gateway != self.server

@@ -22,7 +22,7 @@ Key = tuple[str, str]
 """A kind and an id."""
 
 Claim = tuple[str, ...]
-"""Something that only one object can hold: an address on a network, a device, a range."""
+"""Something that not everybody can hold: an address on a network, a device, a range, a link of the host."""
 
 TOMBSTONE_SECONDS = 7 * 86400
 
@@ -40,6 +40,11 @@ def claims(item: Object) -> Iterator[Claim]:
             cidr = item.range(family)
             if cidr is not None:
                 yield ("range", cidr)
+        for link in (item.bridge, item.bridge_interface, item.vlan_link):
+            if link is not None:
+                yield ("link", link)
+    elif isinstance(item, FloatingIP) and item.interface is not None:
+        yield ("link", item.interface)
 
 
 class Entry(Struct, frozen=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nova_netagent.events import Delete, Put, fold
-from nova_netagent.model import DesiredState
+from nova_netagent.model import DesiredState, claims
 from nova_netagent.store import SCHEMA_VERSION, Store, StoreError
 from nova_netagent.testing import (
     make_floating_ip,
@@ -107,3 +107,15 @@ def test_notes_of_what_we_made_keep_what_was_found_first(tmp_path: Path) -> None
     assert Store(tmp_path / "state.db").made() == {forward: "0", ("bridge", "br1"): ""}
     store.forget_made([forward, ("port", "never")])
     assert store.made() == {("bridge", "br1"): ""}
+
+
+def test_a_claim_that_an_older_version_did_not_note_is_as_old_as_the_object(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    store = Store(path)
+    network = make_network(1)
+    state = fold(fold(DesiredState(), Put(make_instance(1)), 0.0), Put(network), 0.0)
+    store.save(DesiredState(), state)
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE object SET since = '[[2, \"range\", \"10.1.0.0/24\"]]' WHERE kind = 'networks'")
+    assert Store(path).load().networks[network.id].since == dict.fromkeys(claims(network), 2)

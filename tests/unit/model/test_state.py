@@ -30,9 +30,17 @@ def test_what_an_instance_claims() -> None:
 
 
 def test_what_a_network_claims() -> None:
-    assert list(claims(make_network(1))) == [("range", "10.1.0.0/24"), ("range", "fd00:1::/64")]
-    assert list(claims(make_network(1, cidr_v6=None, gateway_v6=None))) == [("range", "10.1.0.0/24")]
-    assert list(claims(make_network(1, cidr=None, gateway=None, cidr_v6=None, gateway_v6=None))) == []
+    bridge = ("link", "br1")
+    assert list(claims(make_network(1))) == [("range", "10.1.0.0/24"), ("range", "fd00:1::/64"), bridge]
+    bare = {"cidr_v6": None, "gateway_v6": None}
+    assert list(claims(make_network(1, **bare))) == [("range", "10.1.0.0/24"), bridge]
+    vlan = make_network(1, cidr=None, gateway=None, bridge_interface="eth1", vlan=7, **bare)
+    assert list(claims(vlan)) == [bridge, ("link", "eth1"), ("link", "vlan7")]
+
+
+def test_what_a_floating_ip_claims() -> None:
+    assert list(claims(make_floating_ip(1))) == []
+    assert list(claims(make_floating_ip(1, interface="eth1"))) == [("link", "eth1")]
 
 
 def test_the_others_claim_nothing() -> None:
