@@ -2,7 +2,6 @@
 
 import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,58 +15,78 @@ from tests.lab import Lab, needs
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
 
 IMPATIENT = {"firewall": {"lock_timeout": 0.3}}
+PATIENT = {"firewall": {"lock_timeout": 60}}
 FOREIGN = 60
+CHANGES = 20
 WITHOUT_LOCK = {"env": {"XTABLES_LOCKFILE": "/run/another.lock", "PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}}
 """Has iptables take a lock that nobody else knows."""
+SOON = 20.0
+"""Seconds within which a loaded machine does what takes an idle one some milliseconds."""
 
 
-def appended(cloud: Cloud, **options: Any) -> int:
-    """Let another program append rules while the agent is busy; how often it had to try again."""
+class Changes:
+    """Another thread that changes the filter table on and on, and counts what was asked for."""
+
+    def __init__(self, cloud: Cloud, codes: set[int]) -> None:
+        self.made = 0
+        self.done = threading.Event()
+        self._cloud = cloud
+        self._codes = codes
+
+    def make(self) -> None:
+        rules = [make_provider_rule(number) for number in range(1, 51)]
+        while not self.done.is_set():
+            for rule in rules:
+                assert put(self._cloud, rule)[0] in self._codes
+                self.made += 1
+                if self.done.is_set():
+                    return
+            for rule in rules:
+                self._cloud.agent.request("DELETE", f"/v1/provider-rules/{rule.id}")
+
+
+def appended(cloud: Cloud, number: int, **options: Any) -> int:
+    """Let another program append a rule; how often it had to try again."""
+    command = ["iptables-legacy", "-w", "-A", "INPUT", "-s", f"198.18.{number >> 8}.{number & 255}", "-j", "ACCEPT"]
     failed = 0
-    for number in range(FOREIGN):
-        command = ["iptables-legacy", "-w", "-A", "INPUT", "-s", f"203.0.113.{number + 1}", "-j", "ACCEPT"]
-        while cloud.host.run(command, check=False, **options).returncode:
-            failed += 1
+    while cloud.host.run(command, check=False, **options).returncode:
+        failed += 1
     return failed
 
 
-def busy(cloud: Cloud, done: threading.Event) -> int:
-    """Change the filter table on and on; how many changes were acknowledged."""
-    changes = 0
-    while not done.is_set():
-        cloud.put(make_provider_rule(changes % 50 + 1))
-        if changes % 50 == 49:
-            cloud.delete(*(make_provider_rule(n) for n in range(1, 51)))
-        changes += 1
-    return changes
-
-
-def nothing_is_lost(cloud: Cloud, **options: Any) -> int:
-    done = threading.Event()
+def nothing_is_lost(cloud: Cloud, codes: set[int], **options: Any) -> int:
+    """Two programs at work on one table until both did their share; how often the other had to try again."""
+    changes, failed, number = Changes(cloud, codes), 0, 0
     with ThreadPoolExecutor() as pool:
-        changing = [pool.submit(busy, cloud, done)]
+        changing = pool.submit(changes.make)
         try:
-            failed = appended(cloud, **options)
+            while not changing.done() and (number < FOREIGN or changes.made < CHANGES):
+                number += 1
+                failed += appended(cloud, number, **options)
         finally:
-            done.set()
-        assert changing[0].result() > 20
-    others = [rule for rule in order_in(cloud.host, "filter", "INPUT") if "203.0.113" in rule]
-    assert others == [f"-s 203.0.113.{n}/32 -j ACCEPT" for n in range(1, FOREIGN + 1)]
+            changes.done.set()
+        changing.result()
+    others = [rule for rule in order_in(cloud.host, "filter", "INPUT") if "198.18." in rule]
+    assert others == [f"-s 198.18.{n >> 8}.{n & 255}/32 -j ACCEPT" for n in range(1, number + 1)]
+    eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], SOON)
     assert cloud.agent.resync()["repaired"] == []
     dropped = [rule for rule in order_in(cloud.host, "filter", "nova-netagent-provider") if "203.0.113" in rule]
     assert len(dropped) == len(cloud.agent.get("provider-rules"))
     return failed
 
 
-def test_beside_iptables_that_takes_the_lock_nothing_is_lost(cloud: Cloud) -> None:
-    assert nothing_is_lost(cloud) == 0
+def test_beside_iptables_that_takes_the_lock_nothing_is_lost(lab: Lab) -> None:
+    cloud = Cloud(lab, PATIENT)
+    assert nothing_is_lost(cloud, {200, 201}) == 0
     assert metric(cloud.agent, "apply_errors_total") == 0
 
 
 def test_beside_a_program_that_takes_no_lock_nothing_is_lost(cloud: Cloud) -> None:
-    """Whose table has changed meanwhile reads it again; the other program has to as well."""
-    nothing_is_lost(cloud, **WITHOUT_LOCK)
-    assert metric(cloud.agent, "apply_errors_total") == 0
+    """Whose table has changed meanwhile reads it again; the other program has to as well.
+
+    Who finds it changed at every attempt says 503, and has another try a moment later.
+    """
+    nothing_is_lost(cloud, {200, 201, 503}, **WITHOUT_LOCK)
 
 
 # --- held by another
@@ -81,9 +100,7 @@ def put(cloud: Cloud, each: Any) -> tuple[int, Any]:
 def test_held_too_long_the_answer_names_it_and_the_change_is_kept(lab: Lab) -> None:
     cloud = Cloud(lab, IMPATIENT)
     with lock_held() as release:
-        began = time.monotonic()
         code, answer = put(cloud, make_provider_rule(1))
-        assert 0.25 < time.monotonic() - began < 2
         assert code == 503
         for word in (LOCK, "0.3 s", "pid"):
             assert word in answer["error"]["message"]
@@ -93,31 +110,33 @@ def test_held_too_long_the_answer_names_it_and_the_change_is_kept(lab: Lab) -> N
         assert (report["enforcing"], LOCK in report["failure"]) == (False, True)
         assert cloud.agent.request("GET", "/readyz")[0] == 200, "the stored state has been applied once"
         assert cloud.agent.request("GET", "/livez")[0] == 200
-        eventually(lambda: metric(cloud.agent, "pending_oldest_seconds") > 0, 3)
+        eventually(lambda: metric(cloud.agent, "pending_oldest_seconds") > 0, SOON)
         release()
-        eventually(lambda: cloud.status(make_provider_rule(1))["state"] == "done", 5)
+        eventually(lambda: cloud.status(make_provider_rule(1))["state"] == "done", SOON)
     assert "203.0.113.0/24" in str(kernel(cloud.host))
-    assert metric(cloud.agent, "pending_oldest_seconds") == 0
+    eventually(lambda: metric(cloud.agent, "pending_oldest_seconds") == 0, SOON)
     assert cloud.agent.request("GET", "/v1/status")[1]["failure"] == ""
 
 
-def test_held_for_a_moment_it_is_waited_for(cloud: Cloud) -> None:
-    with lock_held() as release:
-        threading.Timer(0.2, release).start()
-        assert put(cloud, make_provider_rule(1))[0] == 201
+def test_held_for_a_moment_it_is_waited_for(lab: Lab) -> None:
+    cloud = Cloud(lab, PATIENT)
+    with lock_held() as release, ThreadPoolExecutor() as pool:
+        putting = pool.submit(put, cloud, make_provider_rule(1))
+        eventually(lambda: cloud.agent.get("provider-rules"), SOON)
+        assert not putting.done()
+        release()
+        assert putting.result()[0] == 201
     assert metric(cloud.agent, "apply_errors_total") == 0
-    assert metric(cloud.agent, "lock_wait_seconds_sum") > 0.1
+    assert metric(cloud.agent, "lock_wait_seconds_sum") > 0
 
 
 def test_reads_are_answered_meanwhile(lab: Lab) -> None:
-    cloud = Cloud(lab, {"firewall": {"lock_timeout": 3}})
+    cloud = Cloud(lab, PATIENT)
     with lock_held() as release, ThreadPoolExecutor() as pool:
         putting = pool.submit(put, cloud, make_provider_rule(1))
-        eventually(lambda: cloud.agent.get("provider-rules"), 2)
+        eventually(lambda: cloud.agent.get("provider-rules"), SOON)
         for path in ("/v1/status", "/livez", "/metrics", "/v1/state", "/v1/provider-rules"):
-            began = time.monotonic()
             assert cloud.agent.request("GET", path)[0] == 200
-            assert time.monotonic() - began < 0.5
         assert not putting.done()
         release()
         assert putting.result()[0] == 201
@@ -134,7 +153,7 @@ def test_what_is_deleted_meanwhile_passes_nothing(lab: Lab) -> None:
         assert code == 503
         assert cloud.host.links.all()["tap1"]["master"] is None
         assert cloud.agent.get("instances") == []
-    eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], 5)
+    eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], SOON)
     assert "inst-a0000001" not in str(kernel(cloud.host))
 
 
@@ -145,8 +164,9 @@ def test_a_new_instance_is_on_no_bridge_before_its_rules_are_in(lab: Lab) -> Non
     with lock_held():
         assert put(cloud, make_instance(1))[0] == 503
         assert cloud.host.links.all()["tap1"]["master"] is None
-    eventually(lambda: cloud.host.links.all()["tap1"]["master"] == "br1", 5)
-    assert cloud.status(make_instance(1))["state"] == "done"
+    eventually(lambda: cloud.host.links.all()["tap1"]["master"] == "br1", SOON)
+    # The status is published a moment after the port was joined.
+    eventually(lambda: cloud.status(make_instance(1))["state"] == "done", SOON)
 
 
 def test_held_at_a_resync_it_says_so(lab: Lab) -> None:
@@ -156,7 +176,7 @@ def test_held_at_a_resync_it_says_so(lab: Lab) -> None:
         assert (code, LOCK in answer["error"]["message"]) == (503, True)
         code, answer = cloud.agent.request("GET", "/v1/plan")
         assert (code, LOCK in answer["error"]["message"]) == (503, True)
-    eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], 5)
+    eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], SOON)
 
 
 def test_drift_that_waited_for_the_lock_is_repaired(lab: Lab) -> None:
@@ -167,7 +187,7 @@ def test_drift_that_waited_for_the_lock_is_repaired(lab: Lab) -> None:
         cloud.host.run(["iptables-legacy", "-F", "nova-netagent-INPUT"], **WITHOUT_LOCK)
         assert cloud.agent.request("POST", "/v1/resync")[0] == 503
         assert kernel(cloud.host) != before
-    eventually(lambda: kernel(cloud.host) == before, 5)
+    eventually(lambda: kernel(cloud.host) == before, SOON)
 
 
 def test_a_commit_that_collides_is_done_anew(cloud: Cloud) -> None:
@@ -176,10 +196,17 @@ def test_a_commit_that_collides_is_done_anew(cloud: Cloud) -> None:
     silent = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
     program = cloud.host.popen(["sh", "-c", loop], **silent, **WITHOUT_LOCK)
     cloud.network(1)
-    codes = {put(cloud, make_provider_rule(number))[0] for number in range(1, 80)}
+    changes = Changes(cloud, {200, 201, 503})
+    with ThreadPoolExecutor() as pool:
+        changing = pool.submit(changes.make)
+        try:
+            eventually(lambda: changing.done() or metric(cloud.agent, "apply_retries_total") > 3, SOON)
+        finally:
+            changes.done.set()
+        changing.result()
     program.kill()
-    assert codes <= {201, 503}
-    eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], 5)
-    assert metric(cloud.agent, "apply_retries_total") > 0
-    assert len([x for x in order_in(cloud.host, "filter", "nova-netagent-provider") if "203.0.113" in x]) == 79
+    program.wait()
+    eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], SOON)
+    dropped = [rule for rule in order_in(cloud.host, "filter", "nova-netagent-provider") if "203.0.113" in rule]
+    assert len(dropped) == len(cloud.agent.get("provider-rules"))
     assert cloud.agent.resync()["repaired"] == []
