@@ -69,10 +69,13 @@ def _samples(text: str, name: str) -> Iterator[tuple[Mapping[str, str], float]]:
 
 
 def eventually(happened: Callable[[], object], within: float) -> float:
-    """Wait until something is so; the seconds that it took."""
+    """Wait until something is so; the seconds that it took.
+
+    :param within: what it takes an idle machine at most; a loaded one is given ten times that.
+    """
     began = time.monotonic()
     while not happened():
-        assert time.monotonic() - began < within, f"not within {within} s"
+        assert time.monotonic() - began < 10 * within, f"not within {10 * within} s"
         time.sleep(0.005)
     return time.monotonic() - began
 

@@ -20,8 +20,7 @@ FOREIGN = 60
 CHANGES = 20
 WITHOUT_LOCK = {"env": {"XTABLES_LOCKFILE": "/run/another.lock", "PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}}
 """Has iptables take a lock that nobody else knows."""
-SOON = 20.0
-"""Seconds within which a loaded machine does what takes an idle one some milliseconds."""
+SOON = 2.0
 
 
 class Changes:

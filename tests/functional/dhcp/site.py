@@ -169,9 +169,12 @@ class Site:
 
 
 def eventually(happened: Any, within: float = 5.0) -> float:
-    """Wait until something is so; the seconds that it took."""
+    """Wait until something is so; the seconds that it took.
+
+    :param within: what it takes an idle machine at most; a loaded one is given ten times that.
+    """
     began = time.monotonic()
     while not happened():
-        assert time.monotonic() - began < within, f"not within {within} s"
+        assert time.monotonic() - began < 10 * within, f"not within {10 * within} s"
         time.sleep(0.005)
     return time.monotonic() - began

@@ -1,7 +1,6 @@
 """Single packets: arrives and refused, for every kind of probe, with and without a rule that drops them."""
 
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -207,9 +206,7 @@ def test_proof_by_reply(bridged: Bridged, family: int) -> None:
 
 def test_proof_by_wire_when_nothing_may_pass(bridged: Bridged, family: int) -> None:
     with bridged.dropping("FORWARD"):
-        started = time.monotonic()
         refusal = refused(bridged.outside, bridged.vm1, Tcp(80, family=family))
-        assert time.monotonic() - started < 0.2
     assert (bool(refusal), refusal.proof, refusal.way_proved) == (True, "wire", False)
 
 
