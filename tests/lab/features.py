@@ -102,6 +102,12 @@ def _real_root(namespace: Namespace) -> None:
         raise PermissionError("only root of a user namespace")
 
 
+def _setgroups(namespace: Namespace) -> None:
+    """Programs that begin as root and go on as somebody else need it: dnsmasq does."""
+    if Path("/proc/self/setgroups").read_text().strip() == "deny":
+        raise PermissionError("a user namespace that was not made by root has one user and no groups")
+
+
 CHECKS: dict[str, Check] = {
     "iptables": _iptables,
     "ip6tables": _ip6tables,
@@ -116,4 +122,5 @@ CHECKS: dict[str, Check] = {
     "tap": _tap,
     "ipv6": _ipv6,
     "real_root": _real_root,
+    "setgroups": _setgroups,
 }

@@ -114,10 +114,14 @@ def _unshare() -> None:
 
 def _unshare_as_root_of_user_namespace() -> None:
     uid, gid = os.geteuid(), os.getegid()
-    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS)
+    # By this name pytest makes its directory, and the real root's is not ours.
+    os.environ["LOGNAME"] = f"uid-{uid}"
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
     Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    # Only now: files of /proc/net belong to who is root when their namespace is made.
+    syscalls.unshare(syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS)
 
 
 def mount_sysfs() -> bool:

@@ -66,8 +66,13 @@ class IptablesBackend:
         return [table for family in families for name in TABLES if self._exists(table := TableId(family, name))]
 
     def loaded_tables(self) -> list[TableId]:
-        """Those of them that this namespace uses already: where anything of ours can be. Loads nothing."""
-        return [TableId(family, name) for family in FAMILIES for name in TABLES if name in _loaded(family)]
+        """Those of them that this namespace uses already: where anything of ours can be.
+
+        Loads nothing, unless the kernel does not tell: then each is asked for.
+
+        :raises Unavailable: no permission to ask.
+        """
+        return [table for family in FAMILIES for table in self._loaded(family)]
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold the xtables lock. :raises Unavailable: it was not free in time, or cannot be opened."""
@@ -146,6 +151,15 @@ class IptablesBackend:
             return self._tables(table.family).counters(table.name)
         except OSError as e:
             raise _unavailable(table, e) from e
+
+    def _loaded(self, family: Family) -> list[TableId]:
+        try:
+            names = _LOADED[family].read_text().split()
+        except PermissionError:  # in a user namespace whose root came after this file
+            return self.tables((family,))
+        except OSError:
+            return []
+        return [TableId(family, name) for name in TABLES if name in names]
 
     def _exists(self, table: TableId) -> bool:
         if table in self._missing:
@@ -230,13 +244,6 @@ class IptablesBackend:
                 absent = self._sets.absent(entry.set_indexes(edit.key, plan.table.family))
                 if absent is not None:
                     raise RuleRefused(f"{plan.table}: a rule of {edit.chain} refers to the set {absent}: there is none")
-
-
-def _loaded(family: Family) -> list[str]:
-    try:
-        return _LOADED[family].read_text().split()
-    except OSError:
-        return []
 
 
 def _unavailable(table: TableId, error: OSError) -> Unavailable:

@@ -354,6 +354,19 @@ def test_loaded_tables_are_found_without_loading_any(backend: IptablesBackend) -
     assert backend.loaded_tables() == loaded
 
 
+def test_where_the_kernel_does_not_tell_which_tables_are_loaded_all_are_looked_at(
+    backend: IptablesBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not looked at is not cleaned up."""
+
+    class Closed:
+        def read_text(self) -> str:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(backend_module, "_LOADED", {4: Closed(), 6: Closed()})
+    assert backend.loaded_tables() == backend.tables()
+
+
 def test_a_refusal_that_came_too_late_is_a_change(backend: IptablesBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     committed = Handle.commit
 

@@ -16,7 +16,7 @@ pytest.register_assert_rewrite("tests.unit.dhcp.contract")
 
 from tests.unit.dhcp.contract import ServersContract  # noqa: E402
 
-pytestmark = needs("bridge", "veth", "ipv6", "program:dnsmasq", "program:dhclient", "program:busybox")
+pytestmark = needs("bridge", "veth", "ipv6", "program:dnsmasq", "setgroups", "program:dhclient", "program:busybox")
 
 
 class InNamespace:

@@ -11,7 +11,7 @@ from tests.functional.dhcp.clients import resolve
 from tests.functional.dhcp.site import Site
 from tests.lab import Namespace, needs
 
-pytestmark = needs("bridge", "veth", "ipv6", "program:dnsmasq")
+pytestmark = needs("bridge", "veth", "ipv6", "program:dnsmasq", "setgroups")
 
 
 @contextmanager

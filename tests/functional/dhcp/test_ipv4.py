@@ -9,7 +9,7 @@ from tests.functional.dhcp.clients import Answer, dhclient, dhcpcd, udhcpc
 from tests.functional.dhcp.site import Site
 from tests.lab import needs
 
-pytestmark = needs("bridge", "veth", "program:dnsmasq", "program:dhclient", "program:busybox")
+pytestmark = needs("bridge", "veth", "program:dnsmasq", "setgroups", "program:dhclient", "program:busybox")
 
 PLAIN: dict[str, Any] = {"cidr_v6": None, "gateway_v6": None}
 

@@ -10,7 +10,7 @@ from tests.functional.dhcp.site import Site, eventually
 from tests.lab import Namespace, needs
 from tests.unit.dhcp.test_services import eui64, slaac_vif
 
-pytestmark = needs("bridge", "veth", "ipv6", "program:dnsmasq", "program:dhclient")
+pytestmark = needs("bridge", "veth", "ipv6", "program:dnsmasq", "setgroups", "program:dhclient")
 
 
 def slaac(number: int = 1, network: int = 1) -> Any:

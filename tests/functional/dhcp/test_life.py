@@ -22,7 +22,7 @@ from tests.lab import needs
 from tests.lab.agent import REPOSITORY
 from tests.unit.dhcp.test_services import slaac_vif
 
-pytestmark = needs("bridge", "veth", "ipv6", "program:dnsmasq", "program:dhclient", "program:busybox")
+pytestmark = needs("bridge", "veth", "ipv6", "program:dnsmasq", "setgroups", "program:dhclient", "program:busybox")
 
 
 class Driver:
