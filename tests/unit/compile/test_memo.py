@@ -91,6 +91,12 @@ def test_a_new_member_touches_its_own_chains_the_trees_and_one_set() -> None:
     assert after[name].members - before[name].members == {"10.1.0.31/32"}
 
 
+def test_a_network_that_changes_changes_its_instances() -> None:
+    told = Told()
+    changed = changed_by(told, Put(make_network(1, dhcp_server="10.1.0.250")))
+    assert {f"filter:inst-a{number:07x}" for number in range(1, 30)} <= changed
+
+
 def test_an_instance_that_goes_touches_nobody_else() -> None:
     told = Told()
     touched = changed_by(told, Delete("instances", make_instance(29).id))

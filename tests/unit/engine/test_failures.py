@@ -7,9 +7,11 @@ import pytest
 
 from nova_netagent.backend import RuleRefused
 from nova_netagent.backend.fake import FakeBackend
+from nova_netagent.compile import empty_ruleset
 from nova_netagent.engine import Change, Look, NotApplied
 from nova_netagent.events import Put
 from nova_netagent.netfilter.rule import DROP, Rule, TableId
+from nova_netagent.plan_links import LinkPlan
 from nova_netagent.store import StoreError
 from nova_netagent.testing import (
     make_floating_ip,
@@ -224,3 +226,29 @@ def test_live_chains_tell_what_each_rule_is_there_for(host: Host) -> None:
     chains = {each["chain"]: each for each in host.engine.live_chains("filter", 4)}
     (rule,) = chains["nova-netagent-sgi-b0000001"]["rules"]  # type: ignore[misc]
     assert rule["origin"] is None  # type: ignore[index]
+
+
+@pytest.mark.parametrize("step", ["prepare", "finish"])
+def test_what_was_made_at_the_moment_of_a_crash_is_known_to_be_ours(
+    host: Host, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It is noted before it is made: otherwise a cleanup would take it for somebody else's."""
+    host.engine.reconciler.remove_everything(empty_ruleset(host.settings))
+    host.engine.close()
+    sysctls, addresses, ports = dict(host.links.sysctls), set(host.links.addresses), set(host.links.links)
+    work = getattr(host.links, step)
+
+    def work_and_die(plan: LinkPlan) -> None:
+        work(plan)
+        raise KeyboardInterrupt
+
+    host.start()
+    monkeypatch.setattr(host.links, step, work_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        host.put(make_network(1))
+    monkeypatch.undo()
+    host.start()
+    assert host.links.sysctls != sysctls
+    assert "br1" in host.links.links
+    host.engine.reconciler.remove_everything(empty_ruleset(host.settings))
+    assert (host.links.sysctls, host.links.addresses, set(host.links.links)) == (sysctls, addresses, ports)
