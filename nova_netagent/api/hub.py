@@ -296,9 +296,13 @@ class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no t
         return self.headers.get("transfer-encoding") is not None or body.position < (body.content_length or 0)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What cannot be read as a request is refused in the same shape as everything else."""
+        """What cannot be read as a request is refused in the same shape as everything else.
+
+        Whatever Python's server calls it (505 for an HTTP of the future), it is the sender's fault.
+        """
+        code = int(code) if code < 500 else 400
         body = refusal_body(code, message or explain or "the request cannot be read")
-        head = f"HTTP/1.1 {int(code)} Refused\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        head = f"HTTP/1.1 {code} Refused\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         self.wfile.write(head.encode() + b"Connection: close\r\n\r\n" + body)
         self.close_connection = True
 
