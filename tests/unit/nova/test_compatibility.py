@@ -1,4 +1,4 @@
-"""docs/compatibility.md names tests and options: they must be there."""
+"""docs/compatibility.md and tests/MUTANTS.md name tests and options: they must be there."""
 
 import ast
 import re
@@ -10,6 +10,7 @@ from nova_netagent import conf
 
 TESTS = Path(__file__).resolve().parents[2]
 TEXT = (TESTS.parent / "docs" / "compatibility.md").read_text()
+MUTANTS = (TESTS / "MUTANTS.md").read_text()
 
 
 def functions(path: Path) -> set[str]:
@@ -26,6 +27,19 @@ def test_every_test_that_is_named_exists() -> None:
     named = set(re.findall(r"`(test_\w+)`", TEXT))
     assert len(named) > 60
     assert named <= known
+
+
+def test_every_test_that_is_named_with_its_file_is_there() -> None:
+    named = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", MUTANTS + TEXT))
+    assert len(named) > 30
+    missing = {f"{path}::{name}" for path, name in named if name not in functions(TESTS.parent / path)}
+    assert not missing
+
+
+def test_there_is_a_mutant_of_every_law() -> None:
+    laws = {int(number) for number in re.findall(r"^\| (\d+)\b", MUTANTS, re.M)}
+    assert laws >= set(range(1, 11))
+    assert all(f"\n| {part} |" in MUTANTS for part in ("backend", "store", "api"))
 
 
 def test_every_scenario_is_a_test_or_named_as_next() -> None:
