@@ -68,7 +68,7 @@ class Demonstration:
         command("netagentctl apply -f cloud.json", count)
         self._try_groups()
         took = timed(self._float)
-        command(f"netagentctl set floating-ip {FLOATING} -> web", f"{took:.0f} ms")
+        command("netagentctl set floating-ip -f floating-ip.json", f"{FLOATING} -> web: {took:.0f} ms")
         self.passes(self.outside, FLOATING, 80, "DNAT to web", server=self.web)
         self.passes(self.web, self.outside, 80, "and back out as itself", seen_as=FLOATING)
         command("netagentctl chains", "db's chain as the kernel has it: packets, and why each rule is there")
@@ -123,7 +123,7 @@ class Demonstration:
             origin = rule["origin"] or ["", "", ""]
             why = origin[2] or {"security_groups": "the group's own chain"}.get(origin[0], origin[0])
             text = re.sub(r"nova-netagent-(?=\S+$)", "…", rule["rule"])
-            print(f"  {rule['packets']:4}  {text:58}  {DIM}{why}{RESET}")
+            print(f"  {rule['packets']:4}  {text:62}  {DIM}{why}{RESET}")
 
     def _survive(self) -> None:
         iptables(self.host, "-F")
