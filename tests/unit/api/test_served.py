@@ -68,7 +68,7 @@ def refusal(answer: bytes) -> dict[str, object]:
     [
         (b"GARBAGE\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
-        (b"GET / HTTP/9.9\r\n\r\n", 505),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
         (b"GET / HTTP/x.y\r\n\r\n", 400),
         (b"GET / HTTP/1.1 and more\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(150)) + b"\r\n", 431),
