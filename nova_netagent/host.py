@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nova_netagent.backend import Backend
+from nova_netagent.backend.conntrack import FlowTable
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
 from nova_netagent.services.protocol import DhcpServers
@@ -18,10 +19,12 @@ class Host:
     frames: FramesBackend | None
     """``None``: the kernel cannot judge them."""
     servers: DhcpServers
+    flows: FlowTable
 
     def close(self) -> None:
         """Close sockets and descriptors; the kernel keeps everything, and servers go on."""
         self.links.close()
         self.servers.close()
+        self.flows.close()
         if self.frames is not None:
             self.frames.close()
