@@ -170,6 +170,7 @@ class Engine:
             self.host.rules,
             self.reconciler.host_addresses,
             self.reconciler.noted_addresses(),
+            self.store,
             self._metrics,
         )
         self._state = self._applied = self.store.load()
@@ -333,6 +334,7 @@ class Engine:
         try:
             try:
                 self._compiled = self._compile()
+                self._revocation.prepare(self._compiled)
                 outcome = self.reconciler.apply(self._compiled, verify=verify)
             except (RuleRefused, ValueError) as error:
                 outcome = self._isolate(error)

@@ -16,6 +16,7 @@ from nova_netagent.compile.cut import set_name
 from nova_netagent.metrics import Metrics
 from nova_netagent.netfilter.flow import Addresses
 from nova_netagent.revoke import Cut, concerned, ends, revoked
+from nova_netagent.store import Store, StoreError
 
 LOG = logging.getLogger(__name__)
 
@@ -36,29 +37,48 @@ class Revocation:
         backend: Backend[Any],
         own: Callable[[], Mapping[str, str]],
         bound: Collection[str],
+        store: Store,
         metrics: Metrics,
     ) -> None:
         self._flows = flows
         self._backend = backend
         self._own = own
         self._bound = bound
+        self._store = store
         self._metrics = metrics
+        self._owed = store.owes_cuts()
+        """Whether the store says so."""
         self._before: Compiled | None = None
         """What was enforced when the flows were last seen to agree; ``None``: not known."""
         self._after: Compiled | None = None
+        self._started = False
+        self._disagreeing = self._owed
+        """Whether the agent that was here before may have left flows that are not allowed."""
         self._delay = 0.0
         self.failure = ""
         """Why flows could not be cut, until they could."""
         self.due: float | None = None
         """When it is to be tried again, by time.monotonic()."""
 
+    def prepare(self, compiled: Compiled) -> None:
+        """Note that flows will have to be cut when this is in the kernel, in case nobody lives to do it.
+
+        :raises StoreError: it cannot be noted.
+        """
+        if not self._owed and (self._before is None or concerned(self._before, compiled)):
+            self._store.owe_cuts(True)
+            self._owed = True
+
     def applied(self, compiled: Compiled, *, drifted: bool) -> None:
         """Cut what is no longer allowed, now that this is in the kernel.
 
-        :param drifted: rules had been changed by somebody: flows may have been let in without them.
+        :param drifted: the rules had been others: flows may have been let in by those.
         """
         if drifted:
             self._before = None
+        elif not self._started and not self._disagreeing:
+            self._before = compiled  # the kernel had these very rules, and whoever set them finished
+        self._started = True
         self._after = compiled
         self._cut()
 
@@ -83,7 +103,17 @@ class Revocation:
             LOG.error("%s; next attempt in %.1f s", self.failure, self._delay)
             return
         self._before = self._after
+        self._settle()
         self._delay, self.failure, self.due = 0.0, "", None
+
+    def _settle(self) -> None:
+        if not self._owed:
+            return
+        try:
+            self._store.owe_cuts(False)
+            self._owed = False
+        except StoreError as error:
+            LOG.warning("all flows will be looked at again after a restart: %s", error)
 
     def _find(self, addresses: Addresses) -> list[Cut]:
         assert self._after is not None

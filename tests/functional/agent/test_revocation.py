@@ -81,7 +81,8 @@ def test_a_rule_is_narrowed(site: Site, family: int) -> None:
 
 
 def test_an_egress_rule_is_removed(site: Site, family: int) -> None:
-    site.describe(ports(family, 80, 81, direction="egress"), make_instance(1, (1,)), make_instance(3, network=2))
+    let_in = make_group(2, make_rule(1, ethertype=ETHERTYPES[family]))
+    site.describe(ports(family, 80, 81, direction="egress"), let_in, make_instance(1, (1, 2)))
     with (
         talking(site.vm1, site.outside, 80, family) as revoked,
         talking(site.vm1, site.host, 80, family, to=f"{'10.1.0.1' if family == 4 else 'fd00:1::1'}") as to_host,
