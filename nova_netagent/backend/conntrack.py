@@ -21,7 +21,9 @@ _NETFILTER = 12
 _SUBSYSTEM = 1 << 8
 _GET, _DELETE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
+_NEW, _MULTI = _SUBSYSTEM, 0x2
 _ERROR, _DONE = 2, 3
+_END = _HEADER.size + 4
 _NESTED, _KIND = 0x8000, 0x3FFF
 _ORIGINAL, _REPLY, _STATUS, _PROTOINFO, _ID, _ZONE = 1, 2, 3, 4, 12, 18
 _IP, _PROTO = 1, 2
@@ -122,7 +124,8 @@ class Conntrack:
         kernel.send(self._message(_GET, _DUMP, family, b""))
         while True:
             data = kernel.recv(_RECEIVED)
-            worthwhile = not skim or any(needle in data for needle in needles)
+            if skim and not any(needle in data for needle in needles) and _goes_on(data):
+                continue
             for kind, sequence, body in _messages(data):
                 if sequence != self._sequence:
                     continue
@@ -130,7 +133,7 @@ class Conntrack:
                     return
                 if kind == _ERROR:
                     _raise(body)
-                if worthwhile and is_wanted(body):
+                if is_wanted(body):
                     yield _flow(body, family)
 
     def _acknowledged(self, sequences: range) -> int:
@@ -141,6 +144,12 @@ class Conntrack:
                     waiting.remove(sequence)
                     deleted += _raise(body)
         return deleted
+
+
+def _goes_on(data: bytes) -> bool:
+    """Whether a buffer is of a dump and not its end, which comes last in it or alone."""
+    _, kind, flags, _, _ = _HEADER.unpack_from(data)
+    return kind == _NEW and bool(flags & _MULTI) and _HEADER.unpack_from(data, len(data) - _END)[:2] != (_END, _DONE)
 
 
 def _raise(body: bytes) -> bool:

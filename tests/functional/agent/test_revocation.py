@@ -17,7 +17,7 @@ from nova_netagent.testing import (
 )
 from tests.functional.agent.flows import talking
 from tests.functional.agent.site import ETHERTYPES, Site
-from tests.lab import Namespace, iptables, needs, ping
+from tests.lab import Namespace, Udp, iptables, needs, ping, refused, udp
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
 
@@ -383,3 +383,32 @@ def test_pings_go_on_or_not_as_the_rules_say(site: Site, family: int) -> None:
     assert ping(site.outside, site.vm1, family=family)
     site.put(make_group(2))
     assert not ping(site.outside, site.vm1, family=family, timeout=0.2)
+
+
+# --- networks of one range that this host only bridges
+
+
+def test_flows_of_one_network_are_not_anothers(site: Site, family: int) -> None:
+    """Two pairs of the same addresses: what one may answer, the other may not."""
+    own, peer = ("10.3.0.5", "10.3.0.6") if family == 4 else ("fd00:3::5", "fd00:3::6")
+    bits = 24 if family == 4 else 64
+    machines = {}
+    bridged = {"gateway": None, "gateway_v6": None, "cidr": "10.3.0.0/24", "cidr_v6": "fd00:3::/64"}
+    described = [make_network(number, **bridged) for number in (3, 4)]
+    instances = []
+    for network, name in ((3, "here"), (4, "there")):
+        for address, end in ((own, "asks"), (peer, "answers")):
+            number = 10 * network + len(machines) + (100 if family == 6 else 0)
+            machine = site.guest(number, 3, (f"{address}/{bits}",))
+            machines[name, end] = machine
+            vif = make_vif(number, network, fixed_ips=(address,))
+            groups = (1,) if (name, end) == ("here", "answers") else ()
+            instances.append(make_instance(number, groups, vifs=(vif,)))
+    site.describe(*described, ports(family, 53), *instances)
+    assert udp(machines["here", "asks"], machines["here", "answers"], 53, family=family, source_port=5000)
+    assert refused(machines["there", "answers"], machines["there", "asks"], Udp(5000, source_port=53, family=family))
+    with talking(machines["here", "asks"], machines["here", "answers"], 53, family) as talk:
+        site.delete(instances[2])
+        assert talk.lives()
+        site.put(ports(family, 54))
+        assert talk.is_dead()
