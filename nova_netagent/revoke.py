@@ -27,7 +27,7 @@ from nova_netagent.netfilter.rule import FAMILIES, Family
 
 EVERYBODY = Addresses(everybody=True)
 _SOMEWHERE = "outside"
-"""An interface of the host that nobody has named."""
+"""An interface or port of the host that nobody has named."""
 _LEAST_EPHEMERAL = 32768
 
 
@@ -53,7 +53,7 @@ def concerned(before: Compiled | None, after: Compiled) -> Addresses:
         return Addresses()
     old, new = before.scope.resolved, after.scope.resolved
     found = [
-        *_of_ports(old, new),
+        *_of_ports(old, new, after.scope.settings.network.manage_links),
         *_of_groups(old, new),
         *_of_members(before, after),
         *_of_floating_ips(old, new),
@@ -73,11 +73,18 @@ def _is_host(prefix: Prefix) -> bool:
     return prefix.length == values.FAMILY_BITS[prefix.family]
 
 
-def _of_ports(old: Resolved, new: Resolved) -> Iterator[str]:
+def _of_ports(old: Resolved, new: Resolved, arrives_closed: bool) -> Iterator[str]:
+    """The addresses of the instances that are not what they were.
+
+    :param arrives_closed: an instance that is not described passes nothing, so one that arrives has
+        no flows but those that the host judged from which it came.
+    """
     for id_ in {*old.ports, *new.ports}:
         before, after = old.ports.get(id_, ()), new.ports.get(id_, ())
         if before is not after:
             for port in {*before} ^ {*after}:
+                if arrives_closed and id_ not in old.ports:
+                    continue
                 yield from _own(port)
                 # A pair with everybody would have every flow looked at; it names nobody (see Whereabouts).
                 yield from (pair.ip_address for pair in port.vif.pairs if not pair.ip_address.endswith("/0"))
@@ -165,8 +172,8 @@ def revoked(
     now = Whereabouts(after, own)
     was = None if before is None else Whereabouts(before, own)
     for flow in flows:
-        if not any(flow.zone in each.zones(flow.family) for each in (now, was) if each is not None):
-            continue  # somebody else's
+        if not any(each.knows(flow) for each in (now, was) if each is not None):
+            continue
         if was is not None and any(_has_left(each, flow, was, now) for each in flow.addresses):
             yield Cut(flow, remembered=False)
         elif flow.status & EXPECTED:
@@ -273,9 +280,17 @@ class Whereabouts:
         self._zones = {family: zones(compiled.scope.resolved, family) for family in FAMILIES}
         self._known: dict[tuple[Packet, int], bool] = {}
 
-    def zones(self, family: Family) -> Iterable[int]:
-        """The zones in use."""
-        return (0, *self._zones[family].values())
+    def knows(self, flow: Flow) -> bool:
+        """Whether a flow has to do with anything of ours."""
+        if flow.zone:
+            return flow.zone in self._zones[flow.family].values()
+        return any(self._is_ours(each, flow) for each in flow.addresses)
+
+    def _is_ours(self, address: str, flow: Flow) -> bool:
+        if address in self.leads_to or self._seats(address, flow):
+            return True
+        wanted = values.prefix(address)
+        return any(range_.contains(wanted) for range_, _ in self._ranges)
 
     def holders(self, address: str, flow: Flow) -> frozenset[str]:
         """The instances here whose an address is, as one of its own or of a pair."""
@@ -318,9 +333,7 @@ class Whereabouts:
         source = values.prefix(packet.source)
         beside |= {bridge for range_, bridge in self._ranges if range_.contains(source)}
         for bridge in beside:
-            device = self._uplinks.get(bridge)
-            if device is not None:
-                yield packet, device
+            yield packet, self._uplinks[bridge]
         if not flow.zone:
             for interface in self._interfaces:
                 yield packet, interface
@@ -328,7 +341,7 @@ class Whereabouts:
     def _bridged_to(self, bridge: str, destination: str, flow: Flow) -> Iterator[str]:
         seats = self._seats(destination, flow)
         yield from (seat.device for seat in seats if seat.bridge == bridge)
-        if not seats and destination not in self.own and bridge in self._uplinks:
+        if not seats and destination not in self.own:
             yield self._uplinks[bridge]
 
     def _seats(self, address: str, flow: Flow) -> list[_Seat]:
@@ -378,9 +391,11 @@ class Whereabouts:
 
     @cached_property
     def _uplinks(self) -> Mapping[str, str]:
-        scope = self._compiled.scope
-        found = {each.bridge: uplink(each, scope.settings.network) for each in scope.resolved.networks.values()}
-        return {bridge: device for bridge, device in found.items() if device is not None}
+        """For each bridge the port behind which strangers are; one that nobody has named where there is none."""
+        settings = self._compiled.scope.settings.network
+        networks = self._compiled.scope.resolved.networks.values()
+        named = {each.bridge: device for each in networks if (device := uplink(each, settings)) is not None}
+        return {each.bridge: f"{_SOMEWHERE} {each.bridge}" for each in networks} | named
 
     @cached_property
     def _ranges(self) -> list[tuple[Prefix, str]]:

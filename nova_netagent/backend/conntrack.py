@@ -1,6 +1,6 @@
 """The connection-tracking table: look at the flows of some addresses, and delete chosen ones.
 
-In one pass through netlink (nfnetlink_conntrack): one dump a family, one message a deletion,
+In one pass through netlink (nfnetlink_conntrack): one dump, and one message a deletion,
 sent in batches. A process a flow is what made neutron's agents stand still (bug 1513765).
 Sources: linux/netfilter/nfnetlink_conntrack.h, net/netfilter/nf_conntrack_netlink.c.
 """
@@ -9,10 +9,12 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Protocol
 
+from nova_netagent.model.values import Prefix
 from nova_netagent.netfilter.flow import Addresses, Flow, Side
-from nova_netagent.netfilter.rule import FAMILIES, Family
+from nova_netagent.netfilter.rule import Family
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -33,7 +35,9 @@ _ICMP = {4: (5, 6), 6: (8, 9)}
 _PROTOINFO_TCP, _FLAGS_ORIGINAL, _BE_LIBERAL = 1, 4, 0x08
 """IP_CT_TCP_FLAG_BE_LIBERAL: what tcp_new() gives to a connection that it picks up mid-stream."""
 _SOCKET_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+_FAMILIES: dict[int, Family] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _SIZE = {4: 4, 6: 16}
+_COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 _BATCH = 256
 _BUFFER = 4 << 20
 _RECEIVED = 1 << 18
@@ -81,7 +85,7 @@ class Conntrack:
     def flows(self, of: Addresses) -> list[Flow]:
         """The flows that have one of some addresses on any side of either direction."""
         try:
-            return [flow for family in FAMILIES for flow in self._dump(family, of)]
+            return list(self._dump(of)) if of and _count() else []
         except (OSError, KeyError, IndexError, struct.error) as error:
             self.close()
             raise ConntrackError(f"the flows cannot be read: {error}") from error
@@ -94,7 +98,9 @@ class Conntrack:
             for start in range(0, len(wanted), _BATCH):
                 batch = wanted[start : start + _BATCH]
                 first = self._sequence + 1
-                self._open().send(b"".join(self._message(_DELETE, _ACK, flow.family, flow.handle) for flow in batch))
+                self._open().send(
+                    b"".join(self._message(_DELETE, _ACK, _SOCKET_FAMILY[flow.family], flow.handle) for flow in batch)
+                )
                 deleted += self._acknowledged(range(first, first + len(batch)))
         except OSError as error:
             self.close()
@@ -109,19 +115,17 @@ class Conntrack:
             self._socket.settimeout(_ANSWER_SECONDS)
         return self._socket
 
-    def _message(self, kind: int, flags: int, family: Family, attributes: bytes) -> bytes:
+    def _message(self, kind: int, flags: int, family: int, attributes: bytes) -> bytes:
         self._sequence += 1
-        body = _GENERIC.pack(_SOCKET_FAMILY[family], 0, 0) + attributes
+        body = _GENERIC.pack(family, 0, 0) + attributes
         return _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | flags, self._sequence, 0) + body
 
-    def _dump(self, family: Family, of: Addresses) -> Iterator[Flow]:
-        is_wanted = _filter(family, of)
-        if is_wanted is None:
-            return
-        needles = [_packed(each) for each in of.single if (":" in each) == (family == 6)]
+    def _dump(self, of: Addresses) -> Iterator[Flow]:
+        needles = [_packed(each) for each in of.single]
         skim = not of.everybody and not of.prefixes and len(needles) <= _FEW
+        is_wanted = _filter(of)
         kernel = self._open()
-        kernel.send(self._message(_GET, _DUMP, family, b""))
+        kernel.send(self._message(_GET, _DUMP, socket.AF_UNSPEC, b""))
         while True:
             data = kernel.recv(_RECEIVED)
             if skim and not any(needle in data for needle in needles) and _goes_on(data):
@@ -133,7 +137,8 @@ class Conntrack:
                     return
                 if kind == _ERROR:
                     _raise(body)
-                if is_wanted(body):
+                family = _FAMILIES.get(body[0])
+                if family is not None and is_wanted(body, family):
                     yield _flow(body, family)
 
     def _acknowledged(self, sequences: range) -> int:
@@ -171,26 +176,31 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         offset += (length + 3) & ~3
 
 
-def _filter(family: Family, of: Addresses) -> Callable[[bytes], bool] | None:
-    """Whether a message is of a flow that is wanted; ``None`` when none of the family is.
+def _count() -> int:
+    """How many flows there are; the kernel takes tens of milliseconds to find that there are none."""
+    try:
+        return int(_COUNT.read_text())
+    except (OSError, ValueError):
+        return 1
+
+
+def _filter(of: Addresses) -> Callable[[bytes, Family], bool]:
+    """Whether a message is of a flow that is wanted.
 
     The kernel writes a tuple's addresses first and without padding (ctnetlink_dump_tuples_ip()).
     """
     if of.everybody:
-        return lambda body: True
-    single = {_packed(each) for each in of.single if (":" in each) == (family == 6)}
-    ranges = [_range(each.value, each.length, family) for each in of.prefixes if each.family == family]
-    if not single and not ranges:
-        return None
-    size = _SIZE[family]
-    source_at, destination_at = 3 * _ATTRIBUTE.size, 4 * _ATTRIBUTE.size + size
+        return lambda body, family: True
+    single = {_packed(each) for each in of.single}
+    ranges = [(each.family, *_range(each)) for each in of.prefixes]
 
-    def is_wanted(body: bytes) -> bool:
+    def is_wanted(body: bytes, family: Family) -> bool:
+        size = _SIZE[family]
         at = _GENERIC.size
         for _ in (_ORIGINAL, _REPLY):
-            for offset in (at + source_at, at + destination_at):
+            for offset in (at + 3 * _ATTRIBUTE.size, at + 4 * _ATTRIBUTE.size + size):
                 address = body[offset : offset + size]
-                if address in single or any(low <= address <= high for low, high in ranges):
+                if address in single or any(each == family and low <= address <= high for each, low, high in ranges):
                     return True
             at += (_ATTRIBUTE.unpack_from(body, at)[0] + 3) & ~3
         return False
@@ -198,9 +208,10 @@ def _filter(family: Family, of: Addresses) -> Callable[[bytes], bool] | None:
     return is_wanted
 
 
-def _range(value: int, length: int, family: Family) -> tuple[bytes, bytes]:
-    size = _SIZE[family]
-    return value.to_bytes(size, "big"), (value | ((1 << (8 * size - length)) - 1)).to_bytes(size, "big")
+def _range(prefix: Prefix) -> tuple[bytes, bytes]:
+    size = _SIZE[4 if prefix.family == 4 else 6]
+    last = prefix.value | ((1 << (8 * size - prefix.length)) - 1)
+    return prefix.value.to_bytes(size, "big"), last.to_bytes(size, "big")
 
 
 def _packed(address: str) -> bytes:

@@ -143,9 +143,11 @@ def test_somebody_flushed_the_rules(host: Host) -> None:
     stray, web = tcp(OUTSIDE, "10.1.0.2", 99), tcp(OUTSIDE, "10.1.0.2")
     for table in list(host.backend.chains):
         host.backend.change(table, "PREROUTING" if table.name != "filter" else "FORWARD", [])
-    host.flows.tracked = [stray, web]
+    docker = tcp("172.17.0.2", OUTSIDE, reply=Side(OUTSIDE, "192.0.2.10", 80, 40000))
+    hosts = tcp(OUTSIDE, "192.0.2.10", 22)
+    host.flows.tracked = [stray, web, docker, hosts]
     host.engine.resync()
-    assert host.flows.tracked == [web]
+    assert host.flows.tracked == [web, docker, hosts]
 
 
 def test_one_that_announced_itself_goes_with_its_instance_only(host: Host) -> None:
