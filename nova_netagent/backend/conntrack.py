@@ -98,9 +98,7 @@ class Conntrack:
             for start in range(0, len(wanted), _BATCH):
                 batch = wanted[start : start + _BATCH]
                 first = self._sequence + 1
-                self._open().send(
-                    b"".join(self._message(_DELETE, _ACK, _SOCKET_FAMILY[flow.family], flow.handle) for flow in batch)
-                )
+                self._open().send(b"".join(map(self._deletion, batch)))
                 deleted += self._acknowledged(range(first, first + len(batch)))
         except OSError as error:
             self.close()
@@ -114,6 +112,9 @@ class Conntrack:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
             self._socket.settimeout(_ANSWER_SECONDS)
         return self._socket
+
+    def _deletion(self, flow: Flow) -> bytes:
+        return self._message(_DELETE, _ACK, _SOCKET_FAMILY[flow.family], flow.handle)
 
     def _message(self, kind: int, flags: int, family: int, attributes: bytes) -> bytes:
         self._sequence += 1

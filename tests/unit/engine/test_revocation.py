@@ -167,8 +167,15 @@ def test_another_instance_gets_the_address_in_the_same_batch(host: Host) -> None
     assert host.flows.tracked == [tcp(OUTSIDE, "10.1.0.3")]
 
 
-def test_an_instance_that_arrives_keeps_what_either_direction_may(host: Host) -> None:
+def test_an_instance_that_arrives_has_no_flows_that_nobody_judged(host: Host) -> None:
+    host.put(make_instance(8, (1,)))
+    assert host.flows.looks == []
+
+
+def test_an_instance_that_was_not_filtered_keeps_what_either_direction_may(tmp_path: Path) -> None:
     """The table may take the client for the server: this host has not seen how the connection began."""
+    host = Host(tmp_path, replace(SETTINGS, network=replace(SETTINGS.network, manage_links=False)))
+    host.put(make_network(1))
     opened, answered = tcp(OUTSIDE, "10.1.0.9", 5000), tcp(OUTSIDE, "10.1.0.9", 40000, 80)
     host.flows.tracked = [opened, answered]
     to_web = make_rule(70, direction="egress", protocol="tcp", port_range_min=80, port_range_max=80)
