@@ -60,7 +60,7 @@ class Outcome:
     @property
     def rules(self) -> bool:
         """Whether rules or sets were edited."""
-        return bool(self.edits.keys() - {"link"})
+        return bool(self.edits.keys() & {"insert", "delete", "addchain", "removechain", "set"})
 
     def lines(self) -> Iterator[str]:
         """What was done, an edit a line."""
