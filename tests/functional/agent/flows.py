@@ -48,9 +48,13 @@ class Talk:
 
     def is_dead(self) -> bool:
         """Whether none goes on, whichever end speaks first and then the other."""
+        return self.is_cut() and not self.datagrams.alive(SILENCE)
+
+    def is_cut(self) -> bool:
+        """Whether the connections do not go on; what a client sends in UDP may be allowed as new."""
         orders: tuple[tuple[End, End], ...] = (("client", "server"), ("server", "client"))
         dead = [_is_dead(each, *order) for each, order in zip(self.connections, orders, strict=True)]
-        return all(dead) and not self.datagrams.alive(SILENCE)
+        return all(dead)
 
 
 def _is_dead(connection: Connection, first: End, second: End) -> bool:
