@@ -313,7 +313,8 @@ class Whereabouts:
                 port = self._scene.ports.get(link)
                 if port is not None:
                     for device in self._bridged_to(port.bridge, packet.destination, flow):
-                        yield self._scene.from_link(packet_sent, link, bridged_to=device)
+                        if device != link:
+                            yield self._scene.from_link(packet_sent, link, bridged_to=device)
                 if not flow.zone:
                     yield self._scene.from_link(packet_sent, link)
             except NoRoute:
@@ -329,12 +330,15 @@ class Whereabouts:
         if packet.source in self.own:
             yield packet, None
             return
-        beside = {seat.bridge for seat in self._seats(packet.destination, flow)}
         source = values.prefix(packet.source)
-        beside |= {bridge for range_, bridge in self._ranges if range_.contains(source)}
-        for bridge in beside:
-            yield packet, self._uplinks[bridge]
-        if not flow.zone:
+        zones_ = self._zones[flow.family]
+        at_home = {
+            bridge for range_, bridge in self._ranges if range_.contains(source) and zones_.get(bridge, 0) == flow.zone
+        }
+        for bridge in at_home or {seat.bridge for seat in self._seats(packet.destination, flow)}:
+            for seat in self._strangers[bridge]:
+                yield replace(packet, mac_source=seat.mac or None), seat.device
+        if not flow.zone and not at_home:
             for interface in self._interfaces:
                 yield packet, interface
 
@@ -342,7 +346,7 @@ class Whereabouts:
         seats = self._seats(destination, flow)
         yield from (seat.device for seat in seats if seat.bridge == bridge)
         if not seats and destination not in self.own:
-            yield self._uplinks[bridge]
+            yield from (seat.device for seat in self._strangers[bridge])
 
     def _seats(self, address: str, flow: Flow) -> list[_Seat]:
         zones_ = self._zones[flow.family]
@@ -383,6 +387,15 @@ class Whereabouts:
             for prefix in (values.prefix(pair.ip_address),)
             if not _is_host(prefix) and prefix.length
         ]
+
+    @cached_property
+    def _strangers(self) -> Mapping[str, list[_Seat]]:
+        """For each bridge the ports behind which there may be anybody: its uplink, and vifs without port security."""
+        found = {bridge: [_Seat("", device, bridge, "")] for bridge, device in self._uplinks.items()}
+        for port, bridge in self._ports:
+            if not port.vif.port_security_enabled:
+                found[bridge].append(_Seat(port.instance_id, port.vif.device, bridge, port.vif.address))
+        return found
 
     @cached_property
     def _ports(self) -> list[tuple[Port, str]]:

@@ -8,13 +8,16 @@ from msgspec.structs import replace
 
 from nova_netagent.compile.zones import zones
 from nova_netagent.events import Delete, Put
+from nova_netagent.model import AllowedAddressPair, Instance
 from nova_netagent.netfilter.flow import EXPECTED, Addresses, Flow, Side
+from nova_netagent.netfilter.rule import TableId
 from nova_netagent.testing import (
     group_id,
     make_floating_ip,
     make_group,
     make_instance,
     make_network,
+    make_provider_rule,
     make_rule,
     make_vif,
 )
@@ -212,6 +215,82 @@ def test_zones_are_kept_apart(tmp_path: Path) -> None:
     assert len({numbers["br1"], numbers["br2"], 0}) == 3
     here, there = (tcp("10.1.0.4", "10.1.0.2", zone=numbers[bridge]) for bridge in ("br1", "br2"))
     elsewhere = tcp("10.1.0.4", "10.1.0.2", zone=max(numbers.values()) + 1)
-    host.flows.tracked = [here, there, elsewhere]
+    remote = tcp("10.1.0.99", "10.1.0.2", zone=numbers["br1"])
+    host.flows.tracked = [here, there, elsewhere, remote]
     host.put(make_instance(3, ()))
+    assert host.flows.tracked == [there, elsewhere, remote]
+    host.backend.change(TableId(4, "mangle"), "PREROUTING", [])
+    host.engine.resync()
     assert host.flows.tracked == [there, elsewhere]
+
+
+# --- who is where
+
+
+def with_pair(prefix: str) -> Instance:
+    return make_instance(1, (1,), vifs=(make_vif(1, allowed_address_pairs=(AllowedAddressPair(ip_address=prefix),)),))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "goes"), [("10.9.0.5/32", True), ("10.9.0.0/24", True), ("0.0.0.0/0", False)], ids=["one", "some", "all"]
+)
+def test_an_allowed_pair_is_removed(host: Host, prefix: str, goes: bool) -> None:
+    """One with everybody says of nobody that he was behind it."""
+    host.put(with_pair(prefix))
+    paired, other = tcp(OUTSIDE, "10.9.0.5"), tcp(OUTSIDE, "10.1.0.3")
+    host.flows.tracked = [paired, other]
+    host.put(make_instance(1, (1,)))
+    assert host.flows.tracked == ([other] if goes else [paired, other])
+
+
+def test_a_provider_rule_for_everybody_has_everybody_looked_at(host: Host) -> None:
+    web, own = tcp(OUTSIDE, "10.1.0.2"), tcp("10.1.0.2", OUTSIDE, 443)
+    host.flows.tracked = [web, own]
+    host.put(make_provider_rule(1, remote_ip_prefix="0.0.0.0/0", protocol="tcp", port_range_min=80, port_range_max=80))
+    assert host.flows.looks == [Addresses(everybody=True)]
+    assert host.flows.tracked == [own]
+
+
+def test_a_network_is_routed_no_longer(host: Host) -> None:
+    """Also what lives elsewhere and was only routed here."""
+    host.put(make_network(2, bridge_interface="eth1"))
+    remote = tcp("10.2.0.200", OUTSIDE)
+    host.flows.tracked = [remote]
+    host.put(make_network(2, bridge_interface="eth1", gateway=None))
+    assert host.flows.tracked == []
+
+
+def test_other_peoples_translations_are_judged_by_where_they_lead(host: Host) -> None:
+    """An operator's own port forwarding, and the metadata service."""
+    to_ssh, to_web = (
+        tcp(OUTSIDE, "192.0.2.77", 2000 + port, reply=Side("10.1.0.2", OUTSIDE, port, 40000)) for port in (22, 80)
+    )
+    metadata = tcp("10.1.0.2", "169.254.169.254", reply=Side("192.0.2.10", "10.1.0.2", 8775, 40000))
+    host.flows.tracked = [to_ssh, to_web, metadata]
+    host.put(make_group(1, WEB))
+    assert host.flows.tracked == [to_web, metadata]
+
+
+def test_behind_a_bridge_of_somebody_elses_there_may_be_anybody(tmp_path: Path) -> None:
+    """Its uplink has no name here, and its network no route: all the same they are let in by the rules."""
+    network = replace(SETTINGS.network, manage_links=False, allow_same_net_traffic=False)
+    host = Host(tmp_path, replace(SETTINGS, network=network))
+    host.put(make_network(1, gateway=None, gateway_v6=None), make_group(1, WEB, SSH), make_instance(1, (1,)))
+    zone = zones(host.engine._compiled.scope.resolved, 4)["br1"]
+    web, ssh = (tcp("10.1.0.200", "10.1.0.2", port, zone=zone) for port in (80, 2222))
+    host.flows.tracked = [web, ssh]
+    host.backend.change(TableId(4, "mangle"), "PREROUTING", [])
+    host.engine.resync()
+    assert host.flows.tracked == [web]
+    host.put(make_group(1, SSH))
+    assert host.flows.tracked == []
+
+
+def test_behind_a_vif_without_port_security_there_may_be_anybody(host: Host) -> None:
+    router = make_instance(7, (), vifs=(make_vif(7, port_security_enabled=False),))
+    host.put(router)
+    through = tcp("10.1.0.77", OUTSIDE)
+    host.flows.tracked = [through]
+    host.backend.change(TableId(4, "mangle"), "PREROUTING", [])
+    host.engine.resync()
+    assert host.flows.tracked == [through]
