@@ -183,7 +183,9 @@ def revoked(
 
 
 def _has_left(address: str, flow: Flow, was: "Whereabouts", now: "Whereabouts") -> bool:
-    """Whether an address was an instance's here, and is no longer, or is another's."""
+    """Whether an address was an instance's here, and is no longer, or is another's; or its range is not routed now."""
+    if not flow.zone and was.routes(address) and not now.routes(address):
+        return True
     held_by = was.holders(address, flow)
     return bool(held_by) and held_by.isdisjoint(now.holders(address, flow))
 
@@ -295,6 +297,11 @@ class Whereabouts:
     def holders(self, address: str, flow: Flow) -> frozenset[str]:
         """The instances here whose an address is, as one of its own or of a pair."""
         return frozenset(seat.instance_id for seat in self._seats(address, flow))
+
+    def routes(self, address: str) -> bool:
+        """Whether an address is of a range for which the host is a router."""
+        wanted = values.prefix(address)
+        return any(range_.contains(wanted) for range_, _ in self._routed)
 
     def passes(self, packet: Packet, flow: Flow) -> bool:
         """Whether a packet gets through by some way."""
@@ -421,6 +428,10 @@ class Whereabouts:
         ]
 
     @cached_property
+    def _routed(self) -> list[tuple[Prefix, str]]:
+        return [(range_, bridge) for range_, bridge in self._ranges if bridge not in self._zones[_family(range_)]]
+
+    @cached_property
     def _interfaces(self) -> tuple[str, ...]:
         """The interfaces by which the outside may be reached."""
         settings = self._compiled.scope.settings.network
@@ -434,10 +445,9 @@ class Whereabouts:
             for port, bridge in self._ports
         }
         ports |= {device: journey.Port(device, bridge) for bridge, device in self._uplinks.items()}
-        routed = [(range_, bridge) for range_, bridge in self._ranges if bridge not in self._zones[_family(range_)]]
         everywhere = [(values.prefix(each), self._interfaces[0]) for each in ("0.0.0.0/0", "::/0")]
         ruleset = self._compiled.ruleset
-        return Scene(tables_of(ruleset), ruleset.sets, ports, (*routed, *everywhere), self.own)
+        return Scene(tables_of(ruleset), ruleset.sets, ports, (*self._routed, *everywhere), self.own)
 
 
 def _family(prefix: Prefix) -> Family:
