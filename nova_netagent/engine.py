@@ -460,8 +460,9 @@ class Engine:
                     yield ("instances", id_), vif.device
         for id_, entry in self._state.networks.items():
             bridge = getattr(entry.object, "bridge", "")
-            if bridge in names:
-                yield ("networks", id_), bridge
+            for name in (*links.under(bridge), bridge):
+                if name in names:
+                    yield ("networks", id_), name
 
     # --- looking after it
 

@@ -7,10 +7,10 @@ from msgspec import Struct
 
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.metadata import METADATA_IP
-from nova_netagent.compile.network import uplink
 from nova_netagent.compile.parts import Scope
 from nova_netagent.compile.resolve import Port
 from nova_netagent.compile.source import own_sources
+from nova_netagent.compile.uplinks import uplink
 from nova_netagent.model import Network, values
 from nova_netagent.netfilter.frames import Closed, Frames, Isolated, Redirected, Secured
 from nova_netagent.netfilter.rule import FAMILIES

@@ -1,5 +1,6 @@
 """A host under test: the real engine, driven by hand, on the strict fakes."""
 
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -9,6 +10,7 @@ from nova_netagent.backend.conntrack_fake import FakeConntrack
 from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.backend.frames_fake import FakeFrames
 from nova_netagent.backend.links.fake import FakeLinks
+from nova_netagent.backend.links.protocol import LinksBackend
 from nova_netagent.engine import Answer, Change, Engine
 from nova_netagent.events import Delete, Event, Put, Replace
 from nova_netagent.host import Host as Adapters
@@ -31,7 +33,13 @@ SETTINGS = Settings(
 class Host:
     """A host with eth0 and taps; ``restart`` keeps the disk and the kernel."""
 
-    def __init__(self, folder: Path, settings: Settings = SETTINGS, backend: FakeBackend | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings = SETTINGS,
+        backend: FakeBackend | None = None,
+        open_links: Callable[[], LinksBackend] | None = None,
+    ) -> None:
         self.folder = folder
         self.settings = settings
         owner = Owner(settings.firewall.wrap_name)
@@ -41,6 +49,7 @@ class Host:
         self.system = FakeSystem()
         self.flows = FakeConntrack()
         self.links.add_link("eth0")
+        self.open_links = open_links or (lambda: self.links)
         self.clock = 1_000_000.0
         self.start()
 
@@ -57,7 +66,7 @@ class Host:
 
     def _adapters(self) -> Adapters:
         servers = FakeDhcpServers(self.system, clock=partial(next, count(0, 0.3)))
-        return Adapters(self.backend, self.links, self.frames, servers, self.flows)
+        return Adapters(self.backend, self.open_links(), self.frames, servers, self.flows)
 
     def restart(self) -> None:
         self.engine.close()
