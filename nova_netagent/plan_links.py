@@ -248,6 +248,7 @@ def plan_links(
     changed += [("address", f"{each.interface} {each.cidr}") for each in add_addresses]
     changed += [("sysctl", name) for name in (*changed_before, *changed_after)]
     changed += [(kind, name) for name in (*set_up, *set_mac) for kind in ("vlan", "bridge", "port")]
+    changed += [("uplink", f"{name} {desired.uplinks[name]}") for name in set_up if name in desired.uplinks]
     return LinkPlan(
         make={thing: found for thing, found in make.items() if thing not in made},
         remove_ports=tuple(name for kind, name in going if kind == "port" and _is_port(name, actual)),

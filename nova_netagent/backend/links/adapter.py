@@ -210,6 +210,12 @@ class KernelLinks:
     def _join(self, join: Join) -> None:
         """Put an uplink on its bridge; what it holds is on the one or the other at every instant."""
         uplink, bridge = self._index(join.device), self._index(join.bridge)
+        # Who moves a port from bridge to bridge has it on none for an instant, and that is told too: ask
+        # once more, and be answered when the other is through.
+        self._route.link("get", index=uplink)
+        master = self._image.read().links[join.device].master
+        if master not in (None, join.bridge):
+            raise MoveFailed(f"it is a port of {master} already")
         if join.accept_ra:
             self._write_sysctls({f"net/ipv6/conf/{join.bridge}/accept_ra": "2"})
         self._set(join.device, state="up")
@@ -243,6 +249,7 @@ class KernelLinks:
             options["scope"] = _SCOPE_LINK
         index = self._index(address.interface)
         self._route.addr("add", index=index, address=str(host.ip), prefixlen=host.network.prefixlen, **options)
+        self._image.assume(index, f"{host.ip}/{host.network.prefixlen}")
         mac = self._image.read().links[address.interface].mac
         if address.announce and mac is not None:
             self._announcer.announce(address.interface, mac, str(host.ip), self._announcements)

@@ -70,6 +70,11 @@ class LinkImage:
             self._view = self._make_view()
         return self._view
 
+    def assume(self, index: int, cidr: str) -> None:
+        """Take it that a link has an address that was just given: the kernel tells of an IPv6 one later."""
+        self._addresses.setdefault((index, cidr), True)
+        self._view = None
+
     def _drain(self) -> bool:
         """Take in what was announced; whether nothing was lost."""
         while True:

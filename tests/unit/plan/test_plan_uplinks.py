@@ -166,7 +166,7 @@ def test_a_bridge_of_ours_hears_the_routers_that_its_uplink_heard(sysctls: dict[
     [
         (host(link("eth1")), {("bridge", "br1"), ("uplink", "eth1 br1")}),
         (host(link("eth1"), bridge("br1")), {("uplink", "eth1 br1")}),
-        (host(link("eth1", "br1", up=False), bridge("br1")), set()),
+        (host(link("eth1", "br1", up=False), bridge("br1")), {("uplink", "eth1 br1")}),
         (host(link("eth1", "br1"), bridge("br1", up=False)), {("bridge", "br1")}),
         (host(link("eth1", "br1"), bridge("br1", mac="02:00:00:00:00:09")), {("bridge", "br1")}),
     ],
