@@ -85,7 +85,7 @@ def read(index: int) -> Holdings:
     )
     by_link = _packed(_RTA_OIF, struct.pack("=i", index))
     routes = tuple(
-        bytes(body)
+        _by(bytes(body), index)
         for family in (socket.AF_INET, socket.AF_INET6)
         for body in _dump(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + by_link)
         if body[0] == family and _is_moved(body, index)
@@ -142,6 +142,15 @@ def _is_moved(body: bytes | memoryview, index: int) -> bool:
     if protocol == _RTPROT_KERNEL or kind != _RTN_UNICAST or flags & _RTM_F_CLONED:
         return False
     return index in _links_of(bytes(body))
+
+
+def _by(body: bytes, index: int) -> bytes:
+    """Of an IPv6 route by several links the part by one: there each is a route of its own, made and deleted alone."""
+    attributes = dict(_attributes(body[_ROUTE.size :]))
+    if body[0] != socket.AF_INET6 or _RTA_MULTIPATH not in attributes:
+        return body
+    attributes[_RTA_MULTIPATH] = b"".join(hop for link, hop in _hops(attributes[_RTA_MULTIPATH]) if link == index)
+    return body[: _ROUTE.size] + b"".join(_packed(kind, value) for kind, value in attributes.items())
 
 
 def _links_of(body: bytes) -> Iterator[int]:

@@ -28,14 +28,18 @@ SEED = int(os.environ.get("NOVA_NETAGENT_SEED", "0")) or random.randrange(1, 1 <
 
 @contextmanager
 def talking(host: Namespace, outside: Namespace, *, flood: bool = True) -> Iterator[None]:
-    """Connections both ways and of both families live on, and a flood loses nothing."""
+    """Connections both ways and of both families live on.
+
+    A flood loses no more than what comes in the instants in which the bridge takes nothing from a port
+    that joins or leaves it (br_add_if, del_nbp).
+    """
     connections = [connect(outside, host, 5000), connect(outside, host, 5001, family=6), connect(host, outside, 5002)]
     if not flood:
         yield
     else:
         with Flood(outside, host) as sent:
             yield
-        assert sent.lost == []
+        assert len(sent.lost) <= 2
     assert all(each.alive() for each in connections)
 
 
