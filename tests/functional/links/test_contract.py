@@ -1,7 +1,6 @@
 """The kernel does what every backend of links does."""
 
 import errno
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 
 from nova_netagent.backend.links import KernelLinks, holdings
 from nova_netagent.plan_links import ActualLinks
-from tests.lab import Namespace, needs, veth
+from tests.lab import Namespace, features, needs, veth
 from tests.unit.links.contract import LinksContract
 
 pytestmark = needs("bridge", "ipv6", "program:ip")
@@ -107,11 +106,6 @@ def _is_route(thing: str) -> bool:
     return " via " in thing or thing.endswith(".0/24")
 
 
-def _has_vlans() -> bool:
-    commands = "ip link add v type veth peer name w && ip link add link v name v.7 type vlan id 7"
-    return subprocess.run(["unshare", "--net", "sh", "-c", commands], capture_output=True, check=False).returncode == 0
-
-
 @pytest.fixture
 def links() -> Iterator[KernelWorld]:
     with Namespace("host") as host, Namespace("behind") as behind:
@@ -122,10 +116,9 @@ def links() -> Iterator[KernelWorld]:
 
 @pytest.fixture
 def vlans(links: KernelWorld) -> KernelWorld:
-    if not _has_vlans():
-        pytest.skip(
-            "this kernel is built without 802.1Q (CONFIG_VLAN_8021Q): the fake alone shows what becomes of VLANs"
-        )
+    why = features.missing("vlan")
+    if why is not None:
+        pytest.skip(f"{why}; test_vlans has these tests run on a kernel that has them")
     return links
 
 
