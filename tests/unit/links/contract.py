@@ -15,7 +15,6 @@ from nova_netagent.metrics import Metrics
 from nova_netagent.model import Object
 from nova_netagent.plan_links import ActualLinks
 from nova_netagent.reconcile import Reconciler
-from nova_netagent.settings import Settings
 from nova_netagent.testing import make_network
 from tests.properties.host import SETTINGS, Host
 
@@ -85,11 +84,9 @@ class LinksContract:
         """Whether nothing is left to do, also for one who looks closely."""
         return [line for line in host.engine.plan() if line.startswith(("link", "address", "sysctl"))] == []
 
-    def clean_up(self, host: Host, settings: Settings = SETTINGS) -> None:
+    def clean_up(self, host: Host) -> None:
         engine = host.engine
-        Reconciler(settings.firewall, engine.backend, engine.links, engine.store, Metrics()).remove_everything(
-            engine._compiled.ruleset
-        )
+        Reconciler(SETTINGS.firewall, engine.host, engine.store, Metrics()).remove_everything(engine._compiled.ruleset)
 
     # joining and leaving
 
