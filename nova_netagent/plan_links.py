@@ -54,6 +54,13 @@ class ActualLinks(Struct, frozen=True):
     """The links with an address that counts beyond the link itself: not a link-local one."""
 
 
+class NewMac(Struct, frozen=True):
+    """The MAC that a bridge gets, and the addresses of ours that its neighbours must learn anew."""
+
+    mac: str
+    announce: tuple[str, ...] = ()
+
+
 class Join(Struct, frozen=True):
     """An uplink that goes to its bridge, with all that it holds."""
 
@@ -94,7 +101,7 @@ class LinkPlan(Struct, frozen=True):
     release: tuple[Release, ...]
     add_vlans: tuple[Vlan, ...]
     add_bridges: tuple[Bridge, ...]
-    set_mac: Mapping[str, str]
+    set_mac: Mapping[str, NewMac]
     set_mtu: Mapping[str, int]
     set_up: tuple[str, ...]
     join: tuple[Join, ...]
@@ -118,7 +125,7 @@ class LinkPlan(Struct, frozen=True):
         yield from (f"link: - uplink {each.device} of {each.bridge}" for each in self.release)
         yield from (f"link: + vlan {each.name} on {each.interface}" for each in self.add_vlans)
         yield from (f"link: + bridge {bridge.name}" for bridge in self.add_bridges)
-        yield from (f"link: {name} mac {mac}" for name, mac in self.set_mac.items())
+        yield from (f"link: {name} mac {each.mac}" for name, each in self.set_mac.items())
         yield from (f"link: {name} mtu {mtu}" for name, mtu in self.set_mtu.items())
         yield from (f"link: {name} up" for name in self.set_up)
         yield from (f"link: + uplink {each.device} of {each.bridge}" for each in self.join)
@@ -227,7 +234,7 @@ def plan_links(
     make |= {("sysctl", name): sysctls[name] for name in (*changed_before, *changed_after)}
     leads = {name: each.uplink for name, each in desired.bridges.items() if each.uplink is not None}
     set_mac = {
-        bridge: mac
+        bridge: NewMac(mac, tuple(each.cidr for key, each in addresses.items() if key[0] == bridge and each.announce))
         for bridge, device in leads.items()
         if ("bridge", bridge) in made and bridge in present and bridge in actual.links
         if (mac := _mac_of(device, bridge, actual, joining)) not in (None, actual.links[bridge].mac)

@@ -20,7 +20,7 @@ from nova_netagent.backend.links.image import LinkImage
 from nova_netagent.backend.links.protocol import LinksFailed
 from nova_netagent.backend.links.watch import Watch
 from nova_netagent.compile.links import Address, Bridge, Vlan
-from nova_netagent.plan_links import ActualLinks, Join, LinkPlan, Release
+from nova_netagent.plan_links import ActualLinks, Join, LinkPlan, NewMac, Release
 
 _PROC_SYS = Path("/proc/sys")
 _SCOPE_LINK = 253
@@ -125,8 +125,8 @@ class KernelLinks:
                 self._try(vlan.name, partial(self._add_vlan, vlan))
             for bridge in plan.add_bridges:
                 self._try(bridge.name, partial(self._add_bridge, bridge))
-            for name, mac in plan.set_mac.items():
-                self._try(name, partial(self._set_mac, name, mac))
+            for name, new in plan.set_mac.items():
+                self._try(name, partial(self._set_mac, name, new))
             for name, mtu in plan.set_mtu.items():
                 self._try(name, partial(self._set, name, mtu=mtu))
             for name in plan.set_up:
@@ -197,11 +197,10 @@ class KernelLinks:
         )
         self._set(vlan.name, state="up", **({"mtu": vlan.mtu} if vlan.mtu else {}))
 
-    def _set_mac(self, bridge: str, mac: str) -> None:
-        self._set(bridge, address=mac)
-        for device, cidr in self._image.read().addresses:
-            if device == bridge and ":" not in cidr:
-                self._announcer.announce(bridge, mac, cidr.partition("/")[0], self._announcements)
+    def _set_mac(self, bridge: str, new: NewMac) -> None:
+        self._set(bridge, address=new.mac)
+        for cidr in new.announce:
+            self._announcer.announce(bridge, new.mac, cidr.partition("/")[0], self._announcements)
 
     def _set_up(self, name: str) -> None:
         self._set(name, state="up")

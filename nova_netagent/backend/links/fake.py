@@ -101,8 +101,8 @@ class FakeLinks:
             self._edit(failures, vlan.name, f"+ vlan {vlan.name}", partial(self._add_vlan, vlan))
         for bridge in plan.add_bridges:
             self._edit(failures, bridge.name, f"+ bridge {bridge.name}", partial(self._add_bridge, bridge))
-        for name, mac in plan.set_mac.items():
-            self._edit(failures, name, f"{name} mac {mac}", partial(self._set, name, mac=mac))
+        for name, new in plan.set_mac.items():
+            self._edit(failures, name, f"{name} mac {new.mac}", partial(self._set, name, mac=new.mac))
         for name, mtu in plan.set_mtu.items():
             self._edit(failures, name, f"{name} mtu {mtu}", partial(self._set_mtu, name, mtu))
         for name in plan.set_up:

@@ -13,6 +13,7 @@ from nova_netagent.plan_links import (
     Link,
     LinkPlan,
     Made,
+    NewMac,
     Release,
     plan_links,
     plan_removal,
@@ -82,7 +83,16 @@ def test_an_uplink_that_is_not_there_is_waited_for_and_told_of() -> None:
     assert uplink_problems(FLAT, DONE) == {}
     late = host(link("eth1", mac="02:00:00:00:00:09"), bridge("br1"))
     found = plan(FLAT, late, {("bridge", "br1"): ""})
-    assert (found.set_mac, len(found.join)) == ({"br1": "02:00:00:00:00:09"}, 1)
+    assert (found.set_mac, len(found.join)) == ({"br1": NewMac("02:00:00:00:00:09")}, 1)
+
+
+@pytest.mark.parametrize("announce", [True, False])
+def test_a_new_mac_is_told_to_the_neighbours_of_addresses_that_are_announced(announce: bool) -> None:
+    gateway = Address("br1", "10.1.0.1/24", False, announce, None)
+    elsewhere = Address("eth0", "198.51.100.1/32", False, True, None)
+    actual = host(link("eth1", "br1"), bridge("br1", mac="02:00:00:00:00:09"))
+    found = plan(replace(FLAT, addresses=(gateway, elsewhere)), actual, MADE)
+    assert found.set_mac == {"br1": NewMac(MAC, ("10.1.0.1/24",) if announce else ())}
 
 
 def test_a_port_of_another_bridge_is_not_stolen() -> None:
