@@ -30,8 +30,12 @@ SETTINGS = Settings(
 )
 
 
+OWN_ADDRESSES = {("eth1", "203.0.113.7/24")}
+OWN_ROUTES = {("eth1", "route:default")}
+
+
 class Host:
-    """A host with eth0 and taps; ``restart`` keeps the disk and the kernel."""
+    """A host with eth0 to eth2, of which eth1 holds something, and taps; ``restart`` keeps the disk and the kernel."""
 
     def __init__(
         self,
@@ -48,7 +52,10 @@ class Host:
         self.frames = FakeFrames(settings.firewall.wrap_name)
         self.system = FakeSystem()
         self.flows = FakeConntrack()
-        self.links.add_link("eth0")
+        for name in ("eth0", "eth1", "eth2"):
+            self.links.add_link(name)
+        self.links.addresses |= OWN_ADDRESSES
+        self.links.routes |= OWN_ROUTES
         self.open_links = open_links or (lambda: self.links)
         self.clock = 1_000_000.0
         self.start()
@@ -96,6 +103,7 @@ class Host:
             "sets": {name: each.members for name, each in self.backend.sets.items()},
             "ports": {name: link.master for name, link in self.links.links.items()},
             "addresses": set(self.links.addresses),
+            "routes": set(self.links.routes),
             "frames": self.frames.read(),
             "servers": {bridge: (each.arguments, each.hosts) for bridge, each in self.system.processes.items()},
         }
