@@ -2,7 +2,6 @@
 
 import random
 import re
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +11,11 @@ import pytest
 
 from nova_netagent.model import State, document
 from nova_netagent.testing import make_group, make_instance, make_network, make_rule, make_vif
-from tests.functional.agent.kernel import cleanup, eventually, metric
+from tests.functional.agent.kernel import cleanup, ctl, eventually, metric
 from tests.functional.agent.served import Served, serving
 from tests.functional.dhcp.clients import resolve, solicit
 from tests.functional.dhcp.running import kill
 from tests.lab import Tcp, Udp, arrives, needs, refused, syscalls
-from tests.lab.agent import REPOSITORY
 
 pytestmark = needs(
     "iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "nftables",
@@ -349,19 +347,14 @@ def body(*objects: Any) -> Any:
 # --- what an operator sees
 
 
-def ctl(served: Served, *words: str) -> str:
-    argv = [sys.executable, "-m", "nova_netagent.cmd.ctl", "--config-file", str(served.agent.config_file), *words]
-    return str(served.host.run(argv, cwd=REPOSITORY).stdout)
-
-
 def test_a_plan_tells_what_would_be_served(served: Served) -> None:
     served.put(make_network(1), make_instance(1))
     pid = served.pid()
     eventually(lambda: served.told(1), 2)
-    assert ctl(served, "plan") == "nothing to change\n"
+    assert ctl(served.agent, "plan") == "nothing to change\n"
     (served.networks / "br1.dhcp-hosts").write_text("")
-    assert "dhcp: reload br1: it is not known what it has read" in ctl(served, "plan")
-    assert "dhcp: reload br1" in ctl(served, "resync")
+    assert "dhcp: reload br1: it is not known what it has read" in ctl(served.agent, "plan")
+    assert "dhcp: reload br1" in ctl(served.agent, "resync")
     eventually(lambda: served.told(1), 2)
     kill(pid)
     assert served.ask(served.client(1))
