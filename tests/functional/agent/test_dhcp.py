@@ -15,7 +15,7 @@ from tests.functional.agent.kernel import cleanup, ctl, eventually, metric
 from tests.functional.agent.served import Served, serving
 from tests.functional.dhcp.clients import resolve, solicit
 from tests.functional.dhcp.running import kill
-from tests.lab import Tcp, Udp, arrives, needs, refused, syscalls
+from tests.lab import Namespace, Tcp, Udp, arrives, needs, refused, syscalls
 
 pytestmark = needs(
     "iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "nftables",
@@ -269,14 +269,21 @@ def test_one_that_ends_again_and_again_is_told_counted_and_tried_more_rarely() -
         assert re.search(r"bad option at line 1 of .*broken.conf; next attempt in \d+ s", told["message"]), told
         assert dnsmasq_events(served, "starts") <= 6
         # The rest is as it should be.
-        machine = served.guest(1)
-        served.outside.links.add_route("10.1.0.0/24", via=str(served.host.ip4))
-        eventually(lambda: served.host.links.all()["tap1"]["master"] == "br1", 2)
+        machine = reachable(served)
         assert arrives(served.outside, machine, Tcp(80))
         assert served.status(make_instance(1))["state"] == "done"
         broken.write_text("")
         eventually(lambda: status(served)["state"] == "done", 15)
         assert served.ask(machine)
+
+
+def reachable(served: Served) -> Namespace:
+    """The machine of instance 1, on its bridge, and the way to it from the outside."""
+    machine = served.guest(1)
+    served.outside.links.add_route("10.1.0.0/24", via=served.host.ip4)
+    eventually(lambda: served.host.links.all()["tap1"]["master"] == "br1", 5)
+    served.host.links.wait_running("br1")
+    return machine
 
 
 def test_without_the_program_the_network_is_in_error_and_the_rules_hold(alone: Served) -> None:
@@ -290,9 +297,7 @@ def test_without_the_program_the_network_is_in_error_and_the_rules_hold(alone: S
     assert status(alone)["state"] == "error"
     assert status(alone)["message"].startswith(f"{why}; next attempt in ")
     alone.put(make_group(1, make_rule(1, protocol="tcp")), make_instance(1, (1,)))
-    machine = alone.guest(1)
-    alone.outside.links.add_route("10.1.0.0/24", via=str(alone.host.ip4))
-    eventually(lambda: alone.host.links.all()["tap1"]["master"] == "br1", 2)
+    machine = reachable(alone)
     assert arrives(alone.outside, machine, Tcp(80))
     assert refused(alone.outside, machine, Udp(80), control=Tcp(80))
     alone.host.run(["umount", "/usr/sbin/dnsmasq"])
