@@ -160,10 +160,14 @@ class Engine:
         self._compiler = Compiler(self._settings, self.host.rules.tables(wanted))
         if 4 not in self._compiler.families:
             raise Unavailable(f"this kernel lacks a table of {', '.join(map(str, needed(4)))}")
+        warnings = self.host.warnings
         if len(self._compiler.families) < len(wanted):
-            LOG.warning("this kernel lacks tables of IPv6: instances' IPv6 is not filtered")
+            warnings += ("this kernel lacks tables of IPv6: instances' IPv6 is not filtered",)
         if not self._compiler.has_nat:
-            LOG.warning("this kernel lacks the nat table of IPv4: no floating IPs, no SNAT, no metadata service")
+            warnings += ("this kernel lacks the nat table of IPv4: no floating IPs, no SNAT, no metadata service",)
+        for each in warnings:
+            LOG.warning("%s", each)
+        self.view = replace(self.view, warnings=warnings)
         self.reconciler = Reconciler(self._settings.firewall, self.host, self.store, self._metrics)
         self._revocation = Revocation(
             self.host.flows,

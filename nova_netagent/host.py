@@ -20,6 +20,8 @@ class Host:
     """``None``: the kernel cannot judge them."""
     servers: DhcpServers
     flows: FlowTable
+    warnings: tuple[str, ...] = ()
+    """What this kernel cannot do, and what that means."""
 
     def close(self) -> None:
         """Close sockets and descriptors; the kernel keeps everything, and servers go on."""

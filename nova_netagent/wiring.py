@@ -1,6 +1,5 @@
 """What a program needs to work on this host, put together from its settings."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from nova_netagent.services import DnsmasqServers
 from nova_netagent.settings import Settings
 from nova_netagent.store import Store
 
-LOG = logging.getLogger(__name__)
+UNJUDGED = "frames are not judged, so that instances can lie in ARP and by VLAN tags, and strangers' ports are heard"
 
 
 def open_store(settings: Settings) -> Store:
@@ -44,17 +43,16 @@ def open_links(settings: Settings, on_change: Callable[[], None] | None = None) 
     return KernelLinks(announcements, on_change)
 
 
-def open_frames(settings: Settings) -> FramesBackend | None:
-    """What judges frames below IP; ``None``, and a warning, where the kernel cannot."""
+def open_frames(settings: Settings) -> tuple[FramesBackend | None, tuple[str, ...]]:
+    """What judges frames below IP, or a warning where the kernel cannot; called in the thread that will use it."""
     from nova_netagent.backend.frames import KernelFrames
 
     frames = KernelFrames(settings.firewall.wrap_name)
     reason = frames.supported()
     if reason is None:
-        return frames
+        return frames, ()
     frames.close()
-    LOG.warning("instances can lie in ARP, and ports that are nobody's are heard: %s", reason)
-    return None
+    return None, (f"{UNJUDGED}: {reason}",)
 
 
 def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None] | None = None) -> Host:
@@ -63,12 +61,14 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
     :param on_change: called from other threads when links changed or a server ended.
     """
     events = metrics.dnsmasq_events_total
+    frames, warnings = open_frames(settings)
     return Host(
         rules=open_backend(settings),
         links=open_links(settings, on_change),
-        frames=open_frames(settings),
+        frames=frames,
         servers=DnsmasqServers(Path(directory(settings.state_path)), on_change, lambda what: events.labels(what).inc()),
         flows=Conntrack(),
+        warnings=warnings,
     )
 
 

@@ -74,12 +74,12 @@ class Served(Cloud):
 
 
 @contextmanager
-def serving(config: Mapping[str, Mapping[str, Any]] | None = None, *, program: bool = False) -> Iterator[Served]:
+def serving(config: Mapping[str, Mapping[str, Any]] | None = None) -> Iterator[Served]:
     """Such a host, its files where an unprivileged dnsmasq reaches them: pytest's directories are closed to others."""
     directory = Path(tempfile.mkdtemp(prefix="netagent-"))
     directory.chmod(0o755)
     try:
         with Lab(directory) as lab:
-            yield Served(lab, config, program=program)
+            yield Served(lab, config)
     finally:
         shutil.rmtree(directory)

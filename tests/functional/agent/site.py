@@ -19,8 +19,9 @@ from nova_netagent.model import Network, Object, State, document
 from nova_netagent.netfilter.rule import DROP, Rule
 from nova_netagent.testing import make_network
 from tests.functional.agent.cloud import Cloud
+from tests.functional.agent.forkserver import ForkedAgent
 from tests.functional.agent.witness import Witness
-from tests.lab import Forged, Lab, Namespace, Refusal, Seen, arrives, iptables, refused
+from tests.lab import Agent, Forged, Lab, Namespace, Refusal, Seen, arrives, iptables, refused
 from tests.lab.probes import IpProbe, new_port, new_token
 from tests.lab.proof import drain, one_processor
 from tests.lab.watch import watching
@@ -35,9 +36,14 @@ class Site(Cloud):
     """One host under the agent, described as a whole, again and again."""
 
     def __init__(
-        self, lab: Lab, config: Mapping[str, Mapping[str, Any]] | None = None, host: Namespace | None = None
+        self,
+        lab: Lab,
+        config: Mapping[str, Mapping[str, Any]] | None = None,
+        host: Namespace | None = None,
+        *,
+        kind: type[Agent] = ForkedAgent,
     ) -> None:
-        super().__init__(lab, config, host)
+        super().__init__(lab, config, host, kind=kind)
         self.witness = Witness(self.host, self.agent)
         self._machines: dict[int, Namespace] = {}
         self._behind: dict[str, Namespace] = {}

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from nova_netagent.model import AllowedAddressPair, Instance, values
-from nova_netagent.testing import make_group, make_instance, make_network, make_rule, make_vif
+from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_network, make_rule, make_vif
+from tests.functional.agent.conftest import SiteMaker
 from tests.functional.agent.kernel import eventually
 from tests.functional.agent.site import Site
 from tests.functional.frames.lies import BROADCAST_MAC, CONTROL, HONEST, LIES, Liar, advertisement, of_arp
-from tests.lab import Forged, Frame, Icmp, Namespace, Udp, arp_request, arrives, needs, refused
+from tests.lab import Forged, Frame, Icmp, Namespace, Udp, arp_request, arrives, needs, refused, tcp
 from tests.lab.frames import arp
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "nftables")
@@ -252,3 +253,55 @@ def test_what_a_guest_sends_to_all_does_not_come_back_to_it(stage: Stage) -> Non
         assert refused(stage.vm1, stage.vm1, probe), name
     solicitation = Forged(Icmp(kind=135, to="ff02::1:ff00:2"), source="::")
     assert refused(stage.vm1, stage.vm1, solicitation)
+
+
+def test_a_guest_reaches_itself_by_its_floating_ip(stage: Stage) -> None:
+    """What is for it alone does come back to it, by the same port."""
+    stage.site.put(make_floating_ip(1))
+    answer = tcp(stage.vm1, "198.51.100.1", 80, server=stage.vm1)
+    assert answer
+    assert answer.seen_as is not None
+    assert answer.seen_as[0] == "198.51.100.1"
+    assert refused(stage.vm1, stage.vm1, HONEST[CONTROL](stage))
+    assert arrives(stage.vm1, stage.vm2, HONEST[CONTROL](stage))
+
+
+# --- links that somebody else manages
+
+
+@pytest.fixture(scope="module")
+def unmanaged(make_site: SiteMaker) -> Stage:
+    """Bridge, ports and uplink are made by hand."""
+    site = make_site({"network": {"manage_links": False}})
+    machines = [site.machine(number) for number in (1, 2, 4, 7)]
+    ports = [f"tap{number}" for number in (1, 2, 4, 7)]
+    site.lab.bridge(site.host, "br1", addresses=("10.1.0.1/24", "fd00:1::1/64"), ports=ports)
+    far = site.behind("eth1", "10.1.0.20{}/24", bridge="br1")
+    site.host.links.wait_running("br1")
+    return Stage(site, *machines[:3], far)
+
+
+def test_where_links_are_not_ours_described_vifs_do_not_lie(unmanaged: Stage) -> None:
+    unmanaged.describe()
+    assert unmanaged.not_stopped(LIES) == set()
+    assert unmanaged.heard(HONEST) == everywhere(HONEST)
+
+
+def test_where_links_are_not_ours_other_ports_are_left_alone(unmanaged: Stage) -> None:
+    unmanaged.describe()
+    site, other = unmanaged.site, unmanaged.site.machine(7)
+    for name, liar in LIES.items():
+        probe = liar(Stage(site, other, unmanaged.vm2, unmanaged.vm3, unmanaged.far))
+        assert arrives(other, site.host, probe, device="br1"), name
+        assert arrives(other, unmanaged.far, probe), name
+    assert "tap7" not in site.host.run(["nft", "list", "table", "bridge", W]).stdout
+
+
+def test_where_links_are_not_ours_a_vif_that_waits_passes_nothing(unmanaged: Stage) -> None:
+    waits = make_instance(1, (9,), vifs=(make_vif(1, network=3, fixed_ips=()),))
+    unmanaged.describe(waits)
+    assert unmanaged.site.status(waits)["state"] == "pending"
+    assert heard_at_once(unmanaged, {**HONEST, **LIES}) == set()
+    assert refused(unmanaged.vm2, unmanaged.vm1, arp_request(unmanaged.vm2, wanted="10.1.0.2"))
+    unmanaged.describe()
+    assert unmanaged.heard(HONEST) == everywhere(HONEST)
