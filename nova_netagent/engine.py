@@ -385,7 +385,7 @@ class Engine:
         everything = frozenset(key for key, _ in self._state.all_entries())
         if not can_be_said(everything):
             raise RuleRefused(reason)
-        culprits = _culprits(sorted(everything), can_be_said)
+        culprits = _culprits(everything, can_be_said)
         if not works(culprits):
             culprits |= self._refused_by_kernel(reason, everything - culprits, lambda keys: works(culprits | set(keys)))
             works(culprits)
@@ -404,7 +404,7 @@ class Engine:
         newcomers = self.reconciler.newcomers(self._compiled)
         for suspects in (newcomers & candidates, _touched(self._applied, self._state) & candidates):
             if suspects and works(suspects):
-                return _culprits(sorted(suspects), works)
+                return _culprits(suspects, works)
         raise RuleRefused(reason)
 
     def _succeed(self, outcome: Outcome, verify: bool) -> None:
@@ -548,7 +548,24 @@ class Engine:
                 LOG.debug("%s", line)
 
 
-def _culprits(candidates: list[Key], works: Callable[[Iterable[Key]], bool]) -> frozenset[Key]:
+_DEPENDED_ON_LAST = (("floating_ips", "provider_rules"), ("security_groups",), ("instances",), ("networks",))
+
+
+def _culprits(candidates: frozenset[Key], works: Callable[[Iterable[Key]], bool]) -> frozenset[Key]:
+    """The candidates without which it works; it works without all of them.
+
+    Who is left out takes along what refers to it: a network must not be blamed for an instance.
+    """
+    if works(()):
+        return frozenset()
+    for kinds in _DEPENDED_ON_LAST:
+        part = sorted(key for key in candidates if key[0] in kinds)
+        if part and works(part):
+            return _halved(part, works)
+    return _halved(sorted(candidates), works)
+
+
+def _halved(candidates: list[Key], works: Callable[[Iterable[Key]], bool]) -> frozenset[Key]:
     """The candidates without which it works, found by halving; it works without all of them."""
 
     def search(part: list[Key], excluded: frozenset[Key]) -> frozenset[Key]:
