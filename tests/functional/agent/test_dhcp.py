@@ -19,7 +19,7 @@ from tests.lab import Namespace, Tcp, Udp, arrives, needs, refused, syscalls
 
 pytestmark = needs(
     "iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "nftables",
-    "program:dnsmasq", "program:dhclient", "program:busybox",
+    "program:dnsmasq", "setgroups", "program:dhclient", "program:busybox",
 )  # fmt: skip
 
 MS_BIND = 0x1000

@@ -12,7 +12,7 @@ from tests.functional.agent.kernel import cleanup, ctl, eventually, metric
 from tests.functional.frames import test_drift
 from tests.lab import Lab, Namespace, arp_request, arrives, needs, refused
 
-pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "nftables", "program:nft")
+pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "nftables", "program:nft", "setgroups")
 
 W = "nova-netagent"
 QUIET = 'iifname "tap8" counter packets 3'

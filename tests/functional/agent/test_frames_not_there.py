@@ -13,7 +13,7 @@ from tests.functional.agent.kernel import cleanup, ctl
 from tests.functional.agent.site import Site
 from tests.lab import Agent, Forged, Lab, Namespace, Udp, arp_request, arrives, needs, refused
 
-pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
+pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "setgroups")
 
 
 class Frameless(Agent):

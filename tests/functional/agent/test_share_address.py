@@ -12,7 +12,15 @@ from tests.functional.dhcp.clients import udhcpc
 from tests.lab import Forged, Namespace, Udp, arp_request, arrives, needs, refused, tcp
 
 pytestmark = needs(
-    "iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "nftables", "program:dnsmasq", "program:busybox"
+    "iptables",
+    "ip6tables",
+    "ipset",
+    "br_netfilter",
+    "bridge",
+    "nftables",
+    "program:dnsmasq",
+    "setgroups",
+    "program:busybox",
 )
 
 CONFIG = {"DEFAULT": {"use_ipv6": False}, "network": {"fixed_range": "10.0.0.0/8"}}
