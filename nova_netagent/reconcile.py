@@ -17,6 +17,7 @@ from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.links.protocol import LinksFailed
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.links import Links
+from nova_netagent.compile.resolve import Port
 from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import Key
@@ -34,6 +35,7 @@ from nova_netagent.plan_links import (
     uplink_problems,
 )
 from nova_netagent.plan_links import plan_removal as plan_links_removal
+from nova_netagent.plan_neighbours import newcomers
 from nova_netagent.services import DhcpPlan, plan_dhcp
 from nova_netagent.settings import FirewallSettings
 from nova_netagent.store import Store
@@ -91,6 +93,7 @@ class Reconciler:
         self._made = dict(store.made())
         self._tables: dict[TableId, Table] = {}
         self._sets: Mapping[str, IpSet] | None = None
+        self._ports: Mapping[str, tuple[Port, ...]] | None = None
 
     def host_addresses(self) -> Mapping[str, str]:
         """The host's addresses, each with its interface."""
@@ -246,10 +249,17 @@ class Reconciler:
         self._forget_made(link_plan, outcome)
         self._remember_uplinks(compiled.links, link_plan, verify)
         self._persist(partial(self._apply_frames, compiled, outcome), False)
+        self._introduce(compiled.scope.resolved.ports)
         servers = self._plan_servers(compiled, fresh=verify)
         self._servers.apply(servers)
         self._count_servers(servers, outcome)
         outcome.link_failures = {**link_problems(compiled.links, self._links.read()), **outcome.link_failures}
+
+    def _introduce(self, ports: Mapping[str, tuple[Port, ...]]) -> None:
+        """Who has come to an address is asked for; at the start everybody may have been there before."""
+        if self._ports is not None and (now := newcomers(self._ports, ports)):
+            self._links.forget_neighbours(now)
+        self._ports = ports
 
     def _persist(self, apply: Callable[[bool], None], verify: bool) -> None:
         """Apply, and again when somebody changed a table in between: then everything is read anew.

@@ -40,7 +40,7 @@ def open_links(settings: Settings, on_change: Callable[[], None] | None = None) 
     from nova_netagent.backend.links import KernelLinks
 
     announcements = settings.network.send_arp_for_ha_count if settings.network.send_arp_for_ha else 0
-    return KernelLinks(announcements, on_change)
+    return KernelLinks(settings.host, announcements, on_change)
 
 
 def open_frames(settings: Settings) -> tuple[FramesBackend | None, tuple[str, ...]]:

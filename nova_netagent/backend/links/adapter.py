@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import ipaddress
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 from pyroute2.netlink.exceptions import NetlinkError
 
 from nova_netagent.backend import Unavailable
-from nova_netagent.backend.links import holdings
+from nova_netagent.backend.links import holdings, neighbours
 from nova_netagent.backend.links.arp import Announcer
 from nova_netagent.backend.links.holdings import Holdings, MoveFailed
 from nova_netagent.backend.links.image import LinkImage
@@ -21,6 +22,9 @@ from nova_netagent.backend.links.protocol import LinksFailed
 from nova_netagent.backend.links.watch import Watch
 from nova_netagent.compile.links import Address, Bridge, Vlan
 from nova_netagent.plan_links import ActualLinks, Join, LinkPlan, NewMac, Release
+from nova_netagent.plan_neighbours import Neighbours
+
+LOG = logging.getLogger(__name__)
 
 _PROC_SYS = Path("/proc/sys")
 _SCOPE_LINK = 253
@@ -33,6 +37,7 @@ _ALL_FRAMES = 0xFFFD
 class KernelLinks:
     """The links of the network namespace that the thread is in.
 
+    :param host: the host's name, by which its MACs differ from another's that was cloned from it.
     :param announcements: how often a new address is announced by gratuitous ARP; 0 is never.
     :param on_change: called, from any thread, when links changed since the last ``read`` and when
         a ``read`` finds that they did.
@@ -40,6 +45,7 @@ class KernelLinks:
 
     def __init__(
         self,
+        host: str = "",
         announcements: int = 3,
         on_change: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -49,6 +55,7 @@ class KernelLinks:
         self._route: Any = IPRoute()
         self._image = LinkImage()
         self._announcer = Announcer(clock)
+        self._host = host
         self._announcements = announcements
         self._failures: dict[str, str] = {}
         self._remembered: dict[str, tuple[int, Holdings]] = {}
@@ -147,6 +154,15 @@ class KernelLinks:
             for name in plan.remove_vlans:
                 self._try(name, partial(self._remove, name))
 
+    def forget_neighbours(self, now: Neighbours) -> None:
+        """Have the host ask anew who has these addresses, unless it knows the MAC that has each now."""
+        links = self._image.read().links
+        stale = {(links[bridge].index, address): mac for (bridge, address), mac in now.items() if bridge in links}
+        try:
+            neighbours.forget(stale)
+        except OSError as error:
+            LOG.warning("the host may send to who had an address before: %s", error)
+
     @contextmanager
     def _collect(self) -> Iterator[None]:
         self._failures = {}
@@ -178,7 +194,7 @@ class KernelLinks:
     def _add_bridge(self, bridge: Bridge) -> None:
         # A MAC that is set stays; one that the kernel chose follows the lowest of the ports.
         uplink = None if bridge.uplink is None else self._image.read().links.get(bridge.uplink)
-        mac = (uplink and uplink.mac) or _own_mac(bridge.name)
+        mac = (uplink and uplink.mac) or _own_mac(self._host, bridge.name)
         self._route.link("add", ifname=bridge.name, kind="bridge", address=mac, br_stp_state=0, br_forward_delay=0)
         self._write_sysctls({f"net/ipv6/conf/{bridge.name}/accept_ra": "0"})
         # Set afterwards: an MTU given at creation is lost when the first port joins.
@@ -193,7 +209,7 @@ class KernelLinks:
             kind="vlan",
             link=self._index(vlan.interface),
             vlan_id=vlan.number,
-            address=_own_mac(vlan.name),
+            address=_own_mac(self._host, vlan.name),
         )
         self._set(vlan.name, state="up", **({"mtu": vlan.mtu} if vlan.mtu else {}))
 
@@ -297,8 +313,8 @@ def _holdings_of(index: int) -> Holdings:
         raise Unavailable(str(error)) from error
 
 
-def _own_mac(name: str) -> str:
-    """A locally administered MAC that a bridge of this name always has on this host."""
+def _own_mac(host: str, name: str) -> str:
+    """A locally administered MAC that a link of this name always has on this host."""
     seed = Path("/etc/machine-id").read_text() if Path("/etc/machine-id").exists() else ""
-    digest = hashlib.sha1(f"{seed}{name}".encode(), usedforsecurity=False).digest()
+    digest = hashlib.sha1(f"{seed}{host}{name}".encode(), usedforsecurity=False).digest()
     return bytes([(digest[0] & 0xFC) | 2, *digest[1:6]]).hex(":")

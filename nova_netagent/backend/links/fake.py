@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from nova_netagent.backend.links.protocol import LinksFailed
 from nova_netagent.compile.links import Bridge, Vlan
 from nova_netagent.plan_links import ActualLinks, Join, Link, LinkPlan, Release
+from nova_netagent.plan_neighbours import Neighbours
 
 _SYSCTLS = {
     "net/ipv4/ip_forward": "0",
@@ -31,6 +32,10 @@ class FakeLinks:
         self.routes: set[tuple[str, str]] = set()
         """Interface and route of all that somebody set."""
         self.sysctls: dict[str, str] = dict(_SYSCTLS)
+        self.neighbours: dict[tuple[str, str], str] = {}
+        """By link and address, the MAC that answered last."""
+        self.written_down: set[tuple[str, str]] = set()
+        """Those neighbours that an operator wrote down."""
         self.edits: list[str] = []
         """Every edit that was made, in order."""
         self.fail: dict[str, str] = {}
@@ -125,6 +130,12 @@ class FakeLinks:
         for name in plan.remove_vlans:
             self._edit(failures, name, f"- vlan {name}", partial(self.remove_link, name))
         _raise(failures)
+
+    def forget_neighbours(self, now: Neighbours) -> None:
+        """Forget who had these addresses."""
+        self.neighbours = {
+            key: mac for key, mac in self.neighbours.items() if key in self.written_down or now.get(key, mac) == mac
+        }
 
     def next_due(self) -> float | None:
         """Nothing is ever due."""

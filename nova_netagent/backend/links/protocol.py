@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from nova_netagent.plan_links import ActualLinks, LinkPlan
+from nova_netagent.plan_neighbours import Neighbours
 
 
 class LinksFailed(Exception):
@@ -37,6 +38,9 @@ class LinksBackend(Protocol):
 
     def finish(self, plan: LinkPlan) -> None:
         """What comes after the rules: uplinks, bridges, addresses, ports, forwarding."""
+
+    def forget_neighbours(self, now: Neighbours) -> None:
+        """Have the host ask anew who has these addresses, unless it knows the MAC that has each now."""
 
     def next_due(self) -> float | None:
         """When ``do_due`` has something to do, by time.monotonic()."""

@@ -20,7 +20,7 @@ class Inside:
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
-        self._links = namespace.call(KernelLinks, 0)
+        self._links = namespace.call(KernelLinks, announcements=0)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._links, name)
@@ -84,6 +84,13 @@ class KernelWorld:
     def take(self, name: str, *things: str) -> None:
         for thing in things:
             self._ip(f"{'route' if _is_route(thing) else 'addr'} del {thing} dev {name}")
+
+    def answered(self, bridge: str, address: str, mac: str, *, permanent: bool = False) -> None:
+        self._ip(f"neigh add {address} lladdr {mac} dev {bridge} nud {'permanent' if permanent else 'reachable'}")
+
+    def neighbours(self) -> set[tuple[str, str, str]]:
+        lines = self._namespace.run(["ip", "neigh", "show"]).stdout.splitlines()
+        return {(words[2], words[0], words[4]) for words in map(str.split, lines) if "lladdr" in words}
 
     def held(self, name: str) -> set[str]:
         found = set()

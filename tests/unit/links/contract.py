@@ -15,7 +15,7 @@ from nova_netagent.metrics import Metrics
 from nova_netagent.model import Object
 from nova_netagent.plan_links import ActualLinks
 from nova_netagent.reconcile import Reconciler
-from nova_netagent.testing import make_network
+from nova_netagent.testing import make_instance, make_network, make_vif
 from tests.properties.host import SETTINGS, Host
 
 OWN = ("192.0.2.7/24", "2001:db8:7::7/64")
@@ -53,6 +53,12 @@ class LinksWorld(Protocol):
 
     def take(self, name: str, *things: str) -> None:
         """Somebody takes them away."""
+
+    def answered(self, bridge: str, address: str, mac: str, *, permanent: bool = False) -> None:
+        """Somebody answered for an address; ``permanent``: an operator wrote it down."""
+
+    def neighbours(self) -> set[tuple[str, str, str]]:
+        """Who answered last: bridge, address and MAC."""
 
     def held(self, name: str) -> set[str]:
         """The addresses and routes of a link that are not the kernel's own."""
@@ -299,6 +305,20 @@ class LinksContract:
         assert "203.0.113.0/24" in links.held("br1")
 
     # VLANs
+
+    def test_who_had_an_address_is_forgotten_when_another_comes_to_it(self, links: LinksWorld, host: Host) -> None:
+        host.put(make_network(1))
+        old, mine, other = "02:00:00:00:00:77", make_vif(1).address, make_vif(3).address
+        links.answered("br1", "10.1.0.2", old)
+        links.answered("br1", "fd00:1::2", mine)
+        links.answered("br1", "10.1.0.4", other)
+        links.answered("br1", "fd00:1::4", old, permanent=True)
+        host.put(make_instance(1), make_instance(3))
+        assert links.neighbours() == {
+            ("br1", "fd00:1::2", mine),
+            ("br1", "10.1.0.4", other),
+            ("br1", "fd00:1::4", old),
+        }
 
     def test_a_vlan_link_is_made_joined_and_removed(self, vlans: LinksWorld, host: Host) -> None:
         network = make_network(1, bridge_interface="eth1", vlan=7, mtu=1400)

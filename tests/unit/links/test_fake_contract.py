@@ -57,6 +57,14 @@ class FakeWorld:
     def take(self, name: str, *things: str) -> None:
         self.links._take(name, map(_named, things))
 
+    def answered(self, bridge: str, address: str, mac: str, *, permanent: bool = False) -> None:
+        self.links.neighbours[bridge, address] = mac
+        if permanent:
+            self.links.written_down.add((bridge, address))
+
+    def neighbours(self) -> set[tuple[str, str, str]]:
+        return {(*key, mac) for key, mac in self.links.neighbours.items()}
+
     def held(self, name: str) -> set[str]:
         return {each.removeprefix("route:").replace("_", " ") for each in self.links._holdings(name)}
 
