@@ -276,11 +276,28 @@ _API: Sequence[cfg.Opt] = (
     cfg.IntOpt("max_state_size", default=64 << 20, min=1024, help="The most bytes of a body of /v1/state."),
 )
 _RPC: Sequence[cfg.Opt] = (
-    cfg.BoolOpt("enabled", default=False, help="Serve RPC over oslo.messaging."),
+    cfg.BoolOpt(
+        "enabled",
+        default=False,
+        help=(
+            "Serve RPC over oslo.messaging. Its own options, transport_url in [DEFAULT] first of all, are taken in the"
+            " same file."
+        ),
+    ),
     cfg.StrOpt("topic", default="network", help="The topic to serve."),
     cfg.StrOpt("exchange", default="nova", help="The exchange of the topic."),
     cfg.BoolOpt(
-        "sync_on_connect", default=False, help="Ask the controller for the whole state on every (re)connection."
+        "sync_on_connect",
+        default=False,
+        help="Ask a controller for the whole state of this host on every (re)connection to the broker.",
+    ),
+    cfg.StrOpt(
+        "sync_topic",
+        default="netagent-controller",
+        help=(
+            "The topic on which the controller is asked: get_host_state(host), in namespace netagent, version 1.0;"
+            " it answers the state, or null when it has none to tell."
+        ),
     ),
 )
 
@@ -343,7 +360,9 @@ def load(files: Iterable[str | Path], dirs: Iterable[str | Path] = (), conf: cfg
         written = _written(conf)
         _refuse_unknown(conf, written)
         _refuse_wrong(conf, written)
-        return _settings(conf)
+        settings = _settings(conf)
+        _refuse_no_broker(settings, written)
+        return settings
     except cfg.ConfigFilesNotFoundError as error:
         raise ConfigError(f"no such configuration file: {', '.join(error.config_files)}") from error
     except cfg.Error as error:
@@ -459,6 +478,22 @@ def _refuse_contradictions(settings: Settings) -> None:
     if api.bind_host is not None and api.auth_strategy == "noauth":
         raise ConfigError("[api] auth_strategy: noauth is for the socket only; TCP on bind_host requires keystone")
 
+
+def _refuse_no_broker(settings: Settings, written: _Written) -> None:
+    """oslo.messaging would fall back to rabbit on localhost, and wait for it for ever."""
+    if not settings.rpc.enabled:
+        return
+    file, url = written.get("DEFAULT", {}).get("transport_url", (None, ""))
+    if file is None:
+        raise ConfigError("[DEFAULT] transport_url: RPC is enabled and needs a broker, like rabbit://user:pass@host/")
+    scheme = url.partition("://")[0].partition("+")[0]
+    if "://" not in url or scheme not in _DRIVERS:
+        # The URL itself has a password.
+        raise ConfigError(f"{file}: [DEFAULT] transport_url: begins with none of {'://, '.join(_DRIVERS)}://")
+
+
+_DRIVERS = ("rabbit", "kafka", "fake")
+"""oslo.messaging's, by the schemes of their URLs."""
 
 _NOWHERE = "192.0.0.8"
 """The dummy address (RFC 7600): nobody has it, so that a packet to it would take the default route."""

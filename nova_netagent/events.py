@@ -31,9 +31,13 @@ class Delete:
 
 @dataclass(frozen=True)
 class Replace:
-    """The whole state is described: what it does not name is to go."""
+    """The whole state is described: what it does not name is to go.
+
+    :ivar since: the state when the description was asked for; what came, changed or went after it stays as it is.
+    """
 
     state: State
+    since: DesiredState | None = None
 
 
 Event = Put | Delete | Replace
@@ -56,8 +60,8 @@ def fold(state: DesiredState, event: Event, now: float) -> DesiredState:
             return _put(state, item)
         case Delete(kind, id_, revision):
             return _delete(state, (kind, id_), revision, now)
-        case Replace(wanted):
-            return _replace(state, wanted, now)
+        case Replace(wanted, since):
+            return _replace(state, wanted, now, since or state)
 
 
 def _without_expired(state: DesiredState, now: float) -> DesiredState:
@@ -115,19 +119,25 @@ def _delete(state: DesiredState, key: Key, revision: int | None, now: float) -> 
     return _with_kind(state, kind, _without(state.entries(kind), id_))
 
 
-def _replace(state: DesiredState, wanted: State, now: float) -> DesiredState:
+def _replace(state: DesiredState, wanted: State, now: float, since: DesiredState) -> DesiredState:
     """Make the state what was described; an object that is newer here stays as it is."""
+    found = state
     named = {(item.KIND, item.id) for item in wanted.objects()}
-    for key, _ in list(state.all_entries()):
-        if key not in named:
+    for key, entry in list(state.all_entries()):
+        if key not in named and _entry(since, key) is entry:
             state = _delete(state, key, None, now)
     for item in wanted.objects():
-        if not _is_behind(state, item):
-            entry = state.entries(item.KIND).get(item.id)
-            if entry is not None:
-                _refuse_contradiction(entry, item)
+        key = (item.KIND, item.id)
+        old = _entry(found, key)
+        if _entry(since, key) is old and not _is_behind(state, item):
+            if old is not None:
+                _refuse_contradiction(old, item)
             state = _put(state, item)
     return state
+
+
+def _entry(state: DesiredState, key: Key) -> Entry | None:
+    return state.entries(key[0]).get(key[1])
 
 
 def _is_behind(state: DesiredState, item: Object) -> bool:
@@ -137,7 +147,7 @@ def _is_behind(state: DesiredState, item: Object) -> bool:
     tombstone = state.tombstones.get((item.KIND, item.id))
     if tombstone is not None and item.revision <= tombstone.revision:
         return True
-    entry = state.entries(item.KIND).get(item.id)
+    entry = _entry(state, (item.KIND, item.id))
     return entry is not None and entry.revision is not None and item.revision < entry.revision
 
 

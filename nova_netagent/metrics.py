@@ -38,6 +38,8 @@ class Metrics:
         )
         self.resync_seconds = histogram("resync_seconds", "Reading everything back and repairing it.")
         self.rpc_messages_total = counter("rpc_messages_total", "RPC messages.", "method", "result")
+        self.rpc_connected = gauge("rpc_connected", "1 while RPC is connected to a broker, else 0.")
+        self.rpc_syncs_total = counter("rpc_syncs_total", "Whole states asked of a controller.", "result")
         self.http_requests_total = counter("http_requests_total", "HTTP requests.", "method", "route", "code")
         self.http_request_seconds = histogram("http_request_seconds", "Answering an HTTP request.", "method", "route")
         self.conntrack_deleted_total = counter(

@@ -70,6 +70,7 @@ class RpcSettings(Struct, frozen=True):
     topic: str = "network"
     exchange: str = "nova"
     sync_on_connect: bool = False
+    sync_topic: str = "netagent-controller"
 
 
 class Settings(Struct, frozen=True):

@@ -20,6 +20,18 @@ class Status(Struct, frozen=True):
     message: str = ""
 
 
+class Connection(Struct, frozen=True):
+    """How the agent does with the broker of its RPC."""
+
+    connected: bool
+    changed_at: float
+    """Since when it is so, in seconds since the epoch."""
+    synced_at: float | None = None
+    """When a controller last described the whole state."""
+    failure: str = ""
+    """What is wrong, when something is."""
+
+
 class View(Struct, frozen=True):
     """What the engine last published. Immutable: any thread may read it."""
 

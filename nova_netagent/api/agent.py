@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from nova_netagent.metrics import Metrics
 from nova_netagent.settings import ApiSettings
-from nova_netagent.status import View
+from nova_netagent.status import Connection, View
 
 T = TypeVar("T")
 
@@ -68,6 +68,7 @@ class Agent:
     :ivar live: whether the engine's loop turns, and if not why.
     :ivar about: asked for each answer, as the backend is known only once it is open.
     :ivar offload: for bodies of many megabytes.
+    :ivar rpc: how RPC does; ``None`` where it is off.
     """
 
     submit: Submit
@@ -77,3 +78,4 @@ class Agent:
     metrics: Metrics
     settings: ApiSettings = field(default_factory=ApiSettings)
     offload: Offload = at_once
+    rpc: Callable[[], Connection | None] = lambda: None

@@ -121,6 +121,18 @@ class Trouble(Struct, frozen=True):
     message: str
 
 
+class Broker(Struct, frozen=True):
+    """How RPC does."""
+
+    connected: bool
+    changed_at: str
+    """Since when it is so."""
+    synced_at: str | None
+    """When a controller last described the whole state."""
+    failure: str
+    """What is wrong; empty when nothing is."""
+
+
 class Report(Struct, frozen=True):
     """How the agent does, at a glance."""
 
@@ -150,6 +162,8 @@ class Report(Struct, frozen=True):
     troubles: Sequence[Trouble]
     """The first of the objects that are not done."""
     troubles_total: int
+    rpc: Broker | None = None
+    """Null where RPC is off. What the kernel has does not depend on it."""
 
 
 def refusal(code: int, message: str, field: str | None = None) -> Error:

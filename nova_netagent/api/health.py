@@ -9,6 +9,7 @@ from nova_netagent.api import errors, wire
 from nova_netagent.api.agent import Agent
 from nova_netagent.api.answers import (
     MOST_TROUBLES,
+    Broker,
     Health,
     Link,
     Report,
@@ -19,6 +20,7 @@ from nova_netagent.api.answers import (
     troubles,
 )
 from nova_netagent.api.requests import parameters
+from nova_netagent.status import Connection
 
 NOT_READY = "the stored state was not applied yet"
 
@@ -123,7 +125,14 @@ def report(agent: Agent, now: datetime) -> Report:
         kinds=kinds,
         troubles=not_done[:MOST_TROUBLES],
         troubles_total=len(not_done),
+        rpc=_broker(agent.rpc()),
     )
+
+
+def _broker(found: Connection | None) -> Broker | None:
+    if found is None:
+        return None
+    return Broker(found.connected, _written(found.changed_at) or "", _written(found.synced_at), found.failure)
 
 
 def _written(seconds: float | None) -> str | None:

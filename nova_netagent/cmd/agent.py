@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from nova_netagent.api.agent import About
+    from nova_netagent.api.agent import About, Agent
     from nova_netagent.api.hub import Hub, Server
     from nova_netagent.engine import Engine
+    from nova_netagent.rpc.service import Rpc
     from nova_netagent.settings import Settings
 
 LOG = logging.getLogger("nova_netagent")
@@ -79,6 +80,9 @@ def _run(arguments: argparse.Namespace) -> int:
     collect_rarely()
     try:
         return Daemon(settings, opts, files, arguments.config_dir).run()
+    except conf.ConfigError as error:
+        print(f"nova-netagent: {error}", file=sys.stderr)
+        return 2
     except Exception as error:
         LOG.critical("%s", error, exc_info=LOG.isEnabledFor(logging.DEBUG))
         return 1
@@ -132,6 +136,7 @@ class Daemon:
         self._started = time.time()
         self._metrics = Metrics()
         self._hub: Hub | None = None
+        self._rpc: Rpc | None = None
         self._engine: Engine = make_engine(settings, self._metrics, self._poke)
         self._signals: set[signal.Signals] = set()
         self._was_ready = False
@@ -146,10 +151,14 @@ class Daemon:
         hub.on_signals(SIGNALS, self._signals.add)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self._claim = _claim(self._settings.state_path)  # held to the end of the process
-        server = self._listen(hub)
+        agent = self._agent(hub)
+        self._rpc = self._make_rpc(agent)
+        server = self._listen(hub, agent)
         # A daemon thread: should this one end by a fault, the service manager must see it end.
         thread = threading.Thread(target=self._engine.run, name="engine", daemon=True)
         thread.start()
+        if self._rpc is not None:
+            self._rpc.start()
         watchdog = systemd.watchdog_seconds()
         if watchdog is not None:
             hub.every(watchdog / 3, self._feed_watchdog)
@@ -160,21 +169,34 @@ class Daemon:
         systemd.notify("STOPPING=1")
         return self._stop(hub, server, thread)
 
-    def _listen(self, hub: "Hub") -> "Server":
-        from nova_netagent.api import sockets
+    def _agent(self, hub: "Hub") -> "Agent":
         from nova_netagent.api.agent import Agent
-        from nova_netagent.api.app import make_app
 
-        api = self._settings.api
-        agent = Agent(
+        return Agent(
             submit=hub.submit_and_wait,
             view=lambda: self._engine.view,
             live=self._live,
             about=self._about,
             metrics=self._metrics,
-            settings=api,
+            settings=self._settings.api,
             offload=hub.offload,
+            rpc=lambda: None if self._rpc is None else self._rpc.state(),
         )
+
+    def _make_rpc(self, agent: "Agent") -> "Rpc | None":
+        """RPC where it is on; what it needs is imported only then."""
+        if not self._settings.rpc.enabled:
+            return None
+        from nova_netagent.rpc.service import Rpc
+        from nova_netagent.services import release
+
+        return Rpc(self._settings, self._opts, agent, self._engine.submit, release.send)
+
+    def _listen(self, hub: "Hub", agent: "Agent") -> "Server":
+        from nova_netagent.api import sockets
+        from nova_netagent.api.app import make_app
+
+        api = self._settings.api
         self._listener = sockets.UnixListener(api.socket, api.socket_mode, api.socket_group)
         return hub.serve(self._listener.socket, make_app(agent))
 
@@ -183,9 +205,15 @@ class Daemon:
 
         self._listener.remove()  # first: who comes late finds no socket, and not one that is reset
         if not thread.is_alive():
-            hub.abandon(Unanswered(f"the engine ended: {self._engine.failed}"))
+            ended = Unanswered(f"the engine ended: {self._engine.failed}")
+            hub.abandon(ended)
+            if self._rpc is not None:
+                self._rpc.abandon(ended)
+        rpc_stopped = None if self._rpc is None else self._rpc.stop(STOP_SECONDS)
         if not server.stop(STOP_SECONDS):
             LOG.warning("requests were still in flight after %.0f s", STOP_SECONDS)
+        if rpc_stopped is not None and not hub.wait(rpc_stopped):
+            LOG.warning("calls were still in flight after %.0f s", STOP_SECONDS)
         self._engine.stop()
         while thread.is_alive():
             hub.rest(0.2)

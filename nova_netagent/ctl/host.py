@@ -33,6 +33,8 @@ def _show_status(session: Session, report: Document) -> None:
     screen.line(f"backend    {backend}{see}")
     screen.line(f"host       {report['host']}, version {report['version']}, up {_span(report['uptime_seconds'])}")
     screen.line(f"applied    {_ago(report['applied_at'])}, verified {_ago(report['verified_at'])}")
+    if report.get("rpc"):
+        screen.line(f"rpc        {_rpc(report['rpc'])}")
     screen.line()
     rows = [[kind, *(report["kinds"].get(kind, {}).get(state, 0) for state in _STATES)] for kind in KINDS]
     screen.table(["KIND", *map(str.upper, _STATES)], rows, right="DONE PENDING ERROR")
@@ -46,6 +48,13 @@ def _show_status(session: Session, report: Document) -> None:
         more = report["troubles_total"] - len(troubles)
         if more > 0:
             screen.line(f"… and {more} more")
+
+
+def _rpc(found: Document) -> str:
+    connected = "connected" if found["connected"] else "no broker"
+    synced = f", synced {_ago(found['synced_at'])}" if found["synced_at"] else ""
+    failure = f": {found['failure']}" if found["failure"] else ""
+    return f"{connected}, since {_ago(found['changed_at'])}{synced}{failure}"
 
 
 _STATES = ("done", "pending", "error")

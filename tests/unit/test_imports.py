@@ -20,7 +20,8 @@ RANKS: Mapping[str, int] = {
     "store": 5, "status": 5, "metrics": 5, "host": 5,
     "reconcile": 6, "revocation": 6,
     "engine": 7,
-    "api": 8, "rpc": 8,
+    "api": 8,
+    "rpc": 9,
     "wiring": 9,
     "cleanup": 10,
     "ctl": 11,
@@ -153,6 +154,17 @@ def test_only_conf_reads_the_options() -> None:
 def test_only_the_hub_knows_eventlet() -> None:
     """So eventlet can be taken out one day by rewriting one file."""
     assert importers(PACKAGE, "eventlet", "greenlet") == {"api/hub.py"}
+
+
+def test_only_rpc_knows_oslo_messaging() -> None:
+    """Its import costs half a second: an agent without RPC does not pay it."""
+    assert importers(PACKAGE, "oslo_messaging", "kombu") == {"rpc/server.py", "rpc/service.py", "rpc/controller.py"}
+
+
+def test_rpc_is_imported_only_where_it_is_on() -> None:
+    assert {path for path in importers(PACKAGE, "nova_netagent.rpc") if not path.startswith("rpc/")} == {"cmd/agent.py"}
+    tops = ast.parse((PACKAGE / "cmd/agent.py").read_text()).body
+    assert not any("nova_netagent.rpc" in ast.unparse(node) for node in tops if isinstance(node, ast.ImportFrom))
 
 
 def test_nothing_of_the_tests_is_imported() -> None:

@@ -201,6 +201,7 @@ def test_the_status_at_a_glance(client: TestClient) -> None:
             }
         ],
         "troubles_total": 1,
+        "rpc": None,
     }
 
 

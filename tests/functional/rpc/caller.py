@@ -1,0 +1,56 @@
+"""A controller's side of RPC: oslo.messaging's client, as any OpenStack service uses it."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import oslo_messaging
+from oslo_config import cfg
+
+from tests.functional.rpc.broker import PORT, URL
+
+EXCEPTIONS = ["nova_netagent.rpc.errors"]
+
+
+class Caller:
+    """Calls and casts to the agents of one topic."""
+
+    def __init__(self, topic: str = "network") -> None:
+        self._transport = oslo_messaging.get_rpc_transport(
+            cfg.CONF, url=URL.format(PORT), allowed_remote_exmods=EXCEPTIONS
+        )
+        target = oslo_messaging.Target(exchange="nova", topic=topic)
+        self._client = oslo_messaging.get_rpc_client(self._transport, target)
+        self._pool = ThreadPoolExecutor(16)
+
+    def call(self, host: str | None, method: str, timeout: float = 30, **arguments: Any) -> Any:
+        """Call a method of the netagent namespace."""
+        return self._netagent(host, timeout=timeout).call({}, method, **arguments)
+
+    def cast(self, host: str | None, method: str, **arguments: Any) -> None:
+        """Cast to one host; without one to all of them."""
+        self._netagent(host, fanout=host is None).cast({}, method, **arguments)
+
+    def nova(self, host: str | None, method: str, version: str = "1.6", timeout: float = 30, **arguments: Any) -> Any:
+        """Call one of nova's methods, as its client writes it on the wire."""
+        return self._client.prepare(server=host, version=version, timeout=timeout).call({}, method, **arguments)
+
+    def later(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> "Future[Any]":
+        """Do one of these in another thread."""
+        return self._pool.submit(function, *arguments, **named)
+
+    def _netagent(self, host: str | None, **options: Any) -> Any:
+        return self._client.prepare(server=host, namespace="netagent", version="1.0", **options)
+
+    def answering(self, topic: str, endpoint: object) -> Any:
+        """A server of a controller's own, started."""
+        target = oslo_messaging.Target(exchange="nova", topic=topic, server="controller")
+        server = oslo_messaging.get_rpc_server(self._transport, target, [endpoint])
+        server.start()
+        return server
+
+    def close(self) -> None:
+        """Disconnect, or leave that to the end of the process: it waits for a broker."""
+        self._pool.shutdown(wait=False)
+        threading.Thread(target=self._transport.cleanup, daemon=True).start()
