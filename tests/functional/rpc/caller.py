@@ -32,9 +32,9 @@ class Caller:
         """Cast to one host; without one to all of them."""
         self._netagent(host, fanout=host is None).cast({}, method, **arguments)
 
-    def nova(self, host: str | None, method: str, version: str = "1.6", timeout: float = 30, **arguments: Any) -> Any:
+    def nova(self, server: str | None, method: str, version: str = "1.6", /, **arguments: Any) -> Any:
         """Call one of nova's methods, as its client writes it on the wire."""
-        return self._client.prepare(server=host, version=version, timeout=timeout).call({}, method, **arguments)
+        return self._client.prepare(server=server, version=version, timeout=30).call({}, method, **arguments)
 
     def later(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> "Future[Any]":
         """Do one of these in another thread."""
