@@ -20,6 +20,8 @@ class Caller:
         self._transport = oslo_messaging.get_rpc_transport(
             cfg.CONF, url=URL.format(PORT), allowed_remote_exmods=EXCEPTIONS
         )
+        # It reads its options when it connects, and from the global configuration only.
+        cfg.CONF.set_override("amqp_durable_queues", True, "oslo_messaging_rabbit")
         target = oslo_messaging.Target(exchange="nova", topic=topic)
         self._client = oslo_messaging.get_rpc_client(self._transport, target)
         self._pool = ThreadPoolExecutor(16)

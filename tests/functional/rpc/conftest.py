@@ -55,8 +55,12 @@ class Node(Cloud):
         merged: dict[str, dict[str, Any]] = {
             "DEFAULT": {"transport_url": self.gate.url},
             "rpc": {"enabled": True},
-            # So that a test need not wait a minute for what operators wait a minute for.
-            "oslo_messaging_rabbit": {"heartbeat_timeout_threshold": 4, "rabbit_interval_max": 1},
+            "oslo_messaging_rabbit": {
+                "amqp_durable_queues": True,
+                # A test need not wait a minute for what operators wait a minute for.
+                "heartbeat_timeout_threshold": 4,
+                "rabbit_interval_max": 1,
+            },
         }
         for group, options in (config or {}).items():
             merged.setdefault(group, {}).update(options)

@@ -29,6 +29,7 @@ def main(url: str) -> None:
     rpc.set_defaults(control_exchange="nova")
     rpc.get_transport_url = lambda url_str=None: oslo_messaging.TransportURL.parse(conf, url_str or url)
     rpc.init(conf)
+    conf.set_override("amqp_durable_queues", True, "oslo_messaging_rabbit")
     api = rpcapi.NetworkAPI()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""The ``netagent`` namespace, where it differs from the HTTP API; over a broker it is tested in tests/functional/rpc."""
+"""The ``netagent`` namespace where it differs from the HTTP API; tests/functional/rpc has it over a broker."""
 
 from typing import Any
 

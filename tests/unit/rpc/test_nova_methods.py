@@ -1,4 +1,4 @@
-"""nova's host methods: the messages are those that nova 18.3.0's ``nova.network.rpcapi`` sends, argument by argument."""
+"""nova's host methods: the messages are those that ``nova.network.rpcapi`` of 18.3.0 sends, argument by argument."""
 
 from typing import Any
 
