@@ -30,7 +30,7 @@ RETRY_FIRST, RETRY_MOST = 2.0, 60.0
 class Controller:
     """Whoever answers on the sync topic.
 
-    :param on_synced: told after each answer that was applied, and with a reason after each that was not.
+    :param on_synced: told whether a state was applied, and when none was for a failure the reason.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Controller:
         settings: Settings,
         submit: Callable[[Request], None],
         metrics: Metrics,
-        on_synced: Callable[[str], None],
+        on_synced: Callable[[bool, str], None],
     ) -> None:
         target = oslo_messaging.Target(
             exchange=settings.rpc.exchange, topic=settings.rpc.sync_topic, namespace="netagent", version="1.0"
@@ -62,21 +62,21 @@ class Controller:
             self._wanted.wait()
             self._wanted.clear()
             try:
-                self.sync()
+                applied = self.sync()
             except Exception as error:
                 LOG.warning("the state was not had from a controller: %s; next attempt in %.0f s", error, delay)
                 self._count("failed").inc()
-                self._on_synced(f"no state was had from a controller: {error}")
+                self._on_synced(False, f"no state was had from a controller: {error}")
                 self._wanted.wait(delay)
                 self._wanted.set()
                 delay = min(delay * 2, RETRY_MOST)
             else:
                 self._count("ok").inc()
-                self._on_synced("")
+                self._on_synced(applied, "")
                 delay = RETRY_FIRST
 
-    def sync(self) -> None:
-        """Ask once, and apply the answer.
+    def sync(self) -> bool:
+        """Ask once, and apply the answer; whether there was a state in it.
 
         :raises Exception: nobody answered, the answer is no state, or it could not be applied; nothing was swept.
         """
@@ -84,9 +84,10 @@ class Controller:
         answer = self._client.call({}, "get_host_state", host=self._host)
         if answer is None:
             LOG.info("the controller has no state to tell of %s", self._host)
-            return
+            return False
         applied: Answer = self._have(Change(Replace(self._state(answer), since), source="rpc"))
         LOG.info("the controller's state of %s was applied: %s", self._host, applied.change)
+        return True
 
     def _state(self, answer: object) -> State:
         try:

@@ -119,11 +119,8 @@ class Rpc:
             if found is not None and self._controller is not None:
                 self._controller.want_sync()
 
-    def _synced(self, failure: str) -> None:
-        if failure:
-            self._note(failure=failure)
-        else:
-            self._note(failure="", synced_at=time.time())
+    def _synced(self, applied: bool, failure: str) -> None:
+        self._note(failure=failure, **({"synced_at": time.time()} if applied else {}))
 
     def _note(self, **changes: Any) -> None:
         with self._lock:

@@ -351,3 +351,21 @@ def test_a_replacement_keeps_ages_as_well() -> None:
     assert set(since(state, 2).values()) == {1}
     assert set(since(state, 1).values()) == {2}
     assert state.instances[instance_id(1)].changes == 2
+
+
+def test_what_came_changed_or_went_since_a_state_was_asked_for_stays_as_it_is() -> None:
+    """The answer may be older than that; the controller's next word is newer."""
+    asked = after(*(Put(make_network(number)) for number in (1, 2, 3, 4)))
+    now = after(
+        Put(make_network(1, label="newer")), Delete("networks", network_id(2)), Put(make_network(5)), state=asked
+    )
+    described = whole(*(make_network(number, label="older") for number in (1, 2, 3, 5, 6)))
+    found = after(Replace(described.state, since=asked), state=now)
+    assert {entry.object.label for entry in found.networks.values()} == {"newer", "net5", "older"}  # type: ignore[union-attr]
+    assert sorted(found.networks) == [network_id(number) for number in (1, 3, 5, 6)]
+
+
+def test_a_state_that_was_asked_for_contradicts_nothing_that_changed_since() -> None:
+    asked = after(network(3))
+    now = after(network(4, label="newer"), state=asked)
+    assert after(Replace(whole(make_network(1, label="other", revision=4)).state, since=asked), state=now) is now
