@@ -32,8 +32,8 @@ class UnixListener:
             self.socket.bind(path)
             # While this is open nobody else's file is given our inode's number.
             self._name = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            if group is not None:
-                os.chown(self._path, -1, _group_id(group))
+            if group is not None and (wanted := _group_id(group)) != self._path.stat().st_gid:
+                os.chown(self._path, -1, wanted)  # which a service manager may forbid altogether
             self._path.chmod(mode)
             self.socket.listen(BACKLOG)  # until here nobody is let in, whatever the mode was
         except OSError as error:

@@ -140,14 +140,16 @@ class Daemon:
         self._engine: Engine = make_engine(settings, self._metrics, self._poke)
         self._signals: set[signal.Signals] = set()
         self._was_ready = False
+        self._told = ""
 
     def run(self) -> int:
         """Serve until a signal or the engine's end."""
-        from nova_netagent import systemd
+        from nova_netagent import capabilities, systemd
         from nova_netagent.api.hub import Hub
 
         self._hub = hub = Hub(self._engine.submit)
         _allow_many_connections()
+        capabilities.require()
         hub.on_signals(SIGNALS, self._signals.add)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self._claim = _claim(self._settings.state_path)  # held to the end of the process
@@ -166,7 +168,7 @@ class Daemon:
             hub.rest(1.0)
             self._tell_readiness()
             self._obey()
-        systemd.notify("STOPPING=1")
+        systemd.notify("STOPPING=1", "STATUS=finishing the requests in flight")
         return self._stop(hub, server, thread)
 
     def _agent(self, hub: "Hub") -> "Agent":
@@ -255,6 +257,7 @@ class Daemon:
             systemd.notify("WATCHDOG=1")
 
     def _tell_readiness(self) -> None:
+        """Tell the service manager how it is: that the stored state is in the kernel, and each second in a line."""
         from nova_netagent import systemd
 
         view = self._engine.view
@@ -263,9 +266,26 @@ class Daemon:
             gc.freeze()  # what is there now stays: the collector need not visit it
             backend = self._engine.host.rules
             LOG.info("enforcing with %s; see the rules with %s", backend.name, backend.see_with)
-            systemd.notify("READY=1", f"STATUS=enforcing with {backend.name}; see the rules with {backend.see_with}")
-        elif view.failure:
-            systemd.notify(f"STATUS=the kernel does not have the state: {view.failure}")
+            systemd.notify("READY=1")
+        if not self._was_ready and self._live()[0]:
+            # It waits for the kernel, and is not to be ended for that.
+            systemd.notify(f"EXTEND_TIMEOUT_USEC={int(2 * STUCK_SECONDS * 1e6)}")
+        line = self._status_line()
+        if line != self._told:
+            self._told = line
+            systemd.notify(f"STATUS={line}")
+
+    def _status_line(self) -> str:
+        view = self._engine.view
+        if view.failure:
+            return f"the kernel does not have the state: {view.failure}"
+        if not view.ready:
+            return "loading the stored state into the kernel"
+        objects = sum(1 for _ in view.state.all_entries())
+        troubles = f", {len(view.troubles)} of them pending or in error" if view.troubles else ""
+        backend = self._engine.host.rules
+        rpc = "" if self._rpc is None or self._rpc.state().connected else "; RPC: no broker"
+        return f"enforcing {objects} objects{troubles}; see the rules with {backend.see_with}{rpc}"
 
     # --- what it is told
 
@@ -297,8 +317,12 @@ class Daemon:
 
 def _allow_many_connections() -> None:
     """Let the API have as many descriptors as this process may."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now != most:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        except (OSError, ValueError) as error:  # a service manager's seccomp filter may forbid it
+            LOG.warning("at most %d connections: %s", now, error)
 
 
 def _report() -> None:
