@@ -5,7 +5,6 @@ in it sees this machine's programs, and changes nothing of this machine.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -20,10 +19,10 @@ SYSTEMD = Path("/lib/systemd/systemd")
 SOURCE, ENVIRONMENT = Path("/opt/lab/source"), Path("/opt/lab/environment")
 """Where the machine has this repository and the Python environment of the tests."""
 
-MASKED = (
-    "systemd-udevd systemd-timesyncd systemd-networkd systemd-resolved systemd-logind getty@tty1 console-getty"
-    " rabbitmq-server systemd-sysctl systemd-networkd-wait-online"
-).split()
+MASKED = """
+    systemd-udevd systemd-timesyncd systemd-networkd systemd-resolved systemd-logind getty@tty1 console-getty
+    rabbitmq-server systemd-sysctl systemd-networkd-wait-online networking ifupdown-wait-online
+"""
 
 ENTER = r"""
 set -e
@@ -65,15 +64,8 @@ def missing() -> str | None:
     """Why no machine can be had here."""
     if not SYSTEMD.exists():
         return "systemd is not installed"
-    if _hierarchy() is None:
-        return "there is no cgroup v2 hierarchy to be written"
-    return None
-
-
-def _hierarchy() -> Path | None:
-    for path in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")):
-        if (path / "cgroup.procs").exists() and os.access(path, os.W_OK):
-            return path
+    if "cgroup2" not in Path("/proc/filesystems").read_text():
+        return "the kernel has no cgroup v2"
     return None
 
 
@@ -83,14 +75,16 @@ class Machine:
     def __init__(self, directory: Path, environment: Path) -> None:
         root = directory / "machine"
         root.mkdir()
-        hierarchy = _hierarchy()
-        assert hierarchy is not None
+        hierarchy = directory / "cgroup"
+        hierarchy.mkdir()
+        # The tests have mounts of their own: this one is seen by nobody else.
+        subprocess.run(["mount", "-t", "cgroup2", "none", hierarchy], check=True)
         self._group = hierarchy / f"netagent-{os.getpid()}-{id(self)}"
         self._group.mkdir()
         # The first process to be in the group, so that its namespace has the group as its root.
-        enter = ["bash", "-c", ENTER, "enter", str(root), str(REPOSITORY), str(environment), " ".join(MASKED)]
+        enter = ["bash", "-c", ENTER, "enter", str(root), str(REPOSITORY), str(environment), " ".join(MASKED.split())]
         begin = f'echo $$ >"{self._group}/cgroup.procs" && exec "$@"'
-        unshare = "unshare --pid --mount --net --uts --ipc --cgroup --fork --kill-child".split()
+        unshare = ["unshare", "--pid", "--mount", "--net", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child"]
         self._log = directory / "machine.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -141,6 +135,7 @@ class Machine:
             if path.is_dir():
                 path.rmdir()
         self._group.rmdir()
+        subprocess.run(["umount", "--lazy", self._group.parent], check=True)
 
     def _populated(self) -> bool:
         kill = self._group / "cgroup.kill"
@@ -166,8 +161,3 @@ class Machine:
             return self._run(["systemctl", "is-active", "lab.target"], None).stdout.strip() == "active"
         except (IndexError, FileNotFoundError):
             return False
-
-
-def analyze() -> str | None:
-    """Why units cannot be analysed here."""
-    return None if shutil.which("systemd-analyze") else "systemd-analyze is not installed"
