@@ -30,10 +30,12 @@ class Service:
     def request(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         """Ask the API."""
         answer = self.machine.run(
-            "/opt/nova-netagent/bin/python",
+            "/usr/bin/python3",
             "-c",
-            f"import sys; sys.path.insert(0, {str(SOURCE)!r})\n"
-            "from tests.lab import unix_http; import json\n"
+            "import sys\n"
+            "import importlib.util, json\n"
+            f"spec = importlib.util.spec_from_file_location('unix_http', '{SOURCE}/tests/lab/unix_http.py')\n"
+            "unix_http = importlib.util.module_from_spec(spec); spec.loader.exec_module(unix_http)\n"
             "method, path, body = json.load(sys.stdin)\n"
             "print(json.dumps(unix_http.request('/run/nova-netagent/api.sock', method, path, body)))",
             input=json.dumps([method, path, body]),
