@@ -38,7 +38,9 @@ def effective(status: Path = STATUS) -> int:
 
 def lacking(needs: Mapping[str, Need], mask: int) -> list[str]:
     """What is not in a mask, and what it is for; a line each."""
-    return [f"{name} is missing: it is needed {need.purpose}" for name, need in needs.items() if not mask >> need.number & 1]
+    return [
+        f"{name} is missing: it is needed {need.purpose}" for name, need in needs.items() if not mask >> need.number & 1
+    ]
 
 
 def require(status: Path = STATUS) -> None:

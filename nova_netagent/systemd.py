@@ -12,6 +12,7 @@ def notify(*states: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.settimeout(0.5)  # a manager that does not listen is not waited for
         try:
             sender.connect(address)
             sender.send("\n".join(states).encode())

@@ -266,8 +266,9 @@ class Daemon:
             gc.freeze()  # what is there now stays: the collector need not visit it
             backend = self._engine.host.rules
             LOG.info("enforcing with %s; see the rules with %s", backend.name, backend.see_with)
-            systemd.notify("READY=1")
-        if not self._was_ready and self._live()[0]:
+            self._told = self._status_line()
+            systemd.notify("READY=1", f"STATUS={self._told}")
+        elif not self._was_ready and self._live()[0]:
             # It waits for the kernel, and is not to be ended for that.
             systemd.notify(f"EXTEND_TIMEOUT_USEC={int(2 * STUCK_SECONDS * 1e6)}")
         line = self._status_line()
@@ -285,7 +286,7 @@ class Daemon:
         troubles = f", {len(view.troubles)} of them pending or in error" if view.troubles else ""
         backend = self._engine.host.rules
         rpc = "" if self._rpc is None or self._rpc.state().connected else "; RPC: no broker"
-        return f"enforcing {objects} objects{troubles}; see the rules with {backend.see_with}{rpc}"
+        return f"enforcing with {backend.name}, {objects} objects{troubles}; see the rules with {backend.see_with}{rpc}"
 
     # --- what it is told
 

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -294,3 +295,35 @@ def test_an_instance_that_is_described_while_it_is_away_is_there_after_the_start
     town.put(make_instance(3, (1,)))
     town.agent.kill9()
     assert town.host.links.all()["tap3"]["master"] == "br1"
+
+
+def test_the_service_manager_hears_nothing_more_of_an_engine_that_hangs(lab: Lab, tmp_path: Path) -> None:
+    """A process whose API still answers is none that works: it is restarted, and the rules stay."""
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(10)
+        agent = lab.agent(
+            lab.host(),
+            environment={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"},
+            command=[sys.executable, "-m", "tests.functional.agent.hanging_agent"],
+        )
+
+        def fed() -> bool:
+            """Whether there is a sign of life within a second."""
+            until = time.monotonic() + 1
+            while time.monotonic() < until:
+                with contextlib.suppress(TimeoutError):
+                    if b"WATCHDOG=1" in manager.recv(4096):
+                        return True
+            return False
+
+        manager.settimeout(0.2)
+        eventually(fed, within=10)
+        (agent.state_path / "hang").touch()
+        eventually(lambda: not fed(), within=20)
+        assert agent.request("GET", "/livez")[0] == 503
+        assert "the engine has been busy for" in agent.request("GET", "/v1/status")[1]["failure"]
+        (agent.state_path / "hang").unlink()
+        eventually(fed, within=20)
+        assert agent.request("GET", "/livez")[0] == 200

@@ -105,7 +105,7 @@ def test_it_is_nobody_but_itself_and_may_do_what_it_must(service: Service) -> No
     assert "-A nova-netagent-FORWARD -i br1 -j ACCEPT" in service.rules()
     assert "10.1.0.1/24" in service.machine.run("ip", "address", "show", "br1")
     assert len(service.servers()) == 1
-    assert "enforcing 2 objects" in service.machine.show("StatusText")
+    assert "enforcing with iptables, 2 objects" in service.machine.show("StatusText")
 
 
 def test_it_is_ready_when_the_stored_state_is_in_the_kernel(service: Service) -> None:

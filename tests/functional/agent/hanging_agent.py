@@ -1,0 +1,22 @@
+"""The daemon, whose kernel calls do not come back once there is a file ``hang`` in its state's directory."""
+
+import sys
+import time
+from typing import Any
+
+from nova_netagent.cmd import agent
+from nova_netagent.engine import Engine
+
+_SERVE = Engine.serve
+
+
+def _serve(engine: Engine, requests: Any) -> None:
+    while (agent.Path(engine._settings.state_path) / "hang").exists():
+        time.sleep(0.05)
+    _SERVE(engine, requests)
+
+
+if __name__ == "__main__":
+    agent.STUCK_SECONDS = 1.0
+    Engine.serve = _serve  # type: ignore[method-assign]
+    sys.exit(agent.main())
