@@ -49,8 +49,15 @@ def caller(rabbit: Broker) -> Iterator[Any]:
 class Node(Cloud):
     """A host whose agent serves RPC by a gate."""
 
-    def __init__(self, lab: Lab, config: Mapping[str, Mapping[str, Any]] | None = None, *, is_open: bool = True):
-        host = lab.host()
+    def __init__(
+        self,
+        lab: Lab,
+        config: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        is_open: bool = True,
+        uplinks: Mapping[str, str] | None = None,
+    ) -> None:
+        host = lab.host(uplinks=uplinks)
         self.gate = Gate(host, is_open=is_open)
         merged: dict[str, dict[str, Any]] = {
             "DEFAULT": {"transport_url": self.gate.url},
