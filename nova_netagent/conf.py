@@ -492,6 +492,20 @@ def _refuse_no_broker(settings: Settings, written: _Written) -> None:
         raise ConfigError(f"{file}: [DEFAULT] transport_url: begins with none of {'://, '.join(_DRIVERS)}://")
 
 
+def refuse_wrong_messaging(conf: cfg.ConfigOpts) -> None:
+    """Judge oslo.messaging's own options, once it has registered them.
+
+    :raises ConfigError: one of them cannot be used; it would only show when a broker is there.
+    """
+    for group in [name for name in conf if name.startswith("oslo_messaging_")]:
+        for name in conf[group]:
+            try:
+                _ = conf[group][name]
+            except cfg.ConfigFileValueError as error:
+                reason = _in_one_line(error).partition(" is not valid: ")[2]
+                raise ConfigError(f"[{group}] {name}: {reason}") from error
+
+
 _DRIVERS = ("rabbit", "kafka", "fake")
 """oslo.messaging's, by the schemes of their URLs."""
 

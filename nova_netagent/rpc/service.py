@@ -11,7 +11,7 @@ import oslo_messaging
 from msgspec.structs import replace
 
 from nova_netagent.api.agent import Agent
-from nova_netagent.conf import ConfigError
+from nova_netagent.conf import ConfigError, refuse_wrong_messaging
 from nova_netagent.rpc.asked import Request
 from nova_netagent.rpc.connection import connection_of
 from nova_netagent.rpc.controller import Controller
@@ -45,8 +45,9 @@ class Rpc:
         self._metrics = agent.metrics
         try:
             self._transport = oslo_messaging.get_rpc_transport(opts)
-        except (oslo_messaging.DriverLoadFailure, oslo_messaging.InvalidTransportURL) as error:
+        except (oslo_messaging.DriverLoadFailure, oslo_messaging.InvalidTransportURL, ValueError) as error:
             raise ConfigError(f"[DEFAULT] transport_url: {type(error).__name__}: it cannot be used") from error
+        refuse_wrong_messaging(opts)
         netagent = Netagent(agent)
         nova = Nova(agent, settings.host, release)
         endpoints = [
@@ -68,7 +69,7 @@ class Rpc:
 
     def start(self) -> None:
         """Begin to connect; nobody waits for it."""
-        threading.Thread(target=self._server.begin, name="rpc-connect", daemon=True).start()
+        threading.Thread(target=self._connect, name="rpc-connect", daemon=True).start()
         threading.Thread(target=self._watch, name="rpc-watch", daemon=True).start()
 
     def abandon(self, error: BaseException) -> None:
@@ -102,6 +103,13 @@ class Rpc:
         ended.set()
 
     # --- the connection
+
+    def _connect(self) -> None:
+        try:
+            self._server.begin()
+        except Exception as error:
+            LOG.exception("RPC is not served")
+            self._note(failure=f"RPC is not served: {type(error).__name__}: {error}")
 
     def _watch(self) -> None:
         known: object | None = None

@@ -92,6 +92,13 @@ def test_options_of_oslo_messaging_and_oslo_log_are_known(tmp_path: Path) -> Non
     conf.load([_written(tmp_path, text)])
 
 
+@pytest.mark.parametrize("url", ["", "transport_url = rabbit//h/", "transport_url = amqp2://guest:secret@h/"])
+def test_rpc_without_a_broker_to_connect_to_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(conf.ConfigError, match=r"\[DEFAULT\] transport_url") as raised:
+        conf.load([_written(tmp_path, f"[DEFAULT]\nmy_ip = 192.0.2.1\n{url}\n[rpc]\nenabled = true\n")])
+    assert "secret" not in str(raised.value)
+
+
 def test_the_sample_configuration_is_up_to_date(tmp_path: Path) -> None:
     generator = (ROOT / "etc/nova-netagent/config-generator.conf").read_text()
     copy = tmp_path / "generator.conf"

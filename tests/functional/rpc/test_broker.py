@@ -112,6 +112,25 @@ def test_all_agents_hear_a_fanout_and_one_takes_what_is_for_any(node: Node, make
     node.agent.state({})
 
 
+def test_a_wrong_option_of_oslo_messagings_ends_the_start(node: Node) -> None:
+    """It would only show when a broker is there, and then to nobody."""
+    agent = node.agent
+    agent.stop()
+    right = agent.config_file.read_text()
+    wrong = [
+        ("rabbit_interval_max = 1", "rabbit_interval_max = soon", "[oslo_messaging_rabbit] rabbit_interval_max: "),
+        (node.gate.url, "rabbit://h:port/", "[DEFAULT] transport_url: "),
+    ]
+    for old, new, said in wrong:
+        agent.config_file.write_text(right.replace(old, new))
+        agent.start(ready=False)
+        assert agent.wait() == 2
+        assert agent.log_end(1).startswith(f"nova-netagent: {said}")
+    agent.config_file.write_text(right)
+    agent.start()
+    node.wait_connected()
+
+
 # --- poison
 
 ENVELOPE = {"oslo.version": "2.0", "oslo.message": "{}"}
