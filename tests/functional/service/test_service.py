@@ -213,6 +213,18 @@ def test_who_may_speak_to_it(service: Service) -> None:
     )
 
 
+def test_the_socket_of_another_group_takes_what_the_documentation_says(service: Service) -> None:
+    machine = service.machine
+    before = machine.run("cat", CONFIGURATION)
+    machine.write(CONFIGURATION, before + "[api]\nsocket_group = adm\n")
+    assert machine.fails("systemctl", "restart", "nova-netagent")
+    assert "/run/nova-netagent/api.sock: Operation not permitted" in machine.journal()
+    service.drop_in("SupplementaryGroups=adm\nSystemCallFilter=@chown")
+    machine.run("systemctl", "restart", "nova-netagent")
+    machine.write(CONFIGURATION, before)
+    assert machine.run("stat", "-c", "%G %a", "/run/nova-netagent/api.sock").strip() == "adm 660"
+
+
 def test_it_takes_turns_with_iptables(service: Service) -> None:
     """The lock is the very one of iptables(8), which root takes and the agent's user too."""
     service.machine.run("flock", "/run/xtables.lock", "true")
