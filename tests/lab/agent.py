@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tests.lab import tables, unix_http
+from tests.lab import privileges, tables, unix_http
 from tests.lab.namespace import Namespace
 
 Config = Mapping[str, Mapping[str, Any]]
@@ -75,15 +75,18 @@ class Agent:
             raise RuntimeError("the agent runs already")
         if self not in _in_use:
             _in_use.append(self)
+        if privileges.wanted():
+            privileges.give(self.directory, self.socket.parent)
         self.process = self._launch()
         if ready:
             self.wait_ready(within)
 
     def _launch(self) -> "subprocess.Popen[bytes]":
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **self._environment}
+        command = [*self._command, "--config-file", str(self.config_file)]
         with self.log_file.open("ab") as log:
             return self.namespace.popen(
-                [*self._command, "--config-file", str(self.config_file)],
+                privileges.command(command) if privileges.wanted() else command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import Any
 
-from tests.lab import Agent, syscalls
+from tests.lab import Agent, privileges, syscalls
 from tests.lab.agent import REPOSITORY
 
 IMPORTED = (
@@ -128,6 +128,8 @@ def _become_daemon(config: str, log: str, namespaces: list[tuple[str, int]]) -> 
         syscalls.setns(descriptor, kind)
         os.close(descriptor)
     os.chdir(REPOSITORY)
+    if privileges.wanted():
+        privileges.become()
     code = 1
     try:
         code = main(["--config-file", config])

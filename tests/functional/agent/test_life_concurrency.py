@@ -21,7 +21,7 @@ from nova_netagent.testing import (
 )
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import eventually, kernel, lock_held, metric
-from tests.lab import Lab, needs
+from tests.lab import Lab, needs, privileges
 from tests.lab.unix_http import UnixConnection
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
@@ -174,6 +174,8 @@ def descriptors(cloud: Cloud) -> int:
 def test_memory_and_descriptors_stay_as_they_are(lab: Lab) -> None:
     """Over 3,000 requests, after as many to warm up: garbage is collected rarely."""
     with tempfile.TemporaryDirectory(dir="/run") as memory:  # its file system is in memory, and no disk is waited for
+        if privileges.wanted():
+            privileges.give(Path(memory))
         cloud = Cloud(lab, {"DEFAULT": {"state_path": memory}})
         cloud.network(1)
         cloud.put(SELF)

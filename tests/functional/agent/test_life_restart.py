@@ -272,6 +272,7 @@ def test_the_service_manager_is_told(lab: Lab, tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(address)
+        Path(address).chmod(0o666)
         manager.settimeout(5)
         agent = lab.agent(lab.host(), environment={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"})
 
@@ -302,6 +303,7 @@ def test_the_service_manager_hears_nothing_more_of_an_engine_that_hangs(lab: Lab
     address = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(address)
+        Path(address).chmod(0o666)
         manager.settimeout(10)
         agent = lab.agent(
             lab.host(),
