@@ -146,7 +146,13 @@ class Machine:
     def _run(self, argv: Sequence[str | Path], given: str | None) -> "subprocess.CompletedProcess[str]":
         command = ["nsenter", "-t", str(self._init()), "-a", *map(str, argv)]
         return subprocess.run(
-            command, input=given, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+            command,
+            input=given,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
         )
 
     def _init(self) -> int:
