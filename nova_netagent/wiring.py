@@ -29,9 +29,13 @@ def open_store(settings: Settings) -> Store:
 
 def open_backend(settings: Settings) -> Backend[Any]:
     """The packet filter that is configured; called in the thread that will use it."""
+    firewall = settings.firewall
+    if firewall.backend == "nftables":
+        from nova_netagent.backend.nftables import NftablesBackend
+
+        return NftablesBackend(firewall.wrap_name, Owner(firewall.wrap_name).owns_set)
     from nova_netagent.backend.iptables import IptablesBackend  # imports libiptc: slow, and for one thread
 
-    firewall = settings.firewall
     return IptablesBackend(lock_timeout=firewall.lock_timeout, owns_set=Owner(firewall.wrap_name).owns_set)
 
 

@@ -52,6 +52,13 @@ class Backend(Protocol[K]):
     def locked(self) -> AbstractContextManager[None]:
         """Hold off other programs that take the same lock; raises ``Unavailable`` on time-out."""
 
+    def transaction(self) -> AbstractContextManager[None]:
+        """What is prepared, applied and finished inside belongs together.
+
+        A backend that can commits it at the end of the block, all of it or nothing; then the
+        block raises what ``apply`` does. Another one commits each table as it is applied.
+        """
+
     def encode(self, table: Table) -> EncodedTable[K]:
         """A table's rules as keys; chains that did not change since the last call are not encoded anew."""
 

@@ -1,7 +1,7 @@
 """A packet filter in memory, as strict as the kernel: for tests, and for looking at what would happen."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import msgspec
@@ -90,6 +90,10 @@ class FakeBackend:
             yield
         finally:
             self._held = False
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Each table is committed as it is applied."""
+        return nullcontext()
 
     def encode(self, table: Table) -> EncodedTable[Rule]:
         """A table's rules without their origins.

@@ -32,6 +32,7 @@ _GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS, _GET_GENERATION = 1,
 _ERROR, _DONE = 2, 3
 _INTERRUPTED, _REASONS_FOLLOW = 0x10, 0x200
 _REASON_TEXT, _REASON_OFFSET = 1, 2
+_INTERVAL_END = 1
 _HEADER = Layout("=IHHII")
 _SIGNED = Layout("=i")
 _NATIVE = Layout("=I")
@@ -62,6 +63,7 @@ class ListedRule(NamedTuple):
     handle: int
     expressions: bytes
     comment: str | None
+    """nft(8)'s comment."""
 
 
 class ListedSet(NamedTuple):
@@ -158,9 +160,13 @@ class Netlink:
         """A table's chains."""
         return [_chain(each) for each in self._dump(_GET_CHAIN, table, b"") if read_string(each[1]) == table.name]
 
-    def rules(self, table: TableId) -> list[ListedRule]:
-        """A table's rules, in order by chain. For tables of few rules: the kernel's time is quadratic."""
-        return [_rule(each) for each in self._dump(_GET_RULE, table, attributes.string(1, table.name))]
+    def rules(self, table: TableId, chain: str | None = None) -> list[ListedRule]:
+        """A table's rules, in order by chain, or those of one chain.
+
+        For whole tables of few rules: the kernel's time is quadratic.
+        """
+        body = attributes.string(1, table.name) + (b"" if chain is None else attributes.string(2, chain))
+        return [_rule(each) for each in self._dump(_GET_RULE, table, body)]
 
     def sets(self, table: TableId) -> list[ListedSet]:
         """A table's sets and maps."""
@@ -188,7 +194,10 @@ class Netlink:
         if faults:
             fault = min(faults, key=lambda each: each.at < 0)
             what = batch.what(fault.at, fault.offset)
-            raise _translated(fault.errno, f"{what}: {fault.words}", sure=generation is not None)
+            sure = generation is not None
+            if sure and fault.errno == errno.EBUSY and batch.deletes(fault.at):
+                raise RuleRefused(f"{what}: it is in use")
+            raise _translated(fault.errno, f"{what}: {fault.words}", sure=sure)
 
     def _make_room(self, size: int) -> None:
         """A transaction is one message, which has to fit into the send buffer."""
@@ -345,9 +354,11 @@ def _element(data: bytes) -> Element:
     known = parse(data)
     key = parse(known[1])[1]
     end = parse(known[10])[1] if 10 in known else None
+    held = parse(known[2]) if 2 in known else {}
     return Element(
         key,
         None if end == key else end,
-        parse(known[2]).get(1) if 2 in known else None,
+        held.get(1, held.get(2)),
         userdata.read_comment(known[6]) if 6 in known else None,
+        3 in known and bool(read_number(known[3]) & _INTERVAL_END),
     )

@@ -1,0 +1,486 @@
+"""The backend itself: what is read, encoded and committed, and what is remembered in between."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
+from nova_netagent.backend.nft import Batch, Netlink, expressions
+from nova_netagent.backend.nft.objects import Family as NftFamily
+from nova_netagent.backend.nft.objects import TableId as NftTable
+from nova_netagent.backend.nftables import dispatch, image, keys, layout, members
+from nova_netagent.backend.nftables.encoder import Encoder
+from nova_netagent.backend.nftables.image import Image, Keys
+from nova_netagent.backend.nftables.layout import STRAY
+from nova_netagent.backend.nftables.names import BASE_CHAINS, FILTER, Names
+from nova_netagent.backend.nftables.transaction import TableEdits, edited
+from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Jump, Table, TableId
+from nova_netagent.netfilter.text import BUILTIN_CHAINS
+from nova_netagent.plan import AddChain, EncodedTable, RemoveChain, SetPlan, TablePlan
+
+LOG = logging.getLogger(__name__)
+
+TABLES = tuple(BUILTIN_CHAINS)
+_FAMILIES: dict[Family, NftFamily] = {4: NftFamily.IP, 6: NftFamily.IP6}
+_LAST_GENERATION = 0xFFFFFFFF
+
+Counted = tuple[str | None, Sequence[tuple[int, int, bytes]]]
+
+
+class NftablesBackend:
+    """The tables ``ip W`` and ``ip6 W`` of the network namespace that the thread is in. One thread only.
+
+    :param wrap_name: their name.
+    :param owns_set: whether a set is ours by its name.
+    """
+
+    name = "nftables"
+
+    def __init__(self, wrap_name: str, owns_set: Callable[[str], bool]) -> None:
+        self.see_with = f"nft list table ip {wrap_name} (IPv6: nft list table ip6 {wrap_name})"
+        self.lock_wait = 0.0
+        self._wrap_name = wrap_name
+        self._owns_set = owns_set
+        self._names = Names(wrap_name)
+        self._root = f"{wrap_name}-local"
+        self._encoder = Encoder(self._names)
+        self._netlink: Netlink | None = None
+        self._generation: int | None = None
+        """In which the images are right; ``None``: they were never read, or are not to be trusted."""
+        self._images: dict[Family, Image] = {}
+        self._chains: dict[TableId, dict[str, Keys]] = {}
+        """The tables of the compiler, as far as anybody asked for them since the images were read."""
+        self._read: set[TableId] = set()
+        """Those that may be edited."""
+        self._told: dict[str, frozenset[str]] = {}
+        self._shapes: dict[Family, dict[str, dispatch.Shape]] = {}
+        """By family and map, what kind of entries it has, as far as any were seen."""
+        self._missing: set[TableId] | None = None
+        self._open: _Transaction | None = None
+
+    def close(self) -> None:
+        """Close the socket; what was remembered is forgotten."""
+        if self._netlink is not None:
+            self._netlink.close()
+            self._netlink = None
+        self._forget()
+
+    def tables(self, families: Iterable[Family] = FAMILIES) -> list[TableId]:
+        """The tables for which this kernel can hold base chains; nothing is left of the question.
+
+        :raises Unavailable: the kernel cannot be asked.
+        """
+        return [
+            table for family in families for name in TABLES if self._can(table := TableId(family, name))
+        ]
+
+    def loaded_tables(self) -> list[TableId]:
+        """Those of them that are in use: where anything of ours can be."""
+        self._refresh()
+        return [TableId(family, name) for family, known in self._images.items() if known.exists for name in TABLES]
+
+    def locked(self) -> AbstractContextManager[None]:
+        """There is no lock: a transaction that was made from another state of the ruleset is refused."""
+        return nullcontext()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is edited inside is committed at the end of the block, all of it or nothing.
+
+        :raises TableChanged: somebody changed anything of nf_tables in between.
+        :raises RuleRefused: the kernel refuses it as it stands.
+        :raises Unavailable: the kernel cannot do it now.
+        """
+        if self._open is not None:
+            yield
+            return
+        self._refresh()
+        self._open = _Transaction(self._images, self._chains, self._told, self._handles)
+        try:
+            yield
+            self._commit(self._open)
+        except BaseException:
+            self._read.clear()
+            raise
+        finally:
+            self._open = None
+
+    def encode(self, table: Table) -> EncodedTable[bytes]:
+        """A table's rules as keys.
+
+        :raises RuleRefused: a rule that cannot be said.
+        """
+        return self._encoder.encode(table)
+
+    def read(self, table: TableId, *, fresh: bool) -> Mapping[str, Keys]:
+        """Every chain of a table; read anew whenever anybody changed anything of nf_tables.
+
+        :raises Unavailable: the kernel does not say.
+        :raises TableChanged: it keeps changing.
+        """
+        self._refresh()
+        self._read.add(table)
+        return self._chains_of(table)
+
+    def apply(self, plan: TablePlan[bytes]) -> None:
+        """Edit a table, in the transaction that is open or in one of its own.
+
+        :raises TableChanged: the table is not what the plan was made from.
+        :raises RuleRefused: the kernel refuses the result, or an edit does not fit.
+        :raises Unavailable: the kernel cannot do it now.
+        """
+        if not plan.edits:
+            return
+        if plan.table not in self._read:
+            raise TableChanged(f"{plan.table} has to be read first")
+        with self.transaction():
+            assert self._open is not None
+            self._edit(plan, self._open)
+
+    def read_sets(self) -> dict[str, IpSet]:
+        """The sets of groups that are ours by name. :raises Unavailable: the kernel does not list them."""
+        self._refresh()
+        found = {}
+        for family, known in self._images_now().items():
+            for name, each in known.sets.items():
+                if self._owns_set(name) and each.fits(members.described(name, family)):
+                    found[name] = IpSet(name, family, self._members(name, each.elements, family))
+        return found
+
+    def prepare_sets(self, plan: SetPlan) -> None:
+        """Make new sets, and have every set hold its members.
+
+        :raises RuleRefused: a set or a member is refused.
+        :raises TableChanged: a set is gone since it was read.
+        """
+        if not (plan.create or plan.add):
+            return
+        with self.transaction():
+            assert self._open is not None
+            for each in plan.create:
+                self._open.table(each.family).add_set(members.set_of(each))
+                self._tell(each.name, each.family, each.members)
+            for name, new in plan.add.items():
+                self._change_members(name, new, plan.remove.get(name, frozenset()))
+
+    def finish_sets(self, plan: SetPlan) -> None:
+        """Take members and sets away.
+
+        :raises RuleRefused: a set that must go is in use.
+        :raises TableChanged: a set that must lose members is gone.
+        """
+        alone = self._open is None
+        with self.transaction():
+            assert self._open is not None
+            for name, gone in plan.remove.items():
+                self._change_members(name, frozenset(), gone)
+            for name in plan.destroy:
+                for family, known in self._open.images.items():
+                    if name in known.sets:
+                        self._open.table(family).remove_set(name)
+            opened = self._open
+        if alone and opened.in_use:
+            raise RuleRefused(f"cannot remove the set {', '.join(opened.in_use)}: it is in use")
+
+    def describe(self, table: TableId, key: bytes) -> str:
+        """A rule as iptables-save writes it, if it is ours."""
+        return key.decode() if key == STRAY else keys.described(key, table.family)
+
+    def jumps_to(self, key: bytes) -> str | None:
+        """The chain that a rule jumps or goes to."""
+        if isinstance(key, keys.Key):
+            target = key.rule.target
+            return target.chain if isinstance(target, Jump) else None
+        found = None if key == STRAY else keys.jumps_to(key)
+        return None if found is None else self._names.logical(found)[1]
+
+    def counters(self, table: TableId) -> dict[str, Counted]:
+        """A table as it is now, with the counters of its rules; what is in maps is not counted.
+
+        :raises Unavailable: the kernel does not say.
+        """
+        self._refresh()
+        nft = self._table(table.family)
+        counts: dict[str, list[tuple[int, int, bytes]]] = {}
+        for each in self._kernel.rules(nft):
+            packets, size = expressions.counted(each.expressions)
+            counts.setdefault(each.chain, []).append((packets, size, keys.uncounted(each.expressions)))
+        found: dict[str, Counted] = {}
+        for name, known in self._chains_of(table).items():
+            physical = self._names.physical(table.name, name)
+            listed = {bytes(key): (packets, size) for packets, size, key in counts.get(physical, ())}
+            policy = "ACCEPT" if name in BUILTIN_CHAINS[table.name] else None
+            found[name] = (policy, [(*listed.get(bytes(key), (0, 0)), key) for key in known])
+        return found
+
+    # --- the kernel
+
+    @property
+    def _kernel(self) -> Netlink:
+        if self._netlink is None:
+            try:
+                self._netlink = Netlink()
+            except OSError as error:
+                raise Unavailable(f"cannot reach nf_tables: {error.strerror}") from error
+        return self._netlink
+
+    def _table(self, family: Family) -> NftTable:
+        return NftTable(_FAMILIES[family], self._wrap_name)
+
+    def _can(self, table: TableId) -> bool:
+        """Whether the kernel takes a table's base chains."""
+        if self._missing is None:
+            self._missing = set()
+        if table in self._missing:
+            return False
+        batch = Batch()
+        trial = NftTable(_FAMILIES[table.family], f"{self._wrap_name}.trial")
+        batch.add_table(trial)
+        for chain in BUILTIN_CHAINS[table.name]:
+            batch.add_chain(trial, BASE_CHAINS[f"{table.name}-{chain}"])
+        try:
+            self._kernel.check(batch)
+        except RuleRefused as error:
+            LOG.info("this kernel has no %s in nf_tables: %s", table, error)
+            self._missing.add(table)
+            return False
+        return True
+
+    def _refresh(self) -> None:
+        """Have the images right: read them if anybody changed anything of nf_tables since."""
+        generation = self._kernel.generation()
+        if generation == self._generation:
+            return
+        if self._open is not None and self._open.edited:
+            raise TableChanged("nf_tables was changed by another program")
+        self._forget()
+        self._generation, self._images = self._kernel.steadily(
+            lambda: {family: image.read(self._kernel, self._table(family)) for family in FAMILIES}
+        )
+        if self._open is not None:
+            self._open = _Transaction(self._images, self._chains, self._told, self._handles)
+
+    def _forget(self) -> None:
+        self._generation = None
+        self._images = {}
+        self._chains = {}
+        self._read.clear()
+
+    def _handles(self, family: Family, physical: str, rules: Keys) -> tuple[int, ...]:
+        """The handles of a chain's rules."""
+        listed = self._kernel.rules(self._table(family), physical)
+        if tuple(keys.uncounted(each.expressions) for each in listed) != rules and len(listed) != len(rules):
+            raise TableChanged(f"the chain {physical} was changed by another program")
+        return tuple(each.handle for each in listed)
+
+    def _commit(self, opened: "_Transaction") -> None:
+        if not opened.edited:
+            return
+        assert self._generation is not None
+        try:
+            self._kernel.commit(opened.batch(destroy=True), generation=self._generation)
+        except RuleRefused:
+            if not opened.destroys:
+                raise
+            self._commit_keeping_sets(opened)
+            return
+        self._remember(opened)
+
+    def _commit_keeping_sets(self, opened: "_Transaction") -> None:
+        """Perhaps a set that must go is in use: try without, and then each alone."""
+        assert self._generation is not None
+        batch = opened.batch(destroy=False)
+        if len(batch):
+            self._kernel.commit(batch, generation=self._generation)
+        going = opened.going()
+        self._forget()
+        self._refresh()
+        for family, name in going:
+            alone = Batch()
+            alone.delete_set(self._table(family), name)
+            try:
+                self._kernel.commit(alone, generation=self._generation)
+            except RuleRefused as error:
+                LOG.warning("%s", error)
+                opened.in_use.append(name)
+            else:
+                self._forget()
+                self._refresh()
+
+    def _remember(self, opened: "_Transaction") -> None:
+        # The kernel took it on this generation and no other, so the next one is ours.
+        assert self._generation is not None
+        self._generation = self._generation % _LAST_GENERATION + 1
+        for each in opened.edits.values():
+            each.done()
+        self._images, self._chains, self._told = opened.images, opened.chains, opened.told
+
+    # --- chains
+
+    def _images_now(self) -> dict[Family, Image]:
+        return self._images if self._open is None else self._open.images
+
+    def _chains_of(self, table: TableId) -> dict[str, Keys]:
+        chains = self._chains if self._open is None else self._open.chains
+        if table not in chains:
+            chains[table] = self._seen(table)
+        return chains[table]
+
+    def _seen(self, table: TableId) -> dict[str, Keys]:
+        """A table of the compiler, told from the image."""
+        known = self._images_now()[table.family]
+        found = image.logical_chains(known, table.name, self._names, lambda name: self._encoder.keys(table, name))
+        if table.name == FILTER:
+            desired = {name: each for name, each in self._encoder.chains(table).items() if self._dispatches(name, each)}
+            found |= layout.seen_dispatch(known, self._root, desired, table.family)
+        return found
+
+    def _dispatches(self, chain: str, known: Keys) -> bool:
+        """Whether a chain of the filter table is the root of the dispatch or a node of it."""
+        head = f"{self._wrap_name}-"
+        return dispatch.is_root(chain, head) or (dispatch.is_node(chain, head) and layout.is_dispatched(known))
+
+    def _edit(self, plan: TablePlan[bytes], opened: "_Transaction") -> None:
+        table = plan.table
+        _refuse_builtin(plan)
+        chains = self._chains_of(table)
+        after = edited(plan.edits, chains, str(table))
+        edits = opened.table(table.family)
+        now = dict(chains)
+        entered: list[tuple[Keys, Keys]] = []
+        for name, rules in after.items():
+            before = chains.get(name)
+            if rules is None:
+                del now[name]
+            else:
+                encoded = self._encoder.keys(table, name)
+                now[name] = rules = encoded if encoded == rules and encoded is not None else rules
+            if table.name == FILTER and (self._dispatches(name, before or ()) or self._dispatches(name, rules or ())):
+                entered.append((before or (), rules or ()))
+                if dispatch.is_root(name, f"{self._wrap_name}-"):
+                    continue
+                before = before if before and not layout.is_dispatched(before) else None
+                rules = rules if rules and not layout.is_dispatched(rules) else None
+                if before is None and rules is None:
+                    continue
+            edits.set_rules(self._names.physical(table.name, name), rules)
+        if entered:
+            self._edit_dispatch(table, now, entered, edits)
+        opened.chains[table] = now
+
+    def _edit_dispatch(
+        self, table: TableId, now: Mapping[str, Keys], entered: Sequence[tuple[Keys, Keys]], edits: TableEdits
+    ) -> None:
+        family, root = table.family, self._root
+        stray = any(STRAY in before for before, _ in entered)
+        known = edits.image.sets
+        if stray:
+            nodes = [each for name, each in now.items() if self._dispatches(name, each)]
+            wanted, shapes = layout.entries(nodes, root, family)
+            for name, each in list(known.items()):
+                if layout.is_map(name, root, each.data_size) and name not in wanted:
+                    wanted = {**wanted, name: {}}
+        else:
+            gone, shapes = layout.entries((before for before, _ in entered), root, family)
+            come, come_shapes = layout.entries((after for _, after in entered), root, family)
+            shapes |= come_shapes
+            wanted = {}
+            for name in {**gone, **come}:
+                held = dict(known[name].elements) if name in known else {}
+                for key in gone.get(name, {}):
+                    held.pop(key, None)
+                wanted[name] = held | come.get(name, {})
+        shapes = self._shapes[family] = {**self._shapes.get(family, {}), **shapes}
+        for name, elements in wanted.items():
+            if name in shapes and elements:
+                described = dispatch.map_of(shapes[name], root, family)
+                if name not in known or not known[name].fits(described):
+                    edits.add_set(described)
+            if name in shapes and name in known:
+                edits.set_elements(dispatch.map_of(shapes[name], root, family), elements)
+        maps = {name: each for name, each in known.items() if layout.is_map(name, root, each.data_size)}
+        used = {name for name, each in maps.items() if name in shapes and each.elements}
+        rules = now.get(root)
+        looked_into = [shapes[name] for name in used]
+        edits.set_rules(root, None if rules is None else layout.root_rules(rules, looked_into, root, family))
+        for name in maps.keys() - used:
+            edits.remove_map(name)
+
+    # --- sets
+
+    def _members(self, name: str, elements: image.Elements, family: Family) -> frozenset[str]:
+        told = (self._told if self._open is None else self._open.told).get(name)
+        if told is not None and members.elements(told).keys() == elements.keys():
+            return told
+        return members.prefixes(elements, family)
+
+    def _change_members(self, name: str, add: frozenset[str], remove: frozenset[str]) -> None:
+        assert self._open is not None
+        for family, known in self._open.images.items():
+            if name in known.sets:
+                before = self._members(name, known.sets[name].elements, family)
+                self._tell(name, family, (before - remove) | add)
+                return
+        raise TableChanged(f"the set {name} is gone")
+
+    def _tell(self, name: str, family: Family, wanted: frozenset[str]) -> None:
+        assert self._open is not None
+        if any((":" in member) != (family == 6) for member in wanted):
+            raise RuleRefused(f"the set {name} is of the family IPv{family}")
+        self._open.table(family).set_elements(members.described(name, family), members.elements(wanted))
+        self._open.told[name] = wanted
+
+
+class _Transaction:
+    """What is edited in one go, and what there will be afterwards."""
+
+    def __init__(
+        self,
+        images: Mapping[Family, Image],
+        chains: Mapping[TableId, dict[str, Keys]],
+        told: Mapping[str, frozenset[str]],
+        handles: Callable[[Family, str, Keys], tuple[int, ...]],
+    ) -> None:
+        self.images = {family: known.copy() for family, known in images.items()}
+        self.chains = dict(chains)
+        self.told = dict(told)
+        self.edits: dict[Family, TableEdits] = {}
+        self.in_use: list[str] = []
+        self._handles = handles
+
+    @property
+    def edited(self) -> bool:
+        """Whether anything is edited."""
+        return any(each.edited for each in self.edits.values())
+
+    @property
+    def destroys(self) -> bool:
+        """Whether sets are to go."""
+        return any(each.destroys for each in self.edits.values())
+
+    def table(self, family: Family) -> TableEdits:
+        """The edits of a family."""
+        if family not in self.edits:
+            self.edits[family] = TableEdits(
+                self.images[family], family, lambda chain, rules: self._handles(family, chain, rules)
+            )
+        return self.edits[family]
+
+    def batch(self, *, destroy: bool) -> Batch:
+        """Everything as one transaction."""
+        batch = Batch()
+        for each in self.edits.values():
+            each.write(batch, destroy=destroy)
+        return batch
+
+    def going(self) -> list[tuple[Family, str]]:
+        """The sets that are to go."""
+        return [(family, name) for family, each in self.edits.items() for name in each.going]
+
+
+def _refuse_builtin(plan: TablePlan[bytes]) -> None:
+    for edit in plan.edits:
+        if isinstance(edit, AddChain):
+            keys.refuse_name(edit.chain)
+        if isinstance(edit, AddChain | RemoveChain) and edit.chain in BUILTIN_CHAINS[plan.table.name]:
+            raise RuleRefused(f"{plan.table}: {edit.chain} is a built-in chain")
