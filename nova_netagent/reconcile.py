@@ -8,12 +8,12 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from nova_netagent.backend import RuleRefused, TableChanged
+from nova_netagent.backend import BackendError, RuleRefused, TableChanged
 from nova_netagent.backend.links.protocol import LinksFailed
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.links import Links
@@ -56,6 +56,11 @@ class Outcome:
 
     def __bool__(self) -> bool:
         return bool(self.edits)
+
+    def add(self, part: "Outcome") -> None:
+        """What a part of the attempt did to the rules."""
+        self.edits += part.edits
+        self.plans += part.plans
 
     def lines(self) -> Iterator[str]:
         """What was done, an edit a line."""
@@ -174,7 +179,7 @@ class Reconciler:
         self._servers.apply(servers)
         self._count_servers(servers, outcome)
         self._edit_links(link_plan, outcome, before=True)
-        with self._backend.locked():
+        with self._backend.locked(), self._backend.transaction():
             loaded = self._backend.loaded_tables()
             for table in reversed(_ordered(skeleton)):
                 if table.id in loaded:
@@ -270,22 +275,35 @@ class Reconciler:
         changed = [table for table in _ordered(ruleset) if verify or not _same(self._tables.get(table.id), table)]
         if not changed and ruleset.sets == self._sets:
             return
-        with self._backend.locked():
-            self._metrics.lock_wait_seconds.observe(self._backend.lock_wait)
-            known = self._sets
-            actual_sets = self._backend.read_sets() if verify or known is None else known
-            self._sets = None
-            set_plan = plan_sets(ruleset.sets, actual_sets, self._owner.owns_set)
+        done = Outcome()
+        try:
+            with self._backend.locked():
+                self._metrics.lock_wait_seconds.observe(self._backend.lock_wait)
+                self._commit_rules(ruleset, changed, done, verify)
+        except BackendError:
+            if not self._backend.atomic:
+                outcome.add(done)
+            raise
+        outcome.add(done)
+
+    def _commit_rules(self, ruleset: Ruleset, changed: Sequence[Table], outcome: Outcome, verify: bool) -> None:
+        known = self._sets
+        actual_sets = self._backend.read_sets() if verify or known is None else known
+        self._sets = None
+        set_plan = plan_sets(ruleset.sets, actual_sets, self._owner.owns_set)
+        for table in changed:
+            self._tables.pop(table.id, None)
+        with self._backend.transaction():
             self._backend.prepare_sets(set_plan)
             for table in changed:
-                self._tables.pop(table.id, None)
                 with self._metrics.apply_seconds.labels(str(table.id), self._backend.name).time():
                     self._commit(self._plan_table(table, verify), outcome)
-                self._tables[table.id] = table
-                self._count_rules(table)
             self._finish_sets(set_plan)
-            self._sets = dict(ruleset.sets)
-            self._count_sets(set_plan, outcome)
+        self._sets = dict(ruleset.sets)
+        for table in changed:
+            self._tables[table.id] = table
+            self._count_rules(table)
+        self._count_sets(set_plan, outcome)
 
     def _finish_sets(self, plan: SetPlan) -> None:
         try:

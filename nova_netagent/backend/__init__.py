@@ -36,6 +36,9 @@ class Backend(Protocol[K]):
     name: str
     """``iptables`` or ``nftables``."""
 
+    atomic: bool
+    """Whether a ``transaction`` is carried out whole or not at all."""
+
     see_with: str
     """The command with which an operator sees our rules."""
 

@@ -36,6 +36,7 @@ class FakeBackend:
     """
 
     name = "fake"
+    atomic = False
     see_with = "FakeBackend.chains"
 
     def __init__(

@@ -34,6 +34,7 @@ class IptablesBackend:
     """
 
     name = "iptables"
+    atomic = False
     see_with = "iptables-legacy-save (IPv6: ip6tables-legacy-save)"
 
     def __init__(self, lock_timeout: float, owns_set: Callable[[str], bool]) -> None:

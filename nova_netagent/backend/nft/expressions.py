@@ -281,8 +281,7 @@ def _holds(expected: Sequence[tuple[int, Value]], data: bytes) -> bool:
 
 def _encode(values: Iterable[tuple[int, Value]]) -> bytes:
     return b"".join(
-        attributes.attribute(kind, value if isinstance(value, bytes) else _encode(value))
-        for kind, value in values
+        attributes.attribute(kind, value if isinstance(value, bytes) else _encode(value)) for kind, value in values
     )
 
 

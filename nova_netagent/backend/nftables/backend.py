@@ -35,6 +35,7 @@ class NftablesBackend:
     """
 
     name = "nftables"
+    atomic = True
 
     def __init__(self, wrap_name: str, owns_set: Callable[[str], bool]) -> None:
         self.see_with = f"nft list table ip {wrap_name} (IPv6: nft list table ip6 {wrap_name})"
@@ -70,9 +71,7 @@ class NftablesBackend:
 
         :raises Unavailable: the kernel cannot be asked.
         """
-        return [
-            table for family in families for name in TABLES if self._can(table := TableId(family, name))
-        ]
+        return [table for family in families for name in TABLES if self._can(table := TableId(family, name))]
 
     def loaded_tables(self) -> list[TableId]:
         """Those of them that are in use: where anything of ours can be."""

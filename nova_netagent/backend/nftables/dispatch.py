@@ -68,17 +68,16 @@ def is_node(chain: str, head: str) -> bool:
 def classified(key: Key, family: Family, head: str, place: Place) -> Key:
     """The same key, as what it is in a root or a node."""
     rule = key.rule
-    kind: type[Key]
     if _is_way(rule, head):
-        made: Key = Way(key)
-    elif _is_entry(rule):
-        made = Entry(key)
-        assert isinstance(rule.target, Jump)
-        made.shape, made.element = _element(rule, rule.target, family, place)  # type: ignore[attr-defined]
-    else:
-        return key
-    made.rule = rule
-    return made
+        way = Way(key)
+        way.rule = rule
+        return way
+    if isinstance(rule.target, Jump) and _is_entry(rule):
+        entry = Entry(key)
+        entry.rule = rule
+        entry.shape, entry.element = _element(rule, rule.target, family, place)
+        return entry
+    return key
 
 
 def _is_way(rule: Rule, head: str) -> bool:
@@ -88,8 +87,6 @@ def _is_way(rule: Rule, head: str) -> bool:
 
 def _is_entry(rule: Rule) -> bool:
     if rule.source is not None or rule.in_interface is not None or rule.protocol is not None or rule.inverted:
-        return False
-    if not isinstance(rule.target, Jump):
         return False
     if rule.out_interface is not None:
         return not rule.matches and not rule.out_interface.endswith("+")

@@ -108,9 +108,7 @@ def is_right(listed: ListedChain) -> bool:
     return (listed.hook, listed.priority, listed.type, listed.policy) == (hook.hook, hook.priority, hook.type, _ACCEPT)
 
 
-def logical_chains(
-    image: Image, table: str, names: Names, encoded: Callable[[str], Keys | None]
-) -> dict[str, Keys]:
+def logical_chains(image: Image, table: str, names: Names, encoded: Callable[[str], Keys | None]) -> dict[str, Keys]:
     """A table's chains as the compiler knows them, but for what is in maps.
 
     Built-in chains are always there; one that is not hooked in right, or sleeps, holds nothing.

@@ -58,7 +58,9 @@ def seen_dispatch(image: Image, root: str, desired: Mapping[str, Keys], family: 
         return {}
     wanted, shapes = entries(desired.values(), root, family)
     maps = {name: each for name, each in image.sets.items() if is_map(name, root, each.data_size)}
-    fit = {name for name, shape in shapes.items() if name in maps and maps[name].fits(dispatch.map_of(shape, root, family))}
+    fit = {
+        name for name, shape in shapes.items() if name in maps and maps[name].fits(dispatch.map_of(shape, root, family))
+    }
     stray = any(
         not _same(each.elements.get(key), wanted.get(name, {}).get(key))
         for name, each in maps.items()

@@ -37,7 +37,12 @@ _LOCAL = 2
 _ETHERNET = 1
 _NAME_SIZE = 16
 _PHYSDEV_IN, _PHYSDEV_OUT, _PHYSDEV_BRIDGED = 1, 2, 4
-_OFFSETS: dict[tuple[Family, str], int] = {(4, "source"): 12, (4, "destination"): 16, (6, "source"): 8, (6, "destination"): 24}
+_OFFSETS: dict[tuple[Family, str], int] = {
+    (4, "source"): 12,
+    (4, "destination"): 16,
+    (6, "source"): 8,
+    (6, "destination"): 24,
+}
 ADDRESS_SIZE: dict[Family, int] = {4: 4, 6: 16}
 
 
@@ -170,7 +175,7 @@ def _ports(offset: int, ports: PortRange | None) -> tuple[Expression, ...]:
 
 
 def _physdev(each: Physdev) -> Expression:
-    """iptables' own match: nf_tables itself knows bridge ports in the bridge family only."""
+    """The match of iptables: nf_tables itself knows bridge ports in the bridge family only."""
     asked = inverted = 0
     if each.incoming is not None:
         asked |= _PHYSDEV_IN

@@ -205,9 +205,7 @@ class TableEdits:
         del self.image.sets[name]
 
 
-def edited(
-    edits: Iterable[Edit[bytes]], chains: Mapping[str, Keys], name: str
-) -> dict[str, Keys | None]:
+def edited(edits: Iterable[Edit[bytes]], chains: Mapping[str, Keys], name: str) -> dict[str, Keys | None]:
     """The chains that a plan touches, afterwards; ``None`` for one that it removes.
 
     :param name: the table, for people.
