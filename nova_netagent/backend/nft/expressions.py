@@ -152,7 +152,7 @@ def mask(value: bytes, register: int = 0, *, flip: bytes | None = None) -> Expre
 
 def ct(key: Ct, register: int = 0) -> Expression:
     """Load what connection tracking knows, in the host's byte order; of no connection only a state is known."""
-    return Expression("ct", ((2, _number(key)), (1, _register(register))))
+    return Expression("ct", ((1, _register(register)), (2, _number(key))))
 
 
 def destination_type() -> Expression:

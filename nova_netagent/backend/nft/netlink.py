@@ -160,6 +160,14 @@ class Netlink:
         """A table's chains."""
         return [_chain(each) for each in self._dump(_GET_CHAIN, table, b"") if read_string(each[1]) == table.name]
 
+    def chain(self, table: TableId, name: str) -> ListedChain | None:
+        """One chain of a table."""
+        body = attributes.string(1, table.name) + attributes.string(3, name)
+        try:
+            return _chain(next(self._ask(_GET_CHAIN, table.family, body, 0)))
+        except _NotThereError:
+            return None
+
     def rules(self, table: TableId, chain: str | None = None) -> list[ListedRule]:
         """A table's rules, in order by chain, or those of one chain.
 

@@ -8,6 +8,7 @@ from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.nft import Batch, Netlink, expressions
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.nft.objects import TableId as NftTable
+from nova_netagent.backend.nft.watch import Watch
 from nova_netagent.backend.nftables import dispatch, image, keys, layout, members
 from nova_netagent.backend.nftables.encoder import Encoder
 from nova_netagent.backend.nftables.image import Image, Keys
@@ -23,6 +24,10 @@ LOG = logging.getLogger(__name__)
 TABLES = tuple(BUILTIN_CHAINS)
 _FAMILIES: dict[Family, NftFamily] = {4: NftFamily.IP, 6: NftFamily.IP6}
 _LAST_GENERATION = 0xFFFFFFFF
+_MUCH = 500
+"""From so many messages on a transaction of ours is not listened to."""
+_ATTEMPTS = 20
+"""How often a transaction is sent again, or a table read, when others keep changing theirs."""
 
 Counted = tuple[str | None, Sequence[tuple[int, int, bytes]]]
 
@@ -46,6 +51,7 @@ class NftablesBackend:
         self._root = f"{wrap_name}-local"
         self._encoder = Encoder(self._names)
         self._netlink: Netlink | None = None
+        self._watch: Watch | None = None
         self._generation: int | None = None
         """In which the images are right; ``None``: they were never read, or are not to be trusted."""
         self._images: dict[Family, Image] = {}
@@ -64,6 +70,9 @@ class NftablesBackend:
         if self._netlink is not None:
             self._netlink.close()
             self._netlink = None
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         self._forget()
 
     def tables(self, families: Iterable[Family] = FAMILIES) -> list[TableId]:
@@ -130,10 +139,9 @@ class NftablesBackend:
         """
         if not plan.edits:
             return
-        if plan.table not in self._read:
-            raise TableChanged(f"{plan.table} has to be read first")
         with self.transaction():
-            assert self._open is not None
+            if self._open is None or plan.table not in self._read:
+                raise TableChanged(f"{plan.table} was changed by another program, or never read")
             self._edit(plan, self._open)
 
     def read_sets(self) -> dict[str, IpSet]:
@@ -246,18 +254,53 @@ class NftablesBackend:
         return True
 
     def _refresh(self) -> None:
-        """Have the images right: read them if anybody changed anything of nf_tables since."""
+        """Have the images right: read again what others changed since.
+
+        :raises TableChanged: they did so while a transaction of ours was made, or keep doing so.
+        """
         generation = self._kernel.generation()
         if generation == self._generation:
             return
+        heard = None if self._generation is None else self._heard(generation)
+        if heard is not None and not heard[1]:
+            self._generation = heard[0]  # what was changed is not ours
+            return
         if self._open is not None and self._open.edited:
+            self._forget()
             raise TableChanged("nf_tables was changed by another program")
-        self._forget()
-        self._generation, self._images = self._kernel.steadily(
+        self._read.clear()
+        self._chains = {}
+        self._generation, self._images = self._read_all() if heard is None else heard
+        if self._open is not None:
+            self._open.begin(self._images, self._chains)
+
+    def _heard(self, generation: int) -> tuple[int, dict[Family, Image]] | None:
+        """The images as they are now, by what was heard of others' changes; empty when none was of ours.
+
+        ``None`` when something went unheard.
+        """
+        images, ours = dict(self._images), False
+        for _ in range(_ATTEMPTS):
+            changes = None if self._watch is None else self._watch.changes(generation, list(map(self._table, FAMILIES)))
+            if changes is None:
+                return None
+            for family, known in images.items():
+                if known.table in changes:
+                    images[family] = image.read_again(self._kernel, known, changes[known.table])
+                    ours = True
+            now, generation = generation, self._kernel.generation()
+            if now == generation:
+                return generation, images if ours else {}
+        raise TableChanged("the ruleset keeps changing while it is read")
+
+    def _read_all(self) -> tuple[int, dict[Family, Image]]:
+        if self._watch is None:
+            self._watch = Watch()
+        else:
+            self._watch.join()
+        return self._kernel.steadily(
             lambda: {family: image.read(self._kernel, self._table(family)) for family in FAMILIES}
         )
-        if self._open is not None:
-            self._open = _Transaction(self._images, self._chains, self._told, self._handles)
 
     def _forget(self) -> None:
         self._generation = None
@@ -277,42 +320,64 @@ class NftablesBackend:
             return
         assert self._generation is not None
         try:
-            self._kernel.commit(opened.batch(destroy=True), generation=self._generation)
+            self._send(opened.batch(destroy=True))
         except RuleRefused:
             if not opened.destroys:
                 raise
             self._commit_keeping_sets(opened)
-            return
-        self._remember(opened)
+        else:
+            self._remember(opened)
+
+    def _send(self, batch: Batch) -> None:
+        """Commit; changes of what is not ours make no difference."""
+        deaf = len(batch) > _MUCH and self._watch is not None
+        for _ in range(_ATTEMPTS):
+            assert self._generation is not None
+            if deaf:
+                # The kernel would take as long to tell us of our changes as to make them.
+                assert self._watch is not None
+                self._watch.leave()
+            try:
+                self._kernel.commit(batch, generation=self._generation)
+                return
+            except TableChanged:
+                heard = None if deaf else self._heard(self._kernel.generation())
+                if heard is None or heard[1]:
+                    self._forget()
+                    raise
+                self._generation = heard[0]
+        raise TableChanged("nf_tables keeps being changed by other programs")
 
     def _commit_keeping_sets(self, opened: "_Transaction") -> None:
         """Perhaps a set that must go is in use: try without, and then each alone."""
         assert self._generation is not None
+        generation = self._generation
         batch = opened.batch(destroy=False)
         if len(batch):
-            self._kernel.commit(batch, generation=self._generation)
-        going = opened.going()
-        self._forget()
-        self._refresh()
-        for family, name in going:
+            self._kernel.commit(batch, generation=generation)
+            generation = _after(generation)
+        for family, name in opened.going():
             alone = Batch()
             alone.delete_set(self._table(family), name)
             try:
-                self._kernel.commit(alone, generation=self._generation)
+                self._kernel.commit(alone, generation=generation)
             except RuleRefused as error:
                 LOG.warning("%s", error)
                 opened.in_use.append(name)
             else:
-                self._forget()
-                self._refresh()
+                generation = _after(generation)
+        self._forget()
 
     def _remember(self, opened: "_Transaction") -> None:
         # The kernel took it on this generation and no other, so the next one is ours.
         assert self._generation is not None
-        self._generation = self._generation % _LAST_GENERATION + 1
+        self._generation = _after(self._generation)
         for each in opened.edits.values():
             each.done()
         self._images, self._chains, self._told = opened.images, opened.chains, opened.told
+        heard = self._watch is not None and self._watch.skip(self._generation)
+        if not heard and self._kernel.generation() != self._generation:
+            self._forget()  # somebody came between
 
     # --- chains
 
@@ -440,12 +505,16 @@ class _Transaction:
         told: Mapping[str, frozenset[str]],
         handles: Callable[[Family, str, Keys], tuple[int, ...]],
     ) -> None:
-        self.images = {family: known.copy() for family, known in images.items()}
-        self.chains = dict(chains)
+        self.begin(images, chains)
         self.told = dict(told)
         self.edits: dict[Family, TableEdits] = {}
         self.in_use: list[str] = []
         self._handles = handles
+
+    def begin(self, images: Mapping[Family, Image], chains: Mapping[TableId, dict[str, Keys]]) -> None:
+        """Begin with what there is, before anything is edited."""
+        self.images = {family: known.copy() for family, known in images.items()}
+        self.chains = dict(chains)
 
     @property
     def edited(self) -> bool:
@@ -475,6 +544,11 @@ class _Transaction:
     def going(self) -> list[tuple[Family, str]]:
         """The sets that are to go."""
         return [(family, name) for family, each in self.edits.items() for name in each.going]
+
+
+def _after(generation: int) -> int:
+    """The generation after a commit of ours."""
+    return generation % _LAST_GENERATION + 1
 
 
 def _refuse_builtin(plan: TablePlan[bytes]) -> None:

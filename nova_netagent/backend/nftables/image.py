@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from nova_netagent.backend.nft.netlink import ListedChain, ListedRule, ListedSet, Netlink
 from nova_netagent.backend.nft.objects import Element, Set, SetFlag, TableId
+from nova_netagent.backend.nft.watch import Touched
 from nova_netagent.backend.nftables import keys
 from nova_netagent.backend.nftables.names import BASE_CHAINS, Names
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
@@ -13,6 +14,8 @@ DORMANT = 0x1
 _ACCEPT = 1
 _MANY_CHAINS = 10_000
 """From so many on chains are listed one by one: to list a whole table takes the square of its rules."""
+_MANY_TOUCHED = 500
+"""From so many on the whole table is listed again."""
 
 Keys = tuple[bytes, ...]
 Elements = Mapping[tuple[bytes, bool], Element]
@@ -76,6 +79,25 @@ def read(netlink: Netlink, table: TableId) -> Image:
             rules[name] = netlink.rules(table, name)
     chains = {each.name: chain_of(each, rules[each.name]) for each in listed}
     return Image(table, exists=True, awake=not flags & DORMANT, chains=chains, sets=sets)
+
+
+def read_again(netlink: Netlink, known: Image, touched: Touched) -> Image:
+    """The table, of which others touched but a part."""
+    if touched.whole or not known.exists or len(touched.chains) > _MANY_TOUCHED:
+        return read(netlink, known.table)
+    again = known.copy()
+    for name in touched.chains:
+        chain = netlink.chain(known.table, name)
+        if chain is None:
+            again.chains.pop(name, None)
+        else:
+            again.chains[name] = chain_of(chain, netlink.rules(known.table, name))
+    listed = {each.name: each for each in netlink.sets(known.table)} if touched.sets else {}
+    for name in touched.sets:
+        again.sets.pop(name, None)
+        if name in listed:
+            again.sets[name] = read_set(netlink, known.table, listed[name])
+    return again
 
 
 def chain_of(listed: ListedChain, rules: Sequence[ListedRule]) -> HeldChain:

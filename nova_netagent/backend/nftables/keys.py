@@ -81,12 +81,10 @@ def uncounted(listed: bytes) -> bytes:
 
 def jumps_to(listed: bytes) -> str | None:
     """The chain, by its name in nf_tables, that a rule jumps or goes to in its last expression."""
-    last = None
-    for last in attributes.parse_list(listed):
-        pass
-    if last is None:
+    expressions_ = list(attributes.parse_list(listed))
+    if not expressions_:
         return None
-    known = attributes.parse(last)
+    known = attributes.parse(expressions_[-1])
     if attributes.read_string(known[1]) != "immediate":
         return None
     data = attributes.parse(attributes.parse(known[2]).get(2, b""))
