@@ -18,6 +18,8 @@ class Host:
     frames: FramesBackend | None
     """``None``: the kernel cannot judge them."""
     servers: DhcpServers
+    leftovers: Backend[Any] | None = None
+    """The packet filter that was ours before, where anything of ours is still in it."""
 
     def close(self) -> None:
         """Close sockets and descriptors; the kernel keeps everything, and servers go on."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nova_netagent.backend import Backend
+from nova_netagent.backend import Backend, worlds
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
 from nova_netagent.compile.dhcp import directory
@@ -28,15 +28,45 @@ def open_store(settings: Settings) -> Store:
 
 
 def open_backend(settings: Settings) -> Backend[Any]:
-    """The packet filter that is configured; called in the thread that will use it."""
-    firewall = settings.firewall
-    if firewall.backend == "nftables":
+    """The packet filter that is configured, or that the host lives in; called in the thread that will use it.
+
+    :raises Undecided: it is left to us, and cannot be known.
+    """
+    return _open_backend(_choose_backend(settings), settings)
+
+
+def _choose_backend(settings: Settings) -> str:
+    """Which packet filter it shall be; says why, and what of the other one will be in the way."""
+    owner, configured = Owner(settings.firewall.wrap_name), settings.firewall.backend
+    found = {"iptables": worlds.look_at_iptables(owner), "nftables": worlds.look_at_nftables(owner)}
+    if configured == "auto":
+        chosen, why = worlds.choose(found["iptables"], found["nftables"])
+    else:
+        chosen, why = configured, "so it is configured"
+    LOG.info("the packet filter is %s: %s", chosen, why)
+    other = next(world for name, world in found.items() if name != chosen)
+    for warning in worlds.warnings(chosen, other):
+        LOG.warning("%s", warning)
+    return chosen
+
+
+def _open_backend(name: str, settings: Settings) -> Backend[Any]:
+    firewall, owns_set = settings.firewall, Owner(settings.firewall.wrap_name).owns_set
+    if name == "nftables":
         from nova_netagent.backend.nftables import NftablesBackend
 
-        return NftablesBackend(firewall.wrap_name, Owner(firewall.wrap_name).owns_set)
+        return NftablesBackend(firewall.wrap_name, owns_set)
     from nova_netagent.backend.iptables import IptablesBackend  # imports libiptc: slow, and for one thread
 
-    return IptablesBackend(lock_timeout=firewall.lock_timeout, owns_set=Owner(firewall.wrap_name).owns_set)
+    return IptablesBackend(lock_timeout=firewall.lock_timeout, owns_set=owns_set)
+
+
+def open_leftovers(settings: Settings, chosen: str) -> Backend[Any] | None:
+    """The other packet filter, if we left anything in it when it was ours."""
+    owner = Owner(settings.firewall.wrap_name)
+    other = "iptables" if chosen == "nftables" else "nftables"
+    looks = {"iptables": worlds.look_at_iptables, "nftables": worlds.look_at_nftables}
+    return _open_backend(other, settings) if looks[other](owner).ours else None
 
 
 def open_links(settings: Settings, on_change: Callable[[], None] | None = None) -> LinksBackend:
@@ -66,8 +96,10 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
     :param on_change: called from other threads when links changed or a server ended.
     """
     events = metrics.dnsmasq_events_total
+    rules = open_backend(settings)
     return Host(
-        rules=open_backend(settings),
+        rules=rules,
+        leftovers=open_leftovers(settings, rules.name),
         links=open_links(settings, on_change),
         frames=open_frames(settings),
         servers=DnsmasqServers(Path(directory(settings.state_path)), on_change, lambda what: events.labels(what).inc()),

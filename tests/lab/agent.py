@@ -19,8 +19,9 @@ Config = Mapping[str, Mapping[str, Any]]
 REPOSITORY = Path(__file__).resolve().parents[2]
 LONGEST_SOCKET_PATH = 107
 POLL = 0.005
-BACKEND = os.environ.get("NETAGENT_BACKEND", "iptables")
-"""The packet filter of agents that are not told another."""
+BACKENDS = os.environ.get("NETAGENT_BACKEND", "iptables,nftables").split(",")
+"""The packet filters on which packet tests run; the first one is that of agents that are not told another."""
+BACKEND = BACKENDS[0]
 
 
 _in_use: "list[Agent]" = []

@@ -7,6 +7,7 @@ net/netfilter/nf_tables_api.c.
 import errno
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from struct import Struct as Layout
@@ -75,6 +76,14 @@ class ListedSet(NamedTuple):
     data_size: int
     fields: tuple[int, ...]
     """The sizes of a concatenation's fields, of sets with ranges."""
+
+
+class Everything(NamedTuple):
+    """The tables of a namespace, their base chains, and how many rules each has."""
+
+    tables: list[tuple[Family, str]]
+    base_chains: list[tuple[tuple[Family, str], ListedChain]]
+    rules: Counter[tuple[Family, str]]
 
 
 class _Fault(NamedTuple):
@@ -155,6 +164,22 @@ class Netlink:
         except _NotThereError:
             return None
         return read_number(answer[2]) if 2 in answer else 0
+
+    def everything(self) -> Everything:
+        """What there is of anybody's, without what is in it.
+
+        :raises Unavailable: the kernel does not say.
+        """
+        found = Everything([], [], Counter())
+        for family in Family:
+            for each in self._dump(_GET_TABLE, TableId(family, ""), b""):
+                found.tables.append((family, read_string(each[1])))
+            for each in self._dump(_GET_CHAIN, TableId(family, ""), b""):
+                if 4 in each:
+                    found.base_chains.append(((family, read_string(each[1])), _chain(each)))
+            for each in self._dump(_GET_RULE, TableId(family, ""), b""):
+                found.rules[family, read_string(each[1])] += 1
+        return found
 
     def chains(self, table: TableId) -> list[ListedChain]:
         """A table's chains."""

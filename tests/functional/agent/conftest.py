@@ -9,6 +9,7 @@ import pytest
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.site import Site
 from tests.lab import Lab
+from tests.lab.agent import BACKENDS
 
 
 @pytest.fixture
@@ -20,8 +21,14 @@ def cloud(lab: Lab) -> Cloud:
 SiteMaker = Callable[[Mapping[str, Mapping[str, Any]] | None], Site]
 
 
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Both packet filters, one after the other, or the one that NETAGENT_BACKEND names."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteMaker]:
+def make_site(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[SiteMaker]:
     """Makes hosts for all tests of a module, one for each configuration."""
     with ExitStack() as stack:
         made: dict[str, Site] = {}
@@ -30,7 +37,7 @@ def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteMaker]:
             key = repr(config)
             if key not in made:
                 lab = stack.enter_context(Lab(tmp_path_factory.mktemp("lab")))
-                made[key] = Site(lab, config)
+                made[key] = Site(lab, config, backend=backend)
             return made[key]
 
         yield make
