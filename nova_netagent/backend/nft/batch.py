@@ -1,6 +1,7 @@
 """A transaction of nf_tables: messages that the kernel carries out together or not at all."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
@@ -116,12 +117,13 @@ class Batch:
         :param before: the handle of the rule before which it shall stand.
         :param what: what it is, for people; asked only when the kernel refuses it.
         """
-        body = string(1, table.name) + string(2, chain) + attributes.attribute(4, encoded)
+        body = _chain_head(table.name, chain) + attributes.aligned(4, encoded)
         if before is not None:
             body += attributes.attribute(6, before.to_bytes(8, "big"))
         if comment is not None:
-            body += attributes.attribute(7, userdata.comment(comment))
-        self._add(table, _NEW_RULE, _CREATE if before is not None else _CREATE | _APPEND, body, what)
+            body += userdata.rule_comment(comment)
+        flags = _CREATE if before is not None else _CREATE | _APPEND
+        self._messages.append(_Message(table.family, _NEW_RULE, flags, body, what))
 
     def delete_rule(self, table: TableId, chain: str, handle: int) -> None:
         """Delete a rule by its handle."""
@@ -172,11 +174,18 @@ class Batch:
         subsystem = SUBSYSTEM << 8  # in network byte order
         pieces = [HEAD.pack(HEAD.size + len(guard), _BEGIN, REQUEST, first_sequence, 0, 0, 0, subsystem) + guard]
         last = len(self._messages) - 1
-        for index, message in enumerate(self._messages):
-            size = HEAD.size + len(message.body)
-            flags = message.flags | REQUEST | (ACKNOWLEDGE if index == last else 0)
-            kind, sequence = SUBSYSTEM << 8 | message.kind, first_sequence + 1 + index
-            pieces += (HEAD.pack(size, kind, flags, sequence, 0, message.family, 0, 0), message.body)
+        head, subsystem_kind, sequence = HEAD.pack, SUBSYSTEM << 8, first_sequence
+        for family, kind, flags, body, _, _ in self._messages:
+            sequence += 1
+            pieces += (
+                head(HEAD.size + len(body), subsystem_kind | kind, flags | REQUEST, sequence, 0, family, 0, 0),
+                body,
+            )
+        if last >= 0:  # the last one is acknowledged
+            family, kind, flags, body, _, _ = self._messages[last]
+            pieces[-2] = head(
+                HEAD.size + len(body), subsystem_kind | kind, flags | REQUEST | ACKNOWLEDGE, sequence, 0, family, 0, 0
+            )
         if commit:
             pieces.append(HEAD.pack(HEAD.size, _END, REQUEST, first_sequence + 2 + last, 0, 0, 0, subsystem))
         return b"".join(pieces)
@@ -195,6 +204,11 @@ class Batch:
 
     def _add(self, table: TableId, kind: int, flags: int, body: bytes, what: str | Callable[[], str]) -> None:
         self._messages.append(_Message(table.family, kind, flags, body, what))
+
+
+@lru_cache(256)
+def _chain_head(table: str, chain: str) -> bytes:
+    return string(1, table) + string(2, chain)
 
 
 def _rooms(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:

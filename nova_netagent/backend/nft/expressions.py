@@ -216,6 +216,14 @@ def verdict(code: Verdict, chain: str | None = None) -> Expression:
     return Expression("immediate", ((1, _number(_VERDICT_REGISTER)), (2, ((_VERDICT, known),))))
 
 
+def encoded_jump(code: Verdict, chain: str) -> bytes:
+    """``verdict`` with a chain, encoded: there are thousands of different ones."""
+    name = chain.encode() + b"\0"
+    verdict_ = attributes.aligned(1, _number(code)) + attributes.attribute(2, name)
+    data = attributes.aligned(_DATA, _JUMP_REGISTER + attributes.aligned(2, attributes.aligned(_VERDICT, verdict_)))
+    return attributes.aligned(_EXPRESSIONS_ELEMENT, _IMMEDIATE + data)
+
+
 def verdict_data(code: Verdict, chain: str | None = None) -> bytes:
     """A verdict as a map's element holds it."""
     known: tuple[tuple[int, Value], ...] = ((1, _number(code)),)
@@ -285,6 +293,10 @@ def _encode(values: Iterable[tuple[int, Value]]) -> bytes:
     )
 
 
+def _named(name: str) -> bytes:
+    return attributes.string(_NAME, name)
+
+
 def _register(number: int) -> bytes:
     """A register of four bytes, by the name that the kernel gives back: each fourth has an older one."""
     return _number(_FIRST_128 + number // 4 if number % 4 == 0 else _FIRST_32 + number)
@@ -296,3 +308,7 @@ def _number(value: int) -> bytes:
 
 def _text(text: str) -> bytes:
     return text.encode() + b"\0"
+
+
+_IMMEDIATE = _named("immediate")
+_JUMP_REGISTER = attributes.aligned(1, _number(_VERDICT_REGISTER))

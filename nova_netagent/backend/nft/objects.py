@@ -147,8 +147,9 @@ def element_text(described: Set, element: Element) -> str:
 
 def comment(text: str) -> str | None:
     """A text as a comment: quotes and what is no printable ASCII would not survive nft(8)."""
-    printable = text.encode("ascii", "replace").decode().replace('"', "'")
-    return printable[: COMMENT_LIMIT - 1] or None
+    if not text.isascii() or '"' in text:
+        text = text.encode("ascii", "replace").decode().replace('"', "'")
+    return text[: COMMENT_LIMIT - 1] or None
 
 
 def key(parts: Iterable[bytes]) -> bytes:

@@ -444,24 +444,26 @@ class NftablesBackend:
             for name, each in list(known.items()):
                 if layout.is_map(name, root, each.data_size) and name not in wanted:
                     wanted = {**wanted, name: {}}
+            shapes = self._shapes[family] = {**self._shapes.get(family, {}), **shapes}
+            for name, elements in wanted.items():
+                if elements:
+                    self._have_map(shapes[name], edits)
+                if name in shapes and name in known:
+                    edits.set_elements(dispatch.map_of(shapes[name], root, family), elements)
         else:
             gone, shapes = layout.entries((before for before, _ in entered), root, family)
             come, come_shapes = layout.entries((after for _, after in entered), root, family)
-            shapes |= come_shapes
-            wanted = {}
+            shapes = self._shapes[family] = {**self._shapes.get(family, {}), **shapes, **come_shapes}
             for name in {**gone, **come}:
-                held = dict(known[name].elements) if name in known else {}
-                for key in gone.get(name, {}):
-                    held.pop(key, None)
-                wanted[name] = held | come.get(name, {})
-        shapes = self._shapes[family] = {**self._shapes.get(family, {}), **shapes}
-        for name, elements in wanted.items():
-            if name in shapes and elements:
+                old, new = gone.get(name, {}), come.get(name, {})
+                if new:
+                    self._have_map(shapes[name], edits)
                 described = dispatch.map_of(shapes[name], root, family)
-                if name not in known or not known[name].fits(described):
-                    edits.add_set(described)
-            if name in shapes and name in known:
-                edits.set_elements(dispatch.map_of(shapes[name], root, family), elements)
+                edits.edit_elements(
+                    described,
+                    [each for key, each in new.items() if key not in old or old[key].data != each.data],
+                    [each for key, each in old.items() if key not in new or new[key].data != each.data],
+                )
         maps = {name: each for name, each in known.items() if layout.is_map(name, root, each.data_size)}
         used = {name for name, each in maps.items() if name in shapes and each.elements}
         rules = now.get(root)
@@ -469,6 +471,12 @@ class NftablesBackend:
         edits.set_rules(root, None if rules is None else layout.root_rules(rules, looked_into, root, family))
         for name in maps.keys() - used:
             edits.remove_map(name)
+
+    def _have_map(self, shape: dispatch.Shape, edits: TableEdits) -> None:
+        described = dispatch.map_of(shape, self._root, edits.family)
+        known = edits.image.sets.get(described.name)
+        if known is None or not known.fits(described):
+            edits.add_set(described)
 
     # --- sets
 

@@ -1,6 +1,6 @@
 """A table's rules as keys, each chain encoded once as long as it is the same object."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from nova_netagent.backend.nftables import dispatch, keys
@@ -18,7 +18,8 @@ class Encoder:
     def __init__(self, names: Names) -> None:
         self._names = names
         self._head = f"{names.wrap_name}-"
-        self._known: dict[TableId, dict[str, tuple[Chain, Keys]]] = {}
+        self._known: dict[TableId, tuple[Mapping[str, Chain], dict[str, Keys]]] = {}
+        """By table: its chains when they were encoded last, and their keys."""
         self._hooks: dict[TableId, tuple[EncodedHook[bytes], ...]] = {}
 
     def encode(self, table: Table) -> EncodedTable[bytes]:
@@ -26,33 +27,33 @@ class Encoder:
 
         :raises RuleRefused: a rule or a name that cannot be said.
         """
-        known = self._known.get(table.id, {})
+        chains, known = self._known.get(table.id, ({}, {}))
         place = partial(self._names.physical, table.id.name)
-        encoded: dict[str, tuple[Chain, Keys]] = {}
+        encoded = {}
         for name, chain in table.chains.items():
-            before = known.get(name)
-            if before is None or before[0] is not chain:
+            if chains.get(name) is chain:
+                encoded[name] = known[name]
+            else:
                 refuse_name(name)
-                before = (chain, self._chain(name, chain.rules, table.id, place))
-            encoded[name] = before
-        self._known[table.id] = encoded
+                encoded[name] = self._chain(name, chain.rules, table.id, place)
+        self._known[table.id] = (table.chains, encoded)
         hooks = tuple(
             EncodedHook(hook.chain, self._chain(hook.chain, hook.rules, table.id, place), hook.shared)
             for hook in table.hooks
         )
         self._hooks[table.id] = hooks
-        return EncodedTable(table.id, {name: each for name, (_, each) in encoded.items()}, hooks)
+        return EncodedTable(table.id, encoded, hooks)
 
     def keys(self, table: TableId, chain: str) -> Keys | None:
         """The keys of a chain as they were encoded last."""
-        known = self._known.get(table, {}).get(chain)
+        known = self.chains(table).get(chain)
         if known is not None:
-            return known[1]
+            return known
         return next((hook.keys for hook in self._hooks.get(table, ()) if hook.chain == chain), None)
 
-    def chains(self, table: TableId) -> dict[str, Keys]:
+    def chains(self, table: TableId) -> Mapping[str, Keys]:
         """Every chain of ours as it was encoded last."""
-        return {name: known for name, (_, known) in self._known.get(table, {}).items()}
+        return self._known[table][1] if table in self._known else {}
 
     def _chain(self, name: str, rules: Iterable[Rule], table: TableId, place: Callable[[str], str]) -> Keys:
         family: Family = table.family

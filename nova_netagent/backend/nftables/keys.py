@@ -68,10 +68,15 @@ def refuse_name(chain: str) -> None:
 
 def comment(rule: Rule, family: Family) -> str | None:
     """What nft(8) shows beside a rule: the bridge ports that it cannot show, and what the rule is there for."""
-    words = [match_text(each, family) for each in rule.matches if isinstance(each, Physdev)]
-    words += [each.text for each in rule.matches if isinstance(each, Comment)]
-    words += filter(None, rule.origin or ())
-    return objects.comment(" ".join(words))
+    words = []
+    for each in rule.matches:
+        if isinstance(each, Physdev):
+            words.append(match_text(each, family))
+        elif isinstance(each, Comment):
+            words.append(each.text)
+    if rule.origin is not None:
+        words += filter(None, rule.origin)
+    return objects.comment(" ".join(words)) if words else None
 
 
 def uncounted(listed: bytes) -> bytes:

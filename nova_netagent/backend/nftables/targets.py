@@ -30,7 +30,7 @@ _ALL = 0xFFFFFFFF
 @lru_cache(1 << 16)
 def jump(chain: str, goto: bool) -> bytes:
     """To a chain, by its name in nf_tables."""
-    return expressions.encode((expressions.verdict(Verdict.GOTO if goto else Verdict.JUMP, chain),))
+    return expressions.encoded_jump(Verdict.GOTO if goto else Verdict.JUMP, chain)
 
 
 @lru_cache(1 << 14)

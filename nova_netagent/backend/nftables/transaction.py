@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.nft import Batch
@@ -40,7 +41,7 @@ class TableEdits:
         self.edited = False
         self.going: list[str] = []
         """The sets of groups that are to go."""
-        self._family = family
+        self.family = family
         self._handles = handles
         self._phases: dict[str, list[Message]] = {phase: [] for phase in _PHASES}
 
@@ -96,7 +97,10 @@ class TableEdits:
             chain = base or Chain(physical)
             self._add("chains", lambda batch: batch.add_chain(table, chain))
             before = HeldChain()
-        if before.rules != after:
+        if not before.rules and after:
+            self._add("rules", lambda batch: self._append(batch, physical, after))
+            self.image.chains[physical] = HeldChain(after, None)
+        elif before.rules != after:
             self._edit(physical, before, after)
         elif physical not in self.image.chains:
             self.image.chains[physical] = before
@@ -143,14 +147,14 @@ class TableEdits:
         return lambda batch: batch.delete_rule(self.image.table, physical, handle)
 
     def _insert(self, physical: str, key: bytes, before: int | None) -> Message:
-        table, family = self.image.table, self._family
-        known = key.rule if isinstance(key, Key) else None
-        comment = None if known is None else rule_keys.comment(known, family)
+        return lambda batch: self._append(batch, physical, (key,), before)
 
-        def what() -> str:
-            return f"rule {physical}: {rule_keys.described(key, family)}"
-
-        return lambda batch: batch.add_encoded_rule(table, physical, key, comment, before=before, what=what)
+    def _append(self, batch: Batch, physical: str, rules: Keys, before: int | None = None) -> None:
+        table, family = self.image.table, self.family
+        for key in rules:
+            comment = rule_keys.comment(key.rule, family) if isinstance(key, Key) else None
+            what = partial(_told, physical, key, family)
+            batch.add_encoded_rule(table, physical, key, comment, before=before, what=what)
 
     # --- sets
 
@@ -244,6 +248,10 @@ def edited(edits: Iterable[Edit[bytes]], chains: Mapping[str, Keys], name: str) 
                 raise TableChanged(f"{name}: {chain} has another rule at {index + 1} than was planned")
             del rules[index]
     return {chain: None if rules is None else tuple(rules) for chain, rules in found.items()}
+
+
+def _told(physical: str, key: bytes, family: Family) -> str:
+    return f"rule {physical}: {rule_keys.described(key, family)}"
 
 
 def _only_appends(edits: Iterable[Insert[bytes] | Delete[bytes]], length: int) -> bool:
