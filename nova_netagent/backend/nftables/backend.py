@@ -108,7 +108,8 @@ class NftablesBackend:
             yield
             self._commit(self._open)
         except BaseException:
-            self._read.clear()
+            # Not all that changes our tables counts a generation: one that its owner leaves is gone without.
+            self._forget()
             raise
         finally:
             self._open = None

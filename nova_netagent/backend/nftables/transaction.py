@@ -86,6 +86,7 @@ class TableEdits:
         table = self.image.table
         before = self.image.chains.get(physical)
         base = BASE_CHAINS.get(physical)
+        self.edited |= self.image.exists and not self.image.awake  # it is woken with whatever is edited
         if base is not None and not after:
             after = None  # a base chain without rules would only cost
         if before is not None and (after is None or not before.right):
