@@ -9,7 +9,7 @@ from nova_netagent.backend.nft import Batch, Netlink, expressions
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.nft.objects import TableId as NftTable
 from nova_netagent.backend.nft.watch import Watch
-from nova_netagent.backend.nftables import dispatch, image, keys, layout, members
+from nova_netagent.backend.nftables import dispatch, image, keys, layout, members, translations
 from nova_netagent.backend.nftables.encoder import Encoder
 from nova_netagent.backend.nftables.image import Image, Keys
 from nova_netagent.backend.nftables.layout import STRAY
@@ -398,12 +398,19 @@ class NftablesBackend:
         if table.name == FILTER:
             desired = {name: each for name, each in self._encoder.chains(table).items() if self._dispatches(name, each)}
             found |= layout.seen_dispatch(known, self._root, desired, table.family)
+        for name, each in self._encoder.chains(table).items():
+            if self._translates(table, name):
+                told = translations.seen(known, self._names.physical(table.name, name), each, table.family)
+                found |= {} if told is None else {name: told}
         return found
 
     def _dispatches(self, chain: str, known: Keys) -> bool:
         """Whether a chain of the filter table is the root of the dispatch or a node of it."""
         head = f"{self._wrap_name}-"
         return dispatch.is_root(chain, head) or (dispatch.is_node(chain, head) and layout.is_dispatched(known))
+
+    def _translates(self, table: TableId, chain: str) -> bool:
+        return table.name == "nat" and translations.has_maps(chain, f"{self._wrap_name}-")
 
     def _edit(self, plan: TablePlan[bytes], opened: "_Transaction") -> None:
         table = plan.table
@@ -428,7 +435,11 @@ class NftablesBackend:
                 rules = rules if rules and not layout.is_dispatched(rules) else None
                 if before is None and rules is None:
                     continue
-            edits.set_rules(self._names.physical(table.name, name), rules)
+            physical = self._names.physical(table.name, name)
+            if self._translates(table, name):
+                _edit_translations(physical, rules, edits)
+            else:
+                edits.set_rules(physical, rules)
         if entered:
             self._edit_dispatch(table, now, entered, edits)
         opened.chains[table] = now
@@ -553,6 +564,19 @@ class _Transaction:
     def going(self) -> list[tuple[Family, str]]:
         """The sets that are to go."""
         return [(family, name) for family, each in self.edits.items() for name in each.going]
+
+
+def _edit_translations(physical: str, rules: Keys | None, edits: TableEdits) -> None:
+    laid = translations.lay_out(rules or (), physical, edits.family)
+    known = edits.image.sets
+    for name, (described, elements) in laid.maps.items():
+        if name not in known or not known[name].fits(described):
+            edits.add_set(described)
+        edits.set_elements(described, elements)
+    edits.set_rules(physical, None if rules is None else laid.rules)
+    for name in translations.maps_of(edits.image, physical, edits.family):
+        if name not in laid.maps:
+            edits.remove_map(name)
 
 
 def _after(generation: int) -> int:

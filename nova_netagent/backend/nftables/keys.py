@@ -12,8 +12,8 @@ from nova_netagent.netfilter.rule import Comment, Family, Jump, Physdev, Rule
 from nova_netagent.netfilter.text import match_text, rule_text
 
 _NOTHING_COUNTED = (0).to_bytes(8, "big")
-_COUNTER = expressions.encode((Expression("counter", ((1, _NOTHING_COUNTED), (2, _NOTHING_COUNTED))),))
-_COUNTED = re.compile(re.escape(_COUNTER[:24]) + b".{8}" + re.escape(_COUNTER[32:36]) + b".{8}", re.DOTALL)
+COUNTER = expressions.encode((Expression("counter", ((1, _NOTHING_COUNTED), (2, _NOTHING_COUNTED))),))
+_COUNTED = re.compile(re.escape(COUNTER[:24]) + b".{8}" + re.escape(COUNTER[32:36]) + b".{8}", re.DOTALL)
 
 Place = Callable[[str], str]
 """The name in nf_tables of a chain of the rule's table."""
@@ -51,7 +51,7 @@ def _pieces(rule: Rule, family: Family, place: Place) -> list[bytes]:
     known = None if "protocol" in inverted else rule.protocol
     for each in rule.matches:
         pieces.append(matches.match(each, family, known))
-    pieces.append(_COUNTER)
+    pieces.append(COUNTER)
     if isinstance(rule.target, Jump):
         refuse_name(rule.target.chain)
         pieces.append(targets.jump(place(rule.target.chain), rule.target.goto))
@@ -81,7 +81,7 @@ def comment(rule: Rule, family: Family) -> str | None:
 
 def uncounted(listed: bytes) -> bytes:
     """A listed rule's expressions with its counter at zero."""
-    return _COUNTED.sub(_COUNTER, listed)
+    return _COUNTED.sub(COUNTER, listed)
 
 
 def jumps_to(listed: bytes) -> str | None:

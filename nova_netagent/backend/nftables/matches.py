@@ -46,9 +46,9 @@ _OFFSETS: dict[tuple[Family, str], int] = {
 ADDRESS_SIZE: dict[Family, int] = {4: 4, 6: 16}
 
 
-def address(family: Family, side: str, length: int | None = None) -> Expression:
+def address(family: Family, side: str, length: int | None = None, register: int = 0) -> Expression:
     """Load the source or destination address, or so many bytes of it."""
-    return expressions.payload(Base.NETWORK, _OFFSETS[family, side], length or ADDRESS_SIZE[family])
+    return expressions.payload(Base.NETWORK, _OFFSETS[family, side], length or ADDRESS_SIZE[family], register)
 
 
 @lru_cache(1 << 16)

@@ -1,8 +1,8 @@
 """Where a table's chains are in our one table of nf_tables, which has raw, mangle, nat and filter in it.
 
-A chain keeps its name. Where several tables have a chain of one name it is filter's, and
-the others have their table's name in it: mangle's ``W-ports`` is ``W-mangle-ports``. What
-are built-in chains on iptables are base chains here: ``filter-FORWARD``.
+A chain keeps its name. Where several tables have a chain of one name it is filter's (nat's,
+if filter has none), and the others have their table's name in it: mangle's ``W-ports`` is
+``W-mangle-ports``. What are built-in chains on iptables are base chains here: ``filter-FORWARD``.
 """
 
 import re
@@ -38,13 +38,11 @@ class Names(Struct, frozen=True):
         """The name in nf_tables of a table's chain."""
         if chain in BUILTIN_CHAINS[table]:
             return f"{table}-{chain}"
-        if table == FILTER or (table == "nat" and chain == POSTROUTING_BOTTOM):
-            return chain
         head = f"{self.wrap_name}-"
-        name = chain.removeprefix(head) if chain.startswith(head) else None
-        if name is not None and _OWN[table].match(name):
-            return chain
-        return f"{head}{table}-{name}" if name is not None else f"{table}.{chain}"
+        if not chain.startswith(head):
+            return chain if table == FILTER or chain == POSTROUTING_BOTTOM else f"{table}.{chain}"
+        name = chain.removeprefix(head)
+        return chain if table == _owner(name) else f"{head}{table}-{name}"
 
     def logical(self, physical: str) -> tuple[str, str]:
         """The table and the name of a chain in it; what is not ours counts as filter's."""
@@ -54,16 +52,18 @@ class Names(Struct, frozen=True):
         if physical == POSTROUTING_BOTTOM:
             return "nat", physical
         head = f"{self.wrap_name}-"
-        name = physical.removeprefix(head) if physical.startswith(head) else None
-        for table in OTHERS:
-            if name is None:
-                if physical.startswith(f"{table}."):
-                    return table, physical.removeprefix(f"{table}.")
-            elif _OWN[table].match(name):
-                return table, physical
-            elif name.startswith(f"{table}-"):
-                return table, head + name.removeprefix(f"{table}-")
-        return FILTER, physical
+        if not physical.startswith(head):
+            table, dot, name = physical.partition(".")
+            return (table, name) if dot and table in OTHERS else (FILTER, physical)
+        table, dash, name = physical.removeprefix(head).partition("-")
+        if dash and table in BUILTIN_CHAINS:
+            return table, head + name
+        return _owner(physical.removeprefix(head)), physical
+
+
+def _owner(name: str) -> str:
+    """The table that has a chain of ours under its plain name."""
+    return next((table for table, own in _OWN.items() if own.match(name)), FILTER)
 
 
 def _base_chain(table: str, chain: str) -> Chain:

@@ -77,6 +77,15 @@ DRIFT: dict[str, Callable[[Namespace], None]] = {
         "add map OURS W-local-nets-24 { type ipv4_addr . ifname : verdict; }",
         'add element OURS W-local-nets-24 { 10.1.0.0 . "br1" : accept }',
     ),
+    "a floating IP leads to another": of_ip(
+        "delete element OURS W-PREROUTING-floating { 198.51.100.1 }",
+        "add element OURS W-PREROUTING-floating { 198.51.100.1 : 10.1.0.3 }",
+    ),
+    "a floating IP leads nowhere": of_ip("flush map OURS W-nat-OUTPUT-floating"),
+    "a fixed IP shows as another": of_ip(
+        "add element OURS W-float-snat-fixed-itself { 10.1.0.3 . 10.1.0.3 : 1.2.3.4 }"
+    ),
+    "the translations are flushed": of_ip("flush chain OURS W-float-snat"),
     "a member is added": of_ip("add element OURS W-g4-b0000001 { 203.0.113.0/24 }"),
     "a member is removed": of_ip("delete element OURS W-g4-b0000001 { 10.1.0.2 }"),
     "a set is flushed": of_ip("flush set OURS W-g4-b0000001"),
