@@ -254,3 +254,15 @@ def test_nothing_of_the_legacy_tables_is_loaded(lab: Lab) -> None:
     assert maps
     assert "libip4tc" not in maps
     assert "libxtables" not in maps
+
+
+def test_the_chains_are_shown_with_counters_and_what_they_are_for(shared: Cloud) -> None:
+    assert reaches(shared)
+    chains = shared.agent.request("GET", "/v1/chains")[1]["chains"]
+    found = {(each["family"], each["table"], each["chain"]): each["rules"] for each in chains}
+    by_text = {rule["rule"]: rule for rule in found[4, "filter", f"{W}-sgi-b0000001"]}
+    assert by_text["-p tcp -m tcp --dport 80 -j ACCEPT"]["packets"] > 0
+    assert by_text["-p tcp -m tcp --dport 80 -j ACCEPT"]["origin"][0] == "security_groups"
+    (to_fixed,) = [rule for rule in found[4, "nat", f"{W}-PREROUTING"] if "198.51.100.1" in rule["rule"]]
+    assert to_fixed["rule"] == "-d 198.51.100.1/32 -j DNAT --to-destination 10.1.0.2"
+    assert [rule["rule"] for rule in found[4, "filter", "FORWARD"]] == ["-j nova-filter-top", f"-j {W}-FORWARD"]

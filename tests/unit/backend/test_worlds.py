@@ -1,0 +1,51 @@
+"""Which packet filter a host lives in, by what is in each."""
+
+import pytest
+
+from nova_netagent.backend.worlds import Undecided, World, choose, warnings
+
+NONE, LOADED = World(), World(loaded=True)
+RULES, MORE, OURS = World(True, 2), World(True, 3), World(True, 0, ours=True)
+
+
+@pytest.mark.parametrize(
+    ("iptables", "nftables", "chosen"),
+    [
+        (RULES, LOADED, "iptables"),
+        (LOADED, RULES, "nftables"),
+        (NONE, RULES, "nftables"),
+        (MORE, RULES, "iptables"),
+        (RULES, MORE, "nftables"),
+        (World(True, 1, ours=True), RULES, "nftables"),
+        (OURS, LOADED, "iptables"),
+        (LOADED, OURS, "nftables"),
+        (NONE, OURS, "nftables"),
+        (OURS, OURS, "iptables"),
+        (LOADED, LOADED, "iptables"),
+        (LOADED, NONE, "iptables"),
+        (NONE, LOADED, "nftables"),
+        (NONE, NONE, "nftables"),
+    ],
+)
+def test_it_follows_the_rules_of_others_then_ours_then_what_is_loaded(
+    iptables: World, nftables: World, chosen: str
+) -> None:
+    name, why = choose(iptables, nftables)
+    assert name == chosen
+    assert why
+
+
+def test_it_does_not_guess() -> None:
+    with pytest.raises(Undecided, match=r"\[firewall\] backend = auto: 2 rules of others .* say iptables or nftables"):
+        choose(RULES, RULES)
+
+
+def test_it_warns_of_what_drops_in_the_other_one() -> None:
+    assert list(warnings("iptables", LOADED)) == []
+    assert list(warnings("nftables", OURS)) == []
+    assert list(warnings("iptables", RULES)) == [
+        "2 rules of others are in nf_tables: what they drop is dropped, whatever our rules say"
+    ]
+    closed = World(True, 2, closed=("IPv4 filter FORWARD",))
+    (warning,) = warnings("nftables", closed)
+    assert warning.startswith("IPv4 filter FORWARD of the legacy tables drops what it does not allow")
