@@ -55,6 +55,12 @@ class Backend(Protocol[K]):
     def locked(self) -> AbstractContextManager[None]:
         """Hold off other programs that take the same lock; raises ``Unavailable`` on time-out."""
 
+    def meddled(self) -> bool:
+        """Whether the kernel told that others changed what is ours, since this was asked last.
+
+        Always false where only a fresh reading shows it.
+        """
+
     def transaction(self) -> AbstractContextManager[None]:
         """What is prepared, applied and finished inside belongs together.
 

@@ -92,6 +92,10 @@ class FakeBackend:
         finally:
             self._held = False
 
+    def meddled(self) -> bool:
+        """Nobody is told."""
+        return False
+
     def transaction(self) -> AbstractContextManager[None]:
         """Each table is committed as it is applied."""
         return nullcontext()

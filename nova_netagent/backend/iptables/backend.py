@@ -79,6 +79,10 @@ class IptablesBackend:
         """Hold the xtables lock. :raises Unavailable: it was not free in time, or cannot be opened."""
         return self._lock.hold()
 
+    def meddled(self) -> bool:
+        """The legacy tables tell nobody."""
+        return False
+
     def transaction(self) -> AbstractContextManager[None]:
         """Each table is committed as it is applied: the kernel cannot do it otherwise."""
         return nullcontext()

@@ -62,6 +62,7 @@ class NftablesBackend:
         self._told: dict[str, frozenset[str]] = {}
         self._shapes: dict[Family, dict[str, dispatch.Shape]] = {}
         """By family and map, what kind of entries it has, as far as any were seen."""
+        self._meddled = False
         self._missing: set[TableId] | None = None
         self._open: _Transaction | None = None
 
@@ -90,6 +91,15 @@ class NftablesBackend:
     def locked(self) -> AbstractContextManager[None]:
         """There is no lock: a transaction that was made from another state of the ruleset is refused."""
         return nullcontext()
+
+    def meddled(self) -> bool:
+        """Whether others changed our tables, since this was asked last.
+
+        :raises BackendError: the kernel does not say.
+        """
+        self._refresh()
+        meddled, self._meddled = self._meddled, False
+        return meddled
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -271,7 +281,9 @@ class NftablesBackend:
             raise TableChanged("nf_tables was changed by another program")
         self._read.clear()
         self._chains = {}
+        before = self._images
         self._generation, self._images = self._read_all() if heard is None else heard
+        self._meddled |= any(self._images[family].differs(known) for family, known in before.items())
         if self._open is not None:
             self._open.begin(self._images, self._chains)
 

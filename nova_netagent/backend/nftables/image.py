@@ -58,9 +58,21 @@ class Image:
     chains: dict[str, HeldChain] = field(default_factory=dict)
     sets: dict[str, HeldSet] = field(default_factory=dict)
 
+    def differs(self, other: "Image") -> bool:
+        """Whether the other one holds anything else."""
+        if (self.exists, self.awake) != (other.exists, other.awake) or self.chains.keys() != other.chains.keys():
+            return True
+        return _contents(self) != _contents(other)
+
     def copy(self) -> "Image":
         """One that can be edited."""
         return replace(self, chains=dict(self.chains), sets=dict(self.sets))
+
+
+def _contents(image: Image) -> tuple[object, object]:
+    rules = {name: (each.rules, each.right) for name, each in image.chains.items()}
+    elements = {name: {key: one.data for key, one in each.elements.items()} for name, each in image.sets.items()}
+    return rules, elements
 
 
 def read(netlink: Netlink, table: TableId) -> Image:

@@ -141,12 +141,17 @@ def _packets(host: Namespace, chain: str) -> list[int]:
     return [int(words[at + 1]) for at, word in enumerate(words) if word == "packets"]
 
 
-def test_by_itself_within_the_resync_interval(lab: Lab) -> None:
-    cloud = furnished(Cloud(lab, {**NFTABLES, "firewall": {"backend": "nftables", "resync_interval": 1}}))
+def test_by_itself_as_soon_as_the_kernel_tells_of_it(lab: Lab) -> None:
+    """Long before the resync interval is over."""
+    cloud = furnished(Cloud(lab, NFTABLES))
     before = held(cloud.host)
-    for what in ("the ruleset is flushed", "a verdict is turned"):
+    for what in ("the ruleset is flushed", "a verdict is turned", "an address leads to another"):
         DRIFT[what](cloud.host)
-        eventually(lambda: held(cloud.host) == before, 3)
+        assert held(cloud.host) != before
+        eventually(lambda: held(cloud.host) == before, 20)
+    eventually(lambda: metric(cloud.agent, "drift_repairs_total") > 50, 5)
+    assert "somebody had changed what is ours" in cloud.agent.log
+    nft(cloud.host, "add table ip theirs")
 
 
 # --- others beside us
