@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple
 
 from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.nft import Batch, Netlink, expressions
@@ -59,7 +60,7 @@ class NftablesBackend:
         """The tables of the compiler, as far as anybody asked for them since the images were read."""
         self._read: set[TableId] = set()
         """Those that may be edited."""
-        self._told: dict[str, frozenset[str]] = {}
+        self._told: dict[str, _Told] = {}
         self._shapes: dict[Family, dict[str, dispatch.Shape]] = {}
         """By family and map, what kind of entries it has, as far as any were seen."""
         self._meddled = False
@@ -177,7 +178,7 @@ class NftablesBackend:
             assert self._open is not None
             for each in plan.create:
                 self._open.table(each.family).add_set(members.set_of(each))
-                self._tell(each.name, each.family, each.members)
+                self._fill(each)
             for name, new in plan.add.items():
                 self._change_members(name, new, plan.remove.get(name, frozenset()))
 
@@ -506,25 +507,42 @@ class NftablesBackend:
 
     def _members(self, name: str, elements: image.Elements, family: Family) -> frozenset[str]:
         told = (self._told if self._open is None else self._open.told).get(name)
-        if told is not None and members.elements(told).keys() == elements.keys():
-            return told
+        if told is not None and (told.elements is elements or told.elements.keys() == elements.keys()):
+            return told.members
         return members.prefixes(elements, family)
 
     def _change_members(self, name: str, add: frozenset[str], remove: frozenset[str]) -> None:
         assert self._open is not None
         for family, known in self._open.images.items():
             if name in known.sets:
-                before = self._members(name, known.sets[name].elements, family)
-                self._tell(name, family, (before - remove) | add)
+                _refuse_family(name, family, add)
+                held = known.sets[name].elements
+                before = self._members(name, held, family)
+                change = members.change(before, add - before, remove & before - add)
+                edits = self._open.table(family)
+                described = members.described(name, family)
+                if change is None or members.is_torn(held, change):
+                    edits.set_elements(described, members.elements((before - remove) | add))
+                else:
+                    edits.edit_elements(described, *change)
+                self._open.told[name] = _Told((before - remove) | add, edits.image.sets[name].elements)
                 return
         raise TableChanged(f"the set {name} is gone")
 
-    def _tell(self, name: str, family: Family, wanted: frozenset[str]) -> None:
+    def _fill(self, each: IpSet) -> None:
+        """Have a new set hold its members."""
         assert self._open is not None
-        if any((":" in member) != (family == 6) for member in wanted):
-            raise RuleRefused(f"the set {name} is of the family IPv{family}")
-        self._open.table(family).set_elements(members.described(name, family), members.elements(wanted))
-        self._open.told[name] = wanted
+        _refuse_family(each.name, each.family, each.members)
+        edits = self._open.table(each.family)
+        edits.set_elements(members.described(each.name, each.family), members.elements(each.members))
+        self._open.told[each.name] = _Told(each.members, edits.image.sets[each.name].elements)
+
+
+class _Told(NamedTuple):
+    """What a set was told to hold, and what it held then."""
+
+    members: frozenset[str]
+    elements: image.Elements
 
 
 class _Transaction:
@@ -534,7 +552,7 @@ class _Transaction:
         self,
         images: Mapping[Family, Image],
         chains: Mapping[TableId, dict[str, Keys]],
-        told: Mapping[str, frozenset[str]],
+        told: Mapping[str, _Told],
         handles: Callable[[Family, str, Keys], tuple[int, ...]],
     ) -> None:
         self.begin(images, chains)
@@ -594,6 +612,11 @@ def _edit_translations(physical: str, rules: Keys | None, edits: TableEdits) -> 
 def _after(generation: int) -> int:
     """The generation after a commit of ours."""
     return generation % _LAST_GENERATION + 1
+
+
+def _refuse_family(name: str, family: Family, wanted: Iterable[str]) -> None:
+    if any((":" in member) != (family == 6) for member in wanted):
+        raise RuleRefused(f"the set {name} is of the family IPv{family}")
 
 
 def _refuse_builtin(plan: TablePlan[bytes]) -> None:

@@ -36,6 +36,34 @@ def elements(members: Iterable[str]) -> Elements:
     return found
 
 
+def change(
+    before: frozenset[str], add: frozenset[str], remove: frozenset[str]
+) -> tuple[list[Element], list[Element]] | None:
+    """The elements to add and to remove, by the members that change alone.
+
+    ``None`` where that does not tell: a prefix changes, or one covers a member that does.
+    """
+    changed = [*map(_prefix, add), *map(_prefix, remove)]
+    if any(each.length < values.FAMILY_BITS[each.family] for each in changed):
+        return None
+    shorter = {each for each in before if not each.endswith(("/32", "/128"))}
+    wide = [_prefix(each) for each in shorter]
+    if any(each.contains(host) for host in changed for each in wide):
+        return None
+    return (
+        [end for member in add for end in _ends(_prefix(member))],
+        [end for member in remove for end in _ends(_prefix(member))],
+    )
+
+
+def is_torn(held: Elements, changed: tuple[Iterable[Element], Iterable[Element]]) -> bool:
+    """Whether a set does not hold what it should lose, or holds what it should get."""
+    add, remove = changed
+    return any((each.key, each.closes) in held for each in add) or any(
+        (each.key, each.closes) not in held for each in remove
+    )
+
+
 def prefixes(held: Elements, family: Family) -> frozenset[str]:
     """The prefixes that a set holds, whoever put them there."""
     bits = values.FAMILY_BITS[family]

@@ -175,6 +175,24 @@ def test_the_ranges_of_a_set_hold_its_members_and_nobody_else(drawn: set[tuple[i
     assert members.elements(found) == members.elements(texts) or len(found) != len(texts)
 
 
+MEMBERS = ("10.0.0.1/32", "10.0.0.2/32", "10.0.0.3/32", "10.0.0.0/30", "10.0.0.0/31", "255.255.255.255/32", "0.0.0.0/0")
+some = st.frozensets(st.sampled_from(MEMBERS))
+
+
+@given(some, some)
+def test_a_change_of_members_leads_where_a_new_set_would(before: frozenset[str], after: frozenset[str]) -> None:
+    changed = members.change(before, after - before, before - after)
+    if changed is None:
+        assert any(not each.endswith("/32") for each in before | after)
+        return
+    held = dict(members.elements(before))
+    assert not members.is_torn(held, changed)
+    for each in changed[1]:
+        del held[each.key, each.closes]
+    held |= {(each.key, each.closes): each for each in changed[0]}
+    assert held == members.elements(after)
+
+
 def test_a_range_to_the_last_address_is_closed_by_nothing() -> None:
     assert len(members.elements({"0.0.0.0/0"})) == len(members.elements({"255.255.255.255/32"})) == 1
     assert members.prefixes(members.elements({"::/0"}), 6) == {"::/0"}
