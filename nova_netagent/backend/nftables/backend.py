@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.nft import Batch, Netlink, expressions
+from nova_netagent.backend.nft.objects import Chain
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.nft.objects import TableId as NftTable
 from nova_netagent.backend.nft.watch import Watch
@@ -16,7 +17,18 @@ from nova_netagent.backend.nftables.image import Image, Keys
 from nova_netagent.backend.nftables.layout import STRAY
 from nova_netagent.backend.nftables.names import BASE_CHAINS, FILTER, Names
 from nova_netagent.backend.nftables.transaction import TableEdits, edited
-from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Jump, Table, TableId
+from nova_netagent.netfilter.rule import (
+    DROP,
+    FAMILIES,
+    Conntrack,
+    Family,
+    IpSet,
+    Jump,
+    Physdev,
+    Rule,
+    Table,
+    TableId,
+)
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
 from nova_netagent.plan import AddChain, EncodedTable, RemoveChain, SetPlan, TablePlan
 
@@ -64,7 +76,7 @@ class NftablesBackend:
         self._shapes: dict[Family, dict[str, dispatch.Shape]] = {}
         """By family and map, what kind of entries it has, as far as any were seen."""
         self._meddled = False
-        self._missing: set[TableId] | None = None
+        self._able: dict[TableId, bool] = {}
         self._open: _Transaction | None = None
 
     def close(self) -> None:
@@ -247,23 +259,24 @@ class NftablesBackend:
         return NftTable(_FAMILIES[family], self._wrap_name)
 
     def _can(self, table: TableId) -> bool:
-        """Whether the kernel takes a table's base chains."""
-        if self._missing is None:
-            self._missing = set()
-        if table in self._missing:
-            return False
-        batch = Batch()
-        trial = NftTable(_FAMILIES[table.family], f"{self._wrap_name}.trial")
-        batch.add_table(trial)
-        for chain in BUILTIN_CHAINS[table.name]:
-            batch.add_chain(trial, BASE_CHAINS[f"{table.name}-{chain}"])
-        try:
-            self._kernel.check(batch)
-        except RuleRefused as error:
-            LOG.info("this kernel has no %s in nf_tables: %s", table, error)
-            self._missing.add(table)
-            return False
-        return True
+        """Whether the kernel takes a table's base chains, and what our rules there ask."""
+        if table not in self._able:
+            batch = Batch()
+            trial = NftTable(_FAMILIES[table.family], f"{self._wrap_name}.trial")
+            batch.add_table(trial)
+            for chain in BUILTIN_CHAINS[table.name]:
+                batch.add_chain(trial, BASE_CHAINS[f"{table.name}-{chain}"])
+            if table.name != "nat":
+                batch.add_chain(trial, Chain("trial"))
+                batch.add_encoded_rule(trial, "trial", _trial(table.family), what=lambda: "a rule about a bridge port")
+            try:
+                self._kernel.check(batch)
+            except RuleRefused as error:
+                LOG.info("this kernel cannot have %s in nf_tables: %s", table, error)
+                self._able[table] = False
+            else:
+                self._able[table] = True
+        return self._able[table]
 
     def _refresh(self) -> None:
         """Have the images right: read again what others changed since.
@@ -607,6 +620,12 @@ def _edit_translations(physical: str, rules: Keys | None, edits: TableEdits) -> 
     for name in translations.maps_of(edits.image, physical, edits.family):
         if name not in laid.maps:
             edits.remove_map(name)
+
+
+def _trial(family: Family) -> bytes:
+    """A rule that asks what only some kernels can answer."""
+    asked = (Physdev(incoming="trial"), Conntrack(frozenset({"NEW"})))
+    return keys.key(Rule(DROP, matches=asked), family, str)
 
 
 def _after(generation: int) -> int:
