@@ -224,6 +224,12 @@ def encoded_jump(code: Verdict, chain: str) -> bytes:
     return attributes.aligned(_EXPRESSIONS_ELEMENT, _IMMEDIATE + data)
 
 
+def encoded_compare(operation: Compare, value: bytes) -> bytes:
+    """``compare`` with the first register, encoded."""
+    data = attributes.aligned(3, attributes.attribute(_VALUE, value))
+    return attributes.aligned(_EXPRESSIONS_ELEMENT, _COMPARE + attributes.aligned(_DATA, _COMPARED[operation] + data))
+
+
 def verdict_data(code: Verdict, chain: str | None = None) -> bytes:
     """A verdict as a map's element holds it."""
     known: tuple[tuple[int, Value], ...] = ((1, _number(code)),)
@@ -312,3 +318,5 @@ def _text(text: str) -> bytes:
 
 _IMMEDIATE = _named("immediate")
 _JUMP_REGISTER = attributes.aligned(1, _number(_VERDICT_REGISTER))
+_COMPARE = _named("cmp")
+_COMPARED = {each: attributes.aligned(1, _register(0)) + attributes.aligned(2, _number(each)) for each in Compare}

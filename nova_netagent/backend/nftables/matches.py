@@ -60,9 +60,14 @@ def prefix(family: Family, side: str, text: str, inverted: bool) -> bytes:
     operation = _comparison(inverted)
     if length and length % 8 == 0:
         whole = length // 8
-        return expressions.encode((address(family, side, whole), expressions.compare(operation, value[:whole])))
+        return _loaded(family, side, whole) + expressions.encoded_compare(operation, value[:whole])
     masked = expressions.mask(net_mask(family, length))
     return expressions.encode((address(family, side), masked, expressions.compare(operation, value[:size])))
+
+
+@lru_cache(256)
+def _loaded(family: Family, side: str, length: int) -> bytes:
+    return expressions.encode((address(family, side, length),))
 
 
 def net_mask(family: Family, length: int) -> bytes:
@@ -99,6 +104,10 @@ def match(each: Match, family: Family, protocol_: int | None) -> bytes:
     :param protocol_: of which the rule already is.
     :raises RuleRefused: it cannot be said, or would mean something else.
     """
+    if isinstance(each, MacSource):
+        return _ETHERNET_SOURCE + expressions.encoded_compare(
+            _comparison(each.inverted), bytes.fromhex(each.address.replace(":", ""))
+        )
     return expressions.encode(_match(each, family, protocol_))
 
 
@@ -146,11 +155,6 @@ def _match(each: Match, family: Family, protocol_: int | None) -> tuple[Expressi
         case InSet(name, direction):
             side = "source" if direction == "src" else "destination"
             return address(family, side), expressions.lookup(name)
-        case MacSource(text, inverted):
-            is_ethernet = expressions.compare(Compare.EQUAL, _ETHERNET.to_bytes(2, sys.byteorder))
-            wanted = bytes.fromhex(text.replace(":", ""))
-            compared = expressions.compare(_comparison(inverted), wanted)
-            return expressions.meta(Meta.IIFTYPE), is_ethernet, expressions.payload(Base.LINK, 6, 6), compared
         case Mark(value, bits):
             masked = expressions.mask(_native(bits))
             return expressions.meta(Meta.MARK), masked, expressions.compare(Compare.EQUAL, _native(value))
@@ -160,8 +164,8 @@ def _match(each: Match, family: Family, protocol_: int | None) -> tuple[Expressi
             if len(text.encode()) > 255:
                 raise RuleRefused("a comment of more than 255 bytes")
             return ()
-        case Opaque(name):
-            raise RuleRefused(f"the match {name} is not ours")
+        case MacSource() | Opaque():
+            raise RuleRefused(f"the match {each} is not ours")
 
 
 def _ports(offset: int, ports: PortRange | None) -> tuple[Expression, ...]:
@@ -195,6 +199,15 @@ def _pattern(name: str | None) -> bytes:
     text = name.removesuffix("+").encode()
     compared = len(text) + (0 if name.endswith("+") else 1)
     return text.ljust(_NAME_SIZE, b"\0") + (b"\xff" * compared).ljust(_NAME_SIZE, b"\0")
+
+
+_ETHERNET_SOURCE = expressions.encode(
+    (
+        expressions.meta(Meta.IIFTYPE),
+        expressions.compare(Compare.EQUAL, _ETHERNET.to_bytes(2, sys.byteorder)),
+        expressions.payload(Base.LINK, 6, 6),
+    )
+)
 
 
 def _comparison(inverted: bool) -> Compare:
