@@ -67,6 +67,8 @@ class DataType(Struct, frozen=True):
 IPV4_ADDRESS = DataType(7, 4)
 IPV6_ADDRESS = DataType(8, 16)
 ETHER_ADDRESS = DataType(9, 6)
+INET_PROTOCOL = DataType(12, 1)
+INET_SERVICE = DataType(13, 2)
 INTERFACE_NAME = DataType(41, 16, byte_order=1)
 VERDICT = DataType(0xFFFFFF00, 16, byte_order=0)
 """What becomes of a packet: an element's data are the attributes of a verdict."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import NamedTuple
 
 from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
@@ -11,10 +12,10 @@ from nova_netagent.backend.nft.objects import Chain
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.nft.objects import TableId as NftTable
 from nova_netagent.backend.nft.watch import Watch
-from nova_netagent.backend.nftables import dispatch, image, keys, layout, members, translations
+from nova_netagent.backend.nftables import allowances, dispatch, image, keys, layout, members, translations
 from nova_netagent.backend.nftables.encoder import Encoder
 from nova_netagent.backend.nftables.image import Image, Keys
-from nova_netagent.backend.nftables.layout import STRAY
+from nova_netagent.backend.nftables.laid import STRAY, Laid, seen
 from nova_netagent.backend.nftables.names import BASE_CHAINS, FILTER, Names
 from nova_netagent.backend.nftables.transaction import TableEdits, edited
 from nova_netagent.netfilter.rule import (
@@ -425,8 +426,10 @@ class NftablesBackend:
             desired = {name: each for name, each in self._encoder.chains(table).items() if self._dispatches(name, each)}
             found |= layout.seen_dispatch(known, self._root, desired, table.family)
         for name, each in self._encoder.chains(table).items():
-            if self._translates(table, name):
-                told = translations.seen(known, self._names.physical(table.name, name), each, table.family)
+            physical = self._names.physical(table.name, name)
+            wanted = self._laid(table, name, physical, each)
+            if wanted is not None:
+                told = seen(known, physical, each, wanted, _beside(known, physical))
                 found |= {} if told is None else {name: told}
         return found
 
@@ -435,8 +438,16 @@ class NftablesBackend:
         head = f"{self._wrap_name}-"
         return dispatch.is_root(chain, head) or (dispatch.is_node(chain, head) and layout.is_dispatched(known))
 
-    def _translates(self, table: TableId, chain: str) -> bool:
-        return table.name == "nat" and translations.has_maps(chain, f"{self._wrap_name}-")
+    def _laid(self, table: TableId, chain: str, physical: str, known: Keys) -> Laid | None:
+        """How a chain stands that has sets or maps beside it; ``None`` where its rules are its rules."""
+        head = f"{self._wrap_name}-"
+        if table.name == "nat" and translations.has_maps(chain, head):
+            return translations.lay_out(known, physical, table.family)
+        if allowances.has_set(chain, head):
+            egress = allowances.is_egress(chain, head)
+            place = partial(self._names.physical, table.name)
+            return allowances.lay_out(known, physical, table.family, place, egress)
+        return None
 
     def _edit(self, plan: TablePlan[bytes], opened: "_Transaction") -> None:
         table = plan.table
@@ -462,10 +473,11 @@ class NftablesBackend:
                 if before is None and rules is None:
                     continue
             physical = self._names.physical(table.name, name)
-            if self._translates(table, name):
-                _edit_translations(physical, rules, edits)
-            else:
+            laid = self._laid(table, name, physical, rules or ())
+            if laid is None:
                 edits.set_rules(physical, rules)
+            else:
+                _edit_laid(physical, None if rules is None else laid, edits)
         if entered:
             self._edit_dispatch(table, now, entered, edits)
         opened.chains[table] = now
@@ -609,17 +621,23 @@ class _Transaction:
         return [(family, name) for family, each in self.edits.items() for name in each.going]
 
 
-def _edit_translations(physical: str, rules: Keys | None, edits: TableEdits) -> None:
-    laid = translations.lay_out(rules or (), physical, edits.family)
+def _edit_laid(physical: str, laid: Laid | None, edits: TableEdits) -> None:
     known = edits.image.sets
-    for name, (described, elements) in laid.maps.items():
+    maps = {} if laid is None else laid.maps
+    for name, (described, elements) in maps.items():
         if name not in known or not known[name].fits(described):
             edits.add_set(described)
         edits.set_elements(described, elements)
-    edits.set_rules(physical, None if rules is None else laid.rules)
-    for name in translations.maps_of(edits.image, physical, edits.family):
-        if name not in laid.maps:
+    edits.set_rules(physical, None if laid is None else laid.rules)
+    for name in _beside(edits.image, physical):
+        if name not in maps:
             edits.remove_map(name)
+
+
+def _beside(known: Image, physical: str) -> list[str]:
+    """The sets and maps that belong to a chain, of those that are there."""
+    names = [f"{physical}-allowed"] if f"{physical}-allowed" in known.sets else []
+    return names or translations.maps_of(known, physical)
 
 
 def _trial(family: Family) -> bytes:

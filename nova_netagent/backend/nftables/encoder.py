@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from nova_netagent.backend.nftables import dispatch, keys, translations
+from nova_netagent.backend.nftables import allowances, dispatch, keys, translations
 from nova_netagent.backend.nftables.keys import Key, refuse_name
 from nova_netagent.backend.nftables.names import FILTER, Names
 from nova_netagent.netfilter.rule import Chain, Family, Rule, Table, TableId
@@ -61,6 +61,9 @@ class Encoder:
         dispatching = dispatch.is_root(name, self._head) or dispatch.is_node(name, self._head)
         if table.name == FILTER and dispatching:
             made = [dispatch.classified(each, family, self._head, place) for each in made]
+        if allowances.has_set(name, self._head):
+            egress = allowances.is_egress(name, self._head)
+            made = [allowances.classified(each, family, egress) for each in made]
         if table.name == "nat" and translations.has_maps(name, self._head):
             made = [translations.classified(each, family) for each in made]
         return tuple(made)

@@ -52,12 +52,16 @@ def _pieces(rule: Rule, family: Family, place: Place) -> list[bytes]:
     for each in rule.matches:
         pieces.append(matches.match(each, family, known))
     pieces.append(COUNTER)
+    pieces.append(target(rule, family, place))
+    return pieces
+
+
+def target(rule: Rule, family: Family, place: Place) -> bytes:
+    """What a rule does. :raises RuleRefused: it cannot be said."""
     if isinstance(rule.target, Jump):
         refuse_name(rule.target.chain)
-        pieces.append(targets.jump(place(rule.target.chain), rule.target.goto))
-    else:
-        pieces.append(targets.target(rule.target, family))
-    return pieces
+        return targets.jump(place(rule.target.chain), rule.target.goto)
+    return targets.target(rule.target, family)
 
 
 def refuse_name(chain: str) -> None:

@@ -6,10 +6,8 @@ from nova_netagent.backend.nft.objects import VERDICT, Element
 from nova_netagent.backend.nftables import dispatch
 from nova_netagent.backend.nftables.dispatch import Entry, Shape, Way
 from nova_netagent.backend.nftables.image import Image, Keys
+from nova_netagent.backend.nftables.laid import STRAY
 from nova_netagent.netfilter.rule import Family
-
-STRAY = b"what nobody asked for, in the maps of the dispatch"
-"""Stands in the root for elements and lookups that are not as they should be."""
 
 Maps = Mapping[str, dict[tuple[bytes, bool], Element]]
 """By map, the elements by key."""

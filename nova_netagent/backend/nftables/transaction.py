@@ -273,7 +273,7 @@ def _carry_out(edits: Iterable[Insert[bytes] | Delete[bytes]], rows: list[_Row])
 
 
 def _same(known: Element | None, wanted: Element) -> bool:
-    return known is not None and (known.data, known.closes) == (wanted.data, wanted.closes)
+    return known is not None and (known.end, known.data) == (wanted.end, wanted.data)
 
 
 def _ranges(element: Element) -> tuple[bytes, bool]:

@@ -8,7 +8,6 @@ map without passing a rule about the same address stays a rule.
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from msgspec import Struct
 
@@ -18,7 +17,7 @@ from nova_netagent.backend.nft.objects import INTERFACE_NAME, IPV4_ADDRESS, IPV6
 from nova_netagent.backend.nftables import matches
 from nova_netagent.backend.nftables.image import Image, Keys
 from nova_netagent.backend.nftables.keys import COUNTER, Key
-from nova_netagent.backend.nftables.layout import STRAY
+from nova_netagent.backend.nftables.laid import Laid
 from nova_netagent.backend.nftables.targets import SOCKET_FAMILY
 from nova_netagent.model import values
 from nova_netagent.netfilter.rule import Conntrack, Dnat, Family, Match, Physdev, Rule, Snat
@@ -47,15 +46,6 @@ class Translation(Key):
     shape: Shape
     element: Element
     address: str
-
-
-@dataclass
-class Laid:
-    """A chain as it stands in nf_tables: its rules, and its maps with their elements."""
-
-    rules: Keys
-    maps: dict[str, tuple[Set, dict[tuple[bytes, bool], Element]]]
-    left_out: frozenset[bytes] = field(default_factory=frozenset)
 
 
 def has_maps(chain: str, head: str) -> bool:
@@ -124,7 +114,6 @@ def lay_out(keys: Keys, physical: str, family: Family) -> Laid:
     places: dict[Shape, int] = {}
     found: dict[Shape, dict[tuple[bytes, bool], Element]] = {}
     last: dict[str, int] = {}
-    left_out = set()
     last_plain = -1
     for each in keys:
         if not isinstance(each, Translation):
@@ -133,7 +122,6 @@ def lay_out(keys: Keys, physical: str, family: Family) -> Laid:
             continue
         elements = found.setdefault(each.shape, {})
         if (each.element.key, False) in elements:
-            left_out.add(bytes(each))
             continue
         place = places.setdefault(each.shape, len(items))
         if place == len(items):
@@ -149,45 +137,12 @@ def lay_out(keys: Keys, physical: str, family: Family) -> Laid:
         described = _map(shape, physical, family)
         maps[described.name] = (described, elements)
     rules = tuple(_lookup(each, physical, family) if isinstance(each, Shape) else each for each in items)
-    return Laid(rules, maps, frozenset(left_out))
+    return Laid(rules, maps)
 
 
-def maps_of(image: Image, physical: str, family: Family) -> list[str]:
+def maps_of(image: Image, physical: str) -> list[str]:
     """The maps that belong to a chain."""
-    size = _ADDRESS[family].size
-    kinds = (f"{physical}-floating", f"{physical}-fixed")
-    return [name for name, each in image.sets.items() if name.startswith(kinds) and each.data_size == size]
-
-
-def seen(image: Image, physical: str, desired: Keys, family: Family) -> Keys | None:
-    """A chain as it can be told from the kernel, by what it should be; ``None`` when there is none."""
-    held = image.chains.get(physical)
-    if held is None:
-        return None
-    wanted = lay_out(desired, physical, family)
-    actual = {name: image.sets[name] for name in maps_of(image, physical, family)}
-    right = held.rules == wanted.rules and actual.keys() == wanted.maps.keys()
-    if right and all(
-        actual[name].fits(described) and _data(actual[name].elements) == _data(elements)
-        for name, (described, elements) in wanted.maps.items()
-    ):
-        return desired
-    there = set(held.rules)
-    kept: list[bytes] = []
-    for each in desired:
-        if isinstance(each, Translation) and each not in there and bytes(each) not in wanted.left_out:
-            known = actual.get(_map(each.shape, physical, family).name)
-            element = None if known is None else known.elements.get((each.element.key, False))
-            if element is None or element.data != each.element.data:
-                continue
-        elif each not in there and bytes(each) not in wanted.left_out:
-            continue
-        kept.append(each)
-    return (*kept, STRAY)
-
-
-def _data(elements: Mapping[tuple[bytes, bool], Element]) -> dict[tuple[bytes, bool], bytes | None]:
-    return {key: each.data for key, each in elements.items()}
+    return [name for name in image.sets if name.startswith((f"{physical}-floating", f"{physical}-fixed"))]
 
 
 def _map(shape: Shape, physical: str, family: Family) -> Set:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nova_netagent.backend.nft import attributes
 from nova_netagent.backend.nft.expressions import Nat
 from nova_netagent.backend.nft.objects import interface_name, key
-from nova_netagent.backend.nftables import dispatch, layout, members, translations
+from nova_netagent.backend.nftables import allowances, dispatch, layout, members, translations
 from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.keys import key as key_of
 from nova_netagent.backend.nftables.names import BASE_CHAINS, Names
@@ -23,6 +23,7 @@ from nova_netagent.netfilter.rule import (
     Dnat,
     Jump,
     Physdev,
+    Ports,
     Rule,
     Snat,
 )
@@ -105,6 +106,46 @@ def test_what_asks_for_more_is_no_element() -> None:
     element = made(Rule(Dnat("192.0.2.1"), destination=HOSTS[0]))
     assert isinstance(element, translations.Translation)
     assert element.shape.kind is Nat.DESTINATION
+
+
+# --- what a group allows
+
+ports = st.sampled_from(((80, 80), (22, 22), (80, 90), (1, 65535), (443, 443), (5000, 5010)))
+allowed = st.builds(
+    lambda source, protocol, destination: Rule(
+        ACCEPT,
+        source=source,
+        protocol={"tcp": 6, "udp": 17}[protocol],
+        matches=(Ports(protocol, destination=destination),),  # type: ignore[arg-type]
+    ),
+    st.sampled_from((None, "10.0.0.0/24", "10.0.0.1/32", "10.0.0.0/31", "192.0.2.0/24")),
+    st.sampled_from(("tcp", "udp")),
+    ports,
+)
+others = st.sampled_from((Rule(ACCEPT, protocol=47), Rule(ACCEPT, source="10.0.0.2/32"), Rule(ACCEPT, protocol=6)))
+
+
+@given(st.lists(allowed | others, max_size=12))
+def test_what_is_in_the_set_of_a_group_is_what_its_rules_allow(rules: list[Rule]) -> None:
+    keys = tuple(allowances.classified(key_of(rule, 4, str), 4, egress=False) for rule in rules)
+    laid = allowances.lay_out(keys, "c", 4, str, egress=False)
+    plain = [each.rule for each in laid.rules if isinstance(each, Key)]
+    elements = [each for _, found in laid.maps.values() for each in found.values()]
+    assert len(plain) + len(elements) == len(rules)
+    assert len(elements) == 0 or len(elements) >= 3
+    sources = ("10.0.0.1", "10.0.0.2", "192.0.2.9", "203.0.113.1")
+    for source, protocol, port in product(sources, (6, 17), (22, 80, 85, 443, 6000)):
+        packet = Packet(source, "10.1.0.1", protocol, destination_port=port)
+        at = key((ipaddress.ip_address(source).packed, bytes((protocol,)), port.to_bytes(2, "big")))
+        found = [each for each in elements if _is_in(at, each.key, each.end or each.key)]
+        assert len(found) <= 1, "elements share no packet"
+        assert bool(found) or decided(plain, packet) == ACCEPT or decided(rules, packet) is None
+        assert not found or decided(rules, packet) == ACCEPT
+
+
+def _is_in(at: bytes, low: bytes, high: bytes) -> bool:
+    fields = ((0, 4), (4, 5), (8, 10))
+    return all(low[start:end] <= at[start:end] <= high[start:end] for start, end in fields)
 
 
 # --- the way to an instance
