@@ -26,6 +26,7 @@ from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState, Key
 from nova_netagent.netfilter.rule import FAMILIES, Family
 from nova_netagent.reconcile import Outcome, Reconciler
+from nova_netagent.revocation import Revocation
 from nova_netagent.services import Trouble
 from nova_netagent.settings import Settings
 from nova_netagent.status import State, Status, View
@@ -166,6 +167,14 @@ class Engine:
         if not self._compiler.has_nat:
             LOG.warning("this kernel lacks the nat table of IPv4: no floating IPs, no SNAT, no metadata service")
         self.reconciler = Reconciler(self._settings.firewall, self.host, self.store, self._metrics)
+        self._revocation = Revocation(
+            self.host.flows,
+            self.host.rules,
+            self.reconciler.host_addresses,
+            self.reconciler.noted_addresses(),
+            self.store,
+            self._metrics,
+        )
         self._state = self._applied = self.store.load()
         self._refused: dict[Key, str] = {}
         self._link_failures: Mapping[str, str] = {}
@@ -197,7 +206,13 @@ class Engine:
 
     def _take(self) -> list[Request]:
         """Wait for requests, or until something is due; then all that there are."""
-        times = (self._next_resync, self._next_retry, self.host.links.next_due(), self.host.servers.next_due())
+        times = (
+            self._next_resync,
+            self._next_retry,
+            self._revocation.due,
+            self.host.links.next_due(),
+            self.host.servers.next_due(),
+        )
         due = min(each for each in times if each is not None)
         self.heartbeat = time.monotonic()
         requests: list[Request] = []
@@ -235,6 +250,8 @@ class Engine:
             self.resync()
         self.host.links.do_due()
         self._turn_servers()
+        if self._revocation.do_due():
+            self._publish(revocation_failure=self._revocation.failure)
         self._metrics.pending_oldest_seconds.set(0 if self._pending_since is None else now - self._pending_since)
 
     def _was_meddled_with(self, now: float) -> bool:
@@ -329,6 +346,7 @@ class Engine:
         try:
             try:
                 self._compiled = self._compile()
+                self._revocation.prepare(self._compiled)
                 outcome = self.reconciler.apply(self._compiled, verify=verify)
             except (RuleRefused, ValueError) as error:
                 outcome = self._isolate(error)
@@ -398,6 +416,7 @@ class Engine:
         raise RuleRefused(reason)
 
     def _succeed(self, outcome: Outcome, verify: bool) -> None:
+        self._revocation.applied(self._compiled, drifted=verify and self._applied is self._state and outcome.rules)
         self._applied = self._state
         self._retry_delay, self._next_retry = 0.0, None
         self._pending_since = None
@@ -411,6 +430,7 @@ class Engine:
             troubles=self._troubles(),
             unapplied=frozenset(),
             failure="",
+            revocation_failure=self._revocation.failure,
             ready=True,
             applied_at=now,
             verified_at=now if verify else self.view.verified_at,

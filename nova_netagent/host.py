@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nova_netagent.backend import Backend
+from nova_netagent.backend.conntrack import FlowTable
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
 from nova_netagent.services.protocol import DhcpServers
@@ -18,6 +19,7 @@ class Host:
     frames: FramesBackend | None
     """``None``: the kernel cannot judge them."""
     servers: DhcpServers
+    flows: FlowTable
     leftovers: Backend[Any] | None = None
     """The packet filter that was ours before, where anything of ours is still in it."""
 
@@ -25,5 +27,6 @@ class Host:
         """Close sockets and descriptors; the kernel keeps everything, and servers go on."""
         self.links.close()
         self.servers.close()
+        self.flows.close()
         if self.frames is not None:
             self.frames.close()

@@ -320,7 +320,8 @@ def _sweep(
 
 
 def plan_sets(desired: Mapping[str, IpSet], actual: Mapping[str, IpSet], owns: Callable[[str], bool]) -> SetPlan:
-    """The edits that make the sets of ours hold what is desired."""
+    """The edits that make the sets of ours hold what is desired; one of another type is made anew."""
+    actual = {name: each for name, each in actual.items() if name not in desired or desired[name].type == each.type}
     common = [(desired[name], actual[name]) for name in desired if name in actual]
     add = {new.name: new.members - old.members for new, old in common if new.members - old.members}
     remove = {new.name: old.members - new.members for new, old in common if old.members - new.members}

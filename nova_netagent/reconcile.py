@@ -63,6 +63,11 @@ class Outcome:
         self.edits += part.edits
         self.plans += part.plans
 
+    @property
+    def rules(self) -> bool:
+        """Whether rules or sets were edited."""
+        return bool(self.edits.keys() & {"insert", "delete", "addchain", "removechain", "set"})
+
     def lines(self) -> Iterator[str]:
         """What was done, an edit a line."""
         return (line for plan in self.plans for line in plan())
@@ -85,6 +90,14 @@ class Reconciler:
         self._made = dict(store.made())
         self._tables: dict[TableId, Table] = {}
         self._sets: Mapping[str, IpSet] | None = None
+
+    def host_addresses(self) -> Mapping[str, str]:
+        """The host's addresses, each with its interface."""
+        return {cidr.partition("/")[0]: device for device, cidr in self._links.read().addresses}
+
+    def noted_addresses(self) -> frozenset[str]:
+        """The addresses that we gave to the host."""
+        return frozenset(name.split()[1].partition("/")[0] for kind, name in self._made if kind == "address")
 
     def foreign_addresses(self) -> frozenset[str]:
         """The IPv4 and IPv6 addresses that the host has without us."""

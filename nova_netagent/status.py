@@ -30,6 +30,8 @@ class View(Struct, frozen=True):
     """The objects whose last change is on disk and not in the kernel yet."""
     failure: str = ""
     """Why the kernel does not have the state, when it does not."""
+    revocation_failure: str = ""
+    """Why flows that are no longer allowed could not be cut yet, when they could not."""
     ready: bool = False
     """The stored state has been in the kernel once."""
     applied_at: float | None = None

@@ -148,6 +148,31 @@ class Store:
             with self._transaction() as db:
                 db.executemany("DELETE FROM made WHERE kind = ? AND name = ?", rows)
 
+    def owes_cuts(self) -> bool:
+        """Whether rules were changed, and flows that they forbid now may go on.
+
+        :raises StoreError: it cannot be read.
+        """
+        try:
+            return bool(self._db.execute("SELECT value FROM counter WHERE name = 'cuts owed'").fetchone() == (1,))
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {error}") from error
+
+    def owe_cuts(self, owed: bool) -> None:
+        """Note that flows are to be cut, or that they were. No fsync: a power cut ends every flow.
+
+        :raises StoreError: nothing was noted.
+        """
+        try:
+            self._db.execute("PRAGMA synchronous = OFF")
+            try:
+                with self._transaction() as db:
+                    db.execute("REPLACE INTO counter VALUES ('cuts owed', ?)", (int(owed),))
+            finally:
+                self._db.execute("PRAGMA synchronous = FULL")
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {error}") from error
+
     def _transaction(self) -> "_Transaction":
         return _Transaction(self._db, self._path)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nova_netagent.backend import Backend, worlds
+from nova_netagent.backend.conntrack import Conntrack
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
 from nova_netagent.compile.dhcp import directory
@@ -103,6 +104,7 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
         links=open_links(settings, on_change),
         frames=open_frames(settings),
         servers=DnsmasqServers(Path(directory(settings.state_path)), on_change, lambda what: events.labels(what).inc()),
+        flows=Conntrack(),
     )
 
 

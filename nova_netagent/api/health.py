@@ -100,7 +100,7 @@ def report(agent: Agent, now: datetime) -> Report:
     """How an agent does at a time."""
     view, about = agent.view(), agent.about()
     live, reason = agent.live()
-    failure = view.failure or ("" if view.ready else NOT_READY)
+    failure = view.failure or view.revocation_failure or ("" if view.ready else NOT_READY)
     if not live:
         failure = reason or failure
     not_done = troubles(view)

@@ -1,6 +1,6 @@
 """The kernel, behind one interface: what a packet-filter backend does and how it fails."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
@@ -92,6 +92,12 @@ class Backend(Protocol[K]):
 
     def finish_sets(self, plan: SetPlan) -> None:
         """Take members and sets away: what rules no longer refer to."""
+
+    def note_cut(self, ends: Mapping[str, Collection[str]]) -> None:
+        """Remember ends of flows that were cut, as ``ADDRESS,tcp:PORT,PEER``, in the sets of these names.
+
+        Nothing that is only read back tells of them: ``read_sets`` shows such a set as empty.
+        """
 
     def describe(self, table: TableId, key: K) -> str:
         """A rule as iptables-save writes it, as far as we know its matches."""

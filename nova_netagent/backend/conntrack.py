@@ -1,17 +1,20 @@
 """The connection-tracking table: look at the flows of some addresses, and delete chosen ones.
 
-In one pass through netlink (nfnetlink_conntrack): one dump a family, one message a deletion,
+In one pass through netlink (nfnetlink_conntrack): one dump, and one message a deletion,
 sent in batches. A process a flow is what made neutron's agents stand still (bug 1513765).
+Sources: linux/netfilter/nfnetlink_conntrack.h, net/netfilter/nf_conntrack_netlink.c.
 """
 
 import errno
 import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
 
-from msgspec import Struct
-
-from nova_netagent.netfilter.rule import FAMILIES, Family
+from nova_netagent.model.values import Prefix
+from nova_netagent.netfilter.flow import Addresses, Flow, Side
+from nova_netagent.netfilter.rule import Family
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -20,154 +23,242 @@ _NETFILTER = 12
 _SUBSYSTEM = 1 << 8
 _GET, _DELETE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
+_NEW, _MULTI = _SUBSYSTEM, 0x2
 _ERROR, _DONE = 2, 3
-_NESTED = 0x8000
-_ORIGINAL, _REPLY, _STATUS, _ID, _ZONE = 1, 2, 3, 12, 18
+_END = _HEADER.size + 4
+_NESTED, _KIND = 0x8000, 0x3FFF
+_ORIGINAL, _REPLY, _STATUS, _PROTOINFO, _ID, _ZONE = 1, 2, 3, 4, 12, 18
 _IP, _PROTO = 1, 2
 _ADDRESSES = {4: (1, 2), 6: (3, 4)}
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 _ICMP = {4: (5, 6), 6: (8, 9)}
+_PROTOINFO_TCP, _FLAGS_ORIGINAL, _BE_LIBERAL = 1, 4, 0x08
+"""IP_CT_TCP_FLAG_BE_LIBERAL: what tcp_new() gives to a connection that it picks up mid-stream."""
 _SOCKET_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+_FAMILIES: dict[int, Family] = {socket.AF_INET: 4, socket.AF_INET6: 6}
+_SIZE = {4: 4, 6: 16}
+_COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 _BATCH = 256
 _BUFFER = 4 << 20
-
-SEEN_REPLY = 1 << 1
-"""IPS_SEEN_REPLY: there were packets in both directions."""
-
-
-class Side(Struct, frozen=True):
-    """One direction of a flow, as its packets look on the way in."""
-
-    source: str
-    destination: str
-    source_port: int | None = None
-    destination_port: int | None = None
-    icmp: tuple[int, int] | None = None
-    """Type and code."""
-
-
-class Flow(Struct, frozen=True):
-    """A tracked flow: how its first packet looked, and how replies to it look (NAT in between)."""
-
-    family: Family
-    protocol: int
-    original: Side
-    reply: Side
-    status: int
-    zone: int
-    handle: bytes
-    """What names the flow to the kernel: its original tuple, zone and id as netlink attributes."""
+_RECEIVED = 1 << 18
+_ANSWER_SECONDS = 10.0
+_FEW = 16
+"""Up to so many addresses are looked for in a whole buffer before its messages are."""
 
 
 class ConntrackError(Exception):
-    """The table could not be read or edited."""
+    """The table could not be read or edited: nothing is known of the flows, and it is to be tried again."""
 
 
-class Conntrack:
-    """The flows of the network namespace in which it is made. One thread only."""
+class FlowTable(Protocol):
+    """The connection-tracking table of the network namespace that the process is in. One thread only."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER)
-        self._socket.bind((0, 0))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
-
-    def flows(self, addresses: Collection[str]) -> list[Flow]:
+    def flows(self, of: Addresses) -> list[Flow]:
         """The flows that have one of some addresses on any side of either direction.
 
         :raises ConntrackError: the table cannot be read.
         """
-        found: list[Flow] = []
-        for family in FAMILIES:
-            wanted = {
-                socket.inet_pton(_SOCKET_FAMILY[family], each) for each in addresses if (":" in each) == (family == 6)
-            }
-            if wanted:
-                found += [flow for body in self._dump(family) if (flow := _flow(body, family, wanted)) is not None]
-        return found
 
     def delete(self, flows: Iterable[Flow]) -> int:
         """Delete flows; returns how many there still were.
 
-        :raises ConntrackError: the kernel refuses for another reason than that a flow is gone.
+        :raises ConntrackError: it is refused for another reason than that a flow is gone.
         """
-        messages = [_message(_DELETE, _REQUEST | _ACK, flow.family, flow.handle) for flow in flows]
+
+    def close(self) -> None:
+        """Give up what is held of the kernel."""
+
+
+class Conntrack:
+    """The kernel's table."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._sequence = 0
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def flows(self, of: Addresses) -> list[Flow]:
+        """The flows that have one of some addresses on any side of either direction."""
+        try:
+            return list(self._dump(of)) if of and _count() else []
+        except (OSError, KeyError, IndexError, struct.error) as error:
+            self.close()
+            raise ConntrackError(f"the flows cannot be read: {error}") from error
+
+    def delete(self, flows: Iterable[Flow]) -> int:
+        """Delete flows; returns how many there still were."""
+        wanted = list(flows)
         deleted = 0
-        for start in range(0, len(messages), _BATCH):
-            batch = messages[start : start + _BATCH]
-            self._socket.send(b"".join(batch))
-            deleted += sum(self._acknowledged() for _ in batch)
+        try:
+            for start in range(0, len(wanted), _BATCH):
+                batch = wanted[start : start + _BATCH]
+                first = self._sequence + 1
+                self._open().send(b"".join(map(self._deletion, batch)))
+                deleted += self._acknowledged(range(first, first + len(batch)))
+        except OSError as error:
+            self.close()
+            raise ConntrackError(f"the flows cannot be deleted: {error}") from error
         return deleted
 
-    def _dump(self, family: Family) -> Iterator[memoryview]:
-        self._socket.send(_message(_GET, _REQUEST | _DUMP, family, b""))
+    def _open(self) -> socket.socket:
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER)
+            self._socket.bind((0, 0))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+            self._socket.settimeout(_ANSWER_SECONDS)
+        return self._socket
+
+    def _deletion(self, flow: Flow) -> bytes:
+        return self._message(_DELETE, _ACK, _SOCKET_FAMILY[flow.family], flow.handle)
+
+    def _message(self, kind: int, flags: int, family: int, attributes: bytes) -> bytes:
+        self._sequence += 1
+        body = _GENERIC.pack(family, 0, 0) + attributes
+        return _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | flags, self._sequence, 0) + body
+
+    def _dump(self, of: Addresses) -> Iterator[Flow]:
+        needles = [_packed(each) for each in of.single]
+        skim = not of.everybody and not of.prefixes and len(needles) <= _FEW
+        is_wanted = _filter(of)
+        kernel = self._open()
+        kernel.send(self._message(_GET, _DUMP, socket.AF_UNSPEC, b""))
         while True:
-            for kind, body in _messages(self._socket.recv(1 << 18)):
+            data = kernel.recv(_RECEIVED)
+            if skim and not any(needle in data for needle in needles) and _goes_on(data):
+                continue
+            for kind, sequence, body in _messages(data):
+                if sequence != self._sequence:
+                    continue
                 if kind == _DONE:
                     return
                 if kind == _ERROR:
-                    (code,) = struct.unpack_from("=i", body)
-                    raise ConntrackError(f"the flows cannot be read: {errno.errorcode.get(-code, code)}")
-                yield body
+                    _raise(body)
+                family = _FAMILIES.get(body[0])
+                if family is not None and is_wanted(body, family):
+                    yield _flow(body, family)
 
-    def _acknowledged(self) -> int:
-        ((_, body),) = _messages(self._socket.recv(1 << 16))
-        (code,) = struct.unpack_from("=i", body)
-        if code not in (0, -errno.ENOENT):
-            raise ConntrackError(f"a flow cannot be deleted: {errno.errorcode.get(-code, code)}")
-        return int(code == 0)
-
-
-def _message(kind: int, flags: int, family: Family, attributes: bytes) -> bytes:
-    body = _GENERIC.pack(_SOCKET_FAMILY[family], 0, 0) + attributes
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body
+    def _acknowledged(self, sequences: range) -> int:
+        waiting, deleted = set(sequences), 0
+        while waiting:
+            for kind, sequence, body in _messages(self._open().recv(_RECEIVED)):
+                if kind == _ERROR and sequence in waiting:
+                    waiting.remove(sequence)
+                    deleted += _raise(body)
+        return deleted
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, memoryview]]:
-    view, offset = memoryview(data), 0
-    while offset + _HEADER.size <= len(view):
-        length, kind, _, _, _ = _HEADER.unpack_from(view, offset)
-        yield kind, view[offset + _HEADER.size : offset + length]
+def _goes_on(data: bytes) -> bool:
+    """Whether a buffer is of a dump and not its end, which comes last in it or alone."""
+    _, kind, flags, _, _ = _HEADER.unpack_from(data)
+    return kind == _NEW and bool(flags & _MULTI) and _HEADER.unpack_from(data, len(data) - _END)[:2] != (_END, _DONE)
+
+
+def _raise(body: bytes) -> bool:
+    """Whether it was done; false where there was nothing to do it to.
+
+    :raises OSError: it was refused.
+    """
+    (code,) = struct.unpack_from("=i", body)
+    if code not in (0, -errno.ENOENT):
+        raise OSError(-code, errno.errorcode.get(-code, str(code)))
+    return bool(code == 0)
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, _, sequence, _ = _HEADER.unpack_from(data, offset)
+        yield kind, sequence, data[offset + _HEADER.size : offset + length]
         offset += (length + 3) & ~3
 
 
-def _attributes(view: memoryview) -> dict[int, memoryview]:
+def _count() -> int:
+    """How many flows there are; the kernel takes tens of milliseconds to find that there are none."""
+    try:
+        return int(_COUNT.read_text())
+    except (OSError, ValueError):
+        return 1
+
+
+def _filter(of: Addresses) -> Callable[[bytes, Family], bool]:
+    """Whether a message is of a flow that is wanted.
+
+    The kernel writes a tuple's addresses first and without padding (ctnetlink_dump_tuples_ip()).
+    """
+    if of.everybody:
+        return lambda body, family: True
+    single = {_packed(each) for each in of.single}
+    ranges = [(each.family, *_range(each)) for each in of.prefixes]
+
+    def is_wanted(body: bytes, family: Family) -> bool:
+        size = _SIZE[family]
+        at = _GENERIC.size
+        for _ in (_ORIGINAL, _REPLY):
+            for offset in (at + 3 * _ATTRIBUTE.size, at + 4 * _ATTRIBUTE.size + size):
+                address = body[offset : offset + size]
+                if address in single or any(each == family and low <= address <= high for each, low, high in ranges):
+                    return True
+            at += (_ATTRIBUTE.unpack_from(body, at)[0] + 3) & ~3
+        return False
+
+    return is_wanted
+
+
+def _range(prefix: Prefix) -> tuple[bytes, bytes]:
+    size = _SIZE[4 if prefix.family == 4 else 6]
+    last = prefix.value | ((1 << (8 * size - prefix.length)) - 1)
+    return prefix.value.to_bytes(size, "big"), last.to_bytes(size, "big")
+
+
+def _packed(address: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
     found, offset = {}, 0
-    while offset + _ATTRIBUTE.size <= len(view):
-        length, kind = _ATTRIBUTE.unpack_from(view, offset)
+    while offset + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
         if length < _ATTRIBUTE.size:
             break
-        found[kind & 0x3FFF] = view[offset + _ATTRIBUTE.size : offset + length]
+        found[kind & _KIND] = data[offset + _ATTRIBUTE.size : offset + length]
         offset += (length + 3) & ~3
     return found
 
 
-def _flow(body: memoryview, family: Family, wanted: Collection[bytes]) -> Flow | None:
+def _flow(body: bytes, family: Family) -> Flow:
     known = _attributes(body[_GENERIC.size :])
     original, reply = _attributes(known[_ORIGINAL]), _attributes(known[_REPLY])
-    source, destination = _ADDRESSES[family]
-    sides = [_attributes(each[_IP]) for each in (original, reply)]
-    if not any(bytes(side[name]) in wanted for side in sides for name in (source, destination)):
-        return None
-    zone = struct.unpack("!H", known[_ZONE])[0] if _ZONE in known else 0
-    handle = b"".join(_packed(kind, known[kind]) for kind in (_ORIGINAL, _ZONE, _ID) if kind in known)
-    protocol = _attributes(original[_PROTO])[_NUMBER][0]
-    first, second = (_side(each, ip, family) for each, ip in zip((original, reply), sides, strict=True))
     (status,) = struct.unpack("!I", known[_STATUS]) if _STATUS in known else (0,)
-    return Flow(family, protocol, first, second, status, zone, handle)
+    return Flow(
+        family,
+        _attributes(original[_PROTO])[_NUMBER][0],
+        _side(original, family),
+        _side(reply, family),
+        status=status,
+        zone=struct.unpack("!H", known[_ZONE])[0] if _ZONE in known else 0,
+        picked_up=_PROTOINFO in known and _is_picked_up(known[_PROTOINFO]),
+        handle=b"".join(_again(kind, known[kind]) for kind in (_ORIGINAL, _ZONE, _ID) if kind in known),
+    )
 
 
-def _packed(kind: int, value: memoryview) -> bytes:
+def _is_picked_up(protoinfo: bytes) -> bool:
+    flags = _attributes(_attributes(protoinfo).get(_PROTOINFO_TCP, b"")).get(_FLAGS_ORIGINAL)
+    return flags is not None and bool(flags[0] & _BE_LIBERAL)
+
+
+def _again(kind: int, value: bytes) -> bytes:
     nested = _NESTED if kind == _ORIGINAL else 0
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind | nested) + bytes(value) + bytes(-len(value) % 4)
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind | nested) + value + bytes(-len(value) % 4)
 
 
-def _side(known: dict[int, memoryview], ip: dict[int, memoryview], family: Family) -> Side:
-    source, destination = (socket.inet_ntop(_SOCKET_FAMILY[family], bytes(ip[each])) for each in _ADDRESSES[family])
-    proto = _attributes(known[_PROTO])
+def _side(known: dict[int, bytes], family: Family) -> Side:
+    ip, proto = _attributes(known[_IP]), _attributes(known[_PROTO])
+    source, destination = (socket.inet_ntop(_SOCKET_FAMILY[family], ip[each]) for each in _ADDRESSES[family])
     type_, code = _ICMP[family]
     if type_ in proto:
         return Side(source, destination, icmp=(proto[type_][0], proto[code][0]))

@@ -1,10 +1,10 @@
 """A packet filter in memory, as strict as the kernel: for tests, and for looking at what would happen."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
-import msgspec
+from msgspec.structs import replace
 
 from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.refusals import name_refusal, refusal, unspeakable
@@ -48,6 +48,8 @@ class FakeBackend:
         """What "the kernel" holds: everybody's rules."""
         self.sets: dict[str, IpSet] = {}
         """Everybody's sets."""
+        self.cut: dict[str, set[str]] = {}
+        """By set, the ends of flows that were cut."""
         self.commits = 0
         """How many plans were committed."""
         self.refuse: Callable[[Rule], bool] = lambda rule: False
@@ -163,10 +165,10 @@ class FakeBackend:
         for each in plan.create:
             if each.name in self.sets and self._uses(each.name):
                 raise RuleRefused(f"the set {each.name} is there already, and in use")
-            self._put(each.name, IpSet(each.name, each.family, each.members))
+            self._put(each.name, replace(each, origin=None))
         for name, members in plan.add.items():
             old = self._set(name)
-            self._put(name, IpSet(name, old.family, old.members | members))
+            self._put(name, replace(old, members=old.members | members))
 
     def finish_sets(self, plan: SetPlan) -> None:
         """Take members and sets away; a set in use does not keep the others.
@@ -176,13 +178,20 @@ class FakeBackend:
         """
         for name, members in plan.remove.items():
             old = self._set(name)
-            self._put(name, IpSet(name, old.family, old.members - members))
+            self._put(name, replace(old, members=old.members - members))
         in_use = [name for name in plan.destroy if self._uses(name)]
         for name in plan.destroy:
             if name not in in_use:
                 self.sets.pop(name, None)
         if in_use:
             raise RuleRefused(f"cannot remove the set {', '.join(in_use)}: it is in use")
+
+    def note_cut(self, ends: Mapping[str, Collection[str]]) -> None:
+        """Remember ends of flows that were cut. :raises TableChanged: a set is gone."""
+        for name, members in ends.items():
+            if self._set(name).type != "hash:ip,port,ip":
+                raise RuleRefused(f"the set {name} is of another type")
+            self.cut.setdefault(name, set()).update(members)
 
     def describe(self, table: TableId, key: Rule) -> str:
         """A rule as iptables-save writes it."""
@@ -260,7 +269,7 @@ class FakeBackend:
 
 
 def _key(rule: Rule) -> Rule:
-    return rule if rule.origin is None else msgspec.structs.replace(rule, origin=None)
+    return rule if rule.origin is None else replace(rule, origin=None)
 
 
 def _keys(table: TableId, chain: str, rules: Sequence[Rule]) -> Rules:

@@ -23,6 +23,8 @@ from nova_netagent.netfilter.rule import (
     Rule,
     Snat,
     TableId,
+    TcpSyn,
+    Zone,
 )
 from nova_netagent.netfilter.text import BUILTIN_CHAINS, rule_text
 
@@ -33,7 +35,7 @@ MAX_COMMENT = 255
 _PORT_PROTOCOLS = {"tcp": 6, "udp": 17}
 _MULTIPORT_PROTOCOLS = {6, 17, 33, 132, 136}
 _ICMP_PROTOCOLS = {4: 1, 6: 58}
-_TABLES = {Dnat: "nat", Snat: "nat", Redirect: "nat", Reject: "filter", ChecksumFill: "mangle"}
+_TABLES = {Dnat: "nat", Snat: "nat", Redirect: "nat", Reject: "filter", ChecksumFill: "mangle", Zone: "raw"}
 _TARGET_HOOKS = {
     Dnat: {"PREROUTING", "OUTPUT"},
     Redirect: {"PREROUTING", "OUTPUT"},
@@ -107,6 +109,8 @@ def _rule_refusals(rule: Rule, table: TableId, hooks: set[str], sets: Collection
         match match:
             case Ports(name) if protocol != _PORT_PROTOCOLS[name]:
                 yield f"ports without -p {name}"
+            case TcpSyn() if protocol != _PORT_PROTOCOLS["tcp"]:
+                yield "TCP's flags without -p tcp"
             case MultiPort() if protocol not in _MULTIPORT_PROTOCOLS:
                 yield "ports of a protocol that has none"
             case Icmp() if protocol != _ICMP_PROTOCOLS[table.family]:

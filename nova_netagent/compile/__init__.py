@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from msgspec import Struct
 
 from nova_netagent.compile import (
+    cut,
     dhcp,
     fixed_range,
     floating_ip,
@@ -15,6 +16,7 @@ from nova_netagent.compile import (
     network,
     security_group,
     skeleton,
+    zones,
 )
 from nova_netagent.compile.dhcp import DhcpService
 from nova_netagent.compile.frames import WantedFrames
@@ -40,6 +42,8 @@ class Compiled(Struct, frozen=True):
     """By bridge."""
     problems: Mapping[Key, tuple[Problem, ...]]
     """For each object that is not simply done, what is wrong."""
+    scope: Scope
+    """What it was compiled from."""
 
 
 class Compiler:
@@ -73,6 +77,7 @@ class Compiler:
         )
         placed = Placed()
         skeleton.place(scope, placed)
+        cut_sets = list(cut.place(scope, placed))
         metadata.place(scope, placed)
         fixed_range.place(scope, placed)
         network.place(scope, placed)
@@ -80,12 +85,15 @@ class Compiler:
         used = instance.place(scope, memo, placed)
         sets = security_group.place(scope, memo, placed, used)
         floating_ip.place(scope, placed)
+        zones.place(scope, placed)
+        sets |= {each.name: each for each in cut_sets}
         compiled = Compiled(
             ruleset=_gather(scope, memo, placed, sets, self.tables),
             links=links.links_of(scope),
             frames=frames.wanted(scope, memo),
             servers=dhcp.services(scope, state, memo),
             problems=resolved.problems,
+            scope=scope,
         )
         memo.forget_unused()
         return compiled

@@ -7,12 +7,12 @@ The kernel takes 28 characters, W has at most 14, so NAME has at most 13.
     NAME    = "INPUT" | "FORWARD" | "OUTPUT" | "PREROUTING" | "POSTROUTING"
             | "local" | "ports" | "established" | "discovery" | "provider" | "sg-fallback"
             | "no-server" | "unspecified" | "services" | "egress-ok" | "egress-done"
-            | "snat" | "float-snat"
+            | "snat" | "float-snat" | "cut" | "zones"
             | KIND "-" 8HEX            an object's chain, by its short id
             | "to-" 8HEX               a node of a dispatch tree
     KIND    = "inst" | "vif" | "out" | "src" | "sgi" | "sge"
 
-Sets are named ``W-g4-8HEX`` and ``W-g6-8HEX``.
+Sets are named ``W-g4-8HEX`` and ``W-g6-8HEX``, and ``W-cut4`` and ``W-cut6``.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ MAX_SET_NAME = 31
 
 _CHAIN = re.compile(
     r"(INPUT|FORWARD|OUTPUT|PREROUTING|POSTROUTING|local|ports|established|discovery|provider|sg-fallback"
-    r"|no-server|unspecified|services|egress-ok|egress-done|snat|float-snat|(inst|vif|out|src|sgi|sge|to)-[0-9a-f]{8})\Z"
+    r"|no-server|unspecified|services|egress-ok|egress-done|snat|float-snat|cut|zones|(inst|vif|out|src|sgi|sge|to)-[0-9a-f]{8})\Z"
 )
-_SET = re.compile(r"g[46]-[0-9a-f]{8}\Z")
+_SET = re.compile(r"(g[46]-[0-9a-f]{8}|cut[46])\Z")
 
 FILTER_TOP = "nova-filter-top"
 POSTROUTING_BOTTOM = "nova-postrouting-bottom"

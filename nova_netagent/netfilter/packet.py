@@ -13,6 +13,7 @@ from nova_netagent.netfilter.rule import (
     ChecksumFill,
     Comment,
     Conntrack,
+    Directions,
     Dnat,
     Family,
     Icmp,
@@ -34,7 +35,9 @@ from nova_netagent.netfilter.rule import (
     SetMark,
     Snat,
     Table,
+    TcpSyn,
     Verdict,
+    Zone,
 )
 
 
@@ -64,6 +67,8 @@ class Packet:
     states: frozenset[str] = frozenset({"NEW"})
     mark: int = 0
     to_local_address: bool = False
+    opens: bool = True
+    """Of a TCP segment: whether it opens a connection (SYN and nothing else)."""
 
     @property
     def family(self) -> Family:
@@ -168,7 +173,7 @@ def walk(
                 return Walk("ACCEPT", replace(packet, source=address), tuple(steps))
             case SetMark(value, mask):
                 packet = replace(packet, mark=(packet.mark & ~mask) ^ value)
-            case ChecksumFill():
+            case ChecksumFill() | Zone():
                 pass
             case Opaque(name):
                 raise CannotTell(f"the target {name} in {chain} is not known")
@@ -227,7 +232,12 @@ def _match(match: Match, packet: Packet, sets: Mapping[str, IpSet]) -> bool:
             )
             return all(found is not False for found in wanted)
         case InSet(name, direction):
-            return _in_set(packet.source if direction == "src" else packet.destination, sets.get(name))
+            members = sets.get(name)
+            if members is None:
+                raise CannotTell(f"there is no set {name}")
+            return _in_set(packet, direction, members)
+        case TcpSyn(inverted):
+            return packet.opens != inverted
         case MacSource(address, inverted):
             # A packet without an Ethernet header matches neither way (xt_mac.c, mac_mt).
             return packet.mac_source is not None and (packet.mac_source == address) != inverted
@@ -241,8 +251,10 @@ def _match(match: Match, packet: Packet, sets: Mapping[str, IpSet]) -> bool:
             raise CannotTell(f"the match {name} is not known")
 
 
-def _in_set(address: str, members: IpSet | None) -> bool:
-    if members is None:
-        raise CannotTell("a rule names a set that is not there")
-    wanted = values.prefix(address)
+def _in_set(packet: Packet, direction: Directions, members: IpSet) -> bool:
+    ends = (packet.source, packet.source_port), (packet.destination, packet.destination_port)
+    here, there = ends if direction.startswith("src") else ends[::-1]
+    if members.type == "hash:ip,port,ip":
+        return f"{here[0]},tcp:{here[1]},{there[0]}" in members.members
+    wanted = values.prefix(here[0])
     return any(values.prefix(member).contains(wanted) for member in members.members)

@@ -59,11 +59,21 @@ class Physdev(Struct, frozen=True):
     bridged: bool | None = None
 
 
+Directions = Literal["src", "dst", "src,src,dst", "dst,dst,src"]
+"""Which of a packet's addresses and ports a set is asked about, dimension by dimension."""
+
+
 class InSet(Struct, frozen=True):
-    """``-m set --match-set NAME src|dst``: the address is in an ipset."""
+    """``-m set --match-set NAME DIRECTIONS``: the address, or address, port and peer, is in an ipset."""
 
     name: str
-    direction: Literal["src", "dst"]
+    direction: Directions
+
+
+class TcpSyn(Struct, frozen=True):
+    """``-m tcp --syn``: a segment that opens a connection, or with ``inverted`` every other segment."""
+
+    inverted: bool = False
 
 
 class MacSource(Struct, frozen=True):
@@ -98,7 +108,9 @@ class Opaque(Struct, frozen=True):
     data: bytes
 
 
-Match = Ports | MultiPort | Icmp | Conntrack | Physdev | InSet | MacSource | Mark | LocalAddress | Comment | Opaque
+Match = (
+    Ports | MultiPort | Icmp | Conntrack | Physdev | InSet | TcpSyn | MacSource | Mark | LocalAddress | Comment | Opaque
+)
 
 
 class Verdict(Struct, frozen=True):
@@ -140,6 +152,12 @@ class SetMark(Struct, frozen=True):
     mask: int
 
 
+class Zone(Struct, frozen=True):
+    """``-j CT --zone NUMBER``: the flow belongs to this zone of connection tracking; not a verdict."""
+
+    number: int
+
+
 class ChecksumFill(Struct, frozen=True):
     """``-j CHECKSUM --checksum-fill``: not a verdict."""
 
@@ -148,7 +166,7 @@ class Reject(Struct, frozen=True):
     """``-j REJECT`` with the family's port-unreachable."""
 
 
-Target = Verdict | Jump | Dnat | Snat | Redirect | SetMark | ChecksumFill | Reject | Opaque
+Target = Verdict | Jump | Dnat | Snat | Redirect | SetMark | Zone | ChecksumFill | Reject | Opaque
 
 ACCEPT = Verdict("ACCEPT")
 DROP = Verdict("DROP")
@@ -211,13 +229,28 @@ class Table(Struct, frozen=True):
     hooks: tuple[Hook, ...]
 
 
+CUT_SECONDS = 432_000
+"""How long the ends of a flow that was cut are remembered: as long as connection tracking itself
+remembers an idle TCP connection (nf_conntrack_tcp_timeout_established)."""
+
+CUT_FLOWS = 1 << 16
+"""How many of them are, at most, in a set; after that a new one drives out another."""
+
+SetType = Literal["hash:net", "hash:ip,port,ip"]
+
+
 class IpSet(Struct, frozen=True):
-    """A ``hash:net`` set of prefixes of one family."""
+    """A set of one family: prefixes, or ends of flows as ``ADDRESS,tcp:PORT,PEER``.
+
+    The ends of flows are noted as they are cut and forgotten after a while: no state says who
+    they are, so such a set is always described, and read, as an empty one.
+    """
 
     name: str
     family: Family
     members: frozenset[str]
     origin: Origin | None = None
+    type: SetType = "hash:net"
 
 
 class Ruleset(Struct, frozen=True):

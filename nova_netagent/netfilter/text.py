@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from nova_netagent.netfilter.rule import (
+    CUT_FLOWS,
+    CUT_SECONDS,
     ChecksumFill,
     Comment,
     Conntrack,
@@ -30,7 +32,9 @@ from nova_netagent.netfilter.rule import (
     Snat,
     Table,
     Target,
+    TcpSyn,
     Verdict,
+    Zone,
 )
 
 # The names that iptables-save prints on a Debian host, from netbase's /etc/protocols.
@@ -111,6 +115,8 @@ def match_text(match: Match, family: Family) -> str:
             return " ".join(options)
         case InSet(name, direction):
             return f"-m set --match-set {name} {direction}"
+        case TcpSyn(inverted):
+            return f"-m tcp {'! ' if inverted else ''}--tcp-flags FIN,SYN,RST,ACK SYN"
         case MacSource(address, inverted):
             return f"-m mac {'! ' if inverted else ''}--mac-source {address}"
         case Mark(value, mask):
@@ -139,6 +145,8 @@ def target_text(target: Target, family: Family) -> str:
             return f"-j REDIRECT --to-ports {port}"
         case SetMark(value, mask):
             return f"-j MARK --set-xmark {value:#x}/{mask:#x}"
+        case Zone(number):
+            return f"-j CT --zone {number}"
         case ChecksumFill():
             return "-j CHECKSUM --checksum-fill"
         case Reject():
@@ -180,7 +188,8 @@ def hook_lines(hook: Hook, family: Family) -> Iterator[str]:
 def set_lines(sets: Iterable[IpSet]) -> Iterator[str]:
     """Sets as ipset(8) restore takes them."""
     for each in sorted(sets, key=lambda item: item.name):
-        yield f"create {each.name} hash:net family {'inet' if each.family == 4 else 'inet6'}"
+        options = f" maxelem {CUT_FLOWS} timeout {CUT_SECONDS} forceadd" if each.type != "hash:net" else ""
+        yield f"create {each.name} {each.type} family {'inet' if each.family == 4 else 'inet6'}{options}"
         for member in sorted(each.members):
             yield f"add {each.name} {member}"
 

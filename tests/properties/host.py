@@ -5,6 +5,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from nova_netagent.backend.conntrack_fake import FakeConntrack
 from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.backend.frames_fake import FakeFrames
 from nova_netagent.backend.links.fake import FakeLinks
@@ -38,6 +39,7 @@ class Host:
         self.links = FakeLinks()
         self.frames = FakeFrames(settings.firewall.wrap_name)
         self.system = FakeSystem()
+        self.flows = FakeConntrack()
         self.links.add_link("eth0")
         self.clock = 1_000_000.0
         self.start()
@@ -55,7 +57,7 @@ class Host:
 
     def _adapters(self) -> Adapters:
         servers = FakeDhcpServers(self.system, clock=partial(next, count(0, 0.3)))
-        return Adapters(self.backend, self.links, self.frames, servers)
+        return Adapters(self.backend, self.links, self.frames, servers, self.flows)
 
     def restart(self) -> None:
         self.engine.close()

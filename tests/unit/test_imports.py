@@ -12,12 +12,12 @@ RANKS: Mapping[str, int] = {
     "model": 0, "settings": 0, "systemd": 0,
     "netfilter": 1, "testing": 1, "conf": 1,
     "events": 2, "compile": 2, "plan": 2,
-    "plan_links": 3,
+    "plan_links": 3, "whereabouts": 3, "revoke": 4,
     "plan_frames": 4,
     "backend": 4,
     "services": 4,
     "store": 5, "status": 5, "metrics": 5, "host": 5,
-    "reconcile": 6,
+    "reconcile": 6, "revocation": 6,
     "engine": 7,
     "api": 8, "rpc": 8,
     "wiring": 9,
@@ -27,7 +27,18 @@ RANKS: Mapping[str, int] = {
 }  # fmt: skip
 """A room may import rooms of lower rank, and itself."""
 
-PURE = ("model", "netfilter", "events", "compile", "plan", "plan_links", "plan_frames", "settings")
+PURE = (
+    "model",
+    "netfilter",
+    "events",
+    "compile",
+    "plan",
+    "plan_links",
+    "plan_frames",
+    "settings",
+    "whereabouts",
+    "revoke",
+)
 IMPURE = {
     "subprocess",
     "socket",

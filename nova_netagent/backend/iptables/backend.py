@@ -1,7 +1,7 @@
 """The backend itself: what is read, encoded and committed, and what is remembered in between."""
 
 import errno
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -142,6 +142,13 @@ class IptablesBackend:
         :raises TableChanged: a set that must lose members is gone.
         """
         self._sets.finish(plan)
+
+    def note_cut(self, ends: Mapping[str, Collection[str]]) -> None:
+        """Remember ends of flows that were cut, in the sets of these names.
+
+        :raises TableChanged: a set is gone.
+        """
+        self._sets.note_cut(ends)
 
     def describe(self, table: TableId, key: bytes) -> str:
         """A rule as iptables-save writes it, as far as we know its matches."""

@@ -7,15 +7,16 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from struct import Struct
 from typing import NamedTuple
 
 from nova_netagent.backend import sockopt
 from nova_netagent.model import values
-from nova_netagent.netfilter.rule import Family
+from nova_netagent.netfilter.rule import CUT_FLOWS, CUT_SECONDS, Family, SetType
 
-TYPE = "hash:net"
+PREFIXES: SetType = "hash:net"
+ENDS: SetType = "hash:ip,port,ip"
 NO_MATCH = " nomatch"
 """Follows a member that is an exception from a wider one; we make none, others may."""
 
@@ -29,15 +30,15 @@ _NESTED, _BIG_ENDIAN, _TYPE_MASK = 0x8000, 0x4000, 0x3FFF
 
 _ATTR_PROTOCOL, _ATTR_SETNAME, _ATTR_TYPENAME, _ATTR_REVISION, _ATTR_FAMILY, _ATTR_FLAGS = range(1, 7)
 _ATTR_DATA, _ATTR_ADT, _ATTR_LINENO, _ATTR_REVISION_MIN = range(7, 11)
-_DATA_IP, _DATA_CIDR, _DATA_FLAGS, _DATA_LINENO = 1, 3, 8, 9
-_DATA_HASHSIZE, _DATA_MAXELEM = 18, 19
+_DATA_IP, _DATA_CIDR, _DATA_PORT, _DATA_TIMEOUT, _DATA_PROTO, _DATA_FLAGS, _DATA_LINENO = 1, 3, 4, 6, 7, 8, 9
+_DATA_HASHSIZE, _DATA_MAXELEM, _DATA_IP2 = 18, 19, 20
 _HEADERS_ONLY = 4
-_FLAG_NO_MATCH = 4
+_FLAG_NO_MATCH, _FLAG_FORCE_ADD = 1 << 2, 1 << 5
 
 _PROTOCOL = 6
 """The lowest version: every kernel speaks it."""
-_NEWEST_REVISION = 6
-"""Of hash:net. Newer ones bring nothing for us, and an older ipset(8) could not list them."""
+_NEWEST_REVISIONS: Mapping[SetType, int] = {PREFIXES: 6, ENDS: 5}
+"""Newer ones bring nothing for us, and an older ipset(8) could not list them."""
 _MAX_MEMBERS = 1 << 20
 _LEAST_BUCKETS = 64
 _MESSAGE_ROOM = 65000
@@ -62,7 +63,7 @@ NO_SUBSYSTEM = errno.EINVAL
 PROTOCOL_ERROR, NO_TYPE, TOO_MANY, BUSY, BAD_LENGTH, BAD_FAMILY, FULL = 4097, 4098, 4099, 4100, 4104, 4106, 4352
 _WORDS = {
     PROTOCOL_ERROR: "the kernel does not understand it, as with an address of the other family",
-    NO_TYPE: f"the kernel has no sets of the type {TYPE}",
+    NO_TYPE: "the kernel has no sets of this type",
     TOO_MANY: "there are too many sets",
     BUSY: "it is in use",
     BAD_LENGTH: "the prefix length is wrong",
@@ -91,29 +92,30 @@ class Ipset:
         self._netlink.bind((0, 0))
         self._raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
         self._sequence = 0
-        self._revisions: dict[Family, int] = {}
+        self._revisions: dict[tuple[SetType, Family], int] = {}
 
     def close(self) -> None:
         """Close the sockets."""
         self._netlink.close()
         self._raw.close()
 
-    def create(self, name: str, family: Family, members: int = 0) -> None:
-        """Make an empty ``hash:net`` set.
+    def create(self, name: str, family: Family, members: int = 0, type_: SetType = PREFIXES) -> None:
+        """Make an empty set.
 
-        :param members: how many are expected; it may hold a million and grows by itself.
+        :param members: how many are expected; one of prefixes may hold a million and grows by itself.
         :raises IpsetError: EEXIST when there is a set of this name, of whatever type.
         """
         buckets = _LEAST_BUCKETS
         while buckets * 4 < members:
             buckets *= 2
-        options = _attribute(_DATA_HASHSIZE | _BIG_ENDIAN, _BIG_NUMBER.pack(buckets)) + _attribute(
-            _DATA_MAXELEM | _BIG_ENDIAN, _BIG_NUMBER.pack(max(_MAX_MEMBERS, 2 * members))
-        )
+        numbers = {_DATA_HASHSIZE: buckets, _DATA_MAXELEM: max(_MAX_MEMBERS, 2 * members)}
+        if type_ == ENDS:
+            numbers |= {_DATA_MAXELEM: CUT_FLOWS, _DATA_TIMEOUT: CUT_SECONDS, _DATA_FLAGS: _FLAG_FORCE_ADD}
+        options = b"".join(_attribute(kind | _BIG_ENDIAN, _BIG_NUMBER.pack(each)) for kind, each in numbers.items())
         body = (
             _set_name(name)
-            + _attribute(_ATTR_TYPENAME, TYPE.encode() + b"\0")
-            + _attribute(_ATTR_REVISION, bytes([self._revision(family)]))
+            + _attribute(_ATTR_TYPENAME, type_.encode() + b"\0")
+            + _attribute(_ATTR_REVISION, bytes([self._revision(type_, family)]))
             + _attribute(_ATTR_FAMILY, bytes([_FAMILIES[family]]))
             + _attribute(_ATTR_DATA | _NESTED, options)
         )
@@ -185,15 +187,16 @@ class Ipset:
             raise
         return bytes(request[8:])
 
-    def _revision(self, family: Family) -> int:
-        if family not in self._revisions:
-            body = _attribute(_ATTR_TYPENAME, TYPE.encode() + b"\0") + _attribute(
+    def _revision(self, type_: SetType, family: Family) -> int:
+        known = self._revisions.get((type_, family))
+        if known is None:
+            body = _attribute(_ATTR_TYPENAME, type_.encode() + b"\0") + _attribute(
                 _ATTR_FAMILY, bytes([_FAMILIES[family]])
             )
-            answer = next(iter(self._ask(_TYPE, body, f"cannot use {TYPE}")))
+            answer = next(iter(self._ask(_TYPE, body, f"cannot use {type_}")))
             highest, lowest = answer[_ATTR_REVISION][0], answer[_ATTR_REVISION_MIN][0]
-            self._revisions[family] = max(lowest, min(highest, _NEWEST_REVISION))
-        return self._revisions[family]
+            known = self._revisions[type_, family] = max(lowest, min(highest, _NEWEST_REVISIONS[type_]))
+        return known
 
     def _change(self, command: int, name: str, members: Iterable[str]) -> None:
         doing = f"cannot {'add to' if command == _ADD else 'take from'} the set {name}"
@@ -308,6 +311,8 @@ _MEMBER_6 = Struct("=HHHHHH16sHHB3xHHI")
 
 
 def _encode_member(member: str, number: int) -> bytes:
+    if "," in member:
+        return _encode_end(member, number)
     prefix = values.prefix(member)
     layout, size = (_MEMBER_4, 4) if prefix.family == 4 else (_MEMBER_6, 16)
     return layout.pack(
@@ -318,6 +323,24 @@ def _encode_member(member: str, number: int) -> bytes:
         5, _DATA_CIDR, prefix.length,
         8, _DATA_LINENO, number,
     )  # fmt: skip
+
+
+def _encode_end(member: str, number: int) -> bytes:
+    address, port, peer = member.split(",")
+    body = (
+        _address(_DATA_IP, address)
+        + _attribute(_DATA_PORT | _BIG_ENDIAN, int(port.removeprefix("tcp:")).to_bytes(2, "big"))
+        + _attribute(_DATA_PROTO, bytes([socket.IPPROTO_TCP]))
+        + _address(_DATA_IP2, peer)
+        + _attribute(_DATA_LINENO, _NUMBER.pack(number))
+    )
+    return _attribute(_ATTR_DATA | _NESTED, body)
+
+
+def _address(kind: int, text: str) -> bytes:
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    inner = (1 if family == socket.AF_INET else 2) | _BIG_ENDIAN
+    return _attribute(kind | _NESTED, _attribute(inner, socket.inet_pton(family, text)))
 
 
 def _member(data: bytes) -> str:

@@ -4,15 +4,15 @@ Each is exactly what libxtables makes of the same options, so that a rule reads 
 equal. Sources: linux/netfilter/xt_*.h and the extensions of iptables 1.8.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from struct import Struct, error
-from typing import Literal
 
 from nova_netagent.backend.iptables.layout import EXTENSION, decoded_name, encoded_name, extension
 from nova_netagent.netfilter.rule import (
     Comment,
     Conntrack,
+    Directions,
     Family,
     Icmp,
     InSet,
@@ -25,6 +25,7 @@ from nova_netagent.netfilter.rule import (
     Physdev,
     PortRange,
     Ports,
+    TcpSyn,
 )
 
 SetIndex = Callable[[str], int]
@@ -59,7 +60,13 @@ _CONNTRACK_STATE = 0x01
 _PHYSDEV_IN, _PHYSDEV_OUT, _PHYSDEV_BRIDGED = 0x01, 0x02, 0x04
 _SET_REVISION = 4
 _SET_HEAD = EXTENSION.pack(EXTENSION.size + _SET.size, b"set", _SET_REVISION)
-_SET_SOURCE = 0x02
+_SET_DIRECTIONS: Mapping[tuple[int, int], Directions] = {
+    (1, 0b0010): "src", (1, 0b0000): "dst", (3, 0b0110): "src,src,dst", (3, 0b1000): "dst,dst,src",
+}  # fmt: skip
+"""By the number of dimensions and the bits of those that are the source's (linux/netfilter/ipset/ip_set.h)."""
+_SET_BYTES = {direction: numbers for numbers, direction in _SET_DIRECTIONS.items()}
+_TCP_FLAGS, _TCP_SYN, _TCP_FLAGS_INVERTED = 0x17, 0x02, 0x04
+"""FIN, SYN, RST and ACK are looked at; SYN alone is set; XT_TCP_INV_FLAGS."""
 _ADDRTYPE_LOCAL = 0x04
 
 
@@ -94,6 +101,9 @@ def encode_match(match: Match, family: Family) -> bytes:
             return extension(b"conntrack", 3, data)
         case Physdev():
             return _encode_physdev(match)
+        case TcpSyn(inverted):
+            flags = _TCP_FLAGS_INVERTED if inverted else 0
+            return extension(b"tcp", 0, _TCP.pack(*_ANY_PORT, *_ANY_PORT, 0, _TCP_FLAGS, _TCP_SYN, flags))
         case MacSource(address, inverted):
             return extension(b"mac", 0, _MAC.pack(bytes.fromhex(address.replace(":", "")), inverted))
         case Mark(value, mask):
@@ -108,9 +118,9 @@ def encode_match(match: Match, family: Family) -> bytes:
 
 
 @lru_cache(4096)
-def encode_set(index: int, direction: str) -> bytes:
+def encode_set(index: int, direction: Directions) -> bytes:
     """``-m set`` for the set that has this index in the kernel now."""
-    return extension(b"set", _SET_REVISION, _SET.pack(index, 1, _SET_SOURCE if direction == "src" else 0, 0))
+    return extension(b"set", _SET_REVISION, _SET.pack(index, *_SET_BYTES[direction], 0))
 
 
 def _encode_ports(protocol: str, source: PortRange, destination: PortRange) -> bytes:
@@ -194,10 +204,13 @@ def _decode_other(whole: bytes, family: Family) -> Match:
 
 
 def _decode_set(whole: bytes, set_name: SetName) -> Match:
-    index, _dimensions, flags, _counters = _SET.unpack_from(whole, EXTENSION.size)
-    direction: Literal["src", "dst"] = "src" if flags & _SET_SOURCE else "dst"
-    name = set_name(index) if encode_set(index, direction) == whole else None
-    return Opaque("set", _SET_REVISION, whole[EXTENSION.size :]) if name is None else InSet(name, direction)
+    index, dimensions, flags, _counters = _SET.unpack_from(whole, EXTENSION.size)
+    direction = _SET_DIRECTIONS.get((dimensions, flags))
+    if direction is not None and encode_set(index, direction) == whole:
+        name = set_name(index)
+        if name is not None:
+            return InSet(name, direction)
+    return Opaque("set", _SET_REVISION, whole[EXTENSION.size :])
 
 
 def _range(low: int, high: int) -> PortRange | None:
@@ -205,7 +218,9 @@ def _range(low: int, high: int) -> PortRange | None:
 
 
 def _decode_tcp(data: bytes) -> Match:
-    source_low, source_high, low, high, *_rest = _TCP.unpack_from(data)
+    source_low, source_high, low, high, _option, looked_at, _set, inverted = _TCP.unpack_from(data)
+    if looked_at:
+        return TcpSyn(inverted=bool(inverted))
     return Ports("tcp", _range(source_low, source_high), _range(low, high))
 
 

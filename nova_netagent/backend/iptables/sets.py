@@ -1,11 +1,20 @@
 """Our sets as the plan speaks of them: /0 members, sets of another type, indexes."""
 
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
-from nova_netagent.backend.iptables.ipset import BUSY, NO_MATCH, NO_SUBSYSTEM, TYPE, Ipset, IpsetError, SetHeader
-from nova_netagent.netfilter.rule import Family, IpSet
+from nova_netagent.backend.iptables.ipset import (
+    BUSY,
+    ENDS,
+    NO_MATCH,
+    NO_SUBSYSTEM,
+    PREFIXES,
+    Ipset,
+    IpsetError,
+    SetHeader,
+)
+from nova_netagent.netfilter.rule import IpSet
 from nova_netagent.plan import SetPlan
 
 _HALVES = {
@@ -61,7 +70,7 @@ class KernelSets:
         """
         try:
             for each in plan.create:
-                self._create(each.name, each.family, each.members)
+                self._create(each)
             for name, members in plan.add.items():
                 self._tell(name, self._told.get(name, frozenset()) | members)
                 self._kernel.add(name, _expanded(members))
@@ -95,6 +104,17 @@ class KernelSets:
                 self._forget_indexes()
         if in_use:
             raise RuleRefused(f"cannot remove the set {', '.join(in_use)}: it is in use")
+
+    def note_cut(self, ends: Mapping[str, Collection[str]]) -> None:
+        """Remember ends of flows that were cut, by the set.
+
+        :raises TableChanged: a set is gone.
+        """
+        try:
+            for name, members in ends.items():
+                self._kernel.add(name, members)
+        except OSError as e:
+            raise _translated(e) from e
 
     def index(self, name: str) -> int:
         """The index that a rule has for a set; one that no set has, when the set is not there (yet)."""
@@ -136,31 +156,33 @@ class KernelSets:
             if e.errno == NO_SUBSYSTEM:
                 return []
             raise
-        return [header for header in headers if header.type == TYPE and self._owns(header.name)]
+        return [header for header in headers if header.type in (PREFIXES, ENDS) and self._owns(header.name)]
 
     def _read(self, header: SetHeader) -> IpSet:
+        if header.type == ENDS:
+            return IpSet(header.name, header.family, frozenset(), type=ENDS)
         return IpSet(header.name, header.family, self._contracted(header.name, self._kernel.members(header.name)))
 
-    def _create(self, name: str, family: Family, members: frozenset[str]) -> None:
+    def _create(self, each: IpSet) -> None:
         try:
-            self._kernel.create(name, family, len(members))
+            self._kernel.create(each.name, each.family, len(each.members), each.type)
         except IpsetError as e:
             if e.errno != errno.EEXIST:
                 raise
-            self._replace(name, family, len(members))
-        self._tell(name, members)
-        self._kernel.add(name, _expanded(members))
+            self._replace(each)
+        self._tell(each.name, each.members)
+        self._kernel.add(each.name, _expanded(each.members))
 
-    def _replace(self, name: str, family: Family, size: int) -> None:
+    def _replace(self, each: IpSet) -> None:
         try:
-            self._kernel.destroy(name)
+            self._kernel.destroy(each.name)
         except IpsetError as e:
             if e.errno == BUSY:
                 raise RuleRefused(
-                    f"the set {name} is there with another type or family, and is in use: it cannot be replaced"
+                    f"the set {each.name} is there with another type or family, and is in use: it cannot be replaced"
                 ) from e
             raise
-        self._kernel.create(name, family, size)
+        self._kernel.create(each.name, each.family, len(each.members), each.type)
 
     def _going(self, name: str, members: frozenset[str], plan: SetPlan) -> Iterator[str]:
         """The members to take from the kernel's set: not those that another member still stands for."""

@@ -29,6 +29,7 @@ from nova_netagent.netfilter.rule import (
     Snat,
     Target,
     Verdict,
+    Zone,
 )
 
 VERDICTS = {"DROP": -1, "ACCEPT": -2, "QUEUE": -4, "RETURN": -5}
@@ -41,6 +42,8 @@ _MULTI_RANGE = Struct("=II4s4s2s2s")
 _RANGE = Struct("=I16s16s2s2s")
 _RANGE_2 = Struct("=I16s16s2s2s2s2x")
 _MARK = Struct("=II")
+_CT = Struct("=HHII16s32s4xQ")
+_CT_REVISION = 2
 _NUMBER = Struct("=I")
 _FILL = b"\x01"
 
@@ -69,6 +72,8 @@ def encode_target(target: Target, family: Family) -> bytes:
             return _encode_redirect(port, family)
         case SetMark(value, mask):
             return extension(b"MARK", 2, _MARK.pack(value, mask))
+        case Zone(number):
+            return extension(b"CT", _CT_REVISION, _CT.pack(0, number, 0, 0, b"", b"", 0))
         case ChecksumFill():
             return extension(b"CHECKSUM", 0, _FILL)
         case Reject():
@@ -160,6 +165,8 @@ def _decode(name: str, data: bytes, family: Family) -> Target | None:
             return Redirect(int.from_bytes(port, "big"))
         case "MARK":
             return SetMark(*_MARK.unpack_from(data))
+        case "CT":
+            return Zone(_CT.unpack_from(data)[1])
         case "CHECKSUM":
             return ChecksumFill()
         case "REJECT":

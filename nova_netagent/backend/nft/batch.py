@@ -145,6 +145,10 @@ class Batch:
         if len(described.key) > 1 and described.interval:
             fields = (nested(1, number(1, each.size)) for each in described.key)
             body += nested(9, nested(2, *fields))
+        if described.size is not None:
+            body += nested(9, number(1, described.size))
+        if described.timeout is not None:
+            body += attributes.attribute(11, (described.timeout * 1000).to_bytes(8, "big"))
         body += number(10, self._sets) + attributes.attribute(13, userdata.of_set(described))
         self._add(table, _NEW_SET, _CREATE | _EXCLUSIVE, body, f"set {described.name}")
 
@@ -152,6 +156,10 @@ class Batch:
         """Delete a set that no rule looks into any more."""
         body = string(1, table.name) + string(2, name)
         self._add(table, _DELETE_SET, 0, body, f"delete set {name}")
+
+    def flush_elements(self, table: TableId, name: str) -> None:
+        """Delete every element of a set."""
+        self._add(table, _DELETE_ELEMENTS, 0, string(1, table.name) + string(2, name), f"flush set {name}")
 
     def add_elements(self, table: TableId, described: Set, elements: Sequence[Element]) -> None:
         """Add elements; ones that are there with the same data do not matter."""

@@ -48,6 +48,7 @@ class Ct(IntEnum):
 
     STATE = 0
     STATUS = 2
+    ZONE = 17
 
 
 class Compare(IntEnum):
@@ -153,6 +154,11 @@ def mask(value: bytes, register: int = 0, *, flip: bytes | None = None) -> Expre
 def ct(key: Ct, register: int = 0) -> Expression:
     """Load what connection tracking knows, in the host's byte order; of no connection only a state is known."""
     return Expression("ct", ((1, _register(register)), (2, _number(key))))
+
+
+def set_ct(key: Ct, register: int = 0) -> Expression:
+    """Change what connection tracking shall know."""
+    return Expression("ct", ((4, _register(register)), (2, _number(key))))
 
 
 def destination_type() -> Expression:

@@ -85,6 +85,7 @@ class SetFlag(IntFlag):
     ANONYMOUS = 0x1
     INTERVAL = 0x4
     MAP = 0x8
+    TIMEOUT = 0x10
     CONCATENATED = 0x80
 
 
@@ -99,6 +100,10 @@ class Set(Struct, frozen=True):
     data: DataType | None = None
     interval: bool = False
     comment: str | None = None
+    timeout: int | None = None
+    """Seconds after which an element is forgotten."""
+    size: int | None = None
+    """How many elements it can have, at most."""
 
     @property
     def key_size(self) -> int:
@@ -115,6 +120,8 @@ class Set(Struct, frozen=True):
             flags |= SetFlag.CONCATENATED
         if self.data is not None:
             flags |= SetFlag.MAP
+        if self.timeout is not None:
+            flags |= SetFlag.TIMEOUT
         return flags
 
 

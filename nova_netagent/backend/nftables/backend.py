@@ -1,7 +1,7 @@
 """The backend itself: what is read, encoded and committed, and what is remembered in between."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -175,8 +175,12 @@ class NftablesBackend:
         found = {}
         for family, known in self._images_now().items():
             for name, each in known.sets.items():
-                if self._owns_set(name) and each.fits(members.described(name, family)):
+                if not self._owns_set(name):
+                    continue
+                if each.fits(members.described(name, family)):
                     found[name] = IpSet(name, family, self._members(name, each.elements, family))
+                elif each.fits(members.ends_of_flows(name, family)):
+                    found[name] = IpSet(name, family, frozenset(), type="hash:ip,port,ip")
         return found
 
     def prepare_sets(self, plan: SetPlan) -> None:
@@ -191,7 +195,8 @@ class NftablesBackend:
             assert self._open is not None
             for each in plan.create:
                 self._open.table(each.family).add_set(members.set_of(each))
-                self._fill(each)
+                if each.type == "hash:net":
+                    self._fill(each)
             for name, new in plan.add.items():
                 self._change_members(name, new, plan.remove.get(name, frozenset()))
 
@@ -213,6 +218,31 @@ class NftablesBackend:
             opened = self._open
         if alone and opened.in_use:
             raise RuleRefused(f"cannot remove the set {', '.join(opened.in_use)}: it is in use")
+
+    def note_cut(self, ends: Mapping[str, Collection[str]]) -> None:
+        """Remember ends of flows that were cut, in the sets of these names; a full set forgets all others.
+
+        :raises TableChanged: a set is gone.
+        """
+        if not ends:
+            return
+        try:
+            self._note_cut(ends, forget=False)
+        except RuleRefused as error:
+            LOG.warning("%s: what was noted before is forgotten", error)
+            self._note_cut(ends, forget=True)
+
+    def _note_cut(self, ends: Mapping[str, Collection[str]], *, forget: bool) -> None:
+        with self.transaction():
+            assert self._open is not None
+            for name, noted in ends.items():
+                family = next((each for each, known in self._open.images.items() if name in known.sets), None)
+                if family is None:
+                    raise TableChanged(f"the set {name} is gone")
+                edits = self._open.table(family)
+                if forget:
+                    edits.forget(name)
+                edits.note(members.ends_of_flows(name, family), list(map(members.end, noted)))
 
     def describe(self, table: TableId, key: bytes) -> str:
         """A rule as iptables-save writes it, if it is ours."""

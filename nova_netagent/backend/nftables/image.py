@@ -122,7 +122,9 @@ def chain_of(listed: ListedChain, rules: Sequence[ListedRule]) -> HeldChain:
 
 
 def read_set(netlink: Netlink, table: TableId, listed: ListedSet) -> HeldSet:
-    """A set with its elements."""
+    """A set with its elements; those that are forgotten after a while are not looked at."""
+    if listed.flags & SetFlag.TIMEOUT:
+        return HeldSet({}, listed.flags, listed.key_size, listed.data_size)
     found = {(each.key, each.closes): each for each in netlink.elements(table, listed.name)}
     return HeldSet(found, listed.flags, listed.key_size, listed.data_size)
 

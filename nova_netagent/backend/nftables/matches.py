@@ -26,6 +26,7 @@ from nova_netagent.netfilter.rule import (
     Physdev,
     PortRange,
     Ports,
+    TcpSyn,
 )
 
 _PROTOCOLS = {"tcp": 6, "udp": 17}
@@ -34,6 +35,8 @@ _WITH_PORTS = {6, 17, 33, 132, 136}
 _STATES = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
 _STATUSES = {"SNAT": 16, "DNAT": 32}
 _LOCAL = 2
+_LOOKED_AT, _SYN = 0x17, 0x02
+"""FIN, SYN, RST and ACK; of these SYN alone is set."""
 _ETHERNET = 1
 _NAME_SIZE = 16
 _PHYSDEV_IN, _PHYSDEV_OUT, _PHYSDEV_BRIDGED = 1, 2, 4
@@ -153,8 +156,18 @@ def _match(each: Match, family: Family, protocol_: int | None) -> tuple[Expressi
         case Physdev():
             return (_physdev(each),)
         case InSet(name, direction):
-            side = "source" if direction == "src" else "destination"
-            return address(family, side), expressions.lookup(name)
+            here, there = ("source", "destination") if direction.startswith("src") else ("destination", "source")
+            if "," not in direction:
+                return address(family, here), expressions.lookup(name)
+            width = ADDRESS_SIZE[family] // 4
+            port = expressions.payload(Base.TRANSPORT, 0 if here == "source" else 2, 2, width)
+            return address(family, here), port, address(family, there, register=width + 1), expressions.lookup(name)
+        case TcpSyn(inverted):
+            if protocol_ != _PROTOCOLS["tcp"]:
+                raise RuleRefused("TCP's flags in a rule that is not of TCP")
+            looked_at = expressions.mask(bytes((_LOOKED_AT,)))
+            compared = expressions.compare(_comparison(inverted), bytes((_SYN,)))
+            return expressions.payload(Base.TRANSPORT, 13, 1), looked_at, compared
         case Mark(value, bits):
             masked = expressions.mask(_native(bits))
             return expressions.meta(Meta.MARK), masked, expressions.compare(Compare.EQUAL, _native(value))

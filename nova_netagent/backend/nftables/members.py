@@ -2,18 +2,21 @@
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from ipaddress import ip_address
 
 from nova_netagent.backend.nft import objects
-from nova_netagent.backend.nft.objects import IPV4_ADDRESS, IPV6_ADDRESS, Element, Set
+from nova_netagent.backend.nft.objects import INET_SERVICE, IPV4_ADDRESS, IPV6_ADDRESS, Element, Set
 from nova_netagent.backend.nftables.image import Elements
 from nova_netagent.model import values
-from nova_netagent.netfilter.rule import Family, IpSet, Origin
+from nova_netagent.netfilter.rule import CUT_FLOWS, CUT_SECONDS, Family, IpSet, Origin
 
 _ADDRESS = {4: IPV4_ADDRESS, 6: IPV6_ADDRESS}
 
 
 def set_of(each: IpSet) -> Set:
     """The set in nf_tables, without its members."""
+    if each.type != "hash:net":
+        return ends_of_flows(each.name, each.family)
     return described(each.name, each.family, each.origin)
 
 
@@ -21,6 +24,19 @@ def described(name: str, family: Family, origin: Origin | None = None) -> Set:
     """A set of prefixes."""
     comment = objects.comment(" ".join(filter(None, origin or ())))
     return Set(name, (_ADDRESS[family],), interval=True, comment=comment)
+
+
+def ends_of_flows(name: str, family: Family) -> Set:
+    """A set of the ends of flows that were cut."""
+    key = (_ADDRESS[family], INET_SERVICE, _ADDRESS[family])
+    return Set(name, key, comment="TCP that was cut: here, port, peer", timeout=CUT_SECONDS, size=CUT_FLOWS)
+
+
+def end(text: str) -> Element:
+    """The end of a flow: ``ADDRESS,tcp:PORT,PEER``."""
+    here, port, peer = text.split(",")
+    number = int(port.removeprefix("tcp:"))
+    return Element(objects.key((ip_address(here).packed, number.to_bytes(2, "big"), ip_address(peer).packed)))
 
 
 def elements(members: Iterable[str]) -> Elements:

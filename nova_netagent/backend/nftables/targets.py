@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from nova_netagent.backend import RuleRefused
 from nova_netagent.backend.nft import expressions
-from nova_netagent.backend.nft.expressions import Expression, Meta, Nat, Verdict
+from nova_netagent.backend.nft.expressions import Ct, Expression, Meta, Nat, Verdict
 from nova_netagent.netfilter.rule import (
     ChecksumFill,
     Dnat,
@@ -19,6 +19,7 @@ from nova_netagent.netfilter.rule import (
     SetMark,
     Snat,
     Target,
+    Zone,
 )
 from nova_netagent.netfilter.rule import Verdict as VerdictTarget
 
@@ -55,6 +56,8 @@ def _target(each: Target, family: Family) -> tuple[Expression, ...]:
         case SetMark(value, mask):
             kept = expressions.mask(_native(~mask & _ALL), flip=_native(value))
             return expressions.meta(Meta.MARK), kept, expressions.set_meta(Meta.MARK)
+        case Zone(number):
+            return expressions.load(number.to_bytes(2, sys.byteorder)), expressions.set_ct(Ct.ZONE)
         case ChecksumFill():
             # iptables' CHECKSUM is refused outside of a table called mangle, which is not ours, and
             # nf_tables cannot tell a checksum that the card shall fill in from a right one: it is only counted.

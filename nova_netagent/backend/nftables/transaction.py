@@ -1,6 +1,6 @@
 """What is edited in one transaction: the messages, and what our tables hold afterwards."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -195,6 +195,16 @@ class TableEdits:
         if add:
             new = sorted(add, key=_ranges)
             self._add("link" if leads else "fill", lambda batch: batch.add_elements(table, described, new))
+
+    def note(self, described: Set, elements: Sequence[Element]) -> None:
+        """Add elements that nobody looks for again."""
+        table = self.image.table
+        self._add("fill", lambda batch: batch.add_elements(table, described, elements))
+
+    def forget(self, name: str) -> None:
+        """Forget every element of a set before others are added."""
+        table = self.image.table
+        self._add("take", lambda batch: batch.flush_elements(table, name))
 
     def remove_set(self, name: str) -> None:
         """Take a set away that no rule looks into any more."""

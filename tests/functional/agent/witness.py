@@ -14,12 +14,12 @@ from nova_netagent.compile import Compiler
 from nova_netagent.events import Replace, fold
 from nova_netagent.model import DesiredState, values
 from nova_netagent.model.protocols import ICMP, ICMPV6, UDPLITE
+from nova_netagent.netfilter.journey import Chains, Journey, NoRoute, Port, Scene, tables_of
 from nova_netagent.netfilter.packet import Packet
 from nova_netagent.netfilter.rule import Rule, TableId
 from nova_netagent.netfilter.text import rule_text
 from tests.lab import Agent, Forged, Icmp, Namespace, Seen
 from tests.lab.probes import SO_BINDTODEVICE, IpProbe, is_unicast
-from tests.unit.compile.walks import Chains, Journey, NoRoute, Port, Scene, tables_of
 
 UNTRACKED_ICMPV6 = frozenset({130, 131, 132, 133, 134, 135, 136, 143})
 """Discovery and MLD have no flows (nf_conntrack_proto_icmpv6.c, noct_valid_new)."""

@@ -27,10 +27,13 @@ from nova_netagent.netfilter.rule import (
     SetMark,
     Snat,
     TableId,
+    TcpSyn,
+    Zone,
 )
 
 TCP, UDP, SCTP = 6, 17, 132
 SETS = {4: "ours-4", 6: "ours-6"}
+CUT = {4: "ours-cut4", 6: "ours-cut6"}
 ADDRESS = {4: "192.0.2.7", 6: "2001:db8::7"}
 PREFIX = {4: "198.51.100.0/24", 6: "2001:db8:5::/48"}
 HOST = {4: "192.0.2.7/32", 6: "2001:db8::7/128"}
@@ -94,6 +97,10 @@ def _matches(family: Family) -> Iterator[tuple[str, Rule]]:
     yield "not-bridged", Rule(ACCEPT, matches=(Physdev(bridged=False),))
     yield "set-source", Rule(ACCEPT, matches=(InSet(SETS[family], "src"),))
     yield "set-destination", Rule(ACCEPT, matches=(InSet(SETS[family], "dst"),))
+    yield "set-client", Rule(DROP, protocol=TCP, matches=(InSet(CUT[family], "src,src,dst"),))
+    yield "set-server", Rule(DROP, protocol=TCP, matches=(InSet(CUT[family], "dst,dst,src"),))
+    yield "tcp-syn", Rule(ACCEPT, protocol=TCP, matches=(TcpSyn(),))
+    yield "tcp-not-syn", Rule(DROP, protocol=TCP, matches=(TcpSyn(inverted=True), Conntrack(frozenset({"NEW"}))))
     yield "mac", Rule(ACCEPT, matches=(MacSource("fa:16:3e:00:aa:01"),))
     yield "not-mac", Rule(DROP, matches=(MacSource("fa:16:3e:00:aa:01", inverted=True),))
     yield "mark", Rule(ACCEPT, matches=(Mark(0x10, 0xF0),))
@@ -131,4 +138,5 @@ def _targets(family: Family) -> Iterator[tuple[str, str, Rule]]:
     yield "mangle", "mark", Rule(SetMark(0x1, 0xFF))
     yield "mangle", "mark-all", Rule(SetMark(0xFFFFFFFF, 0xFFFFFFFF))
     yield "mangle", "checksum", Rule(ChecksumFill(), protocol=UDP, matches=(Ports("udp", destination=(68, 68)),))
+    yield "raw", "zone", Rule(Zone(4711), in_interface="br100")
     yield "raw", "raw-drop", Rule(DROP, matches=(LocalAddress(),))

@@ -6,7 +6,7 @@ from nova_netagent.backend.iptables import IptablesBackend
 from nova_netagent.netfilter.rule import IpSet, Rule, TableId
 from nova_netagent.plan import AddChain, SetPlan, TablePlan
 from tests.functional.backend.legacy import encoded, new_backend, put, restore, save, text
-from tests.functional.backend.shapes import SETS, shapes
+from tests.functional.backend.shapes import CUT, SETS, shapes
 
 NAMES, SHAPES = zip(*shapes(), strict=True)
 
@@ -14,7 +14,9 @@ NAMES, SHAPES = zip(*shapes(), strict=True)
 @pytest.fixture
 def prepared(backend: IptablesBackend) -> IptablesBackend:
     """With the sets and the chains that the shapes refer to."""
-    backend.prepare_sets(SetPlan(create=tuple(IpSet(name, family, frozenset()) for family, name in SETS.items())))
+    prefixes = tuple(IpSet(name, family, frozenset()) for family, name in SETS.items())
+    ends = tuple(IpSet(name, family, frozenset(), type="hash:ip,port,ip") for family, name in CUT.items())
+    backend.prepare_sets(SetPlan(create=(*prefixes, *ends)))
     return backend
 
 

@@ -7,7 +7,7 @@ import pytest
 from nova_netagent.backend.iptables import IptablesBackend
 from nova_netagent.netfilter.rule import Rule, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
-from tests.functional.backend.legacy import restore, save_all, text
+from tests.functional.backend.legacy import restore, run, save_all, text
 
 pytest.register_assert_rewrite("tests.unit.backend.contract")
 
@@ -33,6 +33,9 @@ class KernelWorld:
         if not any(line.startswith(f":{chain} ") for line in saved):
             return None
         return [line.removeprefix(f"-A {chain} ") for line in saved if line.startswith(f"-A {chain} ")]
+
+    def noted(self, name: str) -> set[str]:
+        return {line.split()[2] for line in run("ipset", "save", name).splitlines() if line.startswith("add ")}
 
 
 @pytest.fixture

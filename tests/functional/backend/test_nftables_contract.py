@@ -1,6 +1,7 @@
 """The nftables backend does what every backend does."""
 
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 
 import pytest
 
@@ -55,6 +56,14 @@ class NftWorld:
         if found is None:
             return [] if chain in BUILTIN_CHAINS[table.name] else None
         return [self.backend.texts[table.family, each] for each in found]
+
+    def noted(self, name: str) -> set[str]:
+        found = set()
+        for family, size in ((4, 4), (6, 16)):
+            for each in self._netlink.elements(nft.table(family), name):  # type: ignore[arg-type]
+                here, peer = (str(ip_address(each.key[at : at + size])) for at in (0, size + 4))
+                found.add(f"{here},tcp:{int.from_bytes(each.key[size : size + 2], 'big')},{peer}")
+        return found
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from nova_netagent.backend.nft.objects import Chain
 from nova_netagent.backend.nftables import keys, members
 from nova_netagent.netfilter.rule import Conntrack, IpSet
 from tests.functional.backend import nft
-from tests.functional.backend.shapes import SETS, Shape, shapes
+from tests.functional.backend.shapes import CUT, SETS, Shape, shapes
 from tests.lab import isolation
 
 OTHERS = ("other", "o" * 28)
@@ -30,6 +30,7 @@ def netlink() -> Iterator[Netlink]:
         for name in (*OTHERS, "probe"):
             batch.add_chain(table, Chain(name))
         batch.add_set(table, members.set_of(IpSet(SETS[family], family, frozenset())))
+        batch.add_set(table, members.set_of(IpSet(CUT[family], family, frozenset(), type="hash:ip,port,ip")))
         made.commit(batch)
     yield made
     nft.empty(made)

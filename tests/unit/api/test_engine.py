@@ -97,3 +97,13 @@ def test_a_resync_repairs_and_tells(client: TestClient, host: Host) -> None:
     assert client.simulate_get("/v1/plan").json["plan"]
     assert client.simulate_post("/v1/resync").json["repaired"]
     assert client.simulate_get("/v1/plan").json == {"plan": []}
+
+
+def test_flows_that_could_not_be_cut_are_told(client: TestClient, host: Host) -> None:
+    for item in (make_network(1), GROUP, make_instance(1, groups=(1,))):
+        client.simulate_put(path(item), json=body(item))
+    host.flows.broken = 1
+    assert client.simulate_delete(path(GROUP)).status_code == 204
+    status = client.simulate_get("/v1/status").json
+    assert "cannot be read" in status["failure"]
+    assert status["enforcing"] is False

@@ -43,6 +43,7 @@ from nova_netagent.plan import (
     SetPlan,
     TablePlan,
     plan_removal,
+    plan_sets,
     plan_table,
 )
 
@@ -72,6 +73,9 @@ class World(Protocol):
 
     permits: frozenset[str]
     """What of ``REFUSED`` this kernel takes."""
+
+    def noted(self, name: str) -> set[str]:
+        """The ends of flows in a set."""
 
 
 def table(id_: TableId, hooks: Sequence[Hook] = (), **chains: Sequence[Rule]) -> Table:
@@ -431,6 +435,26 @@ class BackendContract:
         world.backend.prepare_sets(SetPlan(create=(IpSet("ours-set", 6, frozenset()),)))
         with pytest.raises(RuleRefused):
             world.backend.prepare_sets(SetPlan(add={"ours-set": frozenset({"10.0.0.0/8"})}))
+
+    @pytest.mark.parametrize("family", [4, 6])
+    def test_ends_of_flows_are_noted_and_are_no_drift(self, world: World, family: Family) -> None:
+        backend = world.backend
+        cut = IpSet("ours-cut", family, frozenset(), type="hash:ip,port,ip")
+        backend.prepare_sets(SetPlan(create=(cut,)))
+        one, other = ("10.0.0.2", "192.0.2.1") if family == 4 else ("fd00::2", "2001:db8::1")
+        ends = {f"{one},tcp:40000,{other}", f"{other},tcp:1,{one}"}
+        for _ in range(2):
+            backend.note_cut({"ours-cut": ends})
+        assert world.noted("ours-cut") == ends
+        assert backend.read_sets() == {"ours-cut": cut}
+        with pytest.raises(TableChanged):
+            backend.note_cut({"ours-gone": ends})
+
+    def test_a_set_of_another_type_is_made_anew(self, world: World) -> None:
+        wrong, right = (IpSet("ours-cut", 4, frozenset(), type=each) for each in ("hash:net", "hash:ip,port,ip"))
+        world.backend.prepare_sets(SetPlan(create=(wrong,)))
+        world.backend.prepare_sets(plan_sets({"ours-cut": right}, world.backend.read_sets(), lambda name: True))
+        assert world.backend.read_sets() == {"ours-cut": right}
 
     def test_a_rule_with_a_set_is_planned_before_the_set_is_there(self, world: World) -> None:
         desired = hooked(Rule(DROP, matches=(InSet("ours-set", "dst"),)))

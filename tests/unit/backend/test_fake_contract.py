@@ -29,6 +29,9 @@ class FakeWorld:
         rules = self.backend.chains[table].get(chain)
         return None if rules is None else [rule_text(rule, table.family) for rule in rules]
 
+    def noted(self, name: str) -> set[str]:
+        return self.backend.cut[name]
+
 
 @pytest.fixture
 def world() -> FakeWorld:

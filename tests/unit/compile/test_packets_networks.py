@@ -161,7 +161,7 @@ def test_dhcp_answers_get_a_checksum(family: Family) -> None:
 def test_a_network_whose_dhcp_is_not_ours_gets_no_server_rules() -> None:
     world = World(make_network(1, enable_dhcp=False, cidr_v6=None, gateway_v6=None))
     assert world.chain("INPUT") == ["-d 192.0.2.10/32 -p tcp -m tcp --dport 8775 -j ACCEPT"]
-    assert world.chain("POSTROUTING", "mangle") == []
+    assert not any("CHECKSUM" in rule for rule in world.chain("POSTROUTING", "mangle"))
 
 
 @pytest.mark.parametrize("families", [(4,), (6,), (4, 6)])

@@ -4,6 +4,7 @@ import pytest
 
 from nova_netagent.model import AllowedAddressPair
 from nova_netagent.model.protocols import ICMPV6, TCP, UDP
+from nova_netagent.netfilter.journey import Port
 from nova_netagent.netfilter.rule import Family
 from nova_netagent.settings import Settings
 from nova_netagent.testing import (
@@ -15,7 +16,6 @@ from nova_netagent.testing import (
     make_rule,
     make_vif,
 )
-from tests.unit.compile.walks import Port
 from tests.unit.compile.world import (
     ELSEWHERE,
     OUTSIDE,

@@ -13,11 +13,11 @@ from nova_netagent.compile.network import uplink
 from nova_netagent.events import Put, fold
 from nova_netagent.model import DesiredState, Instance, Network, Object, values
 from nova_netagent.model.protocols import ICMP, ICMPV6, TCP, UDP
+from nova_netagent.netfilter.journey import Journey, Port, Scene, tables_of
 from nova_netagent.netfilter.packet import Packet
 from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, TableId
 from nova_netagent.netfilter.text import rule_text
 from nova_netagent.settings import FirewallSettings, MetadataSettings, NetworkSettings, Settings
-from tests.unit.compile.walks import Journey, Port, Scene, tables_of
 
 MY_IP = "192.0.2.10"
 

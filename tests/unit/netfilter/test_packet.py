@@ -36,9 +36,11 @@ from nova_netagent.netfilter.rule import (
     Table,
     TableId,
     Target,
+    TcpSyn,
 )
 
 PACKET = Packet("10.1.0.2", "192.0.2.99", 6, 40000, 80, in_interface="br1", out_interface="eth0")
+ANSWER = Packet("192.0.2.99", "10.1.0.2", 6, 80, 40000, opens=False)
 UNKNOWN = Opaque("time", 0, b"")
 
 
@@ -113,7 +115,7 @@ def test_a_walk_does_not_guess() -> None:
         walked(FORWARD=(Rule(Opaque("LOG", 0, b"")),))
     with pytest.raises(CannotTell, match="no chain gone"):
         walked(FORWARD=(Rule(Jump("gone")),))
-    with pytest.raises(CannotTell, match="a set that is not there"):
+    with pytest.raises(CannotTell, match="no set s"):
         walked(FORWARD=(Rule(ACCEPT, matches=(InSet("s", "src"),)),))
 
 
@@ -192,7 +194,11 @@ def test_families_do_not_mix() -> None:
 
 # --- matches
 
-SETS = {"s": IpSet("s", 4, frozenset({"10.1.0.0/30", "192.0.2.99/32"})), "empty": IpSet("empty", 4, frozenset())}
+SETS = {
+    "s": IpSet("s", 4, frozenset({"10.1.0.0/30", "192.0.2.99/32"})),
+    "empty": IpSet("empty", 4, frozenset()),
+    "ends": IpSet("ends", 4, frozenset({"10.1.0.2,tcp:40000,192.0.2.99"}), type="hash:ip,port,ip"),
+}
 ICMP_PACKET = replace(PACKET, protocol=1, source_port=None, destination_port=None, icmp=(3, 4))
 BRIDGED = replace(PACKET, physdev_in="tap1", physdev_out="tap2", mac_source="fa:16:3e:00:00:01")
 
@@ -234,6 +240,14 @@ MATCHES: list[tuple[Match, Packet, bool]] = [
     (InSet("s", "dst"), PACKET, True),
     (InSet("s", "src"), replace(PACKET, source="10.1.0.4"), False),
     (InSet("empty", "src"), PACKET, False),
+    (InSet("ends", "src,src,dst"), PACKET, True),
+    (InSet("ends", "dst,dst,src"), PACKET, False),
+    (InSet("ends", "dst,dst,src"), ANSWER, True),
+    (InSet("ends", "src,src,dst"), replace(PACKET, source_port=40001), False),
+    (TcpSyn(), PACKET, True),
+    (TcpSyn(), replace(PACKET, opens=False), False),
+    (TcpSyn(inverted=True), PACKET, False),
+    (TcpSyn(inverted=True), replace(PACKET, opens=False), True),
     (MacSource("fa:16:3e:00:00:01"), BRIDGED, True),
     (MacSource("fa:16:3e:00:00:01", inverted=True), BRIDGED, False),
     (MacSource("fa:16:3e:00:00:02", inverted=True), BRIDGED, True),

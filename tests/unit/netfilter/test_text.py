@@ -35,6 +35,8 @@ from nova_netagent.netfilter.rule import (
     Table,
     TableId,
     Target,
+    TcpSyn,
+    Zone,
 )
 from nova_netagent.netfilter.text import protocol_text, rule_text, ruleset_text, table_lines
 
@@ -91,6 +93,13 @@ LINES: list[tuple[str, Rule]] = [
     ),
     ("-m physdev ! --physdev-is-bridged -j DROP", Rule(DROP, matches=(Physdev(bridged=False),))),
     ("-m set --match-set W-g4-01234567 src -j ACCEPT", Rule(ACCEPT, matches=(InSet("W-g4-01234567", "src"),))),
+    ("-m set --match-set W-cut4 src,src,dst -j DROP", Rule(DROP, matches=(InSet("W-cut4", "src,src,dst"),))),
+    ("-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j DROP", Rule(DROP, protocol=6, matches=(TcpSyn(),))),
+    (
+        "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j DROP",
+        Rule(DROP, protocol=6, matches=(TcpSyn(inverted=True),)),
+    ),
+    ("-i br1 -j CT --zone 7", Rule(Zone(7), in_interface="br1")),
     ("-m set --match-set W-g6-01234567 dst -j ACCEPT", Rule(ACCEPT, matches=(InSet("W-g6-01234567", "dst"),))),
     ("-m mac --mac-source fa:16:3e:00:00:01 -j RETURN", Rule(RETURN, matches=(MacSource("fa:16:3e:00:00:01"),))),
     (

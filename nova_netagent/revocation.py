@@ -1,0 +1,139 @@
+"""Cut what a change has revoked: look at the flows concerned, decide, remember their ends, delete them.
+
+It is the last step of a change, when the rules that refuse these flows are in the kernel. A table
+that cannot be read or edited costs nobody the change: it is told, and tried again.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from nova_netagent.backend import Backend, BackendError
+from nova_netagent.backend.conntrack import ConntrackError, FlowTable
+from nova_netagent.compile import Compiled
+from nova_netagent.compile.cut import set_name
+from nova_netagent.metrics import Metrics
+from nova_netagent.netfilter.flow import Addresses
+from nova_netagent.revoke import Cut, concerned, ends, revoked
+from nova_netagent.store import Store, StoreError
+
+LOG = logging.getLogger(__name__)
+
+RETRY_FIRST, RETRY_MOST = 1.0, 30.0
+"""Seconds to the first retry after a failure, doubled up to the most."""
+
+
+class Revocation:
+    """Keeps flows agreeing with what was applied. Engine thread only.
+
+    :param own: reads the host's addresses, each with its interface.
+    :param bound: those that the agent had given it before it was started.
+    """
+
+    def __init__(
+        self,
+        flows: FlowTable,
+        backend: Backend[Any],
+        own: Callable[[], Mapping[str, str]],
+        bound: Collection[str],
+        store: Store,
+        metrics: Metrics,
+    ) -> None:
+        self._flows = flows
+        self._backend = backend
+        self._own = own
+        self._bound = bound
+        self._store = store
+        self._metrics = metrics
+        self._owed = store.owes_cuts()
+        """Whether the store says so."""
+        self._before: Compiled | None = None
+        """What was enforced when the flows were last seen to agree; ``None``: not known."""
+        self._after: Compiled | None = None
+        self._started = False
+        self._disagreeing = self._owed
+        """Whether the agent that was here before may have left flows that are not allowed."""
+        self._delay = 0.0
+        self.failure = ""
+        """Why flows could not be cut, until they could."""
+        self.due: float | None = None
+        """When it is to be tried again, by time.monotonic()."""
+
+    def prepare(self, compiled: Compiled) -> None:
+        """Note that flows will have to be cut when this is in the kernel, in case nobody lives to do it.
+
+        :raises StoreError: it cannot be noted.
+        """
+        if not self._owed and (self._before is None or concerned(self._before, compiled)):
+            self._store.owe_cuts(True)
+            self._owed = True
+
+    def applied(self, compiled: Compiled, *, drifted: bool) -> None:
+        """Cut what is no longer allowed, now that this is in the kernel.
+
+        :param drifted: the rules had been others: flows may have been let in by those.
+        """
+        if drifted:
+            self._before = None
+        elif not self._started and not self._disagreeing:
+            self._before = compiled  # the kernel had these very rules, and whoever set them finished
+        self._started = True
+        self._after = compiled
+        self._cut()
+
+    def do_due(self) -> bool:
+        """Try again what failed, when it is time; whether it was."""
+        if self.due is None or time.monotonic() < self.due:
+            return False
+        self._cut()
+        return True
+
+    def _cut(self) -> None:
+        assert self._after is not None
+        addresses = concerned(self._before, self._after)
+        try:
+            cuts = self._find(addresses) if addresses else []
+            if cuts:
+                self._carry_out(cuts)
+        except (ConntrackError, BackendError) as error:
+            self._delay = min(max(RETRY_FIRST, self._delay * 2), RETRY_MOST)
+            self.due = time.monotonic() + self._delay
+            self.failure = f"flows that are no longer allowed may go on: {error}"
+            LOG.error("%s; next attempt in %.1f s", self.failure, self._delay)
+            return
+        self._before = self._after
+        self._settle()
+        self._delay, self.failure, self.due = 0.0, "", None
+
+    def _settle(self) -> None:
+        if not self._owed:
+            return
+        try:
+            self._store.owe_cuts(False)
+            self._owed = False
+        except StoreError as error:
+            LOG.warning("all flows will be looked at again after a restart: %s", error)
+
+    def _find(self, addresses: Addresses) -> list[Cut]:
+        assert self._after is not None
+        flows = self._flows.flows(addresses)
+        if not flows:
+            return []
+        return list(revoked(self._before, self._after, flows, self._own(), self._bound))
+
+    def _carry_out(self, cuts: list[Cut]) -> None:
+        assert self._after is not None
+        owner = self._after.scope.owner
+        remembered: dict[str, set[str]] = {}
+        for cut in cuts:
+            if cut.remembered:
+                remembered.setdefault(set_name(cut.flow.family, owner), set()).update(ends(cut))
+        if remembered:
+            # Before they are deleted: the next segment would open the flow again.
+            self._backend.note_cut(remembered)
+        deleted = self._flows.delete(cut.flow for cut in cuts)
+        self._metrics.conntrack_deleted_total.inc(deleted)
+        LOG.info("%d flows cut that are no longer allowed", deleted)
+        for cut in cuts:
+            LOG.debug("cut: %s", cut.flow)

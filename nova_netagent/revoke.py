@@ -1,0 +1,247 @@
+"""Which flows a change has revoked: of the rules before and after it, and of the flows that there are.
+
+A flow was let in by its first packet, and its later ones are not asked for rules. So the first
+packet is led through the rules again: what was let in before and is refused now is to be cut,
+and what is refused either way is somebody else's business. Not known from a flow is by which
+link it came; it lives while there is one by which it may.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from msgspec import Struct
+
+from nova_netagent.compile import Compiled
+from nova_netagent.compile.resolve import Group, Port, Resolved
+from nova_netagent.model import values
+from nova_netagent.model.protocols import TCP
+from nova_netagent.netfilter.flow import EXPECTED, Addresses, Flow, Side
+from nova_netagent.netfilter.packet import Packet
+from nova_netagent.netfilter.rule import FAMILIES
+from nova_netagent.whereabouts import Whereabouts, is_host, leads_to
+
+EVERYBODY = Addresses(everybody=True)
+_LEAST_EPHEMERAL = 32768
+
+
+class Cut(Struct, frozen=True):
+    """A flow to be cut."""
+
+    flow: Flow
+    remembered: bool
+    """Its ends are still there and may speak again: they must not resume it mid-stream."""
+
+
+# --- whose flows a change may have revoked
+
+
+def concerned(before: Compiled | None, after: Compiled) -> Addresses:
+    """The addresses whose flows may have been let in by what is no longer.
+
+    :param before: what was enforced; ``None`` when that is not known.
+    """
+    if before is None:
+        return EVERYBODY
+    if before is after:
+        return Addresses()
+    old, new = before.scope.resolved, after.scope.resolved
+    found = [
+        *_of_ports(old, new, after.scope.settings.network.manage_links),
+        *_of_groups(old, new),
+        *_of_members(before, after),
+        *_of_floating_ips(old, new),
+        *_of_networks(old, new),
+        *(each.remote_ip_prefix for each in new.provider_rules if each not in old.provider_rules),
+    ]
+    if not found:
+        return Addresses()
+    prefixes = [values.prefix(each) for each in dict.fromkeys(found)]
+    if any(each.length == 0 for each in prefixes):
+        return EVERYBODY
+    single = frozenset(values.address_text(each.family, each.value) for each in prefixes if is_host(each))
+    return Addresses(single, tuple(each for each in prefixes if not is_host(each)))
+
+
+def _of_ports(old: Resolved, new: Resolved, arrives_closed: bool) -> Iterator[str]:
+    """The addresses of the instances that are not what they were.
+
+    :param arrives_closed: an instance that is not described passes nothing, so one that arrives has
+        no flows but those that the host judged from which it came.
+    """
+    for id_ in {*old.ports, *new.ports}:
+        before, after = old.ports.get(id_, ()), new.ports.get(id_, ())
+        if before is not after:
+            for port in {*before} ^ {*after}:
+                if arrives_closed and id_ not in old.ports:
+                    continue
+                yield from _own(port)
+                # A pair with everybody would have every flow looked at; it names nobody (see Whereabouts).
+                yield from (pair.ip_address for pair in port.vif.pairs if not pair.ip_address.endswith("/0"))
+
+
+def _own(port: Port) -> Iterator[str]:
+    yield from port.vif.fixed_ips
+    yield values.link_local(port.vif.address)
+
+
+def _of_groups(old: Resolved, new: Resolved) -> Iterator[str]:
+    narrowed: dict[str, set[int]] = {}
+    gone = {id_ for id_ in old.groups if id_ not in new.groups}
+    for id_, group in old.groups.items():
+        families = _narrowed(group, new.groups.get(id_), gone)
+        if families:
+            narrowed[id_] = families
+    if narrowed:
+        for port in (port for ports in old.ports.values() for port in ports):
+            families = {family for judge in port.groups for family in narrowed.get(judge.id, ())}
+            if families:
+                yield from (each for each in _own(port) if (6 if ":" in each else 4) in families)
+
+
+def _narrowed(old: Group, new: Group | None, gone: set[str]) -> set[int]:
+    """The families in which a group lets less pass than it did."""
+    if gone:
+        families = {family for (_, family), ids in old.remotes.items() if not gone.isdisjoint(ids)}
+        if families:
+            return {*families}
+    if new is old or new is None:
+        return set()
+    kept = set(new.definition.rules)
+    return {rule.family for rule in old.definition.rules if rule not in kept}
+
+
+def _of_members(before: Compiled, after: Compiled) -> Iterator[str]:
+    for name, old in before.ruleset.sets.items():
+        new = after.ruleset.sets.get(name)
+        if new is not None and new is not old:
+            yield from old.members - new.members
+
+
+def _of_floating_ips(old: Resolved, new: Resolved) -> Iterator[str]:
+    lead_to = leads_to(new.floating_ips)
+    for floating in old.floating_ips:
+        if lead_to.get(floating.id) != floating.fixed_ip_address:
+            yield floating.id
+
+
+def _of_networks(old: Resolved, new: Resolved) -> Iterator[str]:
+    for id_, network in old.networks.items():
+        other = new.networks.get(id_)
+        if other is network:
+            continue
+        for family in FAMILIES:
+            cidr = network.range(family)
+            here = (network.bridge, cidr, network.routed(family))
+            if cidr is not None and (
+                other is None or here != (other.bridge, other.range(family), other.routed(family))
+            ):
+                yield cidr
+
+
+# --- which of their flows are to be cut
+
+
+def revoked(
+    before: Compiled | None,
+    after: Compiled,
+    flows: Iterable[Flow],
+    own: Mapping[str, str],
+    bound: Collection[str] = (),
+) -> Iterator[Cut]:
+    """The flows that are to be cut after a change.
+
+    :param before: what was enforced when they were let in; ``None`` when that is not known.
+    :param own: the host's addresses, each with its interface.
+    :param bound: where it is not known, the addresses that the agent had given to the host.
+    """
+    now = Whereabouts(after, own)
+    was = None if before is None else Whereabouts(before, own)
+    for flow in flows:
+        if not any(each.knows(flow) for each in (now, was) if each is not None):
+            continue
+        if was is not None and any(_has_left(each, flow, was, now) for each in flow.addresses):
+            yield Cut(flow, remembered=False)
+        elif flow.status & EXPECTED:
+            continue
+        elif _floating_ip_left(flow, was, now, bound) or not _may_live(flow, was, now):
+            yield Cut(flow, remembered=flow.protocol == TCP)
+
+
+def _has_left(address: str, flow: Flow, was: "Whereabouts", now: "Whereabouts") -> bool:
+    """Whether an address was an instance's here, and is no longer, or is another's; or its range is not routed now."""
+    if not flow.zone and was.routes(address) and not now.routes(address):
+        return True
+    held_by = was.holders(address, flow)
+    return bool(held_by) and held_by.isdisjoint(now.holders(address, flow))
+
+
+def ends(cut: Cut) -> set[str]:
+    """How a cut TCP connection is remembered: client, its port, server; as each end's segments show it."""
+    original, reply = cut.flow.original, cut.flow.reply
+    return {
+        f"{original.source},tcp:{original.source_port},{original.destination}",
+        f"{reply.destination},tcp:{reply.destination_port},{reply.source}",
+    }
+
+
+def _floating_ip_left(flow: Flow, was: "Whereabouts | None", now: "Whereabouts", bound: Collection[str]) -> bool:
+    """Whether a flow was translated by a floating IP that no longer leads there."""
+    for public, fixed in _translations(flow):
+        if now.leads_to.get(public) == fixed:
+            continue
+        if was is None and (public in bound or public in now.leads_to):
+            return True
+        if was is not None and was.leads_to.get(public) == fixed:
+            return True
+    return False
+
+
+def _translations(flow: Flow) -> Iterator[tuple[str, str]]:
+    """The address that was shown, and whose it stood for."""
+    original, reply = flow.original, flow.reply
+    if original.destination != reply.source:
+        yield original.destination, reply.source
+    if original.source != reply.destination:
+        yield reply.destination, original.source
+
+
+def _may_live(flow: Flow, was: "Whereabouts | None", now: "Whereabouts") -> bool:
+    """Whether the rules would still let in what they let in."""
+    directions = tuple(_directions(flow, {*now.leads_to, *(was.leads_to if was is not None else ())}))
+    came = was is not None and any(not now.holders(each, flow) <= was.holders(each, flow) for each in flow.addresses)
+    if was is None and not flow.picked_up:
+        directions = directions[:1]
+    if was is None or came:
+        # An instance that was migrated in may speak first in a connection that it did not open.
+        return any(now.passes(each, flow) for each in directions)
+    if now.passes(directions[0], flow):
+        return True
+    let_in = next((each for each in directions if was.passes(each, flow)), None)
+    return let_in is None or now.passes(let_in, flow)
+
+
+def _directions(flow: Flow, floating_ips: set[str]) -> Iterator[Packet]:
+    """The first packet as it was; then as it was if connection tracking took the server's for the client's."""
+    first = _packet(flow, flow.original, flow.reply.source, flow.reply.source_port, floating_ips)
+    second = _packet(flow, flow.reply, flow.original.source, flow.original.source_port, floating_ips)
+    if flow.picked_up and _server_spoke_first(flow):
+        first, second = second, first
+    yield first
+    yield second
+
+
+def _server_spoke_first(flow: Flow) -> bool:
+    source, destination = flow.original.source_port, flow.original.destination_port
+    return source is not None and destination is not None and source < _LEAST_EPHEMERAL <= destination
+
+
+def _packet(flow: Flow, side: Side, reached: str, reached_port: int | None, floating_ips: set[str]) -> Packet:
+    """A direction's first packet. A translation that is not ours is taken as done: its address is not judged."""
+    ours = side.destination in floating_ips
+    return Packet(
+        source=side.source,
+        destination=side.destination if ours else reached,
+        protocol=flow.protocol,
+        source_port=side.source_port,
+        destination_port=side.destination_port if ours else reached_port,
+        icmp=flow.original.icmp,
+    )

@@ -1,0 +1,414 @@
+"""What is revoked stops at once, whichever end speaks next; what is beside it goes on."""
+
+import re
+
+import pytest
+
+from nova_netagent.model import Instance, SecurityGroup
+from nova_netagent.testing import (
+    group_id,
+    make_floating_ip,
+    make_group,
+    make_instance,
+    make_network,
+    make_provider_rule,
+    make_rule,
+    make_vif,
+)
+from tests.functional.agent.flows import talking
+from tests.functional.agent.site import ETHERTYPES, Site
+from tests.lab import Namespace, Udp, iptables, needs, ping, refused, udp
+
+pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
+
+CONFIG = {"network": {"fixed_range": "10.0.0.0/8"}}
+FIRST, SECOND = "198.51.100.1", "198.51.100.2"
+
+
+def ports(family: int, *numbers: int, group: int = 1, **fields: object) -> SecurityGroup:
+    """A group that lets in these ports of TCP and UDP."""
+    rules = [
+        make_rule(
+            2 * n + (protocol == "udp") + 1000 * group,
+            ethertype=ETHERTYPES[family],
+            protocol=protocol,
+            port_range_min=n,
+            port_range_max=n,
+            **fields,
+        )
+        for n in numbers
+        for protocol in ("tcp", "udp")
+    ]
+    return make_group(group, *rules)
+
+
+def cut(site: Site) -> int:
+    """How many flows the agent has cut."""
+    _, text = site.agent.request("GET", "/metrics")
+    found = re.search(r"^netagent_conntrack_deleted_total (\S+)", str(text), re.MULTILINE)
+    assert found is not None
+    return int(float(found[1]))
+
+
+# --- rules
+
+
+def test_a_rule_is_removed(site: Site, family: int) -> None:
+    site.describe(ports(family, 80, 81), make_instance(1, (1,)), make_instance(2))
+    with (
+        talking(site.outside, site.vm1, 80, family) as routed,
+        talking(site.vm2, site.vm1, 80, family) as bridged,
+        talking(site.outside, site.vm1, 81, family) as beside,
+        talking(site.vm1, site.outside, 80, family) as out,
+    ):
+        site.put(ports(family, 81))
+        assert routed.is_dead()
+        assert bridged.is_dead()
+        assert beside.lives()
+        assert out.lives()
+
+
+def test_a_rule_is_narrowed(site: Site, family: int) -> None:
+    site.describe(ports(family, 80), make_instance(1, (1,)))
+    with (
+        talking(site.elsewhere, site.vm1, 80, family) as revoked,
+        talking(site.outside, site.vm1, 80, family) as beside,
+    ):
+        bits = 32 if family == 4 else 128
+        site.put(ports(family, 80, remote_ip_prefix=f"{site.outside.ip(family)}/{bits}"))
+        assert revoked.is_dead()
+        assert beside.lives()
+
+
+def test_an_egress_rule_is_removed(site: Site, family: int) -> None:
+    let_in = make_group(2, make_rule(1, ethertype=ETHERTYPES[family]))
+    site.describe(ports(family, 80, 81, direction="egress"), let_in, make_instance(1, (1, 2)))
+    with (
+        talking(site.vm1, site.outside, 80, family) as revoked,
+        talking(site.vm1, site.host, 80, family, to=f"{'10.1.0.1' if family == 4 else 'fd00:1::1'}") as to_host,
+        talking(site.vm1, site.outside, 81, family) as beside,
+    ):
+        site.put(ports(family, 81, direction="egress"))
+        assert revoked.is_dead()
+        assert to_host.is_dead()
+        assert beside.lives()
+
+
+def test_what_the_host_itself_may_no_longer_say(site: Site, family: int) -> None:
+    site.describe(ports(family, 80, 81), make_instance(1, (1,)))
+    with talking(site.host, site.vm1, 80, family) as revoked, talking(site.host, site.vm1, 81, family) as beside:
+        site.put(ports(family, 81))
+        assert revoked.is_dead()
+        assert beside.lives()
+
+
+def test_a_group_is_taken_from_an_instance(site: Site, family: int) -> None:
+    groups = ports(family, 80), ports(family, 81, group=2)
+    site.describe(*groups, make_instance(1, (1, 2)), make_instance(2, (1,)))
+    with (
+        talking(site.outside, site.vm1, 80, family) as revoked,
+        talking(site.outside, site.vm1, 81, family) as other_group,
+        talking(site.outside, site.vm2, 80, family) as other_instance,
+    ):
+        site.put(make_instance(1, (2,)))
+        assert revoked.is_dead()
+        assert other_group.lives()
+        assert other_instance.lives()
+
+
+def test_a_group_is_deleted(site: Site, family: int) -> None:
+    group = ports(family, 80)
+    site.describe(group, ports(family, 81, group=2), make_instance(1, (1, 2)))
+    with (
+        talking(site.outside, site.vm1, 80, family) as revoked,
+        talking(site.outside, site.vm1, 81, family) as beside,
+    ):
+        site.delete(group)
+        assert revoked.is_dead()
+        assert beside.lives()
+
+
+@pytest.mark.parametrize("leaving", ["group", "host"])
+def test_a_member_leaves_a_remote_group(site: Site, family: int, leaving: str) -> None:
+    members = [f"{site.elsewhere.ip(family)}/{32 if family == 4 else 128}"]
+    site.describe(
+        ports(family, 80, remote_group_id=group_id(2)),
+        make_group(2, members=members),
+        make_instance(1, (1,)),
+        make_instance(2, (2,)),
+        make_instance(3, (2,), 2),
+    )
+    leaver = site.vm2 if leaving == "group" else site.elsewhere
+    with (
+        talking(leaver, site.vm1, 80, family) as revoked,
+        talking(site.vm3, site.vm1, 80, family) as beside,
+    ):
+        site.put(make_instance(2) if leaving == "group" else make_group(2))
+        assert revoked.is_dead()
+        assert beside.lives()
+
+
+def test_a_provider_rule_is_added(site: Site, family: int) -> None:
+    site.describe(ports(family, 80), make_instance(1, (1,)))
+    with (
+        talking(site.elsewhere, site.vm1, 80, family) as revoked,
+        talking(site.outside, site.vm1, 80, family) as beside,
+    ):
+        bits = 32 if family == 4 else 128
+        site.put(make_provider_rule(1, remote_ip_prefix=f"{site.elsewhere.ip(family)}/{bits}"))
+        assert revoked.is_dead()
+        assert beside.lives()
+
+
+# --- instances
+
+
+def unsecured(**fields: object) -> Instance:
+    return make_instance(1, (1,), vifs=(make_vif(1, **fields),))
+
+
+def test_port_security_is_switched_on(site: Site, family: int) -> None:
+    site.describe(ports(family, 81), unsecured(port_security_enabled=False))
+    with (
+        talking(site.outside, site.vm1, 80, family) as revoked,
+        talking(site.outside, site.vm1, 81, family) as beside,
+    ):
+        site.put(unsecured())
+        assert revoked.is_dead()
+        assert beside.lives()
+
+
+def test_an_allowed_pair_is_removed(site: Site, family: int) -> None:
+    address = "10.1.0.100" if family == 4 else "fd00:1::100"
+    site.vm1.links.add_address("eth0", f"{address}/{24 if family == 4 else 64}")
+    try:
+        site.describe(ports(family, 80), unsecured(allowed_address_pairs=({"ip_address": address},)))
+        with (
+            talking(site.outside, site.vm1, 80, family, to=address) as revoked,
+            talking(site.outside, site.vm1, 80, family) as beside,
+        ):
+            before = cut(site)
+            site.put(unsecured())
+            assert cut(site) - before == 3
+            assert not any(each.alive(0.3) for each in (*revoked.connections, revoked.datagrams))
+            assert beside.lives()
+    finally:
+        site.vm1.links.delete_address("eth0", f"{address}/{24 if family == 4 else 64}")
+
+
+def test_an_instance_is_deleted(site: Site, family: int) -> None:
+    site.describe(ports(family, 80), make_instance(1, (1,)), make_instance(2, (1,)))
+    with (
+        talking(site.outside, site.vm1, 80, family) as inward,
+        talking(site.vm1, site.vm2, 80, family) as between,
+        talking(site.outside, site.vm2, 80, family) as beside,
+    ):
+        before = cut(site)
+        site.delete(make_instance(1))
+        assert cut(site) - before >= 6
+        assert inward.is_dead()
+        assert between.is_dead()
+        assert beside.lives()
+
+
+def test_an_address_is_used_again_within_a_second(site: Site, family: int) -> None:
+    """By an instance that may have what its predecessor had: it is nobody's heir."""
+    heir = make_instance(9, (1,), vifs=(make_vif(9, fixed_ips=make_vif(1).fixed_ips),))
+    site.describe(ports(family, 80), make_instance(1, (1,)))
+    machine = site.machine(9)
+    with talking(site.outside, site.vm1, 80, family) as old:
+        before = cut(site)
+        site.delete(make_instance(1))
+        site.put(heir)
+        assert cut(site) - before >= 3
+        assert old.is_dead()
+    address = site.vm1.ip(family)
+    own = f"{address}/{24 if family == 4 else 64}"
+    machine.links.add_address("eth0", own)
+    site.host.links.delete_neighbour("br1", address)
+    try:
+        with talking(site.outside, machine, 80, family, to=address) as new:
+            assert new.lives()
+    finally:
+        machine.links.delete_address("eth0", own)
+
+
+# --- migration
+
+
+def test_an_instance_that_was_migrated_in_keeps_its_connections(site: Site, family: int) -> None:
+    """Whichever end speaks first: this host has seen nothing of them."""
+    site.describe(ports(family, 80), make_instance(1, (1,)), make_instance(2))
+    with (
+        talking(site.outside, site.vm1, 80, family) as inward,
+        talking(site.vm1, site.outside, 81, family) as outward,
+        talking(site.vm2, site.vm1, 80, family) as between,
+    ):
+        site.delete(make_instance(1))
+        site.forget_flows()
+        site.put(make_instance(1, (1,)))
+        assert inward.lives()
+        assert outward.lives()
+        assert between.lives()
+
+
+# --- what was cut stays cut
+
+
+def test_a_new_connection_is_judged_by_the_rules_alone(site: Site, family: int) -> None:
+    """And what was cut does not come to life when the rule comes back."""
+    site.describe(ports(family, 80, 81), make_instance(1, (1,)))
+    with talking(site.outside, site.vm1, 80, family) as old:
+        site.put(ports(family, 81))
+        site.put(ports(family, 80, 81))
+        with talking(site.outside, site.vm1, 80, family) as new:
+            assert all(not each.alive(0.3) for each in old.connections)
+            assert new.lives()
+
+
+def test_nothing_is_cut_when_nothing_is_narrowed(site: Site) -> None:
+    site.describe(ports(4, 80), make_instance(1, (1,)))
+    with talking(site.outside, site.vm1, 80) as talk:
+        before = cut(site)
+        site.put(ports(4, 80, 81), make_instance(2, (1,)), make_floating_ip(1), make_network(3))
+        site.agent.resync()
+        assert talk.lives()
+        assert cut(site) == before
+
+
+def test_flows_that_were_let_in_while_the_rules_were_gone(site: Site) -> None:
+    site.describe(ports(4, 81), make_instance(1, (1,)))
+    with talking(site.outside, site.vm1, 81) as allowed:
+        iptables(site.host, "-t filter -F FORWARD")
+        with talking(site.outside, site.vm1, 80) as stray:
+            site.agent.resync()
+            assert stray.is_dead()
+        assert allowed.lives()
+
+
+def test_a_restart_cuts_nothing_and_forgets_nothing(site: Site) -> None:
+    site.describe(ports(4, 80, 81), make_instance(1, (1,)), make_floating_ip(1))
+    with (
+        talking(site.outside, site.vm1, 80) as revoked,
+        talking(site.outside, site.vm1, 81) as direct,
+        talking(site.outside, site.vm1, 81, to=FIRST) as floating,
+        talking(site.vm1, site.outside, 80) as out,
+    ):
+        site.put(ports(4, 81))
+        site.agent.restart()
+        assert revoked.is_dead()
+        assert all(each.lives() for each in (direct, floating, out))
+
+
+# --- floating IPs
+
+
+def test_a_floating_ip_is_removed(site: Site) -> None:
+    site.describe(ports(4, 80), make_instance(1, (1,)), make_instance(2, (1,)), make_floating_ip(1))
+    with (
+        talking(site.outside, site.vm1, 80, to=FIRST) as inward,
+        talking(site.vm2, site.vm1, 80, to=FIRST) as from_beside,
+        talking(site.vm1, site.outside, 81) as outward,
+        talking(site.elsewhere, site.vm1, 80) as by_fixed_ip,
+        talking(site.vm2, site.outside, 81) as beside,
+    ):
+        site.delete(make_floating_ip(1))
+        for each in (inward, from_beside, outward):
+            assert all(not c.alive(0.3) for c in each.connections)
+        assert not inward.datagrams.alive(0.3)
+        assert by_fixed_ip.lives()
+        assert beside.lives()
+
+
+def test_a_floating_ip_moves_while_connections_are_open(site: Site) -> None:
+    site.describe(ports(4, 80), make_instance(1, (1,)), make_instance(2, (1,)), make_floating_ip(1))
+    with (
+        talking(site.outside, site.vm1, 80, to=FIRST) as inward,
+        talking(site.vm1, site.outside, 81) as outward,
+        talking(site.elsewhere, site.vm1, 80) as by_fixed_ip,
+    ):
+        site.put(make_floating_ip(1, instance=2))
+        assert all(not c.alive(0.3) for each in (inward, outward) for c in each.connections)
+        with talking(site.outside, site.vm2, 80, to=FIRST) as new:
+            assert new.lives()
+        assert by_fixed_ip.lives()
+
+
+def test_one_of_two_floating_ips_on_a_fixed_ip_is_removed(site: Site) -> None:
+    site.describe(ports(4, 80), make_instance(1, (1,)), make_floating_ip(1), make_floating_ip(2))
+    with (
+        talking(site.outside, site.vm1, 80, to=FIRST) as lower,
+        talking(site.outside, site.vm1, 80, to=SECOND) as higher,
+        talking(site.vm1, site.outside, 81) as outward,
+    ):
+        site.delete(make_floating_ip(2))
+        assert all(not c.alive(0.3) for c in higher.connections)
+        assert lower.lives()
+        assert outward.lives()
+
+
+def test_a_rule_is_removed_that_let_in_by_a_floating_ip(site: Site) -> None:
+    site.describe(
+        ports(4, 80, 81), make_instance(1, (1,)), make_instance(2), make_floating_ip(1), make_floating_ip(2, instance=2)
+    )
+    callers: list[Namespace] = [site.outside, site.vm2, site.host]
+    for caller in callers:
+        site.put(ports(4, 80, 81))
+        with (
+            talking(caller, site.vm1, 80, to=FIRST) as revoked,
+            talking(caller, site.vm1, 81, to=FIRST) as beside,
+        ):
+            site.put(ports(4, 81))
+            assert revoked.is_dead()
+            assert beside.lives()
+
+
+def test_an_instance_that_calls_itself_by_its_floating_ip(site: Site) -> None:
+    site.describe(ports(4, 80, 81), make_instance(1, (1,)), make_floating_ip(1))
+    with (
+        talking(site.vm1, site.vm1, 80, to=FIRST) as revoked,
+        talking(site.vm1, site.vm1, 81, to=FIRST) as beside,
+    ):
+        site.put(ports(4, 81))
+        assert revoked.is_dead()
+        assert beside.lives()
+
+
+# --- errors about a flow go with it
+
+
+def test_pings_go_on_or_not_as_the_rules_say(site: Site, family: int) -> None:
+    echo = make_group(2, make_rule(1, ethertype=ETHERTYPES[family], protocol="icmp"))
+    site.describe(echo, make_instance(1, (2,)))
+    assert ping(site.outside, site.vm1, family=family)
+    site.put(make_group(2))
+    assert not ping(site.outside, site.vm1, family=family, timeout=0.2)
+
+
+# --- networks of one range that this host only bridges
+
+
+def test_flows_of_one_network_are_not_anothers(site: Site, family: int) -> None:
+    """Two pairs of the same addresses: what one may answer, the other may not."""
+    own, peer = ("10.3.0.5", "10.3.0.6") if family == 4 else ("fd00:3::5", "fd00:3::6")
+    bits = 24 if family == 4 else 64
+    machines = {}
+    bridged = {"gateway": None, "gateway_v6": None, "cidr": "10.3.0.0/24", "cidr_v6": "fd00:3::/64"}
+    described = [make_network(number, **bridged) for number in (3, 4)]
+    instances = []
+    for network, name in ((3, "here"), (4, "there")):
+        for address, end in ((own, "asks"), (peer, "answers")):
+            number = 10 * network + len(machines) + (100 if family == 6 else 0)
+            machine = site.guest(number, 3, (f"{address}/{bits}",))
+            machines[name, end] = machine
+            vif = make_vif(number, network, fixed_ips=(address,))
+            groups = (1,) if (name, end) == ("here", "answers") else ()
+            instances.append(make_instance(number, groups, vifs=(vif,)))
+    site.describe(*described, ports(family, 53), *instances)
+    assert udp(machines["here", "asks"], machines["here", "answers"], 53, family=family, source_port=5000)
+    assert refused(machines["there", "answers"], machines["there", "asks"], Udp(5000, source_port=53, family=family))
+    with talking(machines["here", "asks"], machines["here", "answers"], 53, family) as talk:
+        site.delete(instances[2])
+        assert talk.lives()
+        site.put(ports(family, 54))
+        assert talk.is_dead()

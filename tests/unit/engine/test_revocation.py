@@ -1,0 +1,296 @@
+"""What the engine does with flows: cuts what a change revoked, and never fails a change for it."""
+
+import time
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from nova_netagent.compile.zones import zones
+from nova_netagent.events import Delete, Put
+from nova_netagent.model import AllowedAddressPair, Instance
+from nova_netagent.netfilter.flow import EXPECTED, Addresses, Flow, Side
+from nova_netagent.netfilter.rule import TableId
+from nova_netagent.testing import (
+    group_id,
+    make_floating_ip,
+    make_group,
+    make_instance,
+    make_network,
+    make_provider_rule,
+    make_rule,
+    make_vif,
+)
+from tests.properties.host import SETTINGS, Host
+
+WEB = make_rule(1, protocol="tcp", port_range_min=80, port_range_max=80)
+SSH = make_rule(2, protocol="tcp", port_range_min=22, port_range_max=22)
+OUTSIDE = "203.0.113.7"
+
+
+def tcp(source: str, destination: str, port: int = 80, source_port: int = 40000, **fields: object) -> Flow:
+    """A connection without NAT."""
+    original = Side(source, destination, source_port, port)
+    fields = {"family": 4, "protocol": 6, "reply": Side(destination, source, port, source_port)} | fields
+    return Flow(original=original, **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    made = Host(tmp_path)
+    made.put(make_network(1), make_group(1, WEB, SSH), make_instance(1, (1,)), make_instance(2, (1,)))
+    made.flows.looks.clear()
+    return made
+
+
+def cut_total(host: Host) -> float:
+    value = host.metrics.registry.get_sample_value("netagent_conntrack_deleted_total")
+    assert value is not None
+    return value
+
+
+def test_what_is_revoked_is_deleted_and_remembered_and_counted(host: Host) -> None:
+    web, ssh = tcp(OUTSIDE, "10.1.0.2"), tcp(OUTSIDE, "10.1.0.2", 22)
+    host.flows.tracked = [web, ssh]
+    host.put(make_group(1, SSH))
+    assert host.flows.tracked == [ssh]
+    assert host.backend.cut == {"nova-netagent-cut4": {f"{OUTSIDE},tcp:40000,10.1.0.2"}}
+    assert cut_total(host) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        make_group(1, WEB, SSH, make_rule(3, protocol="udp")),
+        make_group(2, WEB),
+        make_network(2),
+        make_floating_ip(1),
+        make_instance(1, (1,), hostname="other"),
+    ],
+    ids=["a rule more", "a group more", "a network more", "a floating IP more", "a name"],
+)
+def test_what_narrows_nothing_does_not_even_look(host: Host, change: object) -> None:
+    host.put(change)  # type: ignore[arg-type]
+    assert host.flows.looks == []
+
+
+def test_only_those_concerned_are_looked_at(host: Host) -> None:
+    host.put(make_instance(2, ()))
+    assert host.flows.looks == [Addresses(frozenset({"10.1.0.3", "fd00:1::3", "fe80::f816:3eff:fe00:2"}))]
+    host.put(make_group(1, SSH))
+    assert host.flows.looks[1:] == [Addresses(frozenset({"10.1.0.2"}))]
+
+
+def test_a_table_that_cannot_be_read_is_told_and_tried_again(host: Host) -> None:
+    web = tcp(OUTSIDE, "10.1.0.2")
+    host.flows.tracked, host.flows.broken = [web], 1
+    (answer,) = host.put(make_group(1, SSH))
+    assert answer.status is not None
+    assert answer.status.state == "done"
+    assert "cannot be read" in host.engine.view.revocation_failure
+    host.engine.serve([])
+    assert host.flows.tracked == [web]
+    host.engine._revocation.due = time.monotonic()
+    host.engine.serve([])
+    assert host.flows.tracked == []
+    assert host.engine.view.revocation_failure == ""
+
+
+def test_what_was_not_cut_is_cut_with_the_next_change(host: Host) -> None:
+    web = tcp(OUTSIDE, "10.1.0.2")
+    host.flows.tracked, host.flows.stuck = [web], 1
+    host.put(make_group(1, SSH))
+    assert host.flows.tracked == [web]
+    host.put(make_network(2))
+    assert host.flows.tracked == []
+
+
+def test_a_set_that_is_gone_is_a_failure_like_others(host: Host) -> None:
+    web = tcp(OUTSIDE, "10.1.0.2")
+    host.flows.tracked = [web]
+    del host.backend.sets["nova-netagent-cut4"]
+    host.put(make_group(1, SSH))
+    assert host.flows.tracked == [web]
+    assert "no set" in host.engine.view.revocation_failure
+
+
+def test_killed_between_the_rules_and_the_cut(host: Host) -> None:
+    """It is made good for when it comes back."""
+    web, ssh = tcp(OUTSIDE, "10.1.0.2"), tcp(OUTSIDE, "10.1.0.2", 22)
+    host.flows.tracked, host.flows.broken = [web, ssh], 1
+    host.put(make_group(1, SSH))
+    host.restart()
+    assert host.flows.tracked == [ssh]
+
+
+def test_killed_between_the_rules_of_a_floating_ip_and_the_cut(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it was ours is known by the note of its address, when the agent died before it took that away."""
+    host.put(make_floating_ip(1))
+    called = tcp(OUTSIDE, "198.51.100.1", reply=Side("10.1.0.2", OUTSIDE, 80, 40000))
+    direct = tcp(OUTSIDE, "10.1.0.2")
+    somebodys = tcp(OUTSIDE, "192.0.2.77", 8080, reply=Side("10.1.0.2", OUTSIDE, 80, 40000))
+    host.flows.tracked = [called, direct, somebodys]
+    with monkeypatch.context() as killed:
+        killed.setattr(host.engine, "_apply", lambda verify: None)
+        host.delete(make_floating_ip(1))
+    host.restart()
+    assert host.flows.tracked == [direct, somebodys]
+
+
+def test_a_restart_with_nothing_owed_does_not_look(host: Host) -> None:
+    host.restart()
+    assert host.flows.looks == []
+
+
+def test_somebody_flushed_the_rules(host: Host) -> None:
+    stray, web = tcp(OUTSIDE, "10.1.0.2", 99), tcp(OUTSIDE, "10.1.0.2")
+    for table in list(host.backend.chains):
+        host.backend.change(table, "PREROUTING" if table.name != "filter" else "FORWARD", [])
+    docker = tcp("172.17.0.2", OUTSIDE, reply=Side(OUTSIDE, "192.0.2.10", 80, 40000))
+    hosts = tcp(OUTSIDE, "192.0.2.10", 22)
+    host.flows.tracked = [stray, web, docker, hosts]
+    host.engine.resync()
+    assert host.flows.tracked == [web, docker, hosts]
+
+
+def test_one_that_announced_itself_goes_with_its_instance_only(host: Host) -> None:
+    data = tcp(OUTSIDE, "10.1.0.2", 50000, status=EXPECTED)
+    host.flows.tracked = [data]
+    host.put(make_group(1))
+    assert host.flows.tracked == [data]
+    host.delete(make_instance(1, (1,)))
+    assert host.flows.tracked == []
+    assert host.backend.cut == {}
+
+
+def test_another_instance_gets_the_address_in_the_same_batch(host: Host) -> None:
+    host.flows.tracked = [tcp(OUTSIDE, "10.1.0.2"), tcp(OUTSIDE, "10.1.0.3")]
+    heir = make_instance(5, (1,), vifs=(make_vif(5, fixed_ips=("10.1.0.2",)),))
+    host.send(Delete("instances", make_instance(1).id), Put(heir))
+    assert host.flows.tracked == [tcp(OUTSIDE, "10.1.0.3")]
+
+
+def test_an_instance_that_arrives_has_no_flows_that_nobody_judged(host: Host) -> None:
+    host.put(make_instance(8, (1,)))
+    assert host.flows.looks == []
+
+
+def test_an_instance_that_was_not_filtered_keeps_what_either_direction_may(tmp_path: Path) -> None:
+    """The table may take the client for the server: this host has not seen how the connection began."""
+    host = Host(tmp_path, replace(SETTINGS, network=replace(SETTINGS.network, manage_links=False)))
+    host.put(make_network(1))
+    opened, answered = tcp(OUTSIDE, "10.1.0.9", 5000), tcp(OUTSIDE, "10.1.0.9", 40000, 80)
+    host.flows.tracked = [opened, answered]
+    to_web = make_rule(70, direction="egress", protocol="tcp", port_range_min=80, port_range_max=80)
+    host.put(make_group(7, to_web), make_instance(8, (7,)))
+    assert host.flows.tracked == [answered]
+
+
+def test_a_connection_that_was_picked_up_is_judged_as_it_was_opened(host: Host) -> None:
+    """The server's segment came first: the rule that let the client in is what it lives by."""
+    picked_up = tcp("10.1.0.2", OUTSIDE, 40000, 80, picked_up=True)
+    own = tcp("10.1.0.2", OUTSIDE, 443, 40000, picked_up=True)
+    host.flows.tracked = [picked_up, own]
+    host.put(make_group(1, SSH))
+    assert host.flows.tracked == [own]
+
+
+def test_zones_are_kept_apart(tmp_path: Path) -> None:
+    """Two bridged networks of one range: the same addresses are other instances'."""
+    network = replace(SETTINGS.network, allow_same_net_traffic=False)
+    host = Host(tmp_path, replace(SETTINGS, network=network))
+    bridged = {"gateway": None, "gateway_v6": None, "cidr": "10.1.0.0/24"}
+    twin = make_vif(2, 2, fixed_ips=("10.1.0.2",))
+    host.put(
+        make_network(1, **bridged),
+        make_network(2, **bridged),
+        make_group(1, make_rule(1, remote_group_id=group_id(1))),
+        make_group(2, make_rule(2)),
+        make_instance(1, (1,)),
+        make_instance(2, (2,), vifs=(twin,)),
+        make_instance(3, (1,)),
+        make_instance(4, (2,), vifs=(make_vif(4, 2, fixed_ips=("10.1.0.4",)),)),
+    )
+    numbers = zones(host.engine._compiled.scope.resolved, 4)
+    assert len({numbers["br1"], numbers["br2"], 0}) == 3
+    here, there = (tcp("10.1.0.4", "10.1.0.2", zone=numbers[bridge]) for bridge in ("br1", "br2"))
+    elsewhere = tcp("10.1.0.4", "10.1.0.2", zone=max(numbers.values()) + 1)
+    remote = tcp("10.1.0.99", "10.1.0.2", zone=numbers["br1"])
+    host.flows.tracked = [here, there, elsewhere, remote]
+    host.put(make_instance(3, ()))
+    assert host.flows.tracked == [there, elsewhere, remote]
+    host.backend.change(TableId(4, "mangle"), "PREROUTING", [])
+    host.engine.resync()
+    assert host.flows.tracked == [there, elsewhere]
+
+
+# --- who is where
+
+
+def with_pair(prefix: str) -> Instance:
+    return make_instance(1, (1,), vifs=(make_vif(1, allowed_address_pairs=(AllowedAddressPair(ip_address=prefix),)),))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "goes"), [("10.9.0.5/32", True), ("10.9.0.0/24", True), ("0.0.0.0/0", False)], ids=["one", "some", "all"]
+)
+def test_an_allowed_pair_is_removed(host: Host, prefix: str, goes: bool) -> None:
+    """One with everybody says of nobody that he was behind it."""
+    host.put(with_pair(prefix))
+    paired, other = tcp(OUTSIDE, "10.9.0.5"), tcp(OUTSIDE, "10.1.0.3")
+    host.flows.tracked = [paired, other]
+    host.put(make_instance(1, (1,)))
+    assert host.flows.tracked == ([other] if goes else [paired, other])
+
+
+def test_a_provider_rule_for_everybody_has_everybody_looked_at(host: Host) -> None:
+    web, own = tcp(OUTSIDE, "10.1.0.2"), tcp("10.1.0.2", OUTSIDE, 443)
+    host.flows.tracked = [web, own]
+    host.put(make_provider_rule(1, remote_ip_prefix="0.0.0.0/0", protocol="tcp", port_range_min=80, port_range_max=80))
+    assert host.flows.looks == [Addresses(everybody=True)]
+    assert host.flows.tracked == [own]
+
+
+def test_a_network_is_routed_no_longer(host: Host) -> None:
+    """Also what lives elsewhere and was only routed here."""
+    host.put(make_network(2, bridge_interface="eth1"))
+    remote = tcp("10.2.0.200", OUTSIDE)
+    host.flows.tracked = [remote]
+    host.put(make_network(2, bridge_interface="eth1", gateway=None))
+    assert host.flows.tracked == []
+
+
+def test_other_peoples_translations_are_judged_by_where_they_lead(host: Host) -> None:
+    """An operator's own port forwarding, and the metadata service."""
+    to_ssh, to_web = (
+        tcp(OUTSIDE, "192.0.2.77", 2000 + port, reply=Side("10.1.0.2", OUTSIDE, port, 40000)) for port in (22, 80)
+    )
+    metadata = tcp("10.1.0.2", "169.254.169.254", reply=Side("192.0.2.10", "10.1.0.2", 8775, 40000))
+    host.flows.tracked = [to_ssh, to_web, metadata]
+    host.put(make_group(1, WEB))
+    assert host.flows.tracked == [to_web, metadata]
+
+
+def test_behind_a_bridge_of_somebody_elses_there_may_be_anybody(tmp_path: Path) -> None:
+    """Its uplink has no name here, and its network no route: all the same they are let in by the rules."""
+    network = replace(SETTINGS.network, manage_links=False, allow_same_net_traffic=False)
+    host = Host(tmp_path, replace(SETTINGS, network=network))
+    host.put(make_network(1, gateway=None, gateway_v6=None), make_group(1, WEB, SSH), make_instance(1, (1,)))
+    zone = zones(host.engine._compiled.scope.resolved, 4)["br1"]
+    web, ssh = (tcp("10.1.0.200", "10.1.0.2", port, zone=zone) for port in (80, 2222))
+    host.flows.tracked = [web, ssh]
+    host.backend.change(TableId(4, "mangle"), "PREROUTING", [])
+    host.engine.resync()
+    assert host.flows.tracked == [web]
+    host.put(make_group(1, SSH))
+    assert host.flows.tracked == []
+
+
+def test_behind_a_vif_without_port_security_there_may_be_anybody(host: Host) -> None:
+    router = make_instance(7, (), vifs=(make_vif(7, port_security_enabled=False),))
+    host.put(router)
+    through = tcp("10.1.0.77", OUTSIDE)
+    host.flows.tracked = [through]
+    host.backend.change(TableId(4, "mangle"), "PREROUTING", [])
+    host.engine.resync()
+    assert host.flows.tracked == [through]
