@@ -389,7 +389,7 @@ class BackendContract:
             world.backend.apply(TablePlan(FILTER, (Insert("INPUT", 0, ssh),)))
 
     def test_after_a_refusal_the_table_has_to_be_read_again(self, world: World) -> None:
-        refused, ssh = keys(world, FILTER, Rule(ACCEPT, matches=(InSet("ours-none", "src"),)), SSH)
+        refused, ssh = keys(world, FILTER, Rule(Dnat("192.0.2.1")), SSH)
         with pytest.raises(RuleRefused):
             apply(world, FILTER, Insert("INPUT", 0, refused))
         with pytest.raises(TableChanged):
