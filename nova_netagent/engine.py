@@ -162,10 +162,14 @@ class Engine:
         self._compiler = Compiler(self._settings, self.host.rules.tables(wanted))
         if 4 not in self._compiler.families:
             raise Unavailable(f"this kernel lacks a table of {', '.join(map(str, needed(4)))}")
+        warnings = self.host.warnings
         if len(self._compiler.families) < len(wanted):
-            LOG.warning("this kernel lacks tables of IPv6: instances' IPv6 is not filtered")
+            warnings += ("this kernel lacks tables of IPv6: instances' IPv6 is not filtered",)
         if not self._compiler.has_nat:
-            LOG.warning("this kernel lacks the nat table of IPv4: no floating IPs, no SNAT, no metadata service")
+            warnings += ("this kernel lacks the nat table of IPv4: no floating IPs, no SNAT, no metadata service",)
+        for each in warnings:
+            LOG.warning("%s", each)
+        self.view = replace(self.view, warnings=warnings)
         self.reconciler = Reconciler(self._settings.firewall, self.host, self.store, self._metrics)
         self._revocation = Revocation(
             self.host.flows,
@@ -393,7 +397,7 @@ class Engine:
         everything = frozenset(key for key, _ in self._state.all_entries())
         if not can_be_said(everything):
             raise RuleRefused(reason)
-        culprits = _culprits(sorted(everything), can_be_said)
+        culprits = _culprits(everything, can_be_said)
         if not works(culprits):
             culprits |= self._refused_by_kernel(reason, everything - culprits, lambda keys: works(culprits | set(keys)))
             works(culprits)
@@ -412,7 +416,7 @@ class Engine:
         newcomers = self.reconciler.newcomers(self._compiled)
         for suspects in (newcomers & candidates, _touched(self._applied, self._state) & candidates):
             if suspects and works(suspects):
-                return _culprits(sorted(suspects), works)
+                return _culprits(suspects, works)
         raise RuleRefused(reason)
 
     def _succeed(self, outcome: Outcome, verify: bool) -> None:
@@ -472,8 +476,9 @@ class Engine:
                     yield ("instances", id_), vif.device
         for id_, entry in self._state.networks.items():
             bridge = getattr(entry.object, "bridge", "")
-            if bridge in names:
-                yield ("networks", id_), bridge
+            for name in (*links.under(bridge), bridge):
+                if name in names:
+                    yield ("networks", id_), name
 
     # --- looking after it
 
@@ -556,7 +561,24 @@ class Engine:
                 LOG.debug("%s", line)
 
 
-def _culprits(candidates: list[Key], works: Callable[[Iterable[Key]], bool]) -> frozenset[Key]:
+_DEPENDED_ON_LAST = (("floating_ips", "provider_rules"), ("security_groups",), ("instances",), ("networks",))
+
+
+def _culprits(candidates: frozenset[Key], works: Callable[[Iterable[Key]], bool]) -> frozenset[Key]:
+    """The candidates without which it works; it works without all of them.
+
+    Who is left out takes along what refers to it: a network must not be blamed for an instance.
+    """
+    if works(()):
+        return frozenset()
+    for kinds in _DEPENDED_ON_LAST:
+        part = sorted(key for key in candidates if key[0] in kinds)
+        if part and works(part):
+            return _halved(part, works)
+    return _halved(sorted(candidates), works)
+
+
+def _halved(candidates: list[Key], works: Callable[[Iterable[Key]], bool]) -> frozenset[Key]:
     """The candidates without which it works, found by halving; it works without all of them."""
 
     def search(part: list[Key], excluded: frozenset[Key]) -> frozenset[Key]:

@@ -22,6 +22,8 @@ class Host:
     flows: FlowTable
     leftovers: Backend[Any] | None = None
     """The packet filter that was ours before, where anything of ours is still in it."""
+    warnings: tuple[str, ...] = ()
+    """What this kernel cannot do, and what that means."""
 
     def close(self) -> None:
         """Close sockets and descriptors; the kernel keeps everything, and servers go on."""

@@ -2,17 +2,23 @@
 
 What we made is noted in the store before it is made, so that a restarted agent knows its
 own: only what was noted is ever removed. An address or a bridge that was there before us
-is used and left.
+is used and left, and so is an uplink that was a port of its bridge already.
+
+An uplink's addresses and routes are the host's own. They go to the bridge with it and come
+back with it, whatever became of them meanwhile; a bridge that was not made by us keeps
+those that it had before.
 """
 
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from nova_netagent.compile.links import Address, Bridge, Links
+from nova_netagent.compile.links import Address, Bridge, Links, Vlan
 
 Made = tuple[str, str]
-"""A kind (``bridge``, ``address``, ``port``, ``sysctl``) and a name."""
+"""A kind and a name: ``bridge`` and ``vlan`` with that of the link, ``address`` with interface and
+CIDR, ``uplink`` with device and bridge, ``port``, ``sysctl``."""
 
 _BRIDGE_SYSCTLS = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
 FORWARD_IPV6 = "net/ipv6/conf/all/forwarding"
@@ -32,6 +38,10 @@ class Link(Struct, frozen=True):
     mac: str | None
     hairpin: bool | None = None
     """Whether, as a port, it sends back to where a frame came from; ``None`` where it is no port."""
+    parent: str | None = None
+    """What carries it, where it is a VLAN."""
+    vlan: int | None = None
+    """The number of its VLAN."""
 
 
 class ActualLinks(Struct, frozen=True):
@@ -40,6 +50,41 @@ class ActualLinks(Struct, frozen=True):
     links: Mapping[str, Link]
     addresses: frozenset[tuple[str, str]]
     """Interface and address with prefix length."""
+    addressed: frozenset[str] = frozenset()
+    """The links with an address that counts beyond the link itself: not a link-local one."""
+
+
+class NewMac(Struct, frozen=True):
+    """The MAC that a bridge gets, and the addresses of ours that its neighbours must learn anew."""
+
+    mac: str
+    announce: tuple[str, ...] = ()
+
+
+class Join(Struct, frozen=True):
+    """An uplink that goes to its bridge, with all that it holds."""
+
+    device: str
+    bridge: str
+    accept_ra: bool
+    """Whether the bridge goes on hearing the routers that the uplink heard."""
+
+
+class Release(Struct, frozen=True):
+    """An uplink that leaves its bridge, with all that the bridge holds but what it keeps."""
+
+    device: str
+    bridge: str
+    keep: tuple[str, ...]
+    """What stays, as ``LinksBackend.held`` names it."""
+
+
+class Questions(Struct, frozen=True):
+    """What a plan needs to know beside the links."""
+
+    sysctls: tuple[str, ...]
+    held: tuple[str, ...]
+    """The links whose holdings count."""
 
 
 class LinkPlan(Struct, frozen=True):
@@ -53,13 +98,18 @@ class LinkPlan(Struct, frozen=True):
     remove_ports: tuple[str, ...]
     remove_addresses: tuple[tuple[str, str], ...]
     sysctls_before: Mapping[str, str]
+    release: tuple[Release, ...]
+    add_vlans: tuple[Vlan, ...]
     add_bridges: tuple[Bridge, ...]
+    set_mac: Mapping[str, NewMac]
     set_mtu: Mapping[str, int]
     set_up: tuple[str, ...]
+    join: tuple[Join, ...]
     add_addresses: tuple[Address, ...]
     add_ports: Mapping[str, str]
     sysctls_after: Mapping[str, str]
     remove_bridges: tuple[str, ...]
+    remove_vlans: tuple[str, ...]
     forget: tuple[Made, ...]
     again: tuple[Made, ...] = ()
     """What was made before and has to be made again: somebody undid it."""
@@ -72,13 +122,37 @@ class LinkPlan(Struct, frozen=True):
         yield from (f"link: - port {device}" for device in self.remove_ports)
         yield from (f"address: - {cidr} on {device}" for device, cidr in self.remove_addresses)
         yield from (f"sysctl: {name} = {value}" for name, value in self.sysctls_before.items())
+        yield from (f"link: - uplink {each.device} of {each.bridge}" for each in self.release)
+        yield from (f"link: + vlan {each.name} on {each.interface}" for each in self.add_vlans)
         yield from (f"link: + bridge {bridge.name}" for bridge in self.add_bridges)
+        yield from (f"link: {name} mac {each.mac}" for name, each in self.set_mac.items())
         yield from (f"link: {name} mtu {mtu}" for name, mtu in self.set_mtu.items())
         yield from (f"link: {name} up" for name in self.set_up)
+        yield from (f"link: + uplink {each.device} of {each.bridge}" for each in self.join)
         yield from (f"address: + {each.cidr} on {each.interface}" for each in self.add_addresses)
         yield from (f"link: + port {device} on {bridge}" for device, bridge in self.add_ports.items())
         yield from (f"sysctl: {name} = {value}" for name, value in self.sysctls_after.items())
         yield from (f"link: - bridge {name}" for name in self.remove_bridges)
+        yield from (f"link: - vlan {name}" for name in self.remove_vlans)
+
+
+def questions(
+    desired: Links, actual: ActualLinks, made: Mapping[Made, str], *, forwarding: bool, closely: bool = False
+) -> Questions:
+    """What has to be looked up for a plan.
+
+    :param forwarding: whether the host forwards IPv6 already.
+    :param closely: see as well whether routes lead by an uplink that is joined already; addresses are seen anyway.
+    """
+    before, after = sysctls_of(desired, actual, made, forwarding=forwarding)
+    held = []
+    for device, bridge in desired.uplinks.items():
+        if closely and ("uplink", f"{device} {bridge}") in made and device in actual.links:
+            held.append(device)
+        if _is_new(device, bridge, actual, made) and ("bridge", bridge) not in made:
+            held.append(bridge)
+    accept = [_accept_ra(device) for device, bridge in desired.uplinks.items() if _is_off(device, bridge, actual)]
+    return Questions((*before, *after, *accept, FORWARD_IPV6), tuple(held))
 
 
 def sysctls_of(
@@ -97,30 +171,52 @@ def sysctls_of(
     if 6 in desired.forward:
         before |= {name: "2" for kind, name in made if kind == "sysctl" and name.endswith("/accept_ra")}
     if 6 in desired.forward and not forwarding:
-        ours = {"lo", *desired.bridges, *desired.ports, *(name for kind, name in made if kind == "bridge")}
+        ours = {"lo", *desired.ports, *(name for kind, name in made if kind in ("bridge", "vlan"))}
         before |= {
-            f"net/ipv6/conf/{link.name}/accept_ra": "2"
+            _accept_ra(link.name): "2"
             for link in actual.links.values()
-            if link.master is None and link.name not in ours
+            if (link.master is None or link.name in desired.uplinks) and link.name not in ours
         }
     after = {_FORWARD_SYSCTLS[family]: "1" for family in sorted(desired.forward)}
     return before, after
 
 
-def plan_links(desired: Links, actual: ActualLinks, made: Mapping[Made, str], sysctls: Mapping[str, str]) -> LinkPlan:
+def plan_links(
+    desired: Links,
+    actual: ActualLinks,
+    made: Mapping[Made, str],
+    sysctls: Mapping[str, str],
+    held: Mapping[str, str] | None = None,
+) -> LinkPlan:
     """The edits that make links, addresses and sysctls as desired.
 
     :param made: what we noted as made by us.
-    :param sysctls: the present value of every sysctl of ``sysctls_of`` that this host has.
+    :param sysctls: the present value of every sysctl of ``questions`` that this host has.
+    :param held: what each link of ``questions`` holds.
     """
+    held = held or {}
     addresses = {(each.interface, each.cidr): each for each in desired.addresses}
     wanted_made = _wanted(desired)
     going = [thing for thing in made if thing[0] != "sysctl" and thing not in wanted_made]
-    add_bridges = tuple(each for name, each in desired.bridges.items() if name not in actual.links)
     unusable = set(not_bridges(desired, actual))
-    present = {*actual.links, *(each.name for each in add_bridges)} - unusable
+    join = tuple(_joins(desired, actual, made, sysctls, held, unusable))
+    joining = {each.device: each.bridge for each in join}
+    add_vlans = tuple(each for name, each in desired.vlans.items() if name in joining and name not in actual.links)
+    add_bridges = tuple(
+        each if each.uplink in joining else replace(each, uplink=None)
+        for name, each in desired.bridges.items()
+        if name not in actual.links
+    )
+    present = {*actual.links, *(each.name for each in add_bridges), *(each.name for each in add_vlans)} - unusable
+    arriving = {
+        (joining[device], cidr)
+        for device, cidr in actual.addresses
+        if device in joining and ("address", f"{device} {cidr}") not in made
+    }
     add_addresses = tuple(
-        each for key, each in addresses.items() if key not in actual.addresses and each.interface in present
+        each
+        for key, each in addresses.items()
+        if key not in actual.addresses and key not in arriving and each.interface in present
     )
     add_ports = {
         device: bridge
@@ -130,22 +226,36 @@ def plan_links(desired: Links, actual: ActualLinks, made: Mapping[Made, str], sy
     before, after = sysctls_of(desired, actual, made, forwarding=sysctls.get(FORWARD_IPV6) == "1")
     changed_before = _changed(before, sysctls)
     changed_after = _changed(after, sysctls)
-    make: dict[Made, str] = {("bridge", each.name): "" for each in add_bridges}
+    make: dict[Made, str] = {("vlan", each.name): "" for each in add_vlans}
+    make |= {("bridge", each.name): "" for each in add_bridges}
+    make |= {("uplink", f"{each.device} {each.bridge}"): held.get(each.bridge, "") for each in join}
     make |= {("address", f"{each.interface} {each.cidr}"): "" for each in add_addresses}
     make |= {("port", device): "" for device in desired.ports if device in actual.links}
     make |= {("sysctl", name): sysctls[name] for name in (*changed_before, *changed_after)}
+    leads = {name: each.uplink for name, each in desired.bridges.items() if each.uplink is not None}
+    set_mac = {
+        bridge: NewMac(mac, tuple(each.cidr for key, each in addresses.items() if key[0] == bridge and each.announce))
+        for bridge, device in leads.items()
+        if ("bridge", bridge) in made and bridge in present and bridge in actual.links
+        if (mac := _mac_of(device, bridge, actual, joining)) not in (None, actual.links[bridge].mac)
+    }
+    lower = [each.interface for name, each in desired.vlans.items() if ("vlan", name) in made]
+    lower += [device for device, bridge in desired.uplinks.items() if ("uplink", f"{device} {bridge}") in made]
     set_up = tuple(
         name
-        for name in (*desired.bridges, *desired.ports)
+        for name in dict.fromkeys((*lower, *desired.bridges, *desired.ports))
         if name in actual.links and name in present and not actual.links[name].up
     )
     changed: list[Made] = [
+        *(("vlan", each.name) for each in add_vlans),
         *(("bridge", each.name) for each in add_bridges),
+        *(("uplink", f"{each.device} {each.bridge}") for each in join),
         *(("port", device) for device in add_ports),
     ]
     changed += [("address", f"{each.interface} {each.cidr}") for each in add_addresses]
     changed += [("sysctl", name) for name in (*changed_before, *changed_after)]
-    changed += [(kind, name) for name in set_up for kind in ("bridge", "port")]
+    changed += [(kind, name) for name in (*set_up, *set_mac) for kind in ("vlan", "bridge", "port")]
+    changed += [("uplink", f"{name} {desired.uplinks[name]}") for name in set_up if name in desired.uplinks]
     return LinkPlan(
         make={thing: found for thing, found in make.items() if thing not in made},
         remove_ports=tuple(name for kind, name in going if kind == "port" and _is_port(name, actual)),
@@ -155,17 +265,24 @@ def plan_links(desired: Links, actual: ActualLinks, made: Mapping[Made, str], sy
             if (device, cidr) in actual.addresses
         ),
         sysctls_before=changed_before,
+        release=tuple(
+            Release(device, bridge, _kept(bridge, made[kind, name], made))
+            for kind, name in going
+            if kind == "uplink"
+            for device, bridge in (name.split(" "),)
+            if device in actual.links and _is_bridge(bridge, actual)
+        ),
+        add_vlans=add_vlans,
         add_bridges=add_bridges,
-        set_mtu={
-            name: each.mtu
-            for name, each in desired.bridges.items()
-            if each.mtu and name in actual.links and ("bridge", name) in made and actual.links[name].mtu != each.mtu
-        },
+        set_mac=set_mac,
+        set_mtu=dict(_mtus(desired, actual, made)),
         set_up=set_up,
+        join=join,
         add_addresses=add_addresses,
         add_ports=add_ports,
         sysctls_after=changed_after,
         remove_bridges=tuple(name for kind, name in going if kind == "bridge" and _is_bridge(name, actual)),
+        remove_vlans=tuple(name for kind, name in going if kind == "vlan" and _kind_of(name, actual) == "vlan"),
         forget=tuple(going),
         again=tuple(thing for thing in changed if thing in made),
     )
@@ -176,29 +293,36 @@ def not_bridges(desired: Links, actual: ActualLinks) -> Iterator[str]:
     return (name for name in desired.bridges if name in actual.links and not _is_bridge(name, actual))
 
 
+def uplink_problems(desired: Links, actual: ActualLinks) -> Mapping[str, str]:
+    """By link, why an uplink cannot be had, or what carries it."""
+    found: dict[str, str] = {}
+    for device, bridge in desired.uplinks.items():
+        vlan = desired.vlans.get(device)
+        link = actual.links.get(device)
+        if vlan is not None and vlan.interface not in actual.links:
+            found[vlan.interface] = "there is no such interface"
+        elif link is None:
+            found[device] = "there is no such interface" if vlan is None else _why_not_made(vlan, actual)
+        elif vlan is not None and not _is_vlan(link, vlan):
+            found[device] = f"there is a link of this name that is not VLAN {vlan.number} of {vlan.interface}"
+        elif link.master not in (None, bridge):
+            found[device] = f"it is a port of {link.master} already"
+    return found
+
+
 def plan_removal(actual: ActualLinks, made: Mapping[Made, str], sysctls: Mapping[str, str]) -> LinkPlan:
     """The edits that undo everything we made: what ``cleanup`` does.
 
     :param sysctls: the present value of every sysctl that we noted and that this host still has.
     """
     nothing = Links(bridges={}, ports={}, addresses=(), forward=frozenset(), filter_bridges=False)
-    undone = plan_links(nothing, actual, made, {})
-    return LinkPlan(
-        make={},
-        remove_ports=undone.remove_ports,
-        remove_addresses=undone.remove_addresses,
-        sysctls_before={},
-        add_bridges=(),
-        set_mtu={},
-        set_up=(),
-        add_addresses=(),
-        add_ports={},
+    return replace(
+        plan_links(nothing, actual, made, {}),
         sysctls_after={
             name: found
             for (kind, name), found in made.items()
             if kind == "sysctl" and sysctls.get(name, found) != found
         },
-        remove_bridges=undone.remove_bridges,
         forget=tuple(made),
     )
 
@@ -207,11 +331,100 @@ def _wanted(desired: Links) -> set[Made]:
     wanted: set[Made] = {("bridge", name) for name in desired.bridges}
     wanted |= {("address", f"{each.interface} {each.cidr}") for each in desired.addresses}
     wanted |= {("port", device) for device in desired.ports}
+    wanted |= {("vlan", name) for name in desired.vlans}
+    wanted |= {("uplink", f"{device} {bridge}") for device, bridge in desired.uplinks.items()}
     return wanted
 
 
+def _joins(
+    desired: Links,
+    actual: ActualLinks,
+    made: Mapping[Made, str],
+    sysctls: Mapping[str, str],
+    held: Mapping[str, str],
+    unusable: set[str],
+) -> Iterator[Join]:
+    """The uplinks that are not on their bridge, and those of ours that hold what their bridge should."""
+    left = {tuple(name.split(" ")) for kind, name in made if kind == "uplink"}
+    problems = uplink_problems(desired, actual)
+    for device, bridge in desired.uplinks.items():
+        link, vlan = actual.links.get(device), desired.vlans.get(device)
+        if bridge in unusable or (vlan is not None and vlan.interface in problems):
+            continue
+        if link is None:
+            wanted = vlan is not None
+        elif vlan is not None and not _is_vlan(link, vlan):
+            wanted = False
+        elif link.master == bridge:
+            ours = ("uplink", f"{device} {bridge}") in made
+            wanted = ours and (device in actual.addressed or bool(held.get(device)))
+        else:
+            # Another bridge keeps it, unless it is there by us and leaves with this plan.
+            wanted = link.master is None or (device, link.master) in left
+        if wanted:
+            ours = ("bridge", bridge) in made or bridge not in actual.links
+            yield Join(device, bridge, ours and _accepts(device, sysctls))
+
+
+def _is_off(device: str, bridge: str, actual: ActualLinks) -> bool:
+    return device in actual.links and actual.links[device].master != bridge
+
+
+def _is_new(device: str, bridge: str, actual: ActualLinks, made: Mapping[Made, str]) -> bool:
+    """Whether an uplink is about to be joined for the first time to a bridge that is there."""
+    joined = device in actual.links and actual.links[device].master == bridge
+    return not joined and bridge in actual.links and ("uplink", f"{device} {bridge}") not in made
+
+
+def _kept(bridge: str, found: str, made: Mapping[Made, str]) -> tuple[str, ...]:
+    """What stays on a bridge when its uplink leaves: what it had before, and what we gave it."""
+    given = (name.split(" ", 1) for kind, name in made if kind == "address")
+    return (*found.split(), *(cidr for device, cidr in given if device == bridge))
+
+
+def _mac_of(device: str, bridge: str, actual: ActualLinks, joining: Mapping[str, str]) -> str | None:
+    link = actual.links.get(device)
+    return link.mac if link is not None and (link.master == bridge or device in joining) else None
+
+
+def _mtus(desired: Links, actual: ActualLinks, made: Mapping[Made, str]) -> Iterator[tuple[str, int]]:
+    """The links of ours whose MTU is another than it should be."""
+    wanted = [(("bridge", name), each.mtu) for name, each in desired.bridges.items()]
+    wanted += [(("vlan", name), each.mtu) for name, each in desired.vlans.items()]
+    for thing, mtu in wanted:
+        link = actual.links.get(thing[1])
+        if mtu and link is not None and thing in made and link.mtu != mtu:
+            yield link.name, mtu
+
+
+def _accept_ra(device: str) -> str:
+    return f"net/ipv6/conf/{device}/accept_ra"
+
+
+def _accepts(device: str, sysctls: Mapping[str, str]) -> bool:
+    """Whether a link hears router advertisements (ip-sysctl, accept_ra)."""
+    value = sysctls.get(_accept_ra(device))
+    return value == "2" or (value == "1" and sysctls.get(FORWARD_IPV6) != "1")
+
+
+def _kind_of(name: str, actual: ActualLinks) -> str | None:
+    return actual.links[name].kind if name in actual.links else None
+
+
 def _is_bridge(name: str, actual: ActualLinks) -> bool:
-    return name in actual.links and actual.links[name].kind == "bridge"
+    return _kind_of(name, actual) == "bridge"
+
+
+def _why_not_made(vlan: Vlan, actual: ActualLinks) -> str:
+    """Why a VLAN's link is not there although it was asked for; one of a name of its own is all that there can be."""
+    for link in actual.links.values():
+        if _is_vlan(link, vlan):
+            return f"VLAN {vlan.number} of {vlan.interface} is {link.name} already"
+    return "it could not be made"
+
+
+def _is_vlan(link: Link, wanted: Vlan) -> bool:
+    return (link.kind, link.parent, link.vlan) == ("vlan", wanted.interface, wanted.number)
 
 
 def _is_joined(link: Link, bridge: str) -> bool:

@@ -17,6 +17,7 @@ from nova_netagent.backend import Backend, BackendError, RuleRefused, TableChang
 from nova_netagent.backend.links.protocol import LinksFailed
 from nova_netagent.compile import ALL_TABLES, Compiled
 from nova_netagent.compile.links import Links
+from nova_netagent.compile.resolve import Port
 from nova_netagent.compile.skeleton import hooks
 from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
@@ -25,8 +26,17 @@ from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import IpSet, Ruleset, Table, TableId
 from nova_netagent.plan import Insert, Placement, SetPlan, TablePlan, plan_removal, plan_sets, plan_table
 from nova_netagent.plan_frames import frames_on
-from nova_netagent.plan_links import FORWARD_IPV6, ActualLinks, LinkPlan, not_bridges, plan_links, sysctls_of
+from nova_netagent.plan_links import (
+    FORWARD_IPV6,
+    ActualLinks,
+    LinkPlan,
+    not_bridges,
+    plan_links,
+    questions,
+    uplink_problems,
+)
 from nova_netagent.plan_links import plan_removal as plan_links_removal
+from nova_netagent.plan_neighbours import newcomers
 from nova_netagent.services import DhcpPlan, plan_dhcp
 from nova_netagent.settings import FirewallSettings
 from nova_netagent.store import Store
@@ -90,6 +100,7 @@ class Reconciler:
         self._made = dict(store.made())
         self._tables: dict[TableId, Table] = {}
         self._sets: Mapping[str, IpSet] | None = None
+        self._ports: Mapping[str, tuple[Port, ...]] | None = None
 
     def host_addresses(self) -> Mapping[str, str]:
         """The host's addresses, each with its interface."""
@@ -119,7 +130,7 @@ class Reconciler:
         outcome = Outcome()
         if verify:
             self._renew_notes()
-        link_plan = self._plan_links(compiled.links)
+        link_plan = self._plan_links(compiled.links, closely=verify)
         self._note_made(link_plan)
         self._edit_links(link_plan, outcome, before=True)
         self._persist(partial(self._apply_frames, compiled, outcome), verify)
@@ -178,7 +189,7 @@ class Reconciler:
             lines += set_plan.lines()
             for table in _ordered(compiled.ruleset):
                 lines += self._lines(self._plan_table(table, verify=True))
-        lines += self._plan_links(compiled.links).lines()
+        lines += self._plan_links(compiled.links, closely=True).lines()
         if self._frames is not None:
             lines += self._frames.plan(frames_on(compiled.frames, self._links.read()))
         lines += self._plan_servers(compiled, fresh=True).lines()
@@ -202,7 +213,7 @@ class Reconciler:
         if self._frames is not None:
             self._count_frames(self._frames.remove(), outcome)
         self._edit_links(link_plan, outcome, before=False)
-        self._forget_made(link_plan)
+        self._forget_made(link_plan, outcome)
         self._servers.settle(SERVERS_END)
         return outcome
 
@@ -239,12 +250,20 @@ class Reconciler:
     def _finish(self, compiled: Compiled, link_plan: LinkPlan, outcome: Outcome, verify: bool) -> None:
         """What comes after the rules: links, what depends on those that there are now, and who serves on them."""
         self._edit_links(link_plan, outcome, before=False)
-        self._forget_made(link_plan)
+        self._forget_made(link_plan, outcome)
+        self._remember_uplinks(compiled.links, link_plan, verify)
         self._persist(partial(self._apply_frames, compiled, outcome), False)
+        self._introduce(compiled.scope.resolved.ports)
         servers = self._plan_servers(compiled, fresh=verify)
         self._servers.apply(servers)
         self._count_servers(servers, outcome)
         outcome.link_failures = {**link_problems(compiled.links, self._links.read()), **outcome.link_failures}
+
+    def _introduce(self, ports: Mapping[str, tuple[Port, ...]]) -> None:
+        """Who has come to an address is asked for; at the start everybody may have been there before."""
+        if self._ports is not None and (now := newcomers(self._ports, ports)):
+            self._links.forget_neighbours(now)
+        self._ports = ports
 
     def _persist(self, apply: Callable[[bool], None], verify: bool) -> None:
         """Apply, and again when somebody changed a table in between: then everything is read anew.
@@ -392,11 +411,13 @@ class Reconciler:
 
     # --- links
 
-    def _plan_links(self, desired: Links) -> LinkPlan:
+    def _plan_links(self, desired: Links, *, closely: bool = False) -> LinkPlan:
+        """:param closely: see as well whether somebody's routes lead by an uplink, whose bridge should have them."""
         actual = self._links.read()
         forwarding = self._links.read_sysctls((FORWARD_IPV6,)).get(FORWARD_IPV6) == "1"
-        before, after = sysctls_of(desired, actual, self._made, forwarding=forwarding)
-        return plan_links(desired, actual, self._made, self._links.read_sysctls((*before, *after)))
+        asked = questions(desired, actual, self._made, forwarding=forwarding, closely=closely)
+        sysctls, held = self._links.read_sysctls(asked.sysctls), self._links.held(asked.held)
+        return plan_links(desired, actual, self._made, sysctls, held)
 
     def _edit_links(self, plan: LinkPlan, outcome: Outcome, *, before: bool) -> None:
         if not plan:
@@ -421,10 +442,23 @@ class Reconciler:
         noted = self._store.made()
         self._store.note_made({thing: found for thing, found in self._made.items() if thing not in noted})
 
-    def _forget_made(self, plan: LinkPlan) -> None:
-        self._store.forget_made(plan.forget)
-        for thing in plan.forget:
+    def _forget_made(self, plan: LinkPlan, outcome: Outcome) -> None:
+        """Strike out what is gone; what could not be undone stays noted, and is tried again."""
+        gone = [thing for thing in plan.forget if not outcome.link_failures.keys() & set(thing[1].split(" "))]
+        self._store.forget_made(gone)
+        for thing in gone:
             self._made.pop(thing, None)
+
+    def _remember_uplinks(self, links: Links, plan: LinkPlan, verify: bool) -> None:
+        """Have it known what the bridges of our uplinks hold for the host, as often as that is looked at."""
+        if verify or plan.join or any(kind == "uplink" for kind, _ in plan.forget):
+            ours = {bridge: set[str]() for device, bridge in links.uplinks.items() if self._is_joined(device, bridge)}
+            for each in links.addresses:
+                ours.get(each.interface, set()).add(each.cidr)
+            self._links.remember(ours)
+
+    def _is_joined(self, device: str, bridge: str) -> bool:
+        return ("uplink", f"{device} {bridge}") in self._made
 
 
 def link_problems(desired: Links, actual: ActualLinks) -> Mapping[str, str]:
@@ -432,6 +466,7 @@ def link_problems(desired: Links, actual: ActualLinks) -> Mapping[str, str]:
     missing = {each.interface for each in desired.addresses if each.interface not in actual.links}
     return {
         **dict.fromkeys(sorted(missing), "there is no such interface"),
+        **uplink_problems(desired, actual),
         **dict.fromkeys(not_bridges(desired, actual), "there is a link of this name that is not a bridge"),
     }
 

@@ -34,6 +34,8 @@ class View(Struct, frozen=True):
     """Why flows that are no longer allowed could not be cut yet, when they could not."""
     ready: bool = False
     """The stored state has been in the kernel once."""
+    warnings: tuple[str, ...] = ()
+    """What this kernel cannot do, and what that means."""
     applied_at: float | None = None
     """When the kernel last was as desired, in seconds since the epoch."""
     verified_at: float | None = None

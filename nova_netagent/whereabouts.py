@@ -10,8 +10,8 @@ from functools import cached_property
 from msgspec import Struct
 
 from nova_netagent.compile import Compiled
-from nova_netagent.compile.network import uplink
 from nova_netagent.compile.resolve import Port
+from nova_netagent.compile.uplinks import uplink
 from nova_netagent.compile.zones import zones
 from nova_netagent.model import FloatingIP, values
 from nova_netagent.model.values import Prefix

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nova_netagent.backend import Backend, worlds
+from nova_netagent.backend import Backend, BackendError, worlds
 from nova_netagent.backend.conntrack import Conntrack
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
@@ -18,6 +18,8 @@ from nova_netagent.services import DnsmasqServers
 from nova_netagent.settings import Settings
 from nova_netagent.store import Store
 
+UNJUDGED = "frames are not judged, so that instances can lie in ARP and by VLAN tags, and strangers' ports are heard"
+
 LOG = logging.getLogger(__name__)
 
 
@@ -28,27 +30,25 @@ def open_store(settings: Settings) -> Store:
     return store
 
 
-def open_backend(settings: Settings) -> Backend[Any]:
-    """The packet filter that is configured, or that the host lives in; called in the thread that will use it.
+def _choose_backend(settings: Settings) -> tuple[str, tuple[str, ...]]:
+    """Which packet filter it shall be, saying why; and what of the other one will be in the way.
 
     :raises Undecided: it is left to us, and cannot be known.
     """
-    return _open_backend(_choose_backend(settings), settings)
-
-
-def _choose_backend(settings: Settings) -> str:
-    """Which packet filter it shall be; says why, and what of the other one will be in the way."""
     owner, configured = Owner(settings.firewall.wrap_name), settings.firewall.backend
-    found = {"iptables": worlds.look_at_iptables(owner), "nftables": worlds.look_at_nftables(owner)}
+    try:
+        found = {"iptables": worlds.look_at_iptables(owner), "nftables": worlds.look_at_nftables(owner)}
+    except (OSError, BackendError) as error:
+        if configured == "auto":
+            raise worlds.Undecided(f"[firewall] backend = auto: cannot see what this host has: {error}") from error
+        return configured, (f"cannot see whether rules of others are in the way: {error}",)
     if configured == "auto":
         chosen, why = worlds.choose(found["iptables"], found["nftables"])
     else:
         chosen, why = configured, "so it is configured"
     LOG.info("the packet filter is %s: %s", chosen, why)
     other = next(world for name, world in found.items() if name != chosen)
-    for warning in worlds.warnings(chosen, other):
-        LOG.warning("%s", warning)
-    return chosen
+    return chosen, tuple(worlds.warnings(chosen, other))
 
 
 def _open_backend(name: str, settings: Settings) -> Backend[Any]:
@@ -75,20 +75,19 @@ def open_links(settings: Settings, on_change: Callable[[], None] | None = None) 
     from nova_netagent.backend.links import KernelLinks
 
     announcements = settings.network.send_arp_for_ha_count if settings.network.send_arp_for_ha else 0
-    return KernelLinks(announcements, on_change)
+    return KernelLinks(settings.host, announcements, on_change)
 
 
-def open_frames(settings: Settings) -> FramesBackend | None:
-    """What judges frames below IP; ``None``, and a warning, where the kernel cannot."""
+def open_frames(settings: Settings) -> tuple[FramesBackend | None, tuple[str, ...]]:
+    """What judges frames below IP, or a warning where the kernel cannot; called in the thread that will use it."""
     from nova_netagent.backend.frames import KernelFrames
 
     frames = KernelFrames(settings.firewall.wrap_name)
     reason = frames.supported()
     if reason is None:
-        return frames
+        return frames, ()
     frames.close()
-    LOG.warning("instances can lie in ARP, and ports that are nobody's are heard: %s", reason)
-    return None
+    return None, (f"{UNJUDGED}: {reason}",)
 
 
 def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None] | None = None) -> Host:
@@ -97,14 +96,16 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
     :param on_change: called from other threads when links changed or a server ended.
     """
     events = metrics.dnsmasq_events_total
-    rules = open_backend(settings)
+    chosen, in_the_way = _choose_backend(settings)
+    frames, warnings = open_frames(settings)
     return Host(
-        rules=rules,
-        leftovers=open_leftovers(settings, rules.name),
+        rules=_open_backend(chosen, settings),
+        leftovers=open_leftovers(settings, chosen),
         links=open_links(settings, on_change),
-        frames=open_frames(settings),
+        frames=frames,
         servers=DnsmasqServers(Path(directory(settings.state_path)), on_change, lambda what: events.labels(what).inc()),
         flows=Conntrack(),
+        warnings=(*warnings, *in_the_way),
     )
 
 

@@ -130,6 +130,8 @@ class Report(Struct, frozen=True):
     ready: bool
     failure: str
     """Why it is not enforcing; empty when it is."""
+    warnings: Sequence[str]
+    """What this kernel cannot do, and what that means."""
     host: str
     version: str
     backend: str | None

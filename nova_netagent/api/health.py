@@ -110,6 +110,7 @@ def report(agent: Agent, now: datetime) -> Report:
         live=live,
         ready=view.ready,
         failure=failure,
+        warnings=view.warnings,
         host=about.host,
         version=about.version,
         backend=about.backend,

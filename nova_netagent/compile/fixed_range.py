@@ -71,12 +71,13 @@ def _translations(scope: Scope) -> Iterator[Rule]:
     for each in sorted(scope.resolved.networks.values(), key=lambda item: item.id):
         if each.external_gateway:
             yield from _external(each, scope, address)
+    public = scope.above(settings.public_interface)
     for range_ in settings.fixed_range:
         yield Rule(
             Snat(address),
             source=network(range_),
-            out_interface=settings.public_interface,
-            matches=only_routed(settings.public_interface, scope),
+            out_interface=public,
+            matches=only_routed(public, scope),
             origin=("fixed_range", range_, "SNAT"),
         )
 

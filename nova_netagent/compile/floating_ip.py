@@ -10,7 +10,7 @@ DNATED = Conntrack(frozenset({"DNAT"}))
 
 def interface_of(floating: FloatingIP, scope: Scope) -> str | None:
     """The interface that a floating IP is bound to: its own, or ``public_interface``."""
-    return floating.interface or scope.settings.network.public_interface
+    return scope.above(floating.interface or scope.settings.network.public_interface)
 
 
 def place(scope: Scope, placed: Placed) -> None:

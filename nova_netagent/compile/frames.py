@@ -7,10 +7,10 @@ from msgspec import Struct
 
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.metadata import METADATA_IP
-from nova_netagent.compile.network import uplink
 from nova_netagent.compile.parts import Scope
 from nova_netagent.compile.resolve import Port
 from nova_netagent.compile.source import own_sources
+from nova_netagent.compile.uplinks import uplink
 from nova_netagent.model import Network, values
 from nova_netagent.netfilter.frames import Closed, Frames, Isolated, Redirected, Secured
 from nova_netagent.netfilter.rule import FAMILIES
@@ -53,11 +53,6 @@ def wanted(scope: Scope, memo: Memo) -> WantedFrames:
     return WantedFrames(frames, _bridges(networks, scope))
 
 
-def has_other_gateway(network: Network) -> bool:
-    """Whether the instances' IPv4 gateway is another machine although this host serves them."""
-    return network.gateway is not None and network.server is not None and network.gateway != network.server
-
-
 def _vifs(ports: tuple[Port, ...]) -> tuple[Secured | Closed, ...]:
     return tuple(
         each for port in ports if port.holds_device for each in (_secured(port), _closed(port)) if each is not None
@@ -95,7 +90,7 @@ def _isolated(networks: list[Network], scope: Scope) -> Iterator[Isolated]:
 
 def _redirected(networks: list[Network], scope: Scope) -> Iterator[Redirected]:
     """What this host has to NAT although the instances' gateway is another machine."""
-    external = {each.id: each for each in networks if has_other_gateway(each)}
+    external = {each.id: each for each in networks if each.external_gateway}
     for each in external.values():
         assert each.cidr is not None
         for cidr in scope.settings.network.force_snat_range:
@@ -121,7 +116,7 @@ def _bridges(networks: list[Network], scope: Scope) -> Mapping[str, BridgePorts]
         return {}
     known: dict[str, set[str]] = {each.bridge: set() for each in networks}
     redirecting: dict[str, set[str]] = {each.bridge: set() for each in networks}
-    external = {each.bridge for each in networks if has_other_gateway(each)}
+    external = {each.bridge for each in networks if each.external_gateway}
     for each in networks:
         device = uplink(each, scope.settings.network)
         if device is not None:

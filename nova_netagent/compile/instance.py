@@ -15,9 +15,10 @@ from nova_netagent.compile import dispatch, egress, ingress, source
 from nova_netagent.compile.dispatch import AddressEntry, DeviceEntry, Node
 from nova_netagent.compile.floating_ip import DNATED
 from nova_netagent.compile.memo import Memo
-from nova_netagent.compile.network import BRIDGED, uplink
+from nova_netagent.compile.network import BRIDGED
 from nova_netagent.compile.parts import Placed, Scope, network
 from nova_netagent.compile.resolve import Port, Side
+from nova_netagent.compile.uplinks import uplink_of
 from nova_netagent.model import values
 from nova_netagent.netfilter.rule import (
     DROP,
@@ -308,9 +309,9 @@ def _place_judged(devices: Sequence[DeviceEntry], family: Family, scope: Scope, 
 def _uplinks_pass(side: _Pattern, incoming: bool, scope: Scope) -> list[Rule]:
     """Addresses behind a bridge's physical interface are other hosts', and not filtered here."""
     found = {
-        (each.bridge, device)
+        (each.bridge, uplink.device)
         for each in scope.resolved.networks.values()
-        if (device := uplink(each, scope.settings.network)) is not None
+        if (uplink := uplink_of(each, scope.settings.network)) is not None
     }
     return [
         Rule(

@@ -1,6 +1,6 @@
 """The links and addresses that the rules live on, as values."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
@@ -14,6 +14,18 @@ class Bridge(Struct, frozen=True):
     """A bridge that a network wants."""
 
     name: str
+    mtu: int | None
+    uplink: str | None = None
+    """The port by which it leads to other hosts; its MAC is the bridge's, so that neighbours learn none anew."""
+
+
+class Vlan(Struct, frozen=True):
+    """A link that carries one VLAN of another, as a network's uplink."""
+
+    name: str
+    interface: str
+    """The link whose VLAN it is."""
+    number: int
     mtu: int | None
 
 
@@ -40,19 +52,33 @@ class Links(Struct, frozen=True):
     """The families (4, 6) that must be forwarded."""
     filter_bridges: bool
     """Whether bridged frames must pass the packet filter (bridge-nf-call-*)."""
+    uplinks: Mapping[str, str] = {}
+    """The bridge of each uplink."""
+    vlans: Mapping[str, Vlan] = {}
+    """Those uplinks that are VLANs of another link."""
+
+    def under(self, bridge: str) -> Iterator[str]:
+        """The links on which a bridge rests: its uplink, and what carries the uplink's VLAN."""
+        uplink = self.bridges[bridge].uplink if bridge in self.bridges else None
+        if uplink is not None:
+            yield uplink
+            if uplink in self.vlans:
+                yield self.vlans[uplink].interface
 
 
 def links_of(scope: Scope) -> Links:
     """The links that a state wants; without ``manage_links`` bridges and ports are somebody else's."""
     networks = sorted(scope.resolved.networks.values(), key=lambda each: each.id)
     managed = scope.settings.network.manage_links
+    uplinks = scope.resolved.uplinks
+    leads = {each.bridge: each.device for each in uplinks.values()}
     bridges: dict[str, Bridge] = {}
     addresses: list[Address] = []
     if scope.settings.metadata.metadata_host is not None:
         addresses.append(Address("lo", METADATA_IP, scope_link=True, announce=False, origin=None))
     for each in networks if managed else ():
         mtu = each.mtu or scope.settings.network.network_device_mtu
-        bridges.setdefault(each.bridge, Bridge(each.bridge, mtu))
+        bridges.setdefault(each.bridge, Bridge(each.bridge, mtu, leads.get(each.bridge)))
         addresses += _gateway_addresses(each, scope)
     for floating in scope.resolved.floating_ips:
         interface = interface_of(floating, scope)
@@ -66,12 +92,20 @@ def links_of(scope: Scope) -> Links:
         addresses=tuple(addresses),
         forward=frozenset(family for family in scope.families if any(each.routed(family) for each in networks)),
         filter_bridges=bool(networks) or bool(scope.resolved.ports),
+        uplinks={each.device: each.bridge for each in uplinks.values()},
+        vlans={
+            each.device: Vlan(each.device, each.interface, each.vlan, bridges[each.bridge].mtu)
+            for each in uplinks.values()
+            if each.vlan is not None
+        },
     )
 
 
 def _gateway_addresses(each: Network, scope: Scope) -> list[Address]:
     origin = ("networks", each.id)
-    announce = scope.settings.network.send_arp_for_ha
+    # An address that every host has must not be announced to the others as this one's.
+    shared = each.share_address or scope.settings.network.share_dhcp_address
+    announce = scope.settings.network.send_arp_for_ha and not shared
     found = []
     if each.server is not None and each.cidr is not None:
         length = values.prefix(each.cidr).length

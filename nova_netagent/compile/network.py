@@ -15,7 +15,6 @@ from nova_netagent.netfilter.rule import (
     Ports,
     Rule,
 )
-from nova_netagent.settings import NetworkSettings
 
 BRIDGED = Physdev(bridged=True)
 ND_TO_HOST = (133, 135, 136)
@@ -33,13 +32,6 @@ _DISCOVER = Rule(
     matches=(Ports("udp", source=(68, 68), destination=(67, 67)),),
     origin=("networks", "", "DHCP"),
 )
-
-
-def uplink(each: Network, settings: NetworkSettings) -> str | None:
-    """The physical interface behind a network's bridge; the local option wins (nova, bug 833426)."""
-    if each.vlan is not None:
-        return each.vlan_link if settings.vlan_interface or each.bridge_interface else None
-    return settings.flat_interface or each.bridge_interface
 
 
 def place(scope: Scope, placed: Placed) -> None:

@@ -45,6 +45,11 @@ class Scope(Struct, frozen=True):
         """Every vif, by instance."""
         return (port for ports in self.resolved.ports.values() for port in ports)
 
+    def above(self, interface: str | None) -> str | None:
+        """Where packets by an interface come and go: its bridge, where it is a network's uplink."""
+        lead = None if interface is None else self.resolved.uplinks.get(interface)
+        return interface if lead is None else lead.bridge
+
     @property
     def drop(self) -> Target:
         """The target for what is refused in the filter table (``iptables_drop_action``)."""

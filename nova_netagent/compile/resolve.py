@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from nova_netagent.compile.interfaces import Interfaces, Oldest, interfaces
 from nova_netagent.compile.memo import Memo
+from nova_netagent.compile.uplinks import Uplink, contested, uplinks_of
 from nova_netagent.model import (
     Claim,
     DesiredState,
@@ -96,6 +97,8 @@ class Resolved(Struct, frozen=True):
     provider_rules: tuple[ProviderRule, ...]
     problems: Mapping[Key, tuple[Problem, ...]]
     """For each object that is not simply done."""
+    uplinks: Mapping[str, Uplink]
+    """By device, the links that are ports of the networks' bridges; none where links are somebody else's."""
 
 
 class _Claimed(Struct, frozen=True):
@@ -122,7 +125,7 @@ def resolve(
     )
     without = {**named.mistaken, **refused}
     problems: dict[Key, list[Problem]] = {key: [("error", why)] for key, why in without.items()}
-    networks = _usable_networks(state, named.mistaken, refused, memo, problems)
+    networks = _usable_networks(state, settings, named.mistaken, refused, memo, problems)
     if not has_nat:
         without |= {("floating_ips", id_): NO_NAT for id_ in state.floating_ips}
         _report_missing_nat(state, networks.values(), settings, problems)
@@ -144,25 +147,27 @@ def resolve(
         floating_ips=tuple(_floating_ips(state, networks, ports, without, problems)),
         provider_rules=tuple(r for r in state.of(ProviderRule) if ("provider_rules", r.id) not in refused),
         problems={key: tuple(found) for key, found in problems.items()},
+        uplinks=uplinks_of(networks.values(), settings.network),
     )
 
 
 def _usable_networks(
     state: DesiredState,
+    settings: Settings,
     mistaken: Mapping[Key, str],
     refused: Mapping[Key, str],
     memo: Memo,
     problems: dict[Key, list[Problem]],
 ) -> Mapping[str, Network]:
     absent = memo.intern("absent", frozenset(id_ for kind, id_ in mistaken if kind == Network.KIND))
-    overlaps = memo.get("overlaps", (state.networks, absent), lambda: _overlaps(state, absent))
-    for id_, why in overlaps.items():
+    lost = memo.get("lost networks", (state.networks, absent), lambda: _lost(state, settings, absent))
+    for id_, why in lost.items():
         problems.setdefault(("networks", id_), []).append(("error", why))
     return {
         id_: entry.object
         for id_, entry in state.networks.items()
         if isinstance(entry.object, Network)
-        and id_ not in overlaps
+        and id_ not in lost
         and id_ not in absent
         and (Network.KIND, id_) not in refused
     }
@@ -185,6 +190,22 @@ def _report_missing_nat(
             lost.append("no way to the metadata service")
         if lost:
             problems.setdefault(("networks", each.id), []).append(("error", f"{NO_NAT}: {', '.join(lost)}"))
+
+
+def _lost(state: DesiredState, settings: Settings, absent: frozenset[str]) -> Mapping[str, str]:
+    """Networks that cannot be had beside an older one, and why: their range, or their uplink, is taken.
+
+    :param absent: networks that are in error already, and hold nothing.
+    """
+    overlaps = _overlaps(state, absent)
+    if not settings.network.manage_links:
+        return overlaps
+    aged = (
+        (max((since for claim, since in entry.since.items() if claim[0] == "link"), default=0), entry.object)
+        for id_, entry in state.networks.items()
+        if isinstance(entry.object, Network) and id_ not in overlaps and id_ not in absent
+    )
+    return {**overlaps, **contested(aged, settings.network)}
 
 
 def _overlaps(state: DesiredState, absent: frozenset[str]) -> Mapping[str, str]:

@@ -28,6 +28,8 @@ def _show_status(session: Session, report: Document) -> None:
     backend = report["backend"] or "not open yet"
     see = f"; see our rules with {report['see_with']}" if report["see_with"] else ""
     screen.line(f"enforcing  {enforcing}{reason}")
+    for warning in report["warnings"]:
+        screen.line(f"warning    {warning}")
     screen.line(f"backend    {backend}{see}")
     screen.line(f"host       {report['host']}, version {report['version']}, up {_span(report['uptime_seconds'])}")
     screen.line(f"applied    {_ago(report['applied_at'])}, verified {_ago(report['verified_at'])}")

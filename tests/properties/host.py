@@ -1,5 +1,6 @@
 """A host under test: the real engine, driven by hand, on the strict fakes."""
 
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -9,6 +10,7 @@ from nova_netagent.backend.conntrack_fake import FakeConntrack
 from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.backend.frames_fake import FakeFrames
 from nova_netagent.backend.links.fake import FakeLinks
+from nova_netagent.backend.links.protocol import LinksBackend
 from nova_netagent.engine import Answer, Change, Engine
 from nova_netagent.events import Delete, Event, Put, Replace
 from nova_netagent.host import Host as Adapters
@@ -28,10 +30,20 @@ SETTINGS = Settings(
 )
 
 
-class Host:
-    """A host with eth0 and taps; ``restart`` keeps the disk and the kernel."""
+OWN_ADDRESSES = {("eth1", "203.0.113.7/24")}
+OWN_ROUTES = {("eth1", "route:default")}
 
-    def __init__(self, folder: Path, settings: Settings = SETTINGS, backend: FakeBackend | None = None) -> None:
+
+class Host:
+    """A host with eth0 to eth2, of which eth1 holds something, and taps; ``restart`` keeps the disk and the kernel."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings = SETTINGS,
+        backend: FakeBackend | None = None,
+        open_links: Callable[[], LinksBackend] | None = None,
+    ) -> None:
         self.folder = folder
         self.settings = settings
         owner = Owner(settings.firewall.wrap_name)
@@ -40,7 +52,11 @@ class Host:
         self.frames = FakeFrames(settings.firewall.wrap_name)
         self.system = FakeSystem()
         self.flows = FakeConntrack()
-        self.links.add_link("eth0")
+        for name in ("eth0", "eth1", "eth2"):
+            self.links.add_link(name)
+        self.links.addresses |= OWN_ADDRESSES
+        self.links.routes |= OWN_ROUTES
+        self.open_links = open_links or (lambda: self.links)
         self.clock = 1_000_000.0
         self.start()
 
@@ -57,7 +73,7 @@ class Host:
 
     def _adapters(self) -> Adapters:
         servers = FakeDhcpServers(self.system, clock=partial(next, count(0, 0.3)))
-        return Adapters(self.backend, self.links, self.frames, servers, self.flows)
+        return Adapters(self.backend, self.open_links(), self.frames, servers, self.flows)
 
     def restart(self) -> None:
         self.engine.close()
@@ -87,6 +103,7 @@ class Host:
             "sets": {name: each.members for name, each in self.backend.sets.items()},
             "ports": {name: link.master for name, link in self.links.links.items()},
             "addresses": set(self.links.addresses),
+            "routes": set(self.links.routes),
             "frames": self.frames.read(),
             "servers": {bridge: (each.arguments, each.hosts) for bridge, each in self.system.processes.items()},
         }

@@ -60,7 +60,9 @@ def groups(draw: st.DrawFn, number: int) -> SecurityGroup:
 @st.composite
 def networks(draw: st.DrawFn, number: int) -> Network:
     fields: dict[str, object] = {}
-    match draw(st.sampled_from(("routed", "routed", "ipv4", "no gateway", "external", "uplink", "overlapping"))):
+    match draw(
+        st.sampled_from(("routed", "routed", "ipv4", "no gateway", "external", "uplink", "vlan", "overlapping"))
+    ):
         case "ipv4":
             fields = {"cidr_v6": None, "gateway_v6": None}
         case "no gateway":
@@ -68,7 +70,9 @@ def networks(draw: st.DrawFn, number: int) -> Network:
         case "external":
             fields = {"dhcp_server": f"10.{number}.0.2"}
         case "uplink":
-            fields = {"bridge_interface": f"eth{number}"}
+            fields = {"bridge_interface": draw(st.sampled_from(("eth1", "eth2")))}
+        case "vlan":
+            fields = {"bridge_interface": "eth1", "vlan": draw(st.sampled_from((7, 8)))}
         case "overlapping":
             fields = {"cidr": "10.1.0.0/16", "gateway": "10.1.255.254"}
     return make_network(number, **fields)

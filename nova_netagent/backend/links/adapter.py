@@ -3,8 +3,9 @@
 import errno
 import hashlib
 import ipaddress
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,18 @@ from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
+from nova_netagent.backend import Unavailable
+from nova_netagent.backend.links import holdings, neighbours
 from nova_netagent.backend.links.arp import Announcer
+from nova_netagent.backend.links.holdings import Holdings, MoveFailed
 from nova_netagent.backend.links.image import LinkImage
 from nova_netagent.backend.links.protocol import LinksFailed
 from nova_netagent.backend.links.watch import Watch
-from nova_netagent.compile.links import Address, Bridge
-from nova_netagent.plan_links import ActualLinks, LinkPlan
+from nova_netagent.compile.links import Address, Bridge, Vlan
+from nova_netagent.plan_links import ActualLinks, Join, LinkPlan, NewMac, Release
+from nova_netagent.plan_neighbours import Neighbours
+
+LOG = logging.getLogger(__name__)
 
 _PROC_SYS = Path("/proc/sys")
 _SCOPE_LINK = 253
@@ -30,6 +37,7 @@ _ALL_FRAMES = 0xFFFD
 class KernelLinks:
     """The links of the network namespace that the thread is in.
 
+    :param host: the host's name, by which its MACs differ from another's that was cloned from it.
     :param announcements: how often a new address is announced by gratuitous ARP; 0 is never.
     :param on_change: called, from any thread, when links changed since the last ``read`` and when
         a ``read`` finds that they did.
@@ -37,6 +45,7 @@ class KernelLinks:
 
     def __init__(
         self,
+        host: str = "",
         announcements: int = 3,
         on_change: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -46,8 +55,10 @@ class KernelLinks:
         self._route: Any = IPRoute()
         self._image = LinkImage()
         self._announcer = Announcer(clock)
+        self._host = host
         self._announcements = announcements
         self._failures: dict[str, str] = {}
+        self._remembered: dict[str, tuple[int, Holdings]] = {}
         self._on_change = on_change
         self._found: ActualLinks | None = None
         self._watch = None if on_change is None else Watch(self._image.fileno(), on_change)
@@ -89,6 +100,20 @@ class KernelLinks:
                 continue
         return found
 
+    def held(self, names: Iterable[str]) -> Mapping[str, str]:
+        """What links hold that is not the kernel's own."""
+        links = self._image.read().links
+        return {name: " ".join(_holdings_of(links[name].index).keys()) for name in names if name in links}
+
+    def remember(self, bridges: Mapping[str, Collection[str]]) -> None:
+        """Keep in mind what bridges hold; a bridge that is not there, or down, is remembered as it was."""
+        links = self._image.read().links
+        known = {name: each for name, each in self._remembered.items() if name in bridges}
+        for name, ours in bridges.items():
+            if name in links and links[name].up:
+                known[name] = (links[name].index, _holdings_of(links[name].index).without(ours))
+        self._remembered = known
+
     def prepare(self, plan: LinkPlan) -> None:
         """Take ports and addresses away, and have bridged frames filtered."""
         with self._collect():
@@ -101,19 +126,42 @@ class KernelLinks:
     def finish(self, plan: LinkPlan) -> None:
         """Make bridges, give addresses, join ports, forward; then remove what is left over."""
         with self._collect():
+            for release in plan.release:
+                self._try(release.device, partial(self._release, release))
+            for vlan in plan.add_vlans:
+                self._try(vlan.name, partial(self._add_vlan, vlan))
             for bridge in plan.add_bridges:
                 self._try(bridge.name, partial(self._add_bridge, bridge))
+            for name, new in plan.set_mac.items():
+                self._try(name, partial(self._set_mac, name, new))
             for name, mtu in plan.set_mtu.items():
                 self._try(name, partial(self._set, name, mtu=mtu))
             for name in plan.set_up:
-                self._try(name, partial(self._set, name, state="up"))
+                self._try(name, partial(self._set_up, name))
+            for join in plan.join:
+                self._try(join.device, partial(self._join, join))
             for address in plan.add_addresses:
                 self._try(address.interface, partial(self._add_address, address))
             for device, master in plan.add_ports.items():
                 self._try(device, partial(self._add_port, device, master))
             self._write_sysctls(plan.sysctls_after)
+            unreleased = {each.bridge: each.device for each in plan.release if each.device in self._failures}
             for name in plan.remove_bridges:
+                if name in unreleased:  # it has what the host needs
+                    self._failures[name] = f"{unreleased[name]} could not leave it"
+                else:
+                    self._try(name, partial(self._remove, name))
+            for name in plan.remove_vlans:
                 self._try(name, partial(self._remove, name))
+
+    def forget_neighbours(self, now: Neighbours) -> None:
+        """Have the host ask anew who has these addresses, unless it knows the MAC that has each now."""
+        links = self._image.read().links
+        stale = {(links[bridge].index, address): mac for (bridge, address), mac in now.items() if bridge in links}
+        try:
+            neighbours.forget(stale)
+        except OSError as error:
+            LOG.warning("the host may send to who had an address before: %s", error)
 
     @contextmanager
     def _collect(self) -> Iterator[None]:
@@ -131,7 +179,7 @@ class KernelLinks:
                 self._failures[name] = f"{errno.errorcode.get(error.code, error.code)} {error}"
         except KeyError:
             pass  # the link went away; a new one will be announced
-        except OSError as error:
+        except (OSError, MoveFailed) as error:
             self._failures[name] = str(error)
 
     def _index(self, name: str) -> int:
@@ -145,11 +193,65 @@ class KernelLinks:
 
     def _add_bridge(self, bridge: Bridge) -> None:
         # A MAC that is set stays; one that the kernel chose follows the lowest of the ports.
-        mac = _own_mac(bridge.name)
+        uplink = None if bridge.uplink is None else self._image.read().links.get(bridge.uplink)
+        mac = (uplink and uplink.mac) or _own_mac(self._host, bridge.name)
         self._route.link("add", ifname=bridge.name, kind="bridge", address=mac, br_stp_state=0, br_forward_delay=0)
         self._write_sysctls({f"net/ipv6/conf/{bridge.name}/accept_ra": "0"})
         # Set afterwards: an MTU given at creation is lost when the first port joins.
         self._set(bridge.name, state="up", **({"mtu": bridge.mtu} if bridge.mtu else {}))
+
+    def _add_vlan(self, vlan: Vlan) -> None:
+        # A MAC of its own, as nova gave it: one host's bridges on several VLANs are told apart by any switch.
+        self._set(vlan.interface, state="up")
+        self._route.link(
+            "add",
+            ifname=vlan.name,
+            kind="vlan",
+            link=self._index(vlan.interface),
+            vlan_id=vlan.number,
+            address=_own_mac(self._host, vlan.name),
+        )
+        self._set(vlan.name, state="up", **({"mtu": vlan.mtu} if vlan.mtu else {}))
+
+    def _set_mac(self, bridge: str, new: NewMac) -> None:
+        self._set(bridge, address=new.mac)
+        for cidr in new.announce:
+            self._announcer.announce(bridge, new.mac, cidr.partition("/")[0], self._announcements)
+
+    def _set_up(self, name: str) -> None:
+        self._set(name, state="up")
+        self._give_again(name)
+
+    def _join(self, join: Join) -> None:
+        """Put an uplink on its bridge; what it holds is on the one or the other at every instant."""
+        uplink, bridge = self._index(join.device), self._index(join.bridge)
+        # Who moves a port from bridge to bridge has it on none for an instant, and that is told too: ask
+        # once more, and be answered when the other is through.
+        self._route.link("get", index=uplink)
+        master = self._image.read().links[join.device].master
+        if master not in (None, join.bridge):
+            raise MoveFailed(f"it is a port of {master} already")
+        if join.accept_ra:
+            self._write_sysctls({f"net/ipv6/conf/{join.bridge}/accept_ra": "2"})
+        self._set(join.device, state="up")
+        holding = holdings.read(uplink)
+        self._set(join.device, master=bridge)
+        holdings.move(holding, uplink, bridge)
+        self._give_again(join.bridge)
+
+    def _release(self, release: Release) -> None:
+        """Give an uplink back what its bridge holds for it; first, as a bridge without it leads nowhere."""
+        uplink, bridge = self._index(release.device), self._index(release.bridge)
+        self._remembered.pop(release.bridge, None)
+        holdings.move(holdings.read(bridge).without(release.keep), bridge, uplink)
+        if self._image.read().links[release.device].master == release.bridge:
+            self._set(release.device, master=0)
+
+    def _give_again(self, bridge: str) -> None:
+        """Give a bridge what it is remembered to have held: who deletes a bridge takes that with it."""
+        if bridge in self._remembered:
+            before, holding = self._remembered[bridge]
+            holdings.give(holding, before, self._index(bridge))
 
     def _add_address(self, address: Address) -> None:
         host = ipaddress.ip_interface(address.cidr)
@@ -162,13 +264,31 @@ class KernelLinks:
             options["scope"] = _SCOPE_LINK
         index = self._index(address.interface)
         self._route.addr("add", index=index, address=str(host.ip), prefixlen=host.network.prefixlen, **options)
+        self._image.assume(index, f"{host.ip}/{host.network.prefixlen}")
         mac = self._image.read().links[address.interface].mac
         if address.announce and mac is not None:
             self._announcer.announce(address.interface, mac, str(host.ip), self._announcements)
 
     def _remove_address(self, device: str, cidr: str) -> None:
         host = ipaddress.ip_interface(cidr)
-        self._route.addr("del", index=self._index(device), address=str(host.ip), prefixlen=host.network.prefixlen)
+        with self._neighbours_kept(device):
+            self._route.addr("del", index=self._index(device), address=str(host.ip), prefixlen=host.network.prefixlen)
+
+    @contextmanager
+    def _neighbours_kept(self, device: str) -> Iterator[None]:
+        """Where the first address of a prefix goes, the kernel takes the others away, unless it is told to keep them.
+
+        Those may be the host's own (ip-sysctl, promote_secondaries).
+        """
+        name = f"net/ipv4/conf/{device}/promote_secondaries"
+        found = self.read_sysctls((name,)).get(name)
+        if found == "0":
+            self._write_sysctls({name: "1"})
+        try:
+            yield
+        finally:
+            if found == "0":
+                self._write_sysctls({name: found})
 
     def _add_port(self, device: str, bridge: str) -> None:
         index = self._index(device)
@@ -186,8 +306,15 @@ class KernelLinks:
                 self._failures[name] = str(error)
 
 
-def _own_mac(name: str) -> str:
-    """A locally administered MAC that a bridge of this name always has on this host."""
+def _holdings_of(index: int) -> Holdings:
+    try:
+        return holdings.read(index)
+    except MoveFailed as error:
+        raise Unavailable(str(error)) from error
+
+
+def _own_mac(host: str, name: str) -> str:
+    """A locally administered MAC that a link of this name always has on this host."""
     seed = Path("/etc/machine-id").read_text() if Path("/etc/machine-id").exists() else ""
-    digest = hashlib.sha1(f"{seed}{name}".encode(), usedforsecurity=False).digest()
+    digest = hashlib.sha1(f"{seed}{host}{name}".encode(), usedforsecurity=False).digest()
     return bytes([(digest[0] & 0xFC) | 2, *digest[1:6]]).hex(":")

@@ -1,12 +1,14 @@
 """Links in memory, for tests: refuses what the kernel refuses, fails where it is told to."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 
 from msgspec.structs import replace
 
 from nova_netagent.backend.links.protocol import LinksFailed
-from nova_netagent.plan_links import ActualLinks, Link, LinkPlan
+from nova_netagent.compile.links import Bridge, Vlan
+from nova_netagent.plan_links import ActualLinks, Join, Link, LinkPlan, Release
+from nova_netagent.plan_neighbours import Neighbours
 
 _SYSCTLS = {
     "net/ipv4/ip_forward": "0",
@@ -14,6 +16,11 @@ _SYSCTLS = {
     "net/bridge/bridge-nf-call-iptables": "0",
     "net/bridge/bridge-nf-call-ip6tables": "0",
 }
+VLAN_NUMBERS = range(1, 4095)
+
+
+class Refused(Exception):
+    """What the kernel answers to a request that it does not carry out."""
 
 
 class FakeLinks:
@@ -22,35 +29,62 @@ class FakeLinks:
     def __init__(self) -> None:
         self.links: dict[str, Link] = {}
         self.addresses: set[tuple[str, str]] = set()
+        self.routes: set[tuple[str, str]] = set()
+        """Interface and route of all that somebody set."""
         self.sysctls: dict[str, str] = dict(_SYSCTLS)
+        self.neighbours: dict[tuple[str, str], str] = {}
+        """By link and address, the MAC that answered last."""
+        self.written_down: set[tuple[str, str]] = set()
+        """Those neighbours that an operator wrote down."""
         self.edits: list[str] = []
         """Every edit that was made, in order."""
         self.fail: dict[str, str] = {}
         """Links whose edits fail, and the reason."""
+        self._remembered: dict[str, set[str]] = {}
+        self._made = 0
         self.add_link("lo")
 
     def add_link(self, name: str, kind: str | None = None, master: str | None = None, up: bool = True) -> None:
         """Give the host a link, as an operator or a hypervisor would."""
-        mac = f"02:00:00:00:00:{len(self.links):02x}"
-        self.links[name] = Link(len(self.links) + 1, name, kind, master, up, 1500, mac)
+        if name in self.links:
+            raise Refused("EEXIST")
+        self._made += 1
+        mac = f"02:00:00:00:{self._made >> 8:02x}:{self._made & 255:02x}"
+        self.links[name] = Link(self._made, name, kind, master, up, 1500, mac)
         self.sysctls.setdefault(f"net/ipv6/conf/{name}/accept_ra", "1")
 
     def remove_link(self, name: str) -> None:
-        """Take a link away, with its addresses and ports."""
+        """Take a link away, with its addresses, routes and ports, and the VLANs that it carries."""
         del self.links[name]
         self.sysctls.pop(f"net/ipv6/conf/{name}/accept_ra", None)
         self.addresses = {each for each in self.addresses if each[0] != name}
-        for port, link in self.links.items():
+        self.routes = {each for each in self.routes if each[0] != name}
+        for port, link in list(self.links.items()):
             if link.master == name:
                 self.links[port] = replace(link, master=None)
+            if link.parent == name:
+                self.remove_link(port)
 
     def read(self) -> ActualLinks:
         """The links as they are."""
-        return ActualLinks(dict(self.links), frozenset(self.addresses))
+        wide = (device for device, cidr in self.addresses if not cidr.startswith("fe80:"))
+        return ActualLinks(dict(self.links), frozenset(self.addresses), frozenset(wide))
 
     def read_sysctls(self, names: Iterable[str]) -> Mapping[str, str]:
         """The sysctls that the host has."""
         return {name: self.sysctls[name] for name in names if name in self.sysctls}
+
+    def held(self, names: Iterable[str]) -> Mapping[str, str]:
+        """What links hold; a route between spaces as one word."""
+        return {name: " ".join(sorted(self._holdings(name))) for name in names if name in self.links}
+
+    def remember(self, bridges: Mapping[str, Collection[str]]) -> None:
+        """Keep in mind what bridges hold."""
+        known = {name: each for name, each in self._remembered.items() if name in bridges}
+        for name, ours in bridges.items():
+            if name in self.links and self.links[name].up:
+                known[name] = self._holdings(name) - set(ours)
+        self._remembered = known
 
     def prepare(self, plan: LinkPlan) -> None:
         """What goes before the rules."""
@@ -65,11 +99,21 @@ class FakeLinks:
     def finish(self, plan: LinkPlan) -> None:
         """What comes after the rules."""
         failures: dict[str, str] = {}
+        for release in plan.release:
+            edit = f"- uplink {release.device}"
+            self._edit(failures, release.device, edit, partial(self._release, release))
+        for vlan in plan.add_vlans:
+            self._edit(failures, vlan.name, f"+ vlan {vlan.name}", partial(self._add_vlan, vlan))
         for bridge in plan.add_bridges:
-            name = bridge.name
-            self._edit(failures, name, f"+ bridge {name}", partial(self.add_link, name, "bridge"))
+            self._edit(failures, bridge.name, f"+ bridge {bridge.name}", partial(self._add_bridge, bridge))
+        for name, new in plan.set_mac.items():
+            self._edit(failures, name, f"{name} mac {new.mac}", partial(self._set, name, mac=new.mac))
+        for name, mtu in plan.set_mtu.items():
+            self._edit(failures, name, f"{name} mtu {mtu}", partial(self._set_mtu, name, mtu))
         for name in plan.set_up:
             self._edit(failures, name, f"up {name}", partial(self._set_up, name))
+        for join in plan.join:
+            self._edit(failures, join.device, f"+ uplink {join.device}", partial(self._join, join))
         for address in plan.add_addresses:
             key = (address.interface, address.cidr)
             self._edit(failures, key[0], f"+ {key[1]}", partial(self._add_address, key))
@@ -77,9 +121,21 @@ class FakeLinks:
             edit = f"+ port {device}"
             self._edit(failures, device, edit, partial(self._set_master, device, master))
         self._write_sysctls(plan.sysctls_after)
+        unreleased = {each.bridge: each.device for each in plan.release if each.device in failures}
         for name in plan.remove_bridges:
-            self._edit(failures, name, f"- bridge {name}", partial(self.remove_link, name))
+            if name in unreleased:
+                failures[name] = f"{unreleased[name]} could not leave it"
+            else:
+                self._edit(failures, name, f"- bridge {name}", partial(self.remove_link, name))
+        for name in plan.remove_vlans:
+            self._edit(failures, name, f"- vlan {name}", partial(self.remove_link, name))
         _raise(failures)
+
+    def forget_neighbours(self, now: Neighbours) -> None:
+        """Forget who had these addresses."""
+        self.neighbours = {
+            key: mac for key, mac in self.neighbours.items() if key in self.written_down or now.get(key, mac) == mac
+        }
 
     def next_due(self) -> float | None:
         """Nothing is ever due."""
@@ -89,21 +145,94 @@ class FakeLinks:
         """Do nothing."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Nothing to close, and what was remembered is forgotten."""
+        self._remembered = {}
 
     def _edit(self, failures: dict[str, str], name: str, text: str, edit: Callable[[], object]) -> None:
         if name in self.fail:
             failures[name] = self.fail[name]
             return
-        edit()
+        try:
+            edit()
+        except Refused as error:
+            if str(error) != "EEXIST":  # done already, by somebody else
+                failures[name] = str(error)
+            return
         self.edits.append(text)
+
+    def _holdings(self, name: str) -> set[str]:
+        addresses = {cidr for device, cidr in self.addresses if device == name and not cidr.startswith("fe80:")}
+        return addresses | {route for device, route in self.routes if device == name}
+
+    def _give(self, name: str, things: Iterable[str]) -> None:
+        for thing in things:
+            (self.addresses if _is_address(thing) else self.routes).add((name, thing))
+
+    def _take(self, name: str, things: Iterable[str]) -> None:
+        for thing in things:
+            (self.addresses if _is_address(thing) else self.routes).remove((name, thing))
+
+    def _release(self, release: Release) -> None:
+        self._remembered.pop(release.bridge, None)
+        moved = self._holdings(release.bridge) - set(release.keep)
+        self._give(release.device, moved)
+        self._take(release.bridge, moved)
+        if self.links[release.device].master == release.bridge:
+            self._set_master(release.device, None)
+
+    def _join(self, join: Join) -> None:
+        if join.device not in self.links:
+            return
+        if self.links[join.device].kind == "bridge" or join.device == "lo":
+            raise Refused("ELOOP" if join.device != "lo" else "EINVAL")
+        assert self.links[join.device].master in (None, join.bridge), f"{join.device} was taken from its bridge"
+        if join.accept_ra:
+            self.sysctls[f"net/ipv6/conf/{join.bridge}/accept_ra"] = "2"
+        self._set_up(join.device)
+        self._set_master(join.device, join.bridge)
+        moved = self._holdings(join.device)
+        self._give(join.bridge, moved)
+        self._take(join.device, moved)
+        self._give(join.bridge, self._remembered.get(join.bridge, ()))
+
+    def _add_bridge(self, bridge: Bridge) -> None:
+        self.add_link(bridge.name, "bridge")
+        self.sysctls[f"net/ipv6/conf/{bridge.name}/accept_ra"] = "0"
+        if bridge.uplink in self.links:
+            self._set(bridge.name, mac=self.links[bridge.uplink].mac)
+        self._set(bridge.name, mtu=bridge.mtu or 1500)
+
+    def _add_vlan(self, vlan: Vlan) -> None:
+        if any((link.parent, link.vlan) == (vlan.interface, vlan.number) for link in self.links.values()):
+            raise Refused("EEXIST")
+        if vlan.number not in VLAN_NUMBERS:
+            raise Refused("ERANGE")
+        self._set_up(vlan.interface)
+        self.add_link(vlan.name, "vlan", up=False)
+        self._set(vlan.name, parent=vlan.interface, vlan=vlan.number)
+        self._set_up(vlan.name)
+        if vlan.mtu:
+            self._set_mtu(vlan.name, vlan.mtu)
+
+    def _set(self, name: str, **fields: object) -> None:
+        self.links[name] = replace(self.links[name], **fields)
+
+    def _set_mtu(self, name: str, mtu: int) -> None:
+        parent = self.links[name].parent
+        if parent is not None and mtu > self.links[parent].mtu:
+            raise Refused("ERANGE")
+        self._set(name, mtu=mtu)
 
     def _set_master(self, device: str, master: str | None) -> None:
         assert master is None or self.links[master].kind == "bridge", f"{master} is no bridge"
-        self.links[device] = replace(self.links[device], master=master)
+        self._set(device, master=master)
 
     def _set_up(self, name: str) -> None:
-        self.links[name] = replace(self.links[name], up=True)
+        parent = self.links[name].parent
+        if parent is not None and not self.links[parent].up:
+            raise Refused("ENETDOWN")
+        self._set(name, up=True)
+        self._give(name, self._remembered.get(name, ()))
 
     def _add_address(self, key: tuple[str, str]) -> None:
         assert key[0] in self.links, f"there is no {key[0]}"
@@ -115,6 +244,10 @@ class FakeLinks:
             assert name in self.sysctls, f"there is no sysctl {name}"
             self.sysctls[name] = value
             self.edits.append(f"{name} = {value}")
+
+
+def _is_address(thing: str) -> bool:
+    return not thing.startswith("route:")
 
 
 def _raise(failures: Mapping[str, str]) -> None:

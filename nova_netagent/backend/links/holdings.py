@@ -4,12 +4,16 @@ nova moved a physical interface's IPv4 addresses to its bridge by ip(8)'s text: 
 lifetimes, metrics and every route without a gateway were lost on the way. Here the kernel's
 own messages (rtnetlink(7)) are sent back to it with another link in them, so that nothing
 that they say is lost; a route by several links changes in the one that is concerned.
+A default route that a router advertised is made as the kernel makes it, so that the next
+advertisement renews it.
 """
 
 import errno
+import fcntl
+import hashlib
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from msgspec import Struct
 
@@ -22,13 +26,25 @@ _HOP = struct.Struct("=HBBi")
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _ERROR, _DONE = 2, 3
-_REQUEST, _ACK, _DUMP, _CREATE, _APPEND = 0x1, 0x4, 0x300, 0x400, 0x800
-_IFA_LABEL = 3
-_SCOPE_LINK, _SCOPE_HOST = 253, 254
-_RTA_OIF, _RTA_MULTIPATH, _RTA_CACHEINFO = 4, 9, 12
+_REQUEST, _ACK, _REPLACE, _DUMP, _CREATE, _APPEND = 0x1, 0x4, 0x100, 0x300, 0x400, 0x800
+_SOL_NETLINK, _GET_STRICT_CHK = 270, 12
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_FLAGS = 1, 2, 3, 8
+_IFA_F_NODAD = 0x02
+_SCOPE_LINK = 253
+_RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH = 4, 5, 6, 9
+_RTA_CACHEINFO, _RTA_PREF, _RTA_EXPIRES = 12, 20, 23
+_CACHEINFO_EXPIRES = struct.Struct("=8xi")
+_USER_HZ = 100
 _RTPROT_KERNEL = 2
 _RTN_UNICAST = 1
 _RTM_F_CLONED = 0x200
+_RTNH_F_ONLINK = 4
+
+_SIOCADDRT = 0x890B
+_IN6_RTMSG = struct.Struct("@16s16s16sIHHILIi")
+_RTF_LEARNED = 0x1 | 0x2 | 0x10000 | 0x40000 | 0x400000
+"""RTF_UP, RTF_GATEWAY, RTF_DEFAULT, RTF_ADDRCONF, RTF_EXPIRES."""
+_RTF_PREF_SHIFT = 27
 
 
 class Holdings(Struct, frozen=True):
@@ -40,20 +56,39 @@ class Holdings(Struct, frozen=True):
     def __bool__(self) -> bool:
         return bool(self.addresses or self.routes)
 
+    def keys(self) -> Iterator[str]:
+        """By what each is known again: an address with its prefix length, a route by a digest of all it says."""
+        yield from map(_address_key, self.addresses)
+        yield from map(_route_key, self.routes)
+
+    def without(self, keys: Collection[str]) -> "Holdings":
+        """All but those of these keys."""
+        return Holdings(
+            tuple(each for each in self.addresses if _address_key(each) not in keys),
+            tuple(each for each in self.routes if _route_key(each) not in keys),
+        )
+
 
 class MoveFailed(Exception):
     """Something could not be moved; it is where it was, or on both links, never lost."""
 
 
 def read(index: int) -> Holdings:
-    """What the link of an index holds. Link-local addresses are its own and stay."""
+    """What the link of an index holds. Link-local addresses are its own and stay.
+
+    :raises MoveFailed: the kernel does not tell.
+    """
     addresses = tuple(
         bytes(body)
-        for body in _dump(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0))
+        for body in _dump(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, index))
         if _ADDRESS.unpack_from(body)[4] == index and _ADDRESS.unpack_from(body)[3] < _SCOPE_LINK
     )
+    by_link = _packed(_RTA_OIF, struct.pack("=i", index))
     routes = tuple(
-        bytes(body) for body in _dump(_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)) if _is_moved(body, index)
+        _by(bytes(body), index)
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for body in _dump(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + by_link)
+        if body[0] == family and _is_moved(body, index)
     )
     return Holdings(addresses, routes)
 
@@ -66,15 +101,39 @@ def move(holdings: Holdings, old: int, new: int) -> None:
     :raises MoveFailed: naming what the kernel refused.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
-        for body in holdings.addresses:
-            _send(kernel, _NEWADDR, _CREATE, _on_link(body, new), "an address", errno.EEXIST)
-        # A route through a gateway is taken only when the gateway's own route is there: those first.
-        for body in sorted(holdings.routes, key=_has_gateway):
-            _send(kernel, _NEWROUTE, _CREATE | _APPEND, _through(body, old, new), "a route", errno.EEXIST)
+        _give(kernel, holdings, old, new)
         for body in sorted(holdings.routes, key=_has_gateway, reverse=True):
             _send(kernel, _DELROUTE, 0, body, "a route", errno.ESRCH)
         for body in holdings.addresses:
             _send(kernel, _DELADDR, 0, body, "an address", errno.EADDRNOTAVAIL)
+
+
+def give(holdings: Holdings, old: int, new: int) -> None:
+    """Give a link what another one held that is gone, as far as it has not got it.
+
+    :raises MoveFailed: naming what the kernel refused.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        _give(kernel, holdings, old, new)
+
+
+def _give(kernel: socket.socket, holdings: Holdings, old: int, new: int) -> None:
+    for body in holdings.addresses:
+        moved = _on_link(body, new)
+        # Replaced, where it is there: a DHCP client renews a lease on the link that it knows.
+        flags = _CREATE | _REPLACE
+        if body[0] == socket.AF_INET6:
+            # It was proved unique already, and must not be deaf for the second that a new proof takes.
+            _send(kernel, _NEWADDR, flags, _without_detection(moved), "an address", errno.EEXIST)
+            flags = _REPLACE
+        _send(kernel, _NEWADDR, flags, moved, "an address", errno.EEXIST)
+    # A route through a gateway is taken only when the gateway's own route is there: those first.
+    for body in sorted(holdings.routes, key=_has_gateway):
+        learned = _as_learned(body, new)
+        if learned is not None:
+            _learn(learned)
+        else:
+            _send(kernel, _NEWROUTE, _CREATE | _APPEND, _through(body, old, new), "a route", errno.EEXIST)
 
 
 def _is_moved(body: bytes | memoryview, index: int) -> bool:
@@ -83,6 +142,15 @@ def _is_moved(body: bytes | memoryview, index: int) -> bool:
     if protocol == _RTPROT_KERNEL or kind != _RTN_UNICAST or flags & _RTM_F_CLONED:
         return False
     return index in _links_of(bytes(body))
+
+
+def _by(body: bytes, index: int) -> bytes:
+    """Of an IPv6 route by several links the part by one: there each is a route of its own, made and deleted alone."""
+    attributes = dict(_attributes(body[_ROUTE.size :]))
+    if body[0] != socket.AF_INET6 or _RTA_MULTIPATH not in attributes:
+        return body
+    attributes[_RTA_MULTIPATH] = b"".join(hop for link, hop in _hops(attributes[_RTA_MULTIPATH]) if link == index)
+    return body[: _ROUTE.size] + b"".join(_packed(kind, value) for kind, value in attributes.items())
 
 
 def _links_of(body: bytes) -> Iterator[int]:
@@ -94,7 +162,52 @@ def _links_of(body: bytes) -> Iterator[int]:
 
 
 def _has_gateway(body: bytes) -> bool:
-    return any(kind == 5 for kind, _ in _attributes(body[_ROUTE.size :]))
+    return any(kind == _RTA_GATEWAY for kind, _ in _attributes(body[_ROUTE.size :]))
+
+
+def _address_key(body: bytes) -> str:
+    family, length, *_ = _ADDRESS.unpack_from(body)
+    found = dict(_attributes(body[_ADDRESS.size :]))
+    return f"{socket.inet_ntop(family, found.get(_IFA_LOCAL) or found[_IFA_ADDRESS])}/{length}"
+
+
+def _route_key(body: bytes) -> str:
+    fixed = _ROUTE.pack(*_ROUTE.unpack_from(body)[:8], 0)
+    said = b"".join(_packed(kind, value) for kind, value in _attributes(body[_ROUTE.size :]) if kind != _RTA_CACHEINFO)
+    return hashlib.sha1(fixed + said, usedforsecurity=False).hexdigest()
+
+
+def _expires(found: dict[int, bytes]) -> int:
+    """When a route expires, in hundredths of a second from now; 0 is never."""
+    times = found.get(_RTA_CACHEINFO, b"")
+    return int(_CACHEINFO_EXPIRES.unpack_from(times)[0]) if len(times) >= _CACHEINFO_EXPIRES.size else 0
+
+
+def _as_learned(body: bytes, new: int) -> bytes | None:
+    """A default route that a router advertised, as an in6_rtmsg by another link; ``None`` where it is none.
+
+    Only so can it be told to be one: the kernel neither renews nor withdraws any other, and
+    reads no advertisement to its end as long as an equal route stands that is not its own.
+    """
+    family, length = _ROUTE.unpack_from(body)[:2]
+    found = dict(_attributes(body[_ROUTE.size :]))
+    expires = _expires(found)
+    if family != socket.AF_INET6 or length or expires <= 0 or _RTA_GATEWAY not in found:
+        return None
+    (metric,) = struct.unpack("=I", found[_RTA_PRIORITY])
+    preference = found.get(_RTA_PREF, b"\0")[0] << _RTF_PREF_SHIFT
+    none = bytes(16)
+    return _IN6_RTMSG.pack(none, none, found[_RTA_GATEWAY], 0, 0, 0, metric, expires, _RTF_LEARNED | preference, new)
+
+
+def _learn(message: bytes) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as kernel:
+        try:
+            fcntl.ioctl(kernel, _SIOCADDRT, message)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise MoveFailed(f"an advertised route cannot be moved: {error.strerror}") from error
 
 
 def _on_link(body: bytes, new: int) -> bytes:
@@ -104,20 +217,38 @@ def _on_link(body: bytes, new: int) -> bytes:
     return _ADDRESS.pack(family, length, flags, scope, new) + kept
 
 
+def _without_detection(body: bytes) -> bytes:
+    """An IPv6 address that is used without duplicate address detection."""
+    family, length, flags, scope, index = _ADDRESS.unpack_from(body)
+    attributes = dict(_attributes(body[_ADDRESS.size :]))
+    (full,) = struct.unpack("=I", attributes.get(_IFA_FLAGS, struct.pack("=I", flags)))
+    attributes[_IFA_FLAGS] = struct.pack("=I", full | _IFA_F_NODAD)
+    kept = b"".join(_packed(kind, value) for kind, value in attributes.items())
+    return _ADDRESS.pack(family, length, flags | _IFA_F_NODAD, scope, index) + kept
+
+
 def _through(body: bytes, old: int, new: int) -> bytes:
     def changed(kind: int, value: bytes) -> bytes:
         if kind == _RTA_OIF and struct.unpack("=i", value)[0] == old:
             return struct.pack("=i", new)
         if kind == _RTA_MULTIPATH:
-            return b"".join(
-                _HOP.pack(*_HOP.unpack_from(hop)[:3], new if index == old else index) + hop[_HOP.size :]
-                for index, hop in _hops(value)
-            )
+            return b"".join(_hop_by(hop, new if index == old else index) for index, hop in _hops(value))
         return value
 
-    attributes = _attributes(body[_ROUTE.size :])
-    kept = b"".join(_packed(kind, changed(kind, value)) for kind, value in attributes if kind != _RTA_CACHEINFO)
-    return body[: _ROUTE.size] + kept
+    attributes = dict(_attributes(body[_ROUTE.size :]))
+    expires = _expires(attributes)
+    attributes.pop(_RTA_CACHEINFO, None)
+    if expires > 0:
+        attributes[_RTA_EXPIRES] = struct.pack("=I", max(1, expires // _USER_HZ))
+    *fixed, flags = _ROUTE.unpack_from(body)
+    # The kernel tells of a link without a carrier by flags that it does not take back.
+    head = _ROUTE.pack(*fixed, flags & _RTNH_F_ONLINK)
+    return head + b"".join(_packed(kind, changed(kind, value)) for kind, value in attributes.items())
+
+
+def _hop_by(hop: bytes, index: int) -> bytes:
+    length, flags, weight, _ = _HOP.unpack_from(hop)
+    return _HOP.pack(length, flags & _RTNH_F_ONLINK, weight, index) + hop[_HOP.size :]
 
 
 def _hops(value: bytes) -> Iterator[tuple[int, bytes]]:
@@ -155,24 +286,27 @@ def _messages(data: bytes) -> Iterator[tuple[int, memoryview]]:
 
 def _dump(kind: int, request: bytes) -> Iterator[memoryview]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        kernel.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)  # so that the kernel itself leaves out other links
         kernel.send(_HEADER.pack(_HEADER.size + len(request), kind, _REQUEST | _DUMP, 1, 0) + request)
         while True:
             for found, body in _messages(kernel.recv(1 << 18)):
-                if found == _DONE:
+                if found in (_DONE, _ERROR):
+                    if _code(body) not in (0, -errno.ENODEV):
+                        raise MoveFailed(f"the links' holdings cannot be read: {_reason(body)}")
                     return
-                if found == _ERROR:
-                    raise MoveFailed(f"the links' holdings cannot be read: {_reason(body)}")
                 yield body
 
 
 def _send(kernel: socket.socket, kind: int, flags: int, body: bytes, what: str, done_already: int) -> None:
     kernel.send(_HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _ACK | flags, 1, 0) + body)
     ((_, answer),) = _messages(kernel.recv(1 << 16))
-    (code,) = struct.unpack_from("=i", answer)
-    if code not in (0, -done_already):
+    if _code(answer) not in (0, -done_already):
         raise MoveFailed(f"{what} cannot be moved: {_reason(answer)}")
 
 
+def _code(answer: memoryview) -> int:
+    return int(struct.unpack_from("=i", answer)[0]) if len(answer) >= 4 else 0
+
+
 def _reason(answer: memoryview) -> str:
-    (code,) = struct.unpack_from("=i", answer)
-    return errno.errorcode.get(-code, str(code))
+    return errno.errorcode.get(-_code(answer), str(_code(answer)))

@@ -23,15 +23,19 @@ _REQUEST_DUMP = 0x301
 _GROUPS = 0x1 | 0x10 | 0x100
 """RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
 _IFF_UP = 1
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINKINFO = 1, 3, 4, 10, 12, 18
-_IFLA_INFO_KIND, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 4, 5
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_PROTINFO = 1, 3, 4, 5, 10, 12
+_IFLA_LINKINFO, _IFLA_LINK_NETNSID = 18, 37
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+_IFLA_VLAN_ID = 1
 _IFLA_BRPORT_MODE = 4
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _SO_RCVBUFFORCE = 33
 _BUFFER = 8 << 20
 
-_RawLink = tuple[str, str | None, int, bool, int, str | None, bool | None]
-"""Name, kind, master's index, up, mtu, mac, hairpin mode."""
+_SCOPE_LINK = 253
+
+_RawLink = tuple[str, str | None, int, bool, int, str | None, int, int | None, bool | None]
+"""Name, kind, master's index, up, mtu, mac, the carrier's index, VLAN, hairpin mode."""
 
 
 class LinkImage:
@@ -45,7 +49,8 @@ class LinkImage:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
         self._socket.bind((0, _GROUPS))
         self._links: dict[int, _RawLink] = {}
-        self._addresses: set[tuple[int, str]] = set()
+        self._addresses: dict[tuple[int, str], bool] = {}
+        """By index and address, whether it counts beyond the link."""
         self._view: ActualLinks | None = None
         self._dump()
 
@@ -64,6 +69,11 @@ class LinkImage:
         if self._view is None:
             self._view = self._make_view()
         return self._view
+
+    def assume(self, index: int, cidr: str) -> None:
+        """Take it that a link has an address that was just given: the kernel tells of an IPv6 one later."""
+        self._addresses.setdefault((index, cidr), True)
+        self._view = None
 
     def _drain(self) -> bool:
         """Take in what was announced; whether nothing was lost."""
@@ -102,7 +112,7 @@ class LinkImage:
         if kind == _DELLINK:
             self._links.pop(index, None)
             return
-        name, link_kind, master, mtu, mac, hairpin = "", None, 0, 0, None, None
+        name, link_kind, master, mtu, mac, parent, vlan, hairpin = "", None, 0, 0, None, 0, None, None
         for attribute, value in _attributes(body[_LINK.size :]):
             if attribute == _IFLA_IFNAME:
                 name = _text(value)
@@ -112,12 +122,18 @@ class LinkImage:
                 (mtu,) = struct.unpack("=I", value)
             elif attribute == _IFLA_ADDRESS:
                 mac = value.hex(":")
+            elif attribute == _IFLA_LINK:
+                (parent,) = struct.unpack("=I", value)
+            elif attribute == _IFLA_LINK_NETNSID:
+                parent = 0  # the index is one of another namespace
             elif attribute == _IFLA_LINKINFO:
                 info = dict(_attributes(value))
                 link_kind = _text(info[_IFLA_INFO_KIND]) if _IFLA_INFO_KIND in info else None
+                if link_kind == "vlan":
+                    vlan = _vlan(info.get(_IFLA_INFO_DATA, _NOTHING))
                 if _text(info.get(_IFLA_INFO_SLAVE_KIND, _NOTHING)) == "bridge":
                     hairpin = _hairpin(info.get(_IFLA_INFO_SLAVE_DATA, _NOTHING))
-        self._links[index] = (name, link_kind, master, bool(flags & _IFF_UP), mtu, mac, hairpin)
+        self._links[index] = (name, link_kind, master, bool(flags & _IFF_UP), mtu, mac, parent, vlan, hairpin)
 
     def _take_port(self, kind: int, index: int, body: memoryview) -> None:
         """A port's bridge attributes, which are told apart; DELLINK here means that it left its bridge."""
@@ -129,7 +145,7 @@ class LinkImage:
                 self._view = None
 
     def _take_address(self, kind: int, body: memoryview) -> None:
-        family, length, _, _, index = _ADDRESS.unpack_from(body)
+        family, length, _, scope, index = _ADDRESS.unpack_from(body)
         if family not in (socket.AF_INET, socket.AF_INET6):
             return
         found = dict(_attributes(body[_ADDRESS.size :]))
@@ -139,18 +155,19 @@ class LinkImage:
         address = (index, f"{socket.inet_ntop(family, bytes(packed))}/{length}")
         self._view = None
         if kind == _NEWADDR:
-            self._addresses.add(address)
+            self._addresses[address] = scope < _SCOPE_LINK
         else:
-            self._addresses.discard(address)
+            self._addresses.pop(address, None)
 
     def _make_view(self) -> ActualLinks:
         names = {index: raw[0] for index, raw in self._links.items()}
         links = {
-            name: Link(index, name, kind, names.get(master), up, mtu, mac, hairpin)
-            for index, (name, kind, master, up, mtu, mac, hairpin) in self._links.items()
+            name: Link(index, name, kind, names.get(master), up, mtu, mac, hairpin, names.get(parent), vlan)
+            for index, (name, kind, master, up, mtu, mac, parent, vlan, hairpin) in self._links.items()
         }
         addresses = frozenset((names[index], cidr) for index, cidr in self._addresses if index in names)
-        return ActualLinks(links, addresses)
+        addressed = frozenset(names[index] for (index, _), wide in self._addresses.items() if wide and index in names)
+        return ActualLinks(links, addresses, addressed)
 
 
 def _answers(once: socket.socket) -> Iterator[tuple[int, memoryview]]:
@@ -191,6 +208,11 @@ def _hairpin(port: memoryview) -> bool | None:
     """Whether a bridge port sends back to where a frame came from; ``None`` where it is not told."""
     mode = dict(_attributes(port)).get(_IFLA_BRPORT_MODE)
     return None if mode is None else bool(mode[0])
+
+
+def _vlan(data: memoryview) -> int | None:
+    number = dict(_attributes(data)).get(_IFLA_VLAN_ID)
+    return None if number is None else int(struct.unpack("=H", number)[0])
 
 
 def _text(value: memoryview) -> str:

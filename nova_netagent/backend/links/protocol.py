@@ -1,9 +1,10 @@
 """What the engine needs of links, whoever provides it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from nova_netagent.plan_links import ActualLinks, LinkPlan
+from nova_netagent.plan_neighbours import Neighbours
 
 
 class LinksFailed(Exception):
@@ -23,11 +24,23 @@ class LinksBackend(Protocol):
     def read_sysctls(self, names: Iterable[str]) -> Mapping[str, str]:
         """The values of those sysctls that this host has; names are paths below /proc/sys."""
 
+    def held(self, names: Iterable[str]) -> Mapping[str, str]:
+        """What links hold that is not the kernel's own: addresses, and names of routes, between spaces.
+
+        :raises Unavailable: the kernel does not tell; so too ``remember``.
+        """
+
+    def remember(self, bridges: Mapping[str, Collection[str]]) -> None:
+        """Keep in mind what bridges hold, but for the addresses named: it is given again if they are made anew."""
+
     def prepare(self, plan: LinkPlan) -> None:
         """What goes before the rules: ports and addresses away, bridges filtered."""
 
     def finish(self, plan: LinkPlan) -> None:
-        """What comes after the rules: bridges, addresses, ports, forwarding."""
+        """What comes after the rules: uplinks, bridges, addresses, ports, forwarding."""
+
+    def forget_neighbours(self, now: Neighbours) -> None:
+        """Have the host ask anew who has these addresses, unless it knows the MAC that has each now."""
 
     def next_due(self) -> float | None:
         """When ``do_due`` has something to do, by time.monotonic()."""

@@ -21,6 +21,7 @@ class Cloud:
     """One host under the agent, described object by object.
 
     :param program: start the daemon as the program that it is, half a second each time, and not as a fork.
+    :param kind: how it is started otherwise.
     """
 
     def __init__(
@@ -30,13 +31,14 @@ class Cloud:
         host: Namespace | None = None,
         *,
         program: bool = False,
+        kind: type[Agent] = ForkedAgent,
     ) -> None:
         self.lab = lab
         self.host = host or lab.host()
         merged = {group: dict(options) for group, options in CONFIG.items()}
         for group, options in (config or {}).items():
             merged.setdefault(group, {}).update(options)
-        self.agent: Agent = lab.agent(self.host, merged, kind=Agent if program else ForkedAgent)
+        self.agent: Agent = lab.agent(self.host, merged, kind=Agent if program else kind)
 
     @property
     def outside(self) -> Namespace:

@@ -80,10 +80,15 @@ def eventually(happened: Callable[[], object], within: float) -> float:
     return time.monotonic() - began
 
 
+def ctl(agent: Agent, *words: str) -> str:
+    """``netagentctl`` on the agent's host: what it says."""
+    argv = [sys.executable, "-m", "nova_netagent.cmd.ctl", "--config-file", str(agent.config_file), *words]
+    return agent.namespace.run(argv, cwd=REPOSITORY).stdout
+
+
 def cleanup(agent: Agent) -> str:
     """``netagentctl cleanup`` on the agent's host: what it says."""
-    argv = [sys.executable, "-m", "nova_netagent.cmd.ctl", "--config-file", str(agent.config_file), "cleanup"]
-    return agent.namespace.run(argv, cwd=REPOSITORY).stdout
+    return ctl(agent, "cleanup")
 
 
 @contextmanager

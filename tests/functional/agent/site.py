@@ -21,8 +21,9 @@ from nova_netagent.model import Network, Object, State, document
 from nova_netagent.netfilter.rule import DROP, Rule
 from nova_netagent.testing import make_network
 from tests.functional.agent.cloud import Cloud
+from tests.functional.agent.forkserver import ForkedAgent
 from tests.functional.agent.witness import Witness
-from tests.lab import Forged, Lab, Namespace, Refusal, Seen, arrives, iptables, refused
+from tests.lab import Agent, Forged, Lab, Namespace, Refusal, Seen, arrives, iptables, refused
 from tests.lab.agent import BACKEND
 from tests.lab.probes import IpProbe, new_port, new_token
 from tests.lab.proof import drain, one_processor
@@ -43,10 +44,11 @@ class Site(Cloud):
         config: Mapping[str, Mapping[str, Any]] | None = None,
         host: Namespace | None = None,
         *,
+        kind: type[Agent] = ForkedAgent,
         backend: str = BACKEND,
     ) -> None:
         firewall = {"backend": backend, **(config or {}).get("firewall", {})}
-        super().__init__(lab, {**(config or {}), "firewall": firewall}, host)
+        super().__init__(lab, {**(config or {}), "firewall": firewall}, host, kind=kind)
         self.backend = backend
         self.witness = Witness(self.host, self.agent)
         self._machines: dict[int, Namespace] = {}

@@ -5,13 +5,11 @@ import time
 from nova_netagent.testing import make_group, make_instance, make_network, make_provider_rule
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import eventually
+from tests.functional.links.held import ROUTER, advertise
 from tests.lab import Lab, Namespace, needs, veth
-from tests.lab.frames import ETH_IPV6, ICMPV6, ethernet, icmp, ip
 from tests.lab.links import Links
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "ipv6")
-
-ROUTER = "fe80::99"
 
 
 def forwarding(host: Namespace) -> tuple[str, str]:
@@ -48,14 +46,6 @@ def test_bridged_frames_are_filtered(lab: Lab) -> None:
 
 
 # --- router advertisements
-
-
-def advertise(router: Namespace) -> None:
-    """Send a router advertisement with a default route and no prefix (RFC 4861, section 4.2)."""
-    lifetime = 1800
-    message = icmp(ROUTER, "ff02::1", 134, 0, bytes(8), rest=64 << 24 | lifetime)
-    packet = ip(ROUTER, "ff02::1", ICMPV6, message, ttl=255)
-    router.wire().send(ethernet("33:33:00:00:00:01", router.mac, ETH_IPV6, packet))
 
 
 def learned(links: Links) -> bool:

@@ -4,8 +4,6 @@ Networks and instances are those of nova_netagent.testing: network N is 10.N.0.0
 fd00:N::/64 on bridge brN, instance N has .(N+1).
 """
 
-import os
-import select
 import signal
 import time
 from collections import Counter
@@ -20,6 +18,7 @@ from nova_netagent.model import Object
 from nova_netagent.plan_links import ActualLinks
 from nova_netagent.services import DhcpPlan, DnsmasqServers, plan_dhcp
 from nova_netagent.testing import make_vif
+from tests.functional.dhcp.running import dnsmasqs, kill, leased
 from tests.lab import Lab, Namespace
 from tests.unit.dhcp.world import services_of
 
@@ -120,13 +119,7 @@ class Site:
 
     def pids(self) -> dict[str, list[int]]:
         """Every dnsmasq of the host, by bridge: none is hidden."""
-        found: dict[str, list[int]] = {}
-        for pid in self.host.processes():
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            if "dnsmasq" in words[0]:
-                bridge = next(word.partition("=")[2] for word in words if word.startswith("--interface="))
-                found.setdefault(bridge, []).append(pid)
-        return found
+        return dnsmasqs(self.host)
 
     def pid(self, bridge: str = "br1") -> int:
         (pid,) = self.pids()[bridge]
@@ -135,23 +128,12 @@ class Site:
     def kill(self, bridge: str = "br1", number: int = signal.SIGKILL) -> int:
         """Kill one, as an operator or the kernel would."""
         pid = self.pid(bridge)
-        descriptor = os.pidfd_open(pid)
-        os.kill(pid, number)
-        assert select.select([descriptor], [], [], 5)[0]
-        os.close(descriptor)
+        kill(pid, number)
         return pid
 
-    def text(self, suffix: str, bridge: str = "br1") -> str:
-        file = self.networks / f"{bridge}.{suffix}"
-        return file.read_text() if file.exists() else ""
-
     def leases(self, bridge: str = "br1") -> set[str]:
-        """The addresses that are leased; dnsmasq writes the file in place, so it must say so twice."""
-        text = self.text("leases", bridge)
-        while True:
-            time.sleep(0.02)
-            if text == (text := self.text("leases", bridge)):
-                return {line.split()[2] for line in text.splitlines() if len(line.split()) == 5}
+        """The addresses that are leased."""
+        return set(leased(self.networks / f"{bridge}.leases"))
 
     def said(self) -> str:
         """All that the dnsmasqs logged."""

@@ -23,6 +23,7 @@ from nova_netagent.netfilter.frames import Frames, Secured
 from tests.lab import Frame, Lab, Namespace, arrives, refused
 from tests.lab.passage import Refusal
 from tests.lab.probes import Probe
+from tests.lab.topology import GATEWAY4, GATEWAY6
 
 W = "nova-netagent"
 UPLINK = "eth1"
@@ -31,6 +32,8 @@ NETWORK = "198.51.100.0/24"
 
 class BridgeSite:
     """The machines, and the frames that are kept to what ``let`` says."""
+
+    gateway4, gateway6 = GATEWAY4, GATEWAY6
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab

@@ -9,9 +9,9 @@ import pytest
 from nova_netagent.backend.frames import layout
 from nova_netagent.backend.nft.statements import COUNTED, Field, rule, within
 from nova_netagent.netfilter.frames import Frames
+from tests.functional.frames.lies import LIES
 from tests.functional.frames.site import BridgeSite, W
 from tests.functional.frames.test_contract import KernelWorld, world  # noqa: F401 (a fixture)
-from tests.functional.frames.test_lies import LIES
 from tests.lab import arp_request, needs
 from tests.unit.frames.contract import DRIFTS, EVERYTHING, vif, vifs
 

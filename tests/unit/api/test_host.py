@@ -182,6 +182,7 @@ def test_the_status_at_a_glance(client: TestClient) -> None:
         "live": True,
         "ready": True,
         "failure": "",
+        "warnings": [],
         "host": "node-1",
         "version": "1.2.3",
         "backend": "iptables",

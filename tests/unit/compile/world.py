@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nova_netagent.compile import ALL_TABLES, Compiled, Compiler
-from nova_netagent.compile.network import uplink
+from nova_netagent.compile.uplinks import uplink_of
 from nova_netagent.events import Put, fold
 from nova_netagent.model import DesiredState, Instance, Network, Object, values
 from nova_netagent.model.protocols import ICMP, ICMPV6, TCP, UDP
@@ -108,7 +108,7 @@ class World:
                     bridge = networks[vif.network_id].bridge
                     ports.setdefault(vif.device, Port(vif.device, bridge, vif.fixed_ips, vif.address))
         for network in networks.values():
-            device = uplink(network, self.settings.network)
+            device = getattr(uplink_of(network, self.settings.network), "device", None)
             if device is not None:
                 other = behind(int(network.bridge.removeprefix("br")))
                 ports[device] = Port(device, network.bridge, (other.ipv4, other.ipv6))

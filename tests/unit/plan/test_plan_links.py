@@ -237,10 +237,23 @@ def test_which_sysctls_are_wanted() -> None:
     assert before == {CALL4: "1", CALL6: "1", "net/ipv6/conf/eth0/accept_ra": "2"}
 
 
+def listeners(desired: Links, actual: ActualLinks, made: dict[Made, str]) -> set[str]:
+    before, _ = sysctls_of(desired, actual, made)
+    assert set(before.values()) == {"2"}
+    return {name.split("/")[3] for name in before}
+
+
 def test_links_of_ours_and_ports_accept_no_router_advertisements() -> None:
-    actual = host(link("lo"), link("eth0"), link("eth1", "br5"), link("br1"), link("br7"), link("tap1"), link("wlan0"))
-    before, _ = sysctls_of(forwarding(6, filter_bridges=False), actual, {("bridge", "br7"): ""})
-    assert before == {"net/ipv6/conf/eth0/accept_ra": "2", "net/ipv6/conf/wlan0/accept_ra": "2"}
+    desired = forwarding(6, filter_bridges=False)
+    actual = host(link("lo"), link("eth0"), link("eth1", "br5"), link("br1"), link("tap1"), link("wlan0"))
+    assert listeners(desired, actual, {("bridge", "br1"): ""}) == {"eth0", "wlan0"}
+
+
+def test_a_bridge_of_the_hosts_own_and_an_uplink_go_on_accepting_them() -> None:
+    """The host may have its default route by a bridge; and an uplink's bridge listens as the uplink did."""
+    desired = replace(forwarding(6, filter_bridges=False), uplinks={"eth1": "br1"})
+    actual = host(link("lo"), link("eth0"), link("eth1", "br1"), link("br1", kind="bridge"), link("tap1"))
+    assert listeners(desired, actual, {}) == {"eth0", "eth1", "br1"}
 
 
 @pytest.mark.parametrize(("present", "changed"), [("0", False), ("1", True), ("2", False)])

@@ -1,0 +1,28 @@
+"""Who has come to an address that somebody else may have had. Pure."""
+
+from collections.abc import Mapping
+
+from nova_netagent.compile.resolve import Port
+
+Neighbours = Mapping[tuple[str, str], str]
+"""By bridge and address, the MAC that has it."""
+
+
+def newcomers(before: Mapping[str, tuple[Port, ...]], now: Mapping[str, tuple[Port, ...]]) -> Neighbours:
+    """The addresses that have another MAC than before, or none before: what they cost is what changed."""
+    found: dict[tuple[str, str], str] = {}
+    for id_, ports in now.items():
+        known = before.get(id_, ())
+        if known is not ports:
+            had = _held(known)
+            found |= {key: mac for key, mac in _held(ports).items() if had.get(key) != mac}
+    return found
+
+
+def _held(ports: tuple[Port, ...]) -> dict[tuple[str, str], str]:
+    return {
+        (port.network.bridge, address): port.vif.address
+        for port in ports
+        if port.network is not None
+        for address in port.addresses
+    }

@@ -1,0 +1,193 @@
+"""What the engine does about frames and DHCP servers: in their place, repaired, told, retried."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nova_netagent.backend.nft.objects import Element
+from nova_netagent.compile import empty_ruleset
+from nova_netagent.engine import NotApplied
+from nova_netagent.host import Host as Adapters
+from nova_netagent.testing import make_instance, make_network, make_vif
+from tests.properties.host import SETTINGS, Host
+
+MAC = make_vif(2).address
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def status(host: Host, item: object) -> tuple[str, str]:
+    found = host.engine.view.status((item.KIND, item.id))  # type: ignore[attr-defined]
+    assert found is not None
+    return found.state, found.message
+
+
+def wake(host: Host) -> None:
+    """As the kernel's own notice does."""
+    host.engine.wake()
+    host.engine.serve(host.engine._take())
+
+
+# --- frames
+
+
+def test_an_element_that_the_kernel_refuses_fails_its_own_object(host: Host) -> None:
+    def is_second(_: str, element: Element) -> bool:
+        return bytes.fromhex(MAC.replace(":", "")) in element.key
+
+    host.frames.refuse = is_second
+    host.put(make_network(1), make_instance(1), make_instance(2), make_instance(3))
+    assert status(host, make_instance(2))[0] == "error"
+    assert [status(host, make_instance(number))[0] for number in (1, 3)] == ["done", "done"]
+    held = host.frames.read()["secured"]
+    assert any("tap1" in each for each in held)
+    assert not any("tap2" in each for each in held)
+    host.frames.refuse = lambda *_: False
+    host.engine.resync()
+    assert status(host, make_instance(2)) == ("done", "")
+
+
+def test_somebody_who_is_faster_is_waited_for(host: Host) -> None:
+    def meddle() -> None:
+        host.frames.generation += 1
+        host.frames.before_commit = lambda: None
+
+    host.frames.before_commit = meddle
+    host.put(make_network(1), make_instance(1))
+    assert status(host, make_instance(1)) == ("done", "")
+
+
+def test_somebody_who_is_always_faster_is_given_up_for_now(host: Host) -> None:
+    def meddle() -> None:
+        host.frames.generation += 1
+
+    host.frames.before_commit = meddle
+    with pytest.raises(NotApplied):
+        host.put(make_network(1), make_instance(1))
+    host.frames.before_commit = lambda: None
+    host.engine.resync()
+    assert status(host, make_instance(1)) == ("done", "")
+
+
+def test_rules_do_not_come_before_frames(host: Host) -> None:
+    """A vif that could not lie in IP could in ARP."""
+    host.put(make_network(1))
+    before = {table: dict(chains) for table, chains in host.backend.chains.items()}
+    host.frames.unavailable = 1
+    with pytest.raises(NotApplied):
+        host.put(make_instance(1))
+    assert {table: dict(chains) for table, chains in host.backend.chains.items()} == before
+    host.engine.resync()
+    assert status(host, make_instance(1)) == ("done", "")
+
+
+def test_a_strangers_port_is_closed_when_it_comes_and_opened_when_it_is_described(host: Host) -> None:
+    host.put(make_network(1))
+    host.links.add_link("tap1", master="br1")
+    wake(host)
+    assert host.frames.read()["closed"] == {"tap1"}
+    host.put(make_instance(1))
+    assert host.frames.read()["closed"] == frozenset()
+    assert host.frames.read()["secured"] == {"tap1"}
+    host.delete(make_instance(1))
+    assert host.frames.read()["ports"] == frozenset()
+
+
+def test_frames_that_cannot_be_judged_for_now_are_told_and_retried_when_a_link_comes(host: Host) -> None:
+    host.put(make_network(1))
+    host.links.add_link("tap1", master="br1")
+    host.frames.unavailable = 1
+    wake(host)
+    assert host.engine.view.failure == "cannot reach nf_tables"
+    host.engine.resync()
+    assert host.engine.view.failure == ""
+    assert host.frames.read()["closed"] == {"tap1"}
+
+
+def test_a_kernel_that_cannot_judge_frames_is_told_and_works(tmp_path: Path) -> None:
+    class Frameless(Host):
+        def _adapters(self) -> Adapters:
+            return replace(super()._adapters(), frames=None, warnings=("frames are not judged: no such family",))
+
+    host = Frameless(tmp_path)
+    host.put(make_network(1), make_instance(1))
+    host.links.add_link("tap9", master="br1")
+    wake(host)
+    assert host.engine.view.warnings == ("frames are not judged: no such family",)
+    assert host.frames.table is None
+    assert host.engine.plan() == []
+    assert host.engine.resync() == []
+    host.engine.reconciler.remove_everything(empty_ruleset(SETTINGS))
+    assert host.frames.commits == 0
+    host.restart()
+    assert host.engine.view.warnings == ("frames are not judged: no such family",)
+
+
+def test_a_kernel_that_can_has_no_warnings(host: Host) -> None:
+    assert host.engine.view.warnings == ()
+
+
+def test_a_host_without_frames_can_be_closed(host: Host) -> None:
+    replace(host.engine.host, frames=None).close()
+
+
+# --- servers
+
+
+def test_a_server_that_cannot_be_started_puts_its_networks_in_error_and_holds_nothing_up(host: Host) -> None:
+    host.system.no_program = True
+    host.put(make_network(1), make_instance(1))
+    state, message = status(host, make_network(1))
+    assert state == "error"
+    assert message.startswith("there is no dnsmasq: install dnsmasq-base; next attempt in")
+    assert status(host, make_instance(1)) == ("done", "")
+    assert host.frames.read()["secured"] == {"tap1"}
+    host.system.no_program = False
+    assert host.engine.host.servers.settle(60)
+    host.engine.serve([])
+    assert status(host, make_network(1)) == ("done", "")
+
+
+def test_what_a_server_complains_of_is_told_until_it_is_well(host: Host) -> None:
+    host.put(make_network(1), make_network(2))
+    host.engine.host.servers.settle(60)
+    host.system.fail["--interface=br1"] = "bad option at line 1"
+    host.system.processes["br1"].end("was killed by SIGKILL")
+    for _ in range(6):
+        host.engine.serve([])
+    state, message = status(host, make_network(1))
+    assert (state, "bad option at line 1" in message) == ("error", True)
+    assert status(host, make_network(2)) == ("done", "")
+    host.system.fail.clear()
+    for _ in range(20):
+        host.engine.serve([])
+    assert status(host, make_network(1)) == ("done", "")
+
+
+def test_a_link_in_error_matters_more_than_its_server(host: Host) -> None:
+    host.system.no_program = True
+    host.links.add_link("br1", kind="dummy")
+    host.put(make_network(1))
+    assert "not a bridge" in status(host, make_network(1))[1]
+
+
+def test_a_network_that_is_gone_has_no_trouble(host: Host) -> None:
+    host.system.no_program = True
+    host.put(make_network(1))
+    host.delete(make_network(1))
+    host.engine.serve([])
+    assert host.engine.view.troubles == {}
+
+
+def test_cleanup_ends_servers_and_takes_frames(host: Host) -> None:
+    host.put(make_network(1), make_instance(1))
+    host.engine.host.servers.settle(60)
+    lines = list(host.engine.reconciler.remove_everything(empty_ruleset(SETTINGS)).lines())
+    assert {"dhcp: - br1", "bridge nova-netagent: - table"} <= set(lines)
+    assert host.system.processes == {}
+    assert host.system.files == {}
+    assert host.frames.table is None

@@ -1,0 +1,378 @@
+"""What becomes of uplinks and VLANs on every backend of links, the kernel's and the fake alike.
+
+The engine is the real one and the rules are fake. The host has eth1 and eth2, up and without
+addresses; a test gives them some, as an operator would.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from nova_netagent.backend.links.protocol import LinksBackend
+from nova_netagent.metrics import Metrics
+from nova_netagent.model import Object
+from nova_netagent.plan_links import ActualLinks
+from nova_netagent.reconcile import Reconciler
+from nova_netagent.testing import make_instance, make_network, make_vif
+from tests.properties.host import SETTINGS, Host
+
+OWN = ("192.0.2.7/24", "2001:db8:7::7/64")
+ROUTES = ("198.18.0.0/15 via 192.0.2.1", "2001:db8:99::/48 via 2001:db8:7::1")
+HELD = {*OWN, *ROUTES}
+GIVEN = {"10.1.0.1/24", "fd00:1::1/64"}
+
+
+class LinksWorld(Protocol):
+    """A host's links, and what others do to them."""
+
+    def open(self) -> LinksBackend:
+        """The backend under test."""
+
+    def read(self) -> ActualLinks:
+        """The links as they are."""
+
+    def sysctl(self, name: str) -> str:
+        """A setting, by its path below /proc/sys."""
+
+    def add_bridge(self, name: str) -> None:
+        """Somebody makes a bridge."""
+
+    def delete(self, name: str) -> None:
+        """Somebody deletes a link."""
+
+    def set_master(self, name: str, master: str | None) -> None:
+        """Somebody puts a port on a bridge, or takes it off."""
+
+    def set_down(self, name: str) -> None:
+        """Somebody takes a link down."""
+
+    def give(self, name: str, *things: str) -> None:
+        """Somebody gives a link addresses and routes."""
+
+    def take(self, name: str, *things: str) -> None:
+        """Somebody takes them away."""
+
+    def answered(self, bridge: str, address: str, mac: str, *, permanent: bool = False) -> None:
+        """Somebody answered for an address; ``permanent``: an operator wrote it down."""
+
+    def neighbours(self) -> set[tuple[str, str, str]]:
+        """Who answered last: bridge, address and MAC."""
+
+    def held(self, name: str) -> set[str]:
+        """The addresses and routes of a link that are not the kernel's own."""
+
+
+Open = Callable[..., Host]
+
+
+class LinksContract:
+    """Run with a fixture ``links``, the world of a backend."""
+
+    @pytest.fixture
+    def host(self, links: LinksWorld, tmp_path: Path) -> Host:
+        return Host(tmp_path, open_links=links.open)
+
+    @pytest.fixture
+    def flat(self, links: LinksWorld, host: Host) -> Object:
+        """A flat network whose uplink had addresses and routes."""
+        links.give("eth1", *OWN, *ROUTES)
+        network = make_network(1, bridge_interface="eth1")
+        host.put(network)
+        return network
+
+    def look(self, host: Host) -> None:
+        """As the engine does when it is told of a change."""
+        host.engine._look_at_links()
+
+    def steady(self, host: Host) -> bool:
+        """Whether nothing is left to do, also for one who looks closely."""
+        return [line for line in host.engine.plan() if line.startswith(("link", "address", "sysctl"))] == []
+
+    def clean_up(self, host: Host) -> None:
+        engine = host.engine
+        Reconciler(SETTINGS.firewall, engine.host, engine.store, Metrics()).remove_everything(engine._compiled.ruleset)
+
+    # joining and leaving
+
+    def test_an_uplink_brings_what_it_holds_and_takes_it_back(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        found = links.read().links
+        assert (found["eth1"].master, found["br1"].mac) == ("br1", found["eth1"].mac)
+        assert links.held("eth1") == set()
+        assert links.held("br1") == HELD | GIVEN
+        assert self.steady(host)
+        host.delete(flat)
+        found = links.read().links
+        assert ("br1" in found, found["eth1"].master) == (False, None)
+        assert links.held("eth1") == HELD
+        assert self.steady(host)
+
+    def test_cleanup_gives_it_back(self, links: LinksWorld, host: Host, flat: Object) -> None:
+        self.clean_up(host)
+        assert ("br1" in links.read().links, links.held("eth1")) == (False, HELD)
+
+    def test_a_restart_changes_nothing_and_the_way_back_is_known(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        host.restart()
+        assert self.steady(host)
+        host.delete(flat)
+        assert links.held("eth1") == HELD
+
+    def test_what_the_operator_gave_the_bridge_meanwhile_goes_to_the_uplink(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        links.give("br1", "203.0.113.5/32")
+        links.take("br1", ROUTES[0])
+        host.delete(flat)
+        assert links.held("eth1") == HELD - {ROUTES[0]} | {"203.0.113.5/32"}
+
+    def test_a_bridge_that_was_there_keeps_its_own(self, links: LinksWorld, host: Host) -> None:
+        links.add_bridge("br1")
+        links.give("br1", "203.0.113.5/24", "198.51.100.0/24 via 203.0.113.1")
+        links.give("eth1", *OWN, *ROUTES)
+        before = links.read().links["br1"]
+        network = make_network(1, bridge_interface="eth1", mtu=1400)
+        host.put(network)
+        assert links.read().links["br1"].mtu == before.mtu
+        assert links.held("br1") == HELD | GIVEN | {"203.0.113.5/24", "198.51.100.0/24 via 203.0.113.1"}
+        host.restart()
+        host.delete(network)
+        assert links.held("br1") == {"203.0.113.5/24", "198.51.100.0/24 via 203.0.113.1"}
+        assert links.held("eth1") == HELD
+
+    def test_a_port_that_was_there_is_used_and_left(self, links: LinksWorld, host: Host) -> None:
+        links.add_bridge("br1")
+        links.set_master("eth1", "br1")
+        links.give("eth1", OWN[0])
+        network = make_network(1, bridge_interface="eth1")
+        host.put(network)
+        assert links.held("eth1") == {OWN[0]}
+        assert self.steady(host)
+        host.delete(network)
+        self.clean_up(host)
+        assert links.read().links["eth1"].master == "br1"
+        assert links.held("eth1") == {OWN[0]}
+
+    def test_a_port_of_another_bridge_is_not_stolen_and_taken_when_it_is_free(
+        self, links: LinksWorld, host: Host
+    ) -> None:
+        links.add_bridge("br9")
+        links.set_master("eth1", "br9")
+        network = make_network(1, bridge_interface="eth1")
+        (answer,) = host.put(network)
+        assert answer.status is not None
+        assert (answer.status.state, answer.status.message) == ("error", "eth1: it is a port of br9 already")
+        assert links.read().links["eth1"].master == "br9"
+        links.set_master("eth1", None)
+        self.look(host)
+        assert links.read().links["eth1"].master == "br1"
+        status = host.engine.view.status(("networks", network.id))
+        assert status is not None
+        assert status.state == "done"
+
+    def test_an_uplink_that_is_not_there(self, links: LinksWorld, host: Host) -> None:
+        (answer,) = host.put(make_network(1, bridge_interface="eth9"))
+        assert answer.status is not None
+        assert (answer.status.state, answer.status.message) == ("error", "eth9: there is no such interface")
+        assert links.held("br1") == GIVEN
+
+    def test_what_cannot_be_a_port_is_told(self, links: LinksWorld, host: Host) -> None:
+        links.add_bridge("br9")
+        (answer,) = host.put(make_network(1, bridge_interface="br9"))
+        assert answer.status is not None
+        assert answer.status.state == "error"
+        assert "ELOOP" in answer.status.message
+        host.delete(make_network(1))
+        assert "br1" not in links.read().links
+
+    def test_another_uplink_takes_its_place(self, links: LinksWorld, host: Host, flat: Object) -> None:
+        links.give("eth2", "203.0.113.5/24")
+        host.put(make_network(1, bridge_interface="eth2"))
+        found = links.read().links
+        assert (found["eth1"].master, found["eth2"].master) == (None, "br1")
+        assert found["br1"].mac == found["eth2"].mac
+        assert links.held("eth1") == HELD
+        assert links.held("br1") == GIVEN | {"203.0.113.5/24"}
+
+    def test_the_uplink_moves_to_another_bridge(self, links: LinksWorld, host: Host, flat: Object) -> None:
+        host.put(make_network(1, bridge="other", bridge_interface="eth1"))
+        assert ("br1" in links.read().links, links.held("other")) == (False, HELD | GIVEN)
+        host.delete(flat)
+        assert links.held("eth1") == HELD
+
+    def test_an_uplink_that_comes_to_a_bridge_that_is_there(self, links: LinksWorld, host: Host) -> None:
+        host.put(make_network(1))
+        links.give("eth1", *OWN, *ROUTES)
+        host.put(make_network(1, bridge_interface="eth1"))
+        assert links.held("br1") == HELD | GIVEN
+        assert links.read().links["br1"].mac == links.read().links["eth1"].mac
+        host.put(make_network(1))
+        assert (links.held("br1"), links.held("eth1")) == (GIVEN, HELD)
+
+    def test_the_gateways_address_that_the_uplink_had_is_the_hosts(self, links: LinksWorld, host: Host) -> None:
+        links.give("eth1", "10.1.0.1/24")
+        network = make_network(1, bridge_interface="eth1")
+        host.put(network)
+        assert links.held("br1") == GIVEN
+        host.delete(network)
+        assert links.held("eth1") == {"10.1.0.1/24"}
+
+    def test_ours_that_was_first_of_its_prefix_takes_nobody_along(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        """The kernel takes the other addresses of a prefix away with the first (promote_secondaries)."""
+        links.give("br1", "10.1.0.77/24")
+        host.delete(flat)
+        assert links.held("eth1") == HELD | {"10.1.0.77/24"}
+
+    def test_a_bridge_stays_while_its_uplink_cannot_leave_it(
+        self, links: LinksWorld, host: Host, flat: Object, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with self.failing(links, monkeypatch):
+            host.delete(flat)
+            assert links.read().links["eth1"].master == "br1"
+        host.engine.resync()
+        assert ("br1" in links.read().links, links.held("eth1")) == (False, HELD)
+
+    def failing(self, links: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """Have releases of eth1 fail meanwhile."""
+        raise NotImplementedError
+
+    # router advertisements
+
+    @pytest.mark.parametrize(("before", "after"), [("0", "0"), ("1", "2"), ("2", "2")])
+    def test_the_bridge_listens_to_routers_as_its_uplink_did(
+        self, links: Any, host: Host, before: str, after: str
+    ) -> None:
+        links.set_sysctl("net/ipv6/conf/eth1/accept_ra", before)
+        host.put(make_network(1, bridge_interface="eth1"))
+        assert links.sysctl("net/ipv6/conf/br1/accept_ra") == after
+        links.delete("br1")
+        self.look(host)
+        assert links.sysctl("net/ipv6/conf/br1/accept_ra") == after
+
+    # drift
+
+    def test_a_bridge_that_somebody_deletes_comes_back_with_what_it_held(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        links.delete("br1")
+        self.look(host)
+        assert links.read().links["eth1"].master == "br1"
+        assert links.held("br1") == HELD | GIVEN
+        assert host.metrics.drift_repairs_total.labels("link")._value.get() > 0
+        host.delete(flat)
+        assert links.held("eth1") == HELD
+
+    def test_what_was_released_is_not_given_again(self, links: LinksWorld, host: Host, flat: Object) -> None:
+        host.put(make_network(1, bridge_interface="eth2"))
+        links.delete("br1")
+        self.look(host)
+        assert links.held("br1") == GIVEN
+
+    def test_a_bridge_that_somebody_takes_down(self, links: LinksWorld, host: Host, flat: Object) -> None:
+        links.set_down("br1")
+        self.look(host)
+        assert links.read().links["br1"].up
+        assert links.held("br1") == HELD | GIVEN
+
+    def test_an_uplink_that_somebody_takes_out_or_down(self, links: LinksWorld, host: Host, flat: Object) -> None:
+        links.set_master("eth1", None)
+        self.look(host)
+        assert links.read().links["eth1"].master == "br1"
+        links.set_down("eth1")
+        self.look(host)
+        assert links.read().links["eth1"].up
+        assert links.held("br1") == HELD | GIVEN
+
+    def test_what_somebody_gives_the_uplink_goes_to_the_bridge(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        """A DHCP client that knows only its interface."""
+        links.give("eth1", "203.0.113.5/32")
+        self.look(host)
+        assert links.held("eth1") == set()
+        assert links.held("br1") == HELD | GIVEN | {"203.0.113.5/32"}
+        links.give("eth1", "203.0.113.0/24")
+        self.look(host)
+        assert links.held("eth1") == {"203.0.113.0/24"}, "a route is not told of"
+        host.engine.resync()
+        assert links.held("eth1") == set()
+        assert "203.0.113.0/24" in links.held("br1")
+
+    # VLANs
+
+    def test_who_had_an_address_is_forgotten_when_another_comes_to_it(self, links: LinksWorld, host: Host) -> None:
+        host.put(make_network(1))
+        old, mine, other = "02:00:00:00:00:77", make_vif(1).address, make_vif(3).address
+        links.answered("br1", "10.1.0.2", old)
+        links.answered("br1", "fd00:1::2", mine)
+        links.answered("br1", "10.1.0.4", other)
+        links.answered("br1", "fd00:1::4", old, permanent=True)
+        host.put(make_instance(1), make_instance(3))
+        assert links.neighbours() == {
+            ("br1", "fd00:1::2", mine),
+            ("br1", "10.1.0.4", other),
+            ("br1", "fd00:1::4", old),
+        }
+
+    def test_a_vlan_link_is_made_joined_and_removed(self, vlans: LinksWorld, host: Host) -> None:
+        network = make_network(1, bridge_interface="eth1", vlan=7, mtu=1400)
+        host.put(network)
+        found = vlans.read().links
+        made = found["vlan7"]
+        assert (made.kind, made.parent, made.vlan, made.mtu) == ("vlan", "eth1", 7, 1400)
+        assert (made.up, made.master) == (True, "br1")
+        assert (found["br1"].mac, found["br1"].mtu) == (made.mac, 1400)
+        assert made.mac != found["eth1"].mac
+        assert found["eth1"].master is None
+        assert self.steady(host)
+        host.put(make_network(1, bridge_interface="eth1", vlan=7, mtu=1300))
+        assert vlans.read().links["vlan7"].mtu == 1300
+        vlans.delete("vlan7")
+        self.look(host)
+        assert vlans.read().links["vlan7"].master == "br1"
+        host.delete(network)
+        assert not {"vlan7", "br1"} & set(vlans.read().links)
+
+    def test_a_vlan_link_that_was_there_is_used_and_left(self, vlans: Any, host: Host) -> None:
+        vlans.add_vlan("vlan7", "eth1", 7)
+        vlans.give("vlan7", OWN[0])
+        network = make_network(1, bridge_interface="eth1", vlan=7)
+        host.put(network)
+        assert vlans.read().links["vlan7"].master == "br1"
+        host.delete(network)
+        assert vlans.read().links["vlan7"].master is None
+        assert vlans.held("vlan7") == {OWN[0]}
+
+    def test_a_link_that_only_has_the_name_of_a_vlan(self, vlans: Any, host: Host) -> None:
+        vlans.add_vlan("vlan7", "eth1", 8)
+        (answer,) = host.put(make_network(1, bridge_interface="eth1", vlan=7))
+        assert answer.status.message == "vlan7: there is a link of this name that is not VLAN 7 of eth1"
+        assert vlans.read().links["vlan7"].master is None
+
+    def test_a_vlan_that_the_kernel_refuses_is_an_error_of_its_network_alone(self, vlans: Any, host: Host) -> None:
+        """Somebody has the same VLAN by another name; and an MTU that the carrier does not have."""
+        vlans.add_vlan("other", "eth1", 7)
+        (answer,) = host.put(make_network(1, bridge_interface="eth1", vlan=7))
+        assert answer.status.message == "vlan7: VLAN 7 of eth1 is other already"
+        (answer,) = host.put(make_network(2, bridge_interface="eth1", vlan=8, mtu=9000))
+        assert answer.status.state == "error"
+        assert "ERANGE" in answer.status.message
+        (answer,) = host.put(make_network(3, bridge_interface="eth1", vlan=9))
+        assert answer.status.state == "done"
+
+    def test_flat_and_vlans_on_one_interface(self, vlans: LinksWorld, host: Host) -> None:
+        vlans.give("eth1", *OWN, *ROUTES)
+        networks = [make_network(1, bridge_interface="eth1"), make_network(2, bridge_interface="eth1", vlan=7)]
+        host.put(*networks)
+        found = vlans.read().links
+        assert (found["eth1"].master, found["vlan7"].master) == ("br1", "br2")
+        assert vlans.held("br1") == HELD | GIVEN
+        host.delete(*networks)
+        assert vlans.held("eth1") == HELD
+        assert "vlan7" not in vlans.read().links

@@ -1,0 +1,93 @@
+"""The fake does what every backend of links does."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from nova_netagent.backend.links.fake import FakeLinks
+from nova_netagent.plan_links import ActualLinks
+from tests.unit.links.contract import LinksContract
+
+
+class FakeWorld:
+    """The fake, and what others do to it."""
+
+    def __init__(self) -> None:
+        self.links = FakeLinks()
+        for name in ("eth0", "eth1", "eth2"):
+            self.links.add_link(name)
+
+    def open(self) -> FakeLinks:
+        return self.links
+
+    def read(self) -> ActualLinks:
+        return self.links.read()
+
+    def sysctl(self, name: str) -> str:
+        return self.links.sysctls[name]
+
+    def set_sysctl(self, name: str, value: str) -> None:
+        self.links.sysctls[name] = value
+
+    def add_bridge(self, name: str) -> None:
+        self.links.add_link(name, "bridge")
+
+    def add_vlan(self, name: str, interface: str, number: int) -> None:
+        self.links.add_link(name, "vlan")
+        self.links.links[name] = replace(self.links.links[name], parent=interface, vlan=number)
+
+    def delete(self, name: str) -> None:
+        self.links.remove_link(name)
+
+    def set_master(self, name: str, master: str | None) -> None:
+        self.links.links[name] = replace(self.links.links[name], master=master)
+
+    def set_down(self, name: str) -> None:
+        """IPv6 addresses and all routes go with it."""
+        self.links.links[name] = replace(self.links.links[name], up=False)
+        self.links.routes = {each for each in self.links.routes if each[0] != name}
+        self.links.addresses = {each for each in self.links.addresses if each[0] != name or ":" not in each[1]}
+
+    def give(self, name: str, *things: str) -> None:
+        self.links._give(name, map(_named, things))
+
+    def take(self, name: str, *things: str) -> None:
+        self.links._take(name, map(_named, things))
+
+    def answered(self, bridge: str, address: str, mac: str, *, permanent: bool = False) -> None:
+        self.links.neighbours[bridge, address] = mac
+        if permanent:
+            self.links.written_down.add((bridge, address))
+
+    def neighbours(self) -> set[tuple[str, str, str]]:
+        return {(*key, mac) for key, mac in self.links.neighbours.items()}
+
+    def held(self, name: str) -> set[str]:
+        return {each.removeprefix("route:").replace("_", " ") for each in self.links._holdings(name)}
+
+
+def _named(thing: str) -> str:
+    """As the fake has it: a route is one word that no address is."""
+    is_route = " via " in thing or thing.endswith(".0/24")
+    return "route:" + thing.replace(" ", "_") if is_route else thing
+
+
+@pytest.fixture
+def links() -> FakeWorld:
+    return FakeWorld()
+
+
+@pytest.fixture
+def vlans(links: FakeWorld) -> FakeWorld:
+    return links
+
+
+class TestFake(LinksContract):
+    @contextmanager
+    def failing(self, links: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        links.links.fail["eth1"] = "the test"
+        yield
+        del links.links.fail["eth1"]

@@ -1,0 +1,36 @@
+"""Who has come to an address."""
+
+from nova_netagent.model import Object
+from nova_netagent.plan_neighbours import Neighbours, newcomers
+from nova_netagent.testing import make_instance, make_network, make_vif
+from tests.unit.compile.world import World
+
+NETWORKS = (make_network(1), make_network(2))
+
+
+def between(before: tuple[Object, ...], now: tuple[Object, ...]) -> Neighbours:
+    first, second = (World(*NETWORKS, *objects).compiled.scope.resolved.ports for objects in (before, now))
+    return newcomers(first, second)
+
+
+def test_who_is_new_comes_to_each_of_his_addresses() -> None:
+    mac = make_vif(1).address
+    assert between((), (make_instance(1),)) == {("br1", "10.1.0.2"): mac, ("br1", "fd00:1::2"): mac}
+
+
+def test_who_stays_comes_to_nothing() -> None:
+    assert between((make_instance(1),), (make_instance(1, (5,)),)) == {}
+
+
+def test_who_goes_comes_to_nothing() -> None:
+    assert between((make_instance(1),), ()) == {}
+
+
+def test_a_new_mac_at_the_old_addresses() -> None:
+    other = "fa:16:3e:00:00:99"
+    changed = make_instance(1, vifs=(make_vif(1, address=other, fixed_ips=("10.1.0.2",)),))
+    assert between((make_instance(1),), (changed,)) == {("br1", "10.1.0.2"): other}
+
+
+def test_a_vif_without_its_network_is_nowhere() -> None:
+    assert between((), (make_instance(1, vifs=(make_vif(1, network=3, fixed_ips=()),)),)) == {}
