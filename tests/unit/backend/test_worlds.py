@@ -2,7 +2,11 @@
 
 import pytest
 
+from nova_netagent import wiring
+from nova_netagent.backend import worlds
 from nova_netagent.backend.worlds import Undecided, World, choose, warnings
+from nova_netagent.netfilter.owner import Owner
+from nova_netagent.settings import FirewallSettings, Settings
 
 NONE, LOADED = World(), World(loaded=True)
 RULES, MORE, OURS = World(True, 2), World(True, 3), World(True, 0, ours=True)
@@ -49,3 +53,17 @@ def test_it_warns_of_what_drops_in_the_other_one() -> None:
     closed = World(True, 2, closed=("IPv4 filter FORWARD",))
     (warning,) = warnings("nftables", closed)
     assert warning.startswith("IPv4 filter FORWARD of the legacy tables drops what it does not allow")
+
+
+def test_what_cannot_be_seen_is_not_guessed_and_does_not_matter_when_it_is_configured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def denied(owner: Owner) -> World:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(worlds, "look_at_iptables", denied)
+    with pytest.raises(Undecided, match="cannot see what this host has"):
+        wiring._choose_backend(Settings())
+    chosen, told = wiring._choose_backend(Settings(firewall=FirewallSettings(backend="nftables")))
+    assert chosen == "nftables"
+    assert "Operation not permitted" in told[0]
