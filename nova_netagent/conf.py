@@ -458,8 +458,6 @@ def _group(conf: cfg.ConfigOpts, group: str, cls: type[Any]) -> dict[str, Any]:
 
 def _refuse_contradictions(settings: Settings) -> None:
     network, api = settings.network, settings.api
-    if settings.firewall.backend == "nftables":
-        raise ConfigError("[firewall] backend = nftables: this version has iptables only")
     if network.fixed_range and network.routing_source_ip is None:
         raise ConfigError(
             "[DEFAULT] my_ip: needed as the source of [network] fixed_range's SNAT, and this host has no default"

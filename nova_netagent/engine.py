@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 """Seconds to the first retry after a failure, doubled up to the most."""
+MEDDLING_SECONDS = 2.0
+"""How long whoever changes our rules is left alone, where the kernel tells of it at once."""
 
 
 class NotApplied(Exception):
@@ -185,6 +187,7 @@ class Engine:
         self._retry_delay = 0.0
         self._next_retry: float | None = None
         self._verified = time.monotonic()
+        self._meddled: float | None = None
         self._pending_since: float | None = None
         self._ready_for_commit = 0.0
 
@@ -247,13 +250,22 @@ class Engine:
         now = time.monotonic()
         if self._next_retry is not None and now >= self._next_retry:
             self._apply(verify=True)
-        elif now >= self._next_resync:
+        elif now >= self._next_resync or self._was_meddled_with(now):
             self.resync()
         self.host.links.do_due()
         self._turn_servers()
         if self._revocation.do_due():
             self._publish(revocation_failure=self._revocation.failure)
         self._metrics.pending_oldest_seconds.set(0 if self._pending_since is None else now - self._pending_since)
+
+    def _was_meddled_with(self, now: float) -> bool:
+        """Whether somebody changed our rules, as far as the kernel tells of it, and has had time to finish."""
+        try:
+            if self.host.rules.meddled() and self._meddled is None:
+                self._meddled = now
+        except BackendError:
+            return False  # what asks next will say so
+        return self._meddled is not None and now >= self._meddled + MEDDLING_SECONDS
 
     # --- changes
 
@@ -473,6 +485,7 @@ class Engine:
     def resync(self) -> list[str]:
         """Read everything back and repair it; the repairs, a line each."""
         same = self._applied is self._state
+        self._meddled = None
         with self._metrics.resync_seconds.time():
             outcome = self._apply(verify=True)
         if same and outcome:

@@ -20,6 +20,8 @@ class Host:
     """``None``: the kernel cannot judge them."""
     servers: DhcpServers
     flows: FlowTable
+    leftovers: Backend[Any] | None = None
+    """The packet filter that was ours before, where anything of ours is still in it."""
     warnings: tuple[str, ...] = ()
     """What this kernel cannot do, and what that means."""
 

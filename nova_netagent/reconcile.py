@@ -8,16 +8,17 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from nova_netagent.backend import RuleRefused, TableChanged
+from nova_netagent.backend import Backend, BackendError, RuleRefused, TableChanged
 from nova_netagent.backend.links.protocol import LinksFailed
-from nova_netagent.compile import Compiled
+from nova_netagent.compile import ALL_TABLES, Compiled
 from nova_netagent.compile.links import Links
 from nova_netagent.compile.resolve import Port
+from nova_netagent.compile.skeleton import hooks
 from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import Key
@@ -67,6 +68,11 @@ class Outcome:
     def __bool__(self) -> bool:
         return bool(self.edits)
 
+    def add(self, part: "Outcome") -> None:
+        """What a part of the attempt did to the rules."""
+        self.edits += part.edits
+        self.plans += part.plans
+
     @property
     def rules(self) -> bool:
         """Whether rules or sets were edited."""
@@ -85,6 +91,7 @@ class Reconciler:
         self._top = _pattern(firewall.iptables_top_regex)
         self._bottom = _pattern(firewall.iptables_bottom_regex)
         self._backend = host.rules
+        self._leftovers = host.leftovers
         self._links = host.links
         self._frames = host.frames
         self._servers = host.servers
@@ -128,6 +135,8 @@ class Reconciler:
         self._edit_links(link_plan, outcome, before=True)
         self._persist(partial(self._apply_frames, compiled, outcome), verify)
         self._persist(partial(self._apply_rules, compiled.ruleset, outcome), verify)
+        if verify:
+            self._sweep_leftovers()
         self._finish(compiled, link_plan, outcome, verify)
         return outcome
 
@@ -198,14 +207,9 @@ class Reconciler:
         self._servers.apply(servers)
         self._count_servers(servers, outcome)
         self._edit_links(link_plan, outcome, before=True)
-        with self._backend.locked():
-            loaded = self._backend.loaded_tables()
-            for table in reversed(_ordered(skeleton)):
-                if table.id in loaded:
-                    self._commit(self._plan_removal(table), outcome)
-            set_plan = plan_sets({}, self._backend.read_sets(), self._owner.owns_set)
-            self._finish_sets(set_plan)
-            outcome.plans.append(set_plan.lines)
+        if self._leftovers is not None:
+            self._remove_rules(self._leftovers, skeleton.tables.values(), outcome)
+        self._remove_rules(self._backend, skeleton.tables.values(), outcome)
         if self._frames is not None:
             self._count_frames(self._frames.remove(), outcome)
         self._edit_links(link_plan, outcome, before=False)
@@ -302,26 +306,39 @@ class Reconciler:
         changed = [table for table in _ordered(ruleset) if verify or not _same(self._tables.get(table.id), table)]
         if not changed and ruleset.sets == self._sets:
             return
-        with self._backend.locked():
-            self._metrics.lock_wait_seconds.observe(self._backend.lock_wait)
-            known = self._sets
-            actual_sets = self._backend.read_sets() if verify or known is None else known
-            self._sets = None
-            set_plan = plan_sets(ruleset.sets, actual_sets, self._owner.owns_set)
+        done = Outcome()
+        try:
+            with self._backend.locked():
+                self._metrics.lock_wait_seconds.observe(self._backend.lock_wait)
+                self._commit_rules(ruleset, changed, done, verify)
+        except BackendError:
+            if not self._backend.atomic:
+                outcome.add(done)
+            raise
+        outcome.add(done)
+
+    def _commit_rules(self, ruleset: Ruleset, changed: Sequence[Table], outcome: Outcome, verify: bool) -> None:
+        known = self._sets
+        actual_sets = self._backend.read_sets() if verify or known is None else known
+        self._sets = None
+        set_plan = plan_sets(ruleset.sets, actual_sets, self._owner.owns_set)
+        for table in changed:
+            self._tables.pop(table.id, None)
+        with self._backend.transaction():
             self._backend.prepare_sets(set_plan)
             for table in changed:
-                self._tables.pop(table.id, None)
                 with self._metrics.apply_seconds.labels(str(table.id), self._backend.name).time():
                     self._commit(self._plan_table(table, verify), outcome)
-                self._tables[table.id] = table
-                self._count_rules(table)
             self._finish_sets(set_plan)
-            self._sets = dict(ruleset.sets)
-            self._count_sets(set_plan, outcome)
+        self._sets = dict(ruleset.sets)
+        for table in changed:
+            self._tables[table.id] = table
+            self._count_rules(table)
+        self._count_sets(set_plan, outcome)
 
-    def _finish_sets(self, plan: SetPlan) -> None:
+    def _finish_sets(self, plan: SetPlan, backend: Backend[Any] | None = None) -> None:
         try:
-            self._backend.finish_sets(plan)
+            (backend or self._backend).finish_sets(plan)
         except RuleRefused as error:
             # A foreign rule uses a set of ours: the set stays, and is tried again at each resync.
             LOG.warning("%s", error)
@@ -337,30 +354,55 @@ class Reconciler:
             keep_position=not verify,
         )
 
-    def _plan_removal(self, table: Table) -> TablePlan[Any]:
-        return plan_removal(
-            self._backend.encode(table),
-            self._backend.read(table.id, fresh=True),
-            owns=self._owner.owns_chain,
-            jumps_to=self._backend.jumps_to,
-        )
+    def _remove_rules(self, backend: Backend[Any], skeleton: Iterable[Table], outcome: Outcome) -> None:
+        """Take everything of ours out of a packet filter."""
+        with backend.locked(), backend.transaction():
+            loaded = backend.loaded_tables()
+            for table in reversed(_in_order(skeleton)):
+                if table.id in loaded:
+                    plan = plan_removal(
+                        backend.encode(table),
+                        backend.read(table.id, fresh=True),
+                        owns=self._owner.owns_chain,
+                        jumps_to=backend.jumps_to,
+                    )
+                    self._commit(plan, outcome, backend)
+            set_plan = plan_sets({}, backend.read_sets(), self._owner.owns_set)
+            self._finish_sets(set_plan, backend)
+            outcome.plans.append(set_plan.lines)
 
-    def _commit(self, plan: TablePlan[Any], outcome: Outcome) -> None:
+    def _sweep_leftovers(self) -> None:
+        """Our rules are in: now those go that we left in the other packet filter when it was ours."""
+        if self._leftovers is None:
+            return
+        swept = Outcome()
+        tables = (Table(id_, {}, hooks(id_.name, self._owner)) for id_ in ALL_TABLES)
+        try:
+            self._remove_rules(self._leftovers, tables, swept)
+        except BackendError as error:
+            LOG.warning("what is left of ours in %s is swept later: %s", self._leftovers.name, error)
+            return
+        LOG.info("swept what was left of ours in %s: %d edits", self._leftovers.name, swept.edits.total())
+        self._leftovers = None
+
+    def _commit(self, plan: TablePlan[Any], outcome: Outcome, backend: Backend[Any] | None = None) -> None:
         if not plan.edits:
             return
-        self._backend.apply(plan)
-        self._metrics.applies_total.labels(str(plan.table), self._backend.name).inc()
+        backend = backend or self._backend
+        backend.apply(plan)
+        self._metrics.applies_total.labels(str(plan.table), backend.name).inc()
         for edit in plan.edits:
             outcome.edits[type(edit).__name__.lower()] += 1
-        outcome.plans.append(partial(self._lines, plan))
+        outcome.plans.append(partial(self._lines, plan, backend))
 
     def _count_rules(self, table: Table) -> None:
         labels = (str(table.id.family), table.id.name)
         self._metrics.chains.labels(*labels).set(len(table.chains))
         self._metrics.rules.labels(*labels).set(sum(len(chain.rules) for chain in table.chains.values()))
 
-    def _lines(self, plan: TablePlan[Any]) -> Iterator[str]:
-        return plan.lines(lambda key: self._backend.describe(plan.table, key))
+    def _lines(self, plan: TablePlan[Any], backend: Backend[Any] | None = None) -> Iterator[str]:
+        describe = (backend or self._backend).describe
+        return plan.lines(lambda key: describe(plan.table, key))
 
     def _count_sets(self, plan: SetPlan, outcome: Outcome) -> None:
         if plan:
@@ -430,10 +472,14 @@ def link_problems(desired: Links, actual: ActualLinks) -> Mapping[str, str]:
 
 
 def _ordered(ruleset: Ruleset) -> list[Table]:
+    return _in_order(ruleset.tables.values())
+
+
+def _in_order(tables: Iterable[Table]) -> list[Table]:
     def rank(table: Table) -> tuple[int, int]:
         return _TABLE_ORDER.index(table.id.name), table.id.family
 
-    return sorted(ruleset.tables.values(), key=rank)
+    return sorted(tables, key=rank)
 
 
 def _same(known: Table | None, table: Table) -> bool:

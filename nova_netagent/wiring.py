@@ -1,10 +1,11 @@
 """What a program needs to work on this host, put together from its settings."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nova_netagent.backend import Backend
+from nova_netagent.backend import Backend, BackendError, worlds
 from nova_netagent.backend.conntrack import Conntrack
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
@@ -19,6 +20,8 @@ from nova_netagent.store import Store
 
 UNJUDGED = "frames are not judged, so that instances can lie in ARP and by VLAN tags, and strangers' ports are heard"
 
+LOG = logging.getLogger(__name__)
+
 
 def open_store(settings: Settings) -> Store:
     """The durable state in ``state_path``."""
@@ -27,12 +30,44 @@ def open_store(settings: Settings) -> Store:
     return store
 
 
-def open_backend(settings: Settings) -> Backend[Any]:
-    """The packet filter that is configured; called in the thread that will use it."""
+def _choose_backend(settings: Settings) -> tuple[str, tuple[str, ...]]:
+    """Which packet filter it shall be, saying why; and what of the other one will be in the way.
+
+    :raises Undecided: it is left to us, and cannot be known.
+    """
+    owner, configured = Owner(settings.firewall.wrap_name), settings.firewall.backend
+    try:
+        found = {"iptables": worlds.look_at_iptables(owner), "nftables": worlds.look_at_nftables(owner)}
+    except (OSError, BackendError) as error:
+        if configured == "auto":
+            raise worlds.Undecided(f"[firewall] backend = auto: cannot see what this host has: {error}") from error
+        return configured, (f"cannot see whether rules of others are in the way: {error}",)
+    if configured == "auto":
+        chosen, why = worlds.choose(found["iptables"], found["nftables"])
+    else:
+        chosen, why = configured, "so it is configured"
+    LOG.info("the packet filter is %s: %s", chosen, why)
+    other = next(world for name, world in found.items() if name != chosen)
+    return chosen, tuple(worlds.warnings(chosen, other))
+
+
+def _open_backend(name: str, settings: Settings) -> Backend[Any]:
+    firewall, owns_set = settings.firewall, Owner(settings.firewall.wrap_name).owns_set
+    if name == "nftables":
+        from nova_netagent.backend.nftables import NftablesBackend
+
+        return NftablesBackend(firewall.wrap_name, owns_set)
     from nova_netagent.backend.iptables import IptablesBackend  # imports libiptc: slow, and for one thread
 
-    firewall = settings.firewall
-    return IptablesBackend(lock_timeout=firewall.lock_timeout, owns_set=Owner(firewall.wrap_name).owns_set)
+    return IptablesBackend(lock_timeout=firewall.lock_timeout, owns_set=owns_set)
+
+
+def open_leftovers(settings: Settings, chosen: str) -> Backend[Any] | None:
+    """The other packet filter, if we left anything in it when it was ours."""
+    owner = Owner(settings.firewall.wrap_name)
+    other = "iptables" if chosen == "nftables" else "nftables"
+    looks = {"iptables": worlds.look_at_iptables, "nftables": worlds.look_at_nftables}
+    return _open_backend(other, settings) if looks[other](owner).ours else None
 
 
 def open_links(settings: Settings, on_change: Callable[[], None] | None = None) -> LinksBackend:
@@ -61,14 +96,16 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
     :param on_change: called from other threads when links changed or a server ended.
     """
     events = metrics.dnsmasq_events_total
+    chosen, in_the_way = _choose_backend(settings)
     frames, warnings = open_frames(settings)
     return Host(
-        rules=open_backend(settings),
+        rules=_open_backend(chosen, settings),
+        leftovers=open_leftovers(settings, chosen),
         links=open_links(settings, on_change),
         frames=frames,
         servers=DnsmasqServers(Path(directory(settings.state_path)), on_change, lambda what: events.labels(what).inc()),
         flows=Conntrack(),
-        warnings=warnings,
+        warnings=(*warnings, *in_the_way),
     )
 
 

@@ -36,6 +36,9 @@ class Backend(Protocol[K]):
     name: str
     """``iptables`` or ``nftables``."""
 
+    atomic: bool
+    """Whether a ``transaction`` is carried out whole or not at all."""
+
     see_with: str
     """The command with which an operator sees our rules."""
 
@@ -51,6 +54,19 @@ class Backend(Protocol[K]):
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold off other programs that take the same lock; raises ``Unavailable`` on time-out."""
+
+    def meddled(self) -> bool:
+        """Whether the kernel told that others changed what is ours, since this was asked last.
+
+        Always false where only a fresh reading shows it.
+        """
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """What is prepared, applied and finished inside belongs together.
+
+        A backend that can commits it at the end of the block, all of it or nothing; then the
+        block raises what ``apply`` does. Another one commits each table as it is applied.
+        """
 
     def encode(self, table: Table) -> EncodedTable[K]:
         """A table's rules as keys; chains that did not change since the last call are not encoded anew."""

@@ -1,7 +1,7 @@
 """A packet filter in memory, as strict as the kernel: for tests, and for looking at what would happen."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -36,6 +36,7 @@ class FakeBackend:
     """
 
     name = "fake"
+    atomic = False
     see_with = "FakeBackend.chains"
 
     def __init__(
@@ -92,6 +93,14 @@ class FakeBackend:
             yield
         finally:
             self._held = False
+
+    def meddled(self) -> bool:
+        """Nobody is told."""
+        return False
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Each table is committed as it is applied."""
+        return nullcontext()
 
     def encode(self, table: Table) -> EncodedTable[Rule]:
         """A table's rules without their origins.

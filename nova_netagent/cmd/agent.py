@@ -241,7 +241,8 @@ class Daemon:
     def _about(self) -> "About":
         from nova_netagent.api.agent import About
 
-        backend = getattr(self._engine, "backend", None)
+        host = getattr(self._engine, "host", None)
+        backend = host and host.rules
         return About(
             host=self._settings.host,
             version=version(),

@@ -19,6 +19,9 @@ Config = Mapping[str, Mapping[str, Any]]
 REPOSITORY = Path(__file__).resolve().parents[2]
 LONGEST_SOCKET_PATH = 107
 POLL = 0.005
+BACKENDS = os.environ.get("NETAGENT_BACKEND", "iptables,nftables").split(",")
+"""The packet filters on which packet tests run; the first one is that of agents that are not told another."""
+BACKEND = BACKENDS[0]
 
 
 _in_use: "list[Agent]" = []
@@ -64,6 +67,7 @@ class Agent:
         defaults: dict[str, dict[str, Any]] = {
             "DEFAULT": {"host": self.namespace.name, "state_path": self.state_path},
             "api": {"socket": self.socket},
+            "firewall": {"backend": BACKEND},
         }
         sections = [*defaults, *(section for section in config if section not in defaults)]
         merged = {section: {**defaults.get(section, {}), **config.get(section, {})} for section in sections}

@@ -39,7 +39,6 @@ def _written(tmp_path: Path, text: str) -> Path:
         ("[metadata]\nmetadata_port = 99999\n", ("[metadata] metadata_port", "99999", "65535")),
         ("[metadata]\nmetadata_host = example.com\n", ("[metadata] metadata_host", "example.com")),
         ("[firewall]\nbackend = ebtables\n", ("[firewall] backend", "ebtables", "nftables")),
-        ("[firewall]\nbackend = nftables\n", ("[firewall] backend", "nftables")),
         ("[firewall]\niptables_top_regex = (\n", ("[firewall] iptables_top_regex", "(", "regular expression")),
         ("[firewall]\negress_mark = 0\n", ("[firewall] egress_mark", "0x10000000")),
         ("[api]\nsocket_mode = 9\n", ("[api] socket_mode", "9", "0660")),

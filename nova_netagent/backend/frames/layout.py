@@ -310,11 +310,7 @@ def _device(name: str, origin: Origin | None = None) -> Element:
 
 
 def _words(origin: Origin | None) -> str | None:
-    """An origin as a comment: quotes and what is no printable ASCII would not survive nft(8)."""
-    if origin is None:
-        return None
-    text = " ".join(filter(None, origin)).encode("ascii", "replace").decode().replace('"', "'")
-    return text[: objects.COMMENT_LIMIT - 1] or None
+    return None if origin is None else objects.comment(" ".join(filter(None, origin)))
 
 
 def _mac(text: str) -> bytes:

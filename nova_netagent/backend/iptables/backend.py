@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ class IptablesBackend:
     """
 
     name = "iptables"
+    atomic = False
     see_with = "iptables-legacy-save (IPv6: ip6tables-legacy-save)"
 
     def __init__(self, lock_timeout: float, owns_set: Callable[[str], bool]) -> None:
@@ -77,6 +78,14 @@ class IptablesBackend:
     def locked(self) -> AbstractContextManager[None]:
         """Hold the xtables lock. :raises Unavailable: it was not free in time, or cannot be opened."""
         return self._lock.hold()
+
+    def meddled(self) -> bool:
+        """The legacy tables tell nobody."""
+        return False
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Each table is committed as it is applied: the kernel cannot do it otherwise."""
+        return nullcontext()
 
     def encode(self, table: Table) -> EncodedTable[bytes]:
         """A table's rules as bytes; a set that is not there yet gets an index that no set has.

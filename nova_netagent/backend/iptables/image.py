@@ -11,7 +11,7 @@ from itertools import pairwise
 from struct import Struct
 from typing import NamedTuple
 
-from nova_netagent.backend.iptables import sockopt
+from nova_netagent.backend import sockopt
 from nova_netagent.backend.iptables.layout import (
     COUNTERS,
     ERROR_TARGET_SIZE,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from struct import Struct
 from typing import NamedTuple
 
-from nova_netagent.backend.iptables import sockopt
+from nova_netagent.backend import sockopt
 from nova_netagent.model import values
 from nova_netagent.netfilter.rule import CUT_FLOWS, CUT_SECONDS, Family, SetType
 

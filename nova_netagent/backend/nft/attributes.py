@@ -21,6 +21,11 @@ def attribute(kind: int, data: bytes) -> bytes:
     return _HEADER.pack(_HEADER.size + len(data), kind) + data + bytes(-len(data) % 4)
 
 
+def aligned(kind: int, data: bytes) -> bytes:
+    """The same where the value fills whole words, as attributes do."""
+    return _HEADER.pack(_HEADER.size + len(data), kind) + data
+
+
 def nested(kind: int, *attributes: bytes) -> bytes:
     """An attribute whose value is attributes."""
     return attribute(kind | _NESTED, b"".join(attributes))

@@ -1,10 +1,11 @@
 """A transaction of nf_tables: messages that the kernel carries out together or not at all."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
-from nova_netagent.backend.nft import attributes, expressions, userdata
+from nova_netagent.backend.nft import attributes, expressions, objects, userdata
 from nova_netagent.backend.nft.attributes import nested, number, string
 from nova_netagent.backend.nft.objects import Chain, Element, Set, TableId, element_text
 from nova_netagent.backend.nft.statements import Rule
@@ -21,6 +22,7 @@ _NEW_CHAIN, _DELETE_CHAIN = 3, 5
 _NEW_RULE, _DELETE_RULE = 6, 8
 _NEW_SET, _DELETE_SET = 9, 11
 _NEW_ELEMENTS, _DELETE_ELEMENTS = 12, 14
+_INTERVAL_END = 1
 
 
 class _Message(NamedTuple):
@@ -28,7 +30,7 @@ class _Message(NamedTuple):
     kind: int
     flags: int
     body: bytes
-    what: str
+    what: str | Callable[[], str]
     elements: tuple[Set, Sequence[Element]] | None = None
 
 
@@ -54,11 +56,16 @@ class Batch:
         if not 0 <= index < len(self._messages):
             return "the transaction"
         message = self._messages[index]
+        what = message.what if isinstance(message.what, str) else message.what()
         if message.elements is None or offset is None:
-            return message.what
+            return what
         described, elements = message.elements
         at = _element_at(message.body, offset - HEAD.size)
-        return message.what if at is None else f"{message.what}: {element_text(described, elements[at])}"
+        return what if at is None else f"{what}: {element_text(described, elements[at])}"
+
+    def deletes(self, index: int) -> bool:
+        """Whether a message takes a chain or a set away."""
+        return 0 <= index < len(self._messages) and self._messages[index].kind in (_DELETE_CHAIN, _DELETE_SET)
 
     # objects
 
@@ -94,6 +101,35 @@ class Batch:
             body += attributes.attribute(7, userdata.comment(rule.comment))
         self._add(table, _NEW_RULE, _CREATE | _APPEND, body, f"rule {chain}: {rule.text}")
 
+    def add_encoded_rule(
+        self,
+        table: TableId,
+        chain: str,
+        encoded: bytes,
+        comment: str | None = None,
+        *,
+        before: int | None = None,
+        what: Callable[[], str],
+    ) -> None:
+        """Append a rule to a chain, or put it in.
+
+        :param encoded: its expressions as bytes.
+        :param before: the handle of the rule before which it shall stand.
+        :param what: what it is, for people; asked only when the kernel refuses it.
+        """
+        body = _chain_head(table.name, chain) + attributes.aligned(4, encoded)
+        if before is not None:
+            body += attributes.attribute(6, before.to_bytes(8, "big"))
+        if comment is not None:
+            body += userdata.rule_comment(comment)
+        flags = _CREATE if before is not None else _CREATE | _APPEND
+        self._messages.append(_Message(table.family, _NEW_RULE, flags, body, what))
+
+    def delete_rule(self, table: TableId, chain: str, handle: int) -> None:
+        """Delete a rule by its handle."""
+        body = string(1, table.name) + string(2, chain) + attributes.attribute(3, handle.to_bytes(8, "big"))
+        self._add(table, _DELETE_RULE, 0, body, f"delete rule {chain}: handle {handle}")
+
     def flush_rules(self, table: TableId, chain: str | None = None) -> None:
         """Delete every rule of a chain, or of the table."""
         body = string(1, table.name) + (b"" if chain is None else string(2, chain))
@@ -109,6 +145,10 @@ class Batch:
         if len(described.key) > 1 and described.interval:
             fields = (nested(1, number(1, each.size)) for each in described.key)
             body += nested(9, nested(2, *fields))
+        if described.size is not None:
+            body += nested(9, number(1, described.size))
+        if described.timeout is not None:
+            body += attributes.attribute(11, (described.timeout * 1000).to_bytes(8, "big"))
         body += number(10, self._sets) + attributes.attribute(13, userdata.of_set(described))
         self._add(table, _NEW_SET, _CREATE | _EXCLUSIVE, body, f"set {described.name}")
 
@@ -116,6 +156,10 @@ class Batch:
         """Delete a set that no rule looks into any more."""
         body = string(1, table.name) + string(2, name)
         self._add(table, _DELETE_SET, 0, body, f"delete set {name}")
+
+    def flush_elements(self, table: TableId, name: str) -> None:
+        """Delete every element of a set."""
+        self._add(table, _DELETE_ELEMENTS, 0, string(1, table.name) + string(2, name), f"flush set {name}")
 
     def add_elements(self, table: TableId, described: Set, elements: Sequence[Element]) -> None:
         """Add elements; ones that are there with the same data do not matter."""
@@ -138,11 +182,18 @@ class Batch:
         subsystem = SUBSYSTEM << 8  # in network byte order
         pieces = [HEAD.pack(HEAD.size + len(guard), _BEGIN, REQUEST, first_sequence, 0, 0, 0, subsystem) + guard]
         last = len(self._messages) - 1
-        for index, message in enumerate(self._messages):
-            size = HEAD.size + len(message.body)
-            flags = message.flags | REQUEST | (ACKNOWLEDGE if index == last else 0)
-            kind, sequence = SUBSYSTEM << 8 | message.kind, first_sequence + 1 + index
-            pieces += (HEAD.pack(size, kind, flags, sequence, 0, message.family, 0, 0), message.body)
+        head, subsystem_kind, sequence = HEAD.pack, SUBSYSTEM << 8, first_sequence
+        for family, kind, flags, body, _, _ in self._messages:
+            sequence += 1
+            pieces += (
+                head(HEAD.size + len(body), subsystem_kind | kind, flags | REQUEST, sequence, 0, family, 0, 0),
+                body,
+            )
+        if last >= 0:  # the last one is acknowledged
+            family, kind, flags, body, _, _ = self._messages[last]
+            pieces[-2] = head(
+                HEAD.size + len(body), subsystem_kind | kind, flags | REQUEST | ACKNOWLEDGE, sequence, 0, family, 0, 0
+            )
         if commit:
             pieces.append(HEAD.pack(HEAD.size, _END, REQUEST, first_sequence + 2 + last, 0, 0, 0, subsystem))
         return b"".join(pieces)
@@ -151,15 +202,21 @@ class Batch:
         add = kind == _NEW_ELEMENTS
         head = string(1, table.name) + string(2, described.name)
         done = 0
-        for room in _rooms(_element(each, whole=add) for each in elements):
+        verdicts = described.data is not None and described.data.number == objects.VERDICT.number
+        for room in _rooms(_element(each, whole=add, verdict=verdicts) for each in elements):
             what = f"{'add to' if add else 'delete from'} set {described.name}"
             carried = described, elements[done : done + len(room)]
             flags = _CREATE if add else 0
             self._messages.append(_Message(table.family, kind, flags, head + nested(3, *room), what, carried))
             done += len(room)
 
-    def _add(self, table: TableId, kind: int, flags: int, body: bytes, what: str) -> None:
+    def _add(self, table: TableId, kind: int, flags: int, body: bytes, what: str | Callable[[], str]) -> None:
         self._messages.append(_Message(table.family, kind, flags, body, what))
+
+
+@lru_cache(256)
+def _chain_head(table: str, chain: str) -> bytes:
+    return string(1, table) + string(2, chain)
 
 
 def _rooms(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:
@@ -186,12 +243,14 @@ def _element_at(body: bytes, offset: int) -> int | None:
     return None
 
 
-def _element(element: Element, *, whole: bool) -> bytes:
+def _element(element: Element, *, whole: bool, verdict: bool) -> bytes:
     body = nested(1, attributes.attribute(1, element.key))
     if element.end is not None:
         body += nested(10, attributes.attribute(1, element.end))
+    if element.closes:
+        body += number(3, _INTERVAL_END)
     if whole and element.data is not None:
-        body += nested(2, attributes.attribute(1, element.data))
+        body += nested(2, nested(2, element.data) if verdict else attributes.attribute(1, element.data))
     if whole and element.comment is not None:
         body += attributes.attribute(6, userdata.comment(element.comment))
     return nested(1, body)

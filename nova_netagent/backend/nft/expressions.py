@@ -21,6 +21,7 @@ _NAME, _DATA = 1, 2
 _VALUE, _VERDICT = 1, 2
 _VERDICT_REGISTER = 0
 _FIRST_128, _FIRST_32 = 1, 8
+_NAT_ADDRESS, _NAT_PORT = 1, 2
 
 
 class Base(IntEnum):
@@ -34,10 +35,20 @@ class Base(IntEnum):
 class Meta(IntEnum):
     """What is known of a packet besides its bytes."""
 
+    MARK = 3
     IIFNAME = 6
     OIFNAME = 7
+    IIFTYPE = 8
     L4PROTO = 16
     PKTTYPE = 19
+
+
+class Ct(IntEnum):
+    """What connection tracking knows of a packet."""
+
+    STATE = 0
+    STATUS = 2
+    ZONE = 17
 
 
 class Compare(IntEnum):
@@ -57,6 +68,13 @@ class Verdict(IntEnum):
     JUMP = -3
     GOTO = -4
     RETURN = -5
+
+
+class Nat(IntEnum):
+    """Which address is translated."""
+
+    SOURCE = 0
+    DESTINATION = 1
 
 
 class Expression(Struct, frozen=True):
@@ -118,19 +136,39 @@ def compare(operation: Compare, value: bytes, register: int = 0) -> Expression:
     return Expression("cmp", ((1, _register(register)), (2, _number(operation)), (3, ((_VALUE, value),))))
 
 
-def mask(value: bytes, register: int = 0) -> Expression:
-    """Keep only these bits of the register."""
-    nothing = bytes(len(value))
+def mask(value: bytes, register: int = 0, *, flip: bytes | None = None) -> Expression:
+    """Keep only these bits of the register, and then turn those of ``flip`` over."""
     return Expression(
         "bitwise",
         (
             (1, _register(register)),
             (2, _register(register)),
             (3, _number(len(value))),
+            (6, _number(0)),
             (4, ((_VALUE, value),)),
-            (5, ((_VALUE, nothing),)),
+            (5, ((_VALUE, bytes(len(value)) if flip is None else flip),)),
         ),
     )
+
+
+def ct(key: Ct, register: int = 0) -> Expression:
+    """Load what connection tracking knows, in the host's byte order; of no connection only a state is known."""
+    return Expression("ct", ((1, _register(register)), (2, _number(key))))
+
+
+def set_ct(key: Ct, register: int = 0) -> Expression:
+    """Change what connection tracking shall know."""
+    return Expression("ct", ((4, _register(register)), (2, _number(key))))
+
+
+def destination_type() -> Expression:
+    """Load what kind of address the destination is (``RTN_LOCAL``...), in the host's byte order."""
+    return Expression("fib", ((1, _register(0)), (2, _number(3)), (3, _number(2))))
+
+
+def extension_match(name: str, revision: int, data: bytes) -> Expression:
+    """Ask one of iptables' matches; nft(8) shows no more of it than its name."""
+    return Expression("match", ((1, _text(name)), (2, _number(revision)), (3, data)))
 
 
 def lookup(set_name: str, *, inverted: bool = False) -> Expression:
@@ -143,9 +181,37 @@ def lookup_value(map_name: str) -> Expression:
     return Expression("lookup", ((1, _text(map_name)), (2, _register(0)), (3, _register(0)), (5, _number(0))))
 
 
-def load(value: bytes) -> Expression:
+def lookup_verdict(map_name: str) -> Expression:
+    """Do what a map says for what the registers hold; without such an element the rule ends."""
+    verdict = _number(_VERDICT_REGISTER)
+    return Expression("lookup", ((1, _text(map_name)), (2, _register(0)), (3, verdict), (5, _number(0))))
+
+
+def load(value: bytes, register: int = 0) -> Expression:
     """Load a constant."""
-    return Expression("immediate", ((1, _register(0)), (2, ((_VALUE, value),))))
+    return Expression("immediate", ((1, _register(register)), (2, ((_VALUE, value),))))
+
+
+def translate(kind: Nat, family: int, *, port: int | None = None) -> Expression:
+    """Give the connection the address in the first register, and perhaps the port in register ``port``.
+
+    :param family: the address family, as sockets have it.
+    """
+    known: tuple[tuple[int, Value], ...] = ((1, _number(kind)), (2, _number(family)))
+    known += ((3, _register(0)), (4, _register(0)))
+    if port is not None:
+        known += ((5, _register(port)), (6, _register(port)))
+    return Expression("nat", (*known, (7, _number(_NAT_ADDRESS if port is None else _NAT_ADDRESS | _NAT_PORT))))
+
+
+def redirect() -> Expression:
+    """Lead the connection to this host, to the port in the first register."""
+    return Expression("redir", ((1, _register(0)), (2, _register(0)), (3, _number(_NAT_PORT))))
+
+
+def reject(code: int) -> Expression:
+    """Refuse with ICMP's or ICMPv6's "unreachable" of this code."""
+    return Expression("reject", ((1, _number(0)), (2, bytes((code,)))))
 
 
 def verdict(code: Verdict, chain: str | None = None) -> Expression:
@@ -156,6 +222,34 @@ def verdict(code: Verdict, chain: str | None = None) -> Expression:
     return Expression("immediate", ((1, _number(_VERDICT_REGISTER)), (2, ((_VERDICT, known),))))
 
 
+def encoded_jump(code: Verdict, chain: str) -> bytes:
+    """``verdict`` with a chain, encoded: there are thousands of different ones."""
+    name = chain.encode() + b"\0"
+    verdict_ = attributes.aligned(1, _number(code)) + attributes.attribute(2, name)
+    data = attributes.aligned(_DATA, _JUMP_REGISTER + attributes.aligned(2, attributes.aligned(_VERDICT, verdict_)))
+    return attributes.aligned(_EXPRESSIONS_ELEMENT, _IMMEDIATE + data)
+
+
+def encoded_compare(operation: Compare, value: bytes) -> bytes:
+    """``compare`` with the first register, encoded."""
+    data = attributes.aligned(3, attributes.attribute(_VALUE, value))
+    return attributes.aligned(_EXPRESSIONS_ELEMENT, _COMPARE + attributes.aligned(_DATA, _COMPARED[operation] + data))
+
+
+def verdict_data(code: Verdict, chain: str | None = None) -> bytes:
+    """A verdict as a map's element holds it."""
+    known: tuple[tuple[int, Value], ...] = ((1, _number(code)),)
+    return _encode(known if chain is None else (*known, (2, _text(chain))))
+
+
+def verdict_text(data: bytes) -> str:
+    """A verdict of a map's element, in words."""
+    known = attributes.parse(data)
+    number = attributes.read_signed(known[1]) if 1 in known else 0
+    word = Verdict(number).name.lower() if number in set(Verdict) else str(number)
+    return f"{word} {attributes.read_string(known[2])}" if 2 in known else word
+
+
 def counter() -> Expression:
     """Count the packets that came this far, and their bytes."""
     return Expression("counter")
@@ -163,12 +257,11 @@ def counter() -> Expression:
 
 @lru_cache(1024)
 def encode(expressions: tuple[Expression, ...]) -> bytes:
-    """Expressions as the kernel takes them, for NFTA_RULE_EXPRESSIONS."""
+    """Expressions as the kernel takes them and lists them again, for NFTA_RULE_EXPRESSIONS."""
     return b"".join(
-        attributes.nested(
+        attributes.attribute(
             _EXPRESSIONS_ELEMENT,
-            attributes.string(_NAME, expression.name),
-            attributes.nested(_DATA, _encode(expression.attributes)),
+            attributes.string(_NAME, expression.name) + attributes.attribute(_DATA, _encode(expression.attributes)),
         )
         for expression in expressions
     )
@@ -208,9 +301,12 @@ def _holds(expected: Sequence[tuple[int, Value]], data: bytes) -> bool:
 
 def _encode(values: Iterable[tuple[int, Value]]) -> bytes:
     return b"".join(
-        attributes.attribute(kind, value) if isinstance(value, bytes) else attributes.nested(kind, _encode(value))
-        for kind, value in values
+        attributes.attribute(kind, value if isinstance(value, bytes) else _encode(value)) for kind, value in values
     )
+
+
+def _named(name: str) -> bytes:
+    return attributes.string(_NAME, name)
 
 
 def _register(number: int) -> bytes:
@@ -224,3 +320,9 @@ def _number(value: int) -> bytes:
 
 def _text(text: str) -> bytes:
     return text.encode() + b"\0"
+
+
+_IMMEDIATE = _named("immediate")
+_JUMP_REGISTER = attributes.aligned(1, _number(_VERDICT_REGISTER))
+_COMPARE = _named("cmp")
+_COMPARED = {each: attributes.aligned(1, _register(0)) + attributes.aligned(2, _number(each)) for each in Compare}

@@ -7,6 +7,7 @@ net/netfilter/nf_tables_api.c.
 import errno
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from struct import Struct as Layout
@@ -32,6 +33,7 @@ _GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS, _GET_GENERATION = 1,
 _ERROR, _DONE = 2, 3
 _INTERRUPTED, _REASONS_FOLLOW = 0x10, 0x200
 _REASON_TEXT, _REASON_OFFSET = 1, 2
+_INTERVAL_END = 1
 _HEADER = Layout("=IHHII")
 _SIGNED = Layout("=i")
 _NATIVE = Layout("=I")
@@ -62,6 +64,7 @@ class ListedRule(NamedTuple):
     handle: int
     expressions: bytes
     comment: str | None
+    """nft(8)'s comment."""
 
 
 class ListedSet(NamedTuple):
@@ -73,6 +76,14 @@ class ListedSet(NamedTuple):
     data_size: int
     fields: tuple[int, ...]
     """The sizes of a concatenation's fields, of sets with ranges."""
+
+
+class Everything(NamedTuple):
+    """The tables of a namespace, their base chains, and how many rules each has."""
+
+    tables: list[tuple[Family, str]]
+    base_chains: list[tuple[tuple[Family, str], ListedChain]]
+    rules: Counter[tuple[Family, str]]
 
 
 class _Fault(NamedTuple):
@@ -154,13 +165,41 @@ class Netlink:
             return None
         return read_number(answer[2]) if 2 in answer else 0
 
+    def everything(self) -> Everything:
+        """What there is of anybody's, without what is in it.
+
+        :raises Unavailable: the kernel does not say.
+        """
+        found = Everything([], [], Counter())
+        for family in Family:
+            for each in self._dump(_GET_TABLE, TableId(family, ""), b""):
+                found.tables.append((family, read_string(each[1])))
+            for each in self._dump(_GET_CHAIN, TableId(family, ""), b""):
+                if 4 in each:
+                    found.base_chains.append(((family, read_string(each[1])), _chain(each)))
+            for each in self._dump(_GET_RULE, TableId(family, ""), b""):
+                found.rules[family, read_string(each[1])] += 1
+        return found
+
     def chains(self, table: TableId) -> list[ListedChain]:
         """A table's chains."""
         return [_chain(each) for each in self._dump(_GET_CHAIN, table, b"") if read_string(each[1]) == table.name]
 
-    def rules(self, table: TableId) -> list[ListedRule]:
-        """A table's rules, in order by chain. For tables of few rules: the kernel's time is quadratic."""
-        return [_rule(each) for each in self._dump(_GET_RULE, table, attributes.string(1, table.name))]
+    def chain(self, table: TableId, name: str) -> ListedChain | None:
+        """One chain of a table."""
+        body = attributes.string(1, table.name) + attributes.string(3, name)
+        try:
+            return _chain(next(self._ask(_GET_CHAIN, table.family, body, 0)))
+        except _NotThereError:
+            return None
+
+    def rules(self, table: TableId, chain: str | None = None) -> list[ListedRule]:
+        """A table's rules, in order by chain, or those of one chain.
+
+        For whole tables of few rules: the kernel's time is quadratic.
+        """
+        body = attributes.string(1, table.name) + (b"" if chain is None else attributes.string(2, chain))
+        return [_rule(each) for each in self._dump(_GET_RULE, table, body)]
 
     def sets(self, table: TableId) -> list[ListedSet]:
         """A table's sets and maps."""
@@ -188,7 +227,10 @@ class Netlink:
         if faults:
             fault = min(faults, key=lambda each: each.at < 0)
             what = batch.what(fault.at, fault.offset)
-            raise _translated(fault.errno, f"{what}: {fault.words}", sure=generation is not None)
+            sure = generation is not None
+            if sure and fault.errno == errno.EBUSY and batch.deletes(fault.at):
+                raise RuleRefused(f"{what}: it is in use")
+            raise _translated(fault.errno, f"{what}: {fault.words}", sure=sure)
 
     def _make_room(self, size: int) -> None:
         """A transaction is one message, which has to fit into the send buffer."""
@@ -345,9 +387,11 @@ def _element(data: bytes) -> Element:
     known = parse(data)
     key = parse(known[1])[1]
     end = parse(known[10])[1] if 10 in known else None
+    held = parse(known[2]) if 2 in known else {}
     return Element(
         key,
         None if end == key else end,
-        parse(known[2]).get(1) if 2 in known else None,
+        held.get(1, held.get(2)),
         userdata.read_comment(known[6]) if 6 in known else None,
+        3 in known and bool(read_number(known[3]) & _INTERVAL_END),
     )

@@ -6,6 +6,7 @@ from enum import IntEnum, IntFlag
 
 from msgspec import Struct
 
+from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.expressions import Base, Meta
 from nova_netagent.backend.nft.statements import Field
 
@@ -66,7 +67,11 @@ class DataType(Struct, frozen=True):
 IPV4_ADDRESS = DataType(7, 4)
 IPV6_ADDRESS = DataType(8, 16)
 ETHER_ADDRESS = DataType(9, 6)
+INET_PROTOCOL = DataType(12, 1)
+INET_SERVICE = DataType(13, 2)
 INTERFACE_NAME = DataType(41, 16, byte_order=1)
+VERDICT = DataType(0xFFFFFF00, 16, byte_order=0)
+"""What becomes of a packet: an element's data are the attributes of a verdict."""
 
 
 def raw(field: Field, alike: DataType) -> DataType:
@@ -80,6 +85,7 @@ class SetFlag(IntFlag):
     ANONYMOUS = 0x1
     INTERVAL = 0x4
     MAP = 0x8
+    TIMEOUT = 0x10
     CONCATENATED = 0x80
 
 
@@ -94,6 +100,10 @@ class Set(Struct, frozen=True):
     data: DataType | None = None
     interval: bool = False
     comment: str | None = None
+    timeout: int | None = None
+    """Seconds after which an element is forgotten."""
+    size: int | None = None
+    """How many elements it can have, at most."""
 
     @property
     def key_size(self) -> int:
@@ -110,6 +120,8 @@ class Set(Struct, frozen=True):
             flags |= SetFlag.CONCATENATED
         if self.data is not None:
             flags |= SetFlag.MAP
+        if self.timeout is not None:
+            flags |= SetFlag.TIMEOUT
         return flags
 
 
@@ -117,13 +129,15 @@ class Element(Struct, frozen=True):
     """An element of a set.
 
     ``end`` is the upper end of a range; of a plain element, and of one that is its own end,
-    it is ``None``.
+    it is ``None``. A set of ranges of one field has two elements for each: where it begins,
+    and one that ``closes`` it, the first key that is no longer in it.
     """
 
     key: bytes
     end: bytes | None = None
     data: bytes | None = None
     comment: str | None = None
+    closes: bool = False
 
 
 def element_text(described: Set, element: Element) -> str:
@@ -138,6 +152,13 @@ def element_text(described: Set, element: Element) -> str:
     if described.data is not None and element.data is not None:
         text += f" : {_text(described.data, element.data)}"
     return text
+
+
+def comment(text: str) -> str | None:
+    """A text as a comment: quotes and what is no printable ASCII would not survive nft(8)."""
+    if not text.isascii() or '"' in text:
+        text = text.encode("ascii", "replace").decode().replace('"', "'")
+    return text[: COMMENT_LIMIT - 1] or None
 
 
 def key(parts: Iterable[bytes]) -> bytes:
@@ -156,6 +177,8 @@ def padded(size: int) -> int:
 
 
 def _text(type_: DataType, value: bytes) -> str:
+    if type_ == VERDICT:
+        return expressions.verdict_text(value)
     if len(value) != type_.size:
         return value.hex()  # of an element that the kernel refuses
     match type_.alike or type_:

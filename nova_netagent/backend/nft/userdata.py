@@ -6,6 +6,7 @@ Numbers here are in the host's byte order.
 
 import sys
 from collections.abc import Sequence
+from struct import Struct
 
 from nova_netagent.backend.nft.objects import DataType, Set
 from nova_netagent.backend.nft.statements import Field
@@ -14,12 +15,20 @@ COMMENT = 0
 """The comment of tables, chains, rules and elements."""
 _SET_KEY_ORDER, _SET_DATA_ORDER, _SET_KEY_TYPE_OF, _SET_COMMENT = 0, 1, 3, 7
 _EXPRESSION, _EXPRESSION_DATA = 0, 1
+_RULE_COMMENT = Struct("=HHBB")
+_END = [bytes(1 + padding) for padding in range(4)]
 _PAYLOAD, _META, _CONCATENATION = 7, 9, 13
 
 
 def comment(text: str | None, kind: int = COMMENT) -> bytes:
     """A comment, or nothing."""
     return b"" if text is None else _item(kind, text.encode() + b"\0")
+
+
+def rule_comment(text: str) -> bytes:
+    """A rule's comment with its attribute."""
+    size = len(text) + 1
+    return _RULE_COMMENT.pack(6 + size, 7, COMMENT, size) + text.encode() + _END[-(6 + size) % 4]
 
 
 def of_set(described: Set) -> bytes:

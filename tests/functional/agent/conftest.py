@@ -1,14 +1,15 @@
 """The host under test."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.site import Site
 from tests.lab import Lab
+from tests.lab.agent import BACKENDS
 
 
 @pytest.fixture
@@ -17,20 +18,33 @@ def cloud(lab: Lab) -> Cloud:
     return Cloud(lab)
 
 
-SiteMaker = Callable[[Mapping[str, Mapping[str, Any]] | None], Site]
+class SiteMaker(Protocol):
+    """Makes hosts."""
+
+    def __call__(self, config: Mapping[str, Mapping[str, Any]] | None = None, backend: str | None = None) -> Site:
+        """A host with this configuration; of the packet filter that the test is for, unless another is given."""
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Both packet filters, one after the other, or the one that NETAGENT_BACKEND names."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteMaker]:
+def make_site(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[SiteMaker]:
     """Makes hosts for all tests of a module, one for each configuration."""
     with ExitStack() as stack:
         made: dict[str, Site] = {}
 
-        def make(config: Mapping[str, Mapping[str, Any]] | None = None) -> Site:
-            key = repr(config)
+        of_test = backend
+
+        def make(config: Mapping[str, Mapping[str, Any]] | None = None, backend: str | None = None) -> Site:
+            chosen = backend or of_test
+            key = f"{chosen} {config!r}"
             if key not in made:
                 lab = stack.enter_context(Lab(tmp_path_factory.mktemp("lab")))
-                made[key] = Site(lab, config)
+                made[key] = Site(lab, config, backend=chosen)
             return made[key]
 
         yield make

@@ -279,7 +279,10 @@ def test_nothing_is_cut_when_nothing_is_narrowed(site: Site) -> None:
 def test_flows_that_were_let_in_while_the_rules_were_gone(site: Site) -> None:
     site.describe(ports(4, 81), make_instance(1, (1,)))
     with talking(site.outside, site.vm1, 81) as allowed:
-        iptables(site.host, "-t filter -F FORWARD")
+        if site.backend == "nftables":
+            site.host.run(["nft", "flush", "chain", "ip", "nova-netagent", "filter-FORWARD"])
+        else:
+            iptables(site.host, "-t filter -F FORWARD")
         with talking(site.outside, site.vm1, 80) as stray:
             site.agent.resync()
             assert stray.is_dead()

@@ -17,6 +17,9 @@ from tests.unit.backend.contract import BackendContract  # noqa: E402
 class KernelWorld:
     """The kernel, and what iptables-legacy does to it."""
 
+    notices = False
+    permits: frozenset[str] = frozenset()
+
     def __init__(self, backend: IptablesBackend) -> None:
         self.backend = backend
 

@@ -16,6 +16,9 @@ from tests.unit.backend.contract import BackendContract  # noqa: E402
 class FakeWorld:
     """The fake, and what others do to its tables."""
 
+    notices = False
+    permits: frozenset[str] = frozenset()
+
     def __init__(self) -> None:
         self.backend = FakeBackend(owns_set=lambda name: name.startswith("ours-"))
 

@@ -1,0 +1,166 @@
+"""What a group allows by ports and prefixes, as one set instead of a rule each.
+
+All rules of a group's chain lead to the same target, so their order does not matter: those
+that ask for nothing but a protocol, a port range and a prefix are elements of one set of
+ranges, into which the first rule of the chain looks. Elements must not overlap: a rule that
+has an address and a port in common with one before it stays a rule.
+"""
+
+import re
+
+from msgspec import Struct
+
+from nova_netagent.backend.nft import expressions, objects
+from nova_netagent.backend.nft.expressions import Base, Meta
+from nova_netagent.backend.nft.objects import (
+    INET_PROTOCOL,
+    INET_SERVICE,
+    IPV4_ADDRESS,
+    IPV6_ADDRESS,
+    Element,
+    Set,
+    key,
+)
+from nova_netagent.backend.nftables import keys, matches
+from nova_netagent.backend.nftables.image import Keys
+from nova_netagent.backend.nftables.keys import COUNTER, Key, Place
+from nova_netagent.backend.nftables.laid import Laid
+from nova_netagent.model import values
+from nova_netagent.netfilter.rule import Family, Ports, Rule
+
+_CHAIN = re.compile(r"sg(i|e)-[0-9a-f]{8}\Z")
+_ADDRESS = {4: IPV4_ADDRESS, 6: IPV6_ADDRESS}
+_PAYS_FROM = 3
+"""So many rules at least: a set costs the kernel more than a rule or two."""
+
+Range = tuple[int, int]
+
+
+class Box(Struct, frozen=True):
+    """What an allowance is about: addresses, a protocol, ports."""
+
+    addresses: Range
+    protocol: int
+    ports: Range
+
+    def overlaps(self, other: "Box") -> bool:
+        """Whether any packet is in both."""
+        return (
+            self.protocol == other.protocol
+            and self.ports[0] <= other.ports[1]
+            and other.ports[0] <= self.ports[1]
+            and self.addresses[0] <= other.addresses[1]
+            and other.addresses[0] <= self.addresses[1]
+        )
+
+
+class Allowance(Key):
+    """The key of a rule that may be an element of its chain's set."""
+
+    box: Box
+    element: Element
+
+
+def has_set(chain: str, head: str) -> bool:
+    """Whether a chain is a group's.
+
+    :param head: the wrap name and a dash.
+    """
+    return chain.startswith(head) and _CHAIN.match(chain, len(head)) is not None
+
+
+def is_egress(chain: str, head: str) -> bool:
+    """Whether it is about what members send: then the prefixes are destinations."""
+    return chain[len(head) :].startswith("sge-")
+
+
+def classified(known: Key, family: Family, egress: bool) -> Key:
+    """The same key, as what it can be in such a chain."""
+    rule = known.rule
+    box = _box(rule, family, egress)
+    if box is None:
+        return known
+    made = Allowance(known)
+    made.rule, made.box = rule, box
+    size = values.FAMILY_BITS[family] // 8
+    low, high = (
+        key((box.addresses[end].to_bytes(size, "big"), bytes((box.protocol,)), box.ports[end].to_bytes(2, "big")))
+        for end in (0, 1)
+    )
+    comment = objects.comment(" ".join(filter(None, rule.origin or ())))
+    made.element = Element(low, end=None if low == high else high, comment=comment)
+    return made
+
+
+def _box(rule: Rule, family: Family, egress: bool) -> Box | None:
+    prefix, other = (rule.destination, rule.source) if egress else (rule.source, rule.destination)
+    if other is not None or rule.in_interface is not None or rule.out_interface is not None or rule.inverted:
+        return None
+    if rule.protocol is None or len(rule.matches) != 1:
+        return None
+    (ports,) = rule.matches
+    if not isinstance(ports, Ports) or ports.source is not None or ports.destination is None:
+        return None
+    known = values.prefix(prefix if prefix is not None else "0.0.0.0/0" if family == 4 else "::/0")
+    return Box((known.value, known.last), rule.protocol, ports.destination)
+
+
+def lay_out(chain: Keys, physical: str, family: Family, place: Place, egress: bool) -> Laid:
+    """A chain's rules and its set."""
+    chosen: list[Allowance] = []
+    plain: list[bytes] = []
+    boxes = _Boxes()
+    for each in chain:
+        same = isinstance(each, Allowance) and (not chosen or each.rule.target == chosen[0].rule.target)
+        if same and isinstance(each, Allowance) and boxes.take(each.box):
+            chosen.append(each)
+        else:
+            plain.append(each)
+    if len(chosen) < _PAYS_FROM:
+        return Laid(chain, {})
+    described = set_of(physical, family)
+    lookup = _lookup(chosen[0], described.name, family, place, egress)
+    elements = {(each.element.key, False): each.element for each in chosen}
+    return Laid((lookup, *plain), {described.name: (described, elements)})
+
+
+class _Boxes:
+    """Boxes that share no packet."""
+
+    def __init__(self) -> None:
+        self._by_port: dict[tuple[int, int], list[Box]] = {}
+        self._ranges: dict[int, list[Box]] = {}
+
+    def take(self, box: Box) -> bool:
+        """Add one, unless it shares a packet with another."""
+        low, high = box.ports
+        if low == high:
+            known = self._by_port.setdefault((box.protocol, low), [])
+            others = [*known, *self._ranges.get(box.protocol, ())]
+        else:
+            known = self._ranges.setdefault(box.protocol, [])
+            alone = (
+                each for (protocol, _), found in self._by_port.items() if protocol == box.protocol for each in found
+            )
+            others = [*known, *alone]
+        if any(box.overlaps(each) for each in others):
+            return False
+        known.append(box)
+        return True
+
+
+def set_of(physical: str, family: Family) -> Set:
+    """The set of a chain."""
+    fields = (_ADDRESS[family], INET_PROTOCOL, INET_SERVICE)
+    return Set(f"{physical}-allowed", fields, interval=True, comment="from or to where, and to which ports")
+
+
+def _lookup(each: Allowance, name: str, family: Family, place: Place, egress: bool) -> bytes:
+    width = values.FAMILY_BITS[family] // 32
+    loads = (
+        matches.address(family, "destination" if egress else "source"),
+        expressions.meta(Meta.L4PROTO, width),
+        expressions.payload(Base.TRANSPORT, 2, 2, width + 1),
+        expressions.lookup(name),
+    )
+    return expressions.encode(loads) + COUNTER + keys.target(each.rule, family, place)

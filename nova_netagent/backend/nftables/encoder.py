@@ -1,0 +1,69 @@
+"""A table's rules as keys, each chain encoded once as long as it is the same object."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from nova_netagent.backend.nftables import allowances, dispatch, keys, translations
+from nova_netagent.backend.nftables.keys import Key, refuse_name
+from nova_netagent.backend.nftables.names import FILTER, Names
+from nova_netagent.netfilter.rule import Chain, Family, Rule, Table, TableId
+from nova_netagent.plan import EncodedHook, EncodedTable
+
+Keys = tuple[bytes, ...]
+
+
+class Encoder:
+    """Encodes rules for the tables of one agent."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._head = f"{names.wrap_name}-"
+        self._known: dict[TableId, tuple[Mapping[str, Chain], dict[str, Keys]]] = {}
+        """By table: its chains when they were encoded last, and their keys."""
+        self._hooks: dict[TableId, tuple[EncodedHook[bytes], ...]] = {}
+
+    def encode(self, table: Table) -> EncodedTable[bytes]:
+        """A table's rules as keys.
+
+        :raises RuleRefused: a rule or a name that cannot be said.
+        """
+        chains, known = self._known.get(table.id, ({}, {}))
+        place = partial(self._names.physical, table.id.name)
+        encoded = {}
+        for name, chain in table.chains.items():
+            if chains.get(name) is chain:
+                encoded[name] = known[name]
+            else:
+                refuse_name(name)
+                encoded[name] = self._chain(name, chain.rules, table.id, place)
+        self._known[table.id] = (table.chains, encoded)
+        hooks = tuple(
+            EncodedHook(hook.chain, self._chain(hook.chain, hook.rules, table.id, place), hook.shared)
+            for hook in table.hooks
+        )
+        self._hooks[table.id] = hooks
+        return EncodedTable(table.id, encoded, hooks)
+
+    def keys(self, table: TableId, chain: str) -> Keys | None:
+        """The keys of a chain as they were encoded last."""
+        known = self.chains(table).get(chain)
+        if known is not None:
+            return known
+        return next((hook.keys for hook in self._hooks.get(table, ()) if hook.chain == chain), None)
+
+    def chains(self, table: TableId) -> Mapping[str, Keys]:
+        """Every chain of ours as it was encoded last."""
+        return self._known[table][1] if table in self._known else {}
+
+    def _chain(self, name: str, rules: Iterable[Rule], table: TableId, place: Callable[[str], str]) -> Keys:
+        family: Family = table.family
+        made: list[Key] = [keys.key(rule, family, place) for rule in rules]
+        dispatching = dispatch.is_root(name, self._head) or dispatch.is_node(name, self._head)
+        if table.name == FILTER and dispatching:
+            made = [dispatch.classified(each, family, self._head, place) for each in made]
+        if allowances.has_set(name, self._head):
+            egress = allowances.is_egress(name, self._head)
+            made = [allowances.classified(each, family, egress) for each in made]
+        if table.name == "nat" and translations.has_maps(name, self._head):
+            made = [translations.classified(each, family) for each in made]
+        return tuple(made)

@@ -1,0 +1,173 @@
+"""Our table of one family as the kernel has it, and the tables of the compiler that are in it."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from nova_netagent.backend.nft.netlink import ListedChain, ListedRule, ListedSet, Netlink
+from nova_netagent.backend.nft.objects import Element, Set, SetFlag, TableId
+from nova_netagent.backend.nft.watch import Touched
+from nova_netagent.backend.nftables import keys
+from nova_netagent.backend.nftables.names import BASE_CHAINS, Names
+from nova_netagent.netfilter.text import BUILTIN_CHAINS
+
+DORMANT = 0x1
+_ACCEPT = 1
+_MANY_CHAINS = 10_000
+"""From so many on chains are listed one by one: to list a whole table takes the square of its rules."""
+_MANY_TOUCHED = 500
+"""From so many on the whole table is listed again."""
+
+Keys = tuple[bytes, ...]
+Elements = Mapping[tuple[bytes, bool], Element]
+"""By key, and whether the element closes a range."""
+
+
+@dataclass(frozen=True)
+class HeldChain:
+    """A chain in nf_tables."""
+
+    rules: Keys = ()
+    handles: tuple[int, ...] | None = ()
+    """The rules' handles; ``None`` where we made rules since, and did not ask."""
+    right: bool = True
+    """Whether it is hooked in as it should be."""
+
+
+@dataclass(frozen=True)
+class HeldSet:
+    """A set or map in nf_tables."""
+
+    elements: Elements
+    flags: SetFlag
+    key_size: int
+    data_size: int
+
+    def fits(self, described: Set) -> bool:
+        """Whether it is of the kind that it should be."""
+        data_size = 0 if described.data is None else described.data.size
+        return (self.flags, self.key_size, self.data_size) == (described.flags, described.key_size, data_size)
+
+
+@dataclass
+class Image:
+    """Our table of one family. What it holds is replaced, never changed: copies are cheap."""
+
+    table: TableId
+    exists: bool = False
+    awake: bool = True
+    chains: dict[str, HeldChain] = field(default_factory=dict)
+    sets: dict[str, HeldSet] = field(default_factory=dict)
+
+    def differs(self, other: "Image") -> bool:
+        """Whether the other one holds anything else."""
+        if (self.exists, self.awake) != (other.exists, other.awake) or self.chains.keys() != other.chains.keys():
+            return True
+        return _contents(self) != _contents(other)
+
+    def copy(self) -> "Image":
+        """One that can be edited."""
+        return replace(self, chains=dict(self.chains), sets=dict(self.sets))
+
+
+def _contents(image: Image) -> tuple[object, object]:
+    rules = {name: (each.rules, each.right) for name, each in image.chains.items()}
+    elements = {name: {key: one.data for key, one in each.elements.items()} for name, each in image.sets.items()}
+    return rules, elements
+
+
+def read(netlink: Netlink, table: TableId) -> Image:
+    """Read the table from the kernel."""
+    flags = netlink.table_flags(table)
+    if flags is None:
+        return Image(table)
+    listed = netlink.chains(table)
+    sets = {each.name: read_set(netlink, table, each) for each in netlink.sets(table)}
+    rules: dict[str, list[ListedRule]] = {each.name: [] for each in listed}
+    if len(listed) < _MANY_CHAINS:
+        for rule in netlink.rules(table):
+            rules.setdefault(rule.chain, []).append(rule)
+    else:
+        for name in rules:
+            rules[name] = netlink.rules(table, name)
+    chains = {each.name: chain_of(each, rules[each.name]) for each in listed}
+    return Image(table, exists=True, awake=not flags & DORMANT, chains=chains, sets=sets)
+
+
+def read_again(netlink: Netlink, known: Image, touched: Touched) -> Image:
+    """The table, of which others touched but a part."""
+    if touched.whole or not known.exists or len(touched.chains) > _MANY_TOUCHED:
+        return read(netlink, known.table)
+    again = known.copy()
+    for name in touched.chains:
+        chain = netlink.chain(known.table, name)
+        if chain is None:
+            again.chains.pop(name, None)
+        else:
+            again.chains[name] = chain_of(chain, netlink.rules(known.table, name))
+    listed = {each.name: each for each in netlink.sets(known.table)} if touched.sets else {}
+    for name in touched.sets:
+        again.sets.pop(name, None)
+        if name in listed:
+            again.sets[name] = read_set(netlink, known.table, listed[name])
+    return again
+
+
+def chain_of(listed: ListedChain, rules: Sequence[ListedRule]) -> HeldChain:
+    """A chain as it was listed."""
+    return HeldChain(
+        tuple(keys.uncounted(rule.expressions) for rule in rules),
+        tuple(rule.handle for rule in rules),
+        is_right(listed),
+    )
+
+
+def read_set(netlink: Netlink, table: TableId, listed: ListedSet) -> HeldSet:
+    """A set with its elements; those that are forgotten after a while are not looked at."""
+    if listed.flags & SetFlag.TIMEOUT:
+        return HeldSet({}, listed.flags, listed.key_size, listed.data_size)
+    found = {(each.key, each.closes): each for each in netlink.elements(table, listed.name)}
+    return HeldSet(found, listed.flags, listed.key_size, listed.data_size)
+
+
+def held(described: Set) -> HeldSet:
+    """A new set."""
+    data_size = 0 if described.data is None else described.data.size
+    return HeldSet({}, described.flags, described.key_size, data_size)
+
+
+def is_right(listed: ListedChain) -> bool:
+    """Whether a chain is hooked in where it should be, and lets on what it does not decide."""
+    wanted = BASE_CHAINS.get(listed.name)
+    if wanted is None or wanted.hook is None:
+        return True  # a base chain of another name is somebody else's, wherever it stands
+    hook = wanted.hook
+    return (listed.hook, listed.priority, listed.type, listed.policy) == (hook.hook, hook.priority, hook.type, _ACCEPT)
+
+
+def logical_chains(image: Image, table: str, names: Names, encoded: Callable[[str], Keys | None]) -> dict[str, Keys]:
+    """A table's chains as the compiler knows them, but for what is in maps.
+
+    Built-in chains are always there; one that is not hooked in right, or sleeps, holds nothing.
+
+    :param encoded: the keys of a chain as they were encoded last: what is the same becomes the same object.
+    """
+    found: dict[str, Keys] = dict.fromkeys(BUILTIN_CHAINS[table], ())
+    for physical, chain in image.chains.items():
+        of, name = names.logical(physical)
+        if of != table:
+            continue
+        works = chain.right and (image.awake or physical not in BASE_CHAINS)
+        found[name] = _known(chain.rules, encoded(name)) if works else ()
+    return found
+
+
+def _known(rules: Keys, encoded: Keys | None) -> Keys:
+    """The listed rules, as the keys that we have for them."""
+    if encoded is None or rules == encoded:
+        return rules if encoded is None else encoded
+    by_bytes = {bytes(each): each for each in encoded}
+    return tuple(by_bytes.get(rule) or _like(rule, encoded) for rule in rules)
+
+
+def _like(rule: bytes, encoded: Iterable[bytes]) -> bytes:
+    return next((each for each in encoded if keys.alike(each, rule)), rule)

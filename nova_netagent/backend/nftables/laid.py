@@ -1,0 +1,50 @@
+"""A chain of the compiler that stands in nf_tables as fewer rules, with sets or maps beside them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nova_netagent.backend.nft.objects import Element, Set
+from nova_netagent.backend.nftables.image import Image, Keys
+
+STRAY = b"what is not as it should be in the sets and maps of the chain"
+"""Stands in a chain for elements and lookups that are not as they should be."""
+
+
+@dataclass
+class Laid:
+    """Its rules, and its sets and maps with their elements."""
+
+    rules: Keys
+    maps: dict[str, tuple[Set, dict[tuple[bytes, bool], Element]]]
+
+
+def seen(image: Image, physical: str, desired: Keys, wanted: Laid, present: Sequence[str]) -> Keys | None:
+    """A chain as it can be told from the kernel, by what it should be; ``None`` when there is none.
+
+    :param wanted: what is desired, as it should stand.
+    :param present: the sets and maps of the chain that are there.
+    """
+    held = image.chains.get(physical)
+    if held is None:
+        return None
+    actual = {name: image.sets[name] for name in present}
+    if held.rules == wanted.rules and actual.keys() == wanted.maps.keys():
+        right = (
+            actual[name].fits(described) and _data(actual[name].elements) == _data(elements)
+            for name, (described, elements) in wanted.maps.items()
+        )
+        if all(right):
+            return desired
+    there = set(held.rules)
+    elements = {(key, each.data) for held_set in actual.values() for (key, _), each in held_set.elements.items()}
+    kept = (each for each in desired if each in there or _element(each) in elements)
+    return (*kept, STRAY)
+
+
+def _element(key: bytes) -> tuple[bytes, bytes | None] | None:
+    element: Element | None = getattr(key, "element", None)
+    return None if element is None else (element.key, element.data)
+
+
+def _data(elements: Mapping[tuple[bytes, bool], Element]) -> Mapping[object, tuple[bytes | None, bytes | None]]:
+    return {key: (each.end, each.data) for key, each in elements.items()}

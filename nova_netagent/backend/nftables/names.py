@@ -1,0 +1,79 @@
+"""Where a table's chains are in our one table of nf_tables, which has raw, mangle, nat and filter in it.
+
+A chain keeps its name. Where several tables have a chain of one name it is filter's (nat's,
+if filter has none), and the others have their table's name in it: mangle's ``W-ports`` is
+``W-mangle-ports``. What are built-in chains on iptables are base chains here: ``filter-FORWARD``.
+"""
+
+import re
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from nova_netagent.backend.nft.objects import BaseHook, Chain
+from nova_netagent.netfilter.owner import POSTROUTING_BOTTOM
+from nova_netagent.netfilter.text import BUILTIN_CHAINS
+
+FILTER = "filter"
+OTHERS = tuple(name for name in BUILTIN_CHAINS if name != FILTER)
+
+_OWN: Mapping[str, re.Pattern[str]] = {
+    "nat": re.compile(r"(PREROUTING|POSTROUTING|snat|float-snat)\Z"),
+    "mangle": re.compile(r"(egress-ok|egress-done|services|(out|sge)-[0-9a-f]{8})\Z"),
+    "raw": re.compile(r"(no-server|unspecified|zones|src-[0-9a-f]{8})\Z"),
+}
+_HOOKS = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}
+_BEFORE_OTHERS = 5
+"""So far before the priority at which iptables has the table, and most other programs theirs."""
+_PRIORITIES = {"raw": -300, "mangle": -150, FILTER: 0}
+_NAT_PRIORITIES = {"PREROUTING": -100, "OUTPUT": -100, "INPUT": 100, "POSTROUTING": 100}
+
+
+class Names(Struct, frozen=True):
+    """The names of the chains of one agent, by its wrap name."""
+
+    wrap_name: str
+
+    def physical(self, table: str, chain: str) -> str:
+        """The name in nf_tables of a table's chain."""
+        if chain in BUILTIN_CHAINS[table]:
+            return f"{table}-{chain}"
+        head = f"{self.wrap_name}-"
+        if not chain.startswith(head):
+            return chain if table == FILTER or chain == POSTROUTING_BOTTOM else f"{table}.{chain}"
+        name = chain.removeprefix(head)
+        return chain if table == _owner(name) else f"{head}{table}-{name}"
+
+    def logical(self, physical: str) -> tuple[str, str]:
+        """The table and the name of a chain in it; what is not ours counts as filter's."""
+        if physical in BASE_CHAINS:
+            table, _, chain = physical.partition("-")
+            return table, chain
+        if physical == POSTROUTING_BOTTOM:
+            return "nat", physical
+        head = f"{self.wrap_name}-"
+        if not physical.startswith(head):
+            table, dot, name = physical.partition(".")
+            return (table, name) if dot and table in OTHERS else (FILTER, physical)
+        table, dash, name = physical.removeprefix(head).partition("-")
+        if dash and table in BUILTIN_CHAINS:
+            return table, head + name
+        return _owner(physical.removeprefix(head)), physical
+
+
+def _owner(name: str) -> str:
+    """The table that has a chain of ours under its plain name."""
+    return next((table for table, own in _OWN.items() if own.match(name)), FILTER)
+
+
+def _base_chain(table: str, chain: str) -> Chain:
+    priority = _NAT_PRIORITIES[chain] if table == "nat" else _PRIORITIES[table]
+    # What the host sends has to find its way anew when its mark changes.
+    type_ = "nat" if table == "nat" else "route" if (table, chain) == ("mangle", "OUTPUT") else "filter"
+    return Chain(f"{table}-{chain}", BaseHook(_HOOKS[chain], priority - _BEFORE_OTHERS, type_))
+
+
+BASE_CHAINS: Mapping[str, Chain] = {
+    f"{table}-{chain}": _base_chain(table, chain) for table, chains in BUILTIN_CHAINS.items() for chain in chains
+}
+"""By name; they hook in just before the priority of iptables' table of the same name."""

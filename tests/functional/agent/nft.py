@@ -1,0 +1,46 @@
+"""nf_tables of a host, as its operator sees and changes them with nft(8)."""
+
+import re
+
+from tests.lab import Namespace
+
+W = "nova-netagent"
+
+
+def nft(host: Namespace, *lines: str) -> str:
+    """Carry lines out in one transaction; what nft prints."""
+    return host.run(["nft", "-f", "-"], stdin="\n".join(lines) + "\n").stdout
+
+
+def listed(host: Namespace, *what: str) -> str:
+    """``nft list WHAT`` without counters."""
+    return host.run(["nft", "-s", "list", *(what or ("ruleset",))]).stdout
+
+
+def held(host: Namespace) -> dict[str, str]:
+    """Every chain, set and map by table and name; elements in order, as the kernel has none."""
+    found: dict[str, str] = {}
+    table = block = ""
+    for line in listed(host).splitlines():
+        if line.startswith("table "):
+            table = line.removesuffix(" {")
+        elif match := re.match(r"\t(\w+ \S+) {", line):
+            block = f"{table} {match[1]}"
+            found[block] = ""
+        elif line.startswith("\t\t"):
+            found[block] += line.strip() + "\n"
+    return {name: _ordered(text) for name, text in found.items()}
+
+
+def _ordered(text: str) -> str:
+    head, elements, rest = text.partition("elements = {")
+    if not elements:
+        return text
+    members = sorted(" ".join(each.split()) for each in rest.replace("}", "").split(","))
+    return f"{head}elements = {{ {', '.join(members)} }}"
+
+
+def handle(host: Namespace, chain: str, part: str, family: str = "ip") -> str:
+    """The handle of the first rule of a chain in whose text this is."""
+    text = host.run(["nft", "-a", "list", "chain", family, W, chain]).stdout
+    return next(line.rpartition("# handle ")[2] for line in text.splitlines() if part in line)

@@ -1,0 +1,69 @@
+"""Which packet filter a host lives in, by what is in each."""
+
+import pytest
+
+from nova_netagent import wiring
+from nova_netagent.backend import worlds
+from nova_netagent.backend.worlds import Undecided, World, choose, warnings
+from nova_netagent.netfilter.owner import Owner
+from nova_netagent.settings import FirewallSettings, Settings
+
+NONE, LOADED = World(), World(loaded=True)
+RULES, MORE, OURS = World(True, 2), World(True, 3), World(True, 0, ours=True)
+
+
+@pytest.mark.parametrize(
+    ("iptables", "nftables", "chosen"),
+    [
+        (RULES, LOADED, "iptables"),
+        (LOADED, RULES, "nftables"),
+        (NONE, RULES, "nftables"),
+        (MORE, RULES, "iptables"),
+        (RULES, MORE, "nftables"),
+        (World(True, 1, ours=True), RULES, "nftables"),
+        (OURS, LOADED, "iptables"),
+        (LOADED, OURS, "nftables"),
+        (NONE, OURS, "nftables"),
+        (OURS, OURS, "iptables"),
+        (LOADED, LOADED, "iptables"),
+        (LOADED, NONE, "iptables"),
+        (NONE, LOADED, "nftables"),
+        (NONE, NONE, "nftables"),
+    ],
+)
+def test_it_follows_the_rules_of_others_then_ours_then_what_is_loaded(
+    iptables: World, nftables: World, chosen: str
+) -> None:
+    name, why = choose(iptables, nftables)
+    assert name == chosen
+    assert why
+
+
+def test_it_does_not_guess() -> None:
+    with pytest.raises(Undecided, match=r"\[firewall\] backend = auto: 2 rules of others .* say iptables or nftables"):
+        choose(RULES, RULES)
+
+
+def test_it_warns_of_what_drops_in_the_other_one() -> None:
+    assert list(warnings("iptables", LOADED)) == []
+    assert list(warnings("nftables", OURS)) == []
+    assert list(warnings("iptables", RULES)) == [
+        "2 rules of others are in nf_tables: what they drop is dropped, whatever our rules say"
+    ]
+    closed = World(True, 2, closed=("IPv4 filter FORWARD",))
+    (warning,) = warnings("nftables", closed)
+    assert warning.startswith("IPv4 filter FORWARD of the legacy tables drops what it does not allow")
+
+
+def test_what_cannot_be_seen_is_not_guessed_and_does_not_matter_when_it_is_configured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def denied(owner: Owner) -> World:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(worlds, "look_at_iptables", denied)
+    with pytest.raises(Undecided, match="cannot see what this host has"):
+        wiring._choose_backend(Settings())
+    chosen, told = wiring._choose_backend(Settings(firewall=FirewallSettings(backend="nftables")))
+    assert chosen == "nftables"
+    assert "Operation not permitted" in told[0]
