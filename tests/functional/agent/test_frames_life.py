@@ -151,7 +151,7 @@ def test_cleanup_takes_ours_and_nothing_else(lab: Lab) -> None:
 
 def test_a_network_that_goes_leaves_no_element(shared: Cloud) -> None:
     empty = Cloud(shared.lab, host=shared.lab.host())
-    empty.host.run(["ip", "link", "add", "eth7", "type", "dummy"])
+    empty.host.run(["ip", "link", "add", "eth7", "type", "veth", "peer", "name", "eth8"])
     none = listed(empty.host)
     empty.put(make_network(1, bridge_interface="eth7", share_address=True), make_network(2, gateway="10.2.0.9"))
     empty.put(make_instance(1), make_instance(2, network=2))
