@@ -29,7 +29,7 @@ def open_store(settings: Settings) -> Store:
 
 def open_backend(settings: Settings) -> Backend[Any]:
     """The packet filter that is configured; called in the thread that will use it."""
-    from nova_netagent.backend.iptables import IptablesBackend  # imports libiptc: slow, and for one thread
+    from nova_netagent.backend.iptables import IptablesBackend
 
     firewall = settings.firewall
     return IptablesBackend(lock_timeout=firewall.lock_timeout, owns_set=Owner(firewall.wrap_name).owns_set)

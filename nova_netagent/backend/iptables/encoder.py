@@ -5,14 +5,12 @@ from dataclasses import dataclass
 
 from nova_netagent.backend import RuleRefused
 from nova_netagent.backend.iptables.entry import encode
-from nova_netagent.backend.iptables.image import Chains
+from nova_netagent.backend.iptables.image import Chains, Keys
 from nova_netagent.backend.iptables.layout import encoded_name
 from nova_netagent.backend.iptables.sets import KernelSets
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
 from nova_netagent.netfilter.rule import Chain, Hook, Rule, Table, TableId
 from nova_netagent.plan import EncodedHook, EncodedTable
-
-Keys = tuple[bytes, ...]
 
 
 @dataclass(frozen=True)

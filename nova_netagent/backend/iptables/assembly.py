@@ -1,0 +1,311 @@
+"""A table from another one: what a plan leaves is copied, what it edits is put in its place.
+
+The kernel has every jump as an offset into the table, so those are said anew. Chains lie as
+libiptc has them: the built-in ones in the order of their hooks, then the others by name.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+
+from nova_netagent.backend import RuleRefused, TableChanged
+from nova_netagent.backend.iptables.entry import jumps_to
+from nova_netagent.backend.iptables.image import Chains, Image, Keys
+from nova_netagent.backend.iptables.layout import (
+    COUNTERS,
+    ERROR_NAME,
+    ERROR_TARGET_SIZE,
+    EXTENSION,
+    LAYOUTS,
+    OFFSETS,
+    ROOM,
+    STANDARD_TARGET,
+    encoded_name,
+    standard_target,
+)
+from nova_netagent.backend.iptables.targets import FALL_THROUGH, JUMP_END, VERDICTS
+from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
+from nova_netagent.netfilter.rule import Family, TableId
+from nova_netagent.plan import AddChain, Delete, Insert, RemoveChain, TablePlan
+
+_FEW = 8
+_TARGET = STANDARD_TARGET.size
+_VERDICT_FROM_END = _TARGET - EXTENSION.size
+_UNSAID = standard_target(b"")
+_SAID = {standard_target(name.encode()): standard_target(b"", number) for name, number in VERDICTS.items()}
+
+
+@dataclass
+class _Edited:
+    """A chain that a plan edits, as it will be."""
+
+    keys: list[bytes]
+    places: list[int]
+    """By rule its number in the chain as it was, -1 for one that is new."""
+
+
+class _Splice(NamedTuple):
+    """Where a table is another one afterwards."""
+
+    number: int
+    """Of the chain that is edited or removed; a new one goes before the chain of this number."""
+    is_new: bool
+    name: str
+    chain: _Edited | None
+    """``None``: it is removed."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What goes into the kernel in the place of a table."""
+
+    before: Image
+    image: Image
+    splices: Sequence[_Splice]
+
+    def counters(self, old: bytearray) -> bytes | None:
+        """What the entries that stay had counted, for ``add_counters``; ``None`` where that is nothing.
+
+        :param old: the counters of the table's entries when it was replaced.
+        """
+        if not any(old):
+            return None
+        firsts = _first_entries(self.before)
+        size = COUNTERS.size
+        parts: list[bytes | bytearray] = []
+
+        def keep(first: int, count: int = 1) -> None:
+            parts.append(old[first * size : (first + count) * size])
+
+        done = 0
+        for number, is_new, _name, chain in self.splices:
+            keep(firsts[done], firsts[number] - firsts[done])
+            done = number if is_new else number + 1
+            if chain is None:
+                continue
+            if is_new:
+                parts.append(bytes((len(chain.keys) + 2) * size))
+                continue
+            mark = 0 if number < len(self.before.hooks) else 1
+            keep(firsts[number], mark)
+            for place in chain.places:
+                if place < 0:
+                    parts.append(bytes(size))
+                else:
+                    keep(firsts[number] + mark + place)
+            keep(firsts[number + 1] - 1)
+        keep(firsts[done], firsts[-1] + 1 - firsts[done])
+        return b"".join(parts)
+
+
+class _Links(NamedTuple):
+    """Where the rules of a chain have offsets: in units of 4 bytes from its first rule."""
+
+    keys: Keys
+    jumps: tuple[tuple[int, str], ...]
+    falls: tuple[tuple[int, int], ...]
+    """Rules without a target go on at the next one: where that is, in bytes from the first."""
+
+
+class Assembler:
+    """Assembles one table after another, remembering where the jumps of a chain are.
+
+    :param encoded: gives the keys of a chain as they were encoded: a chain that will hold
+        them is remembered by that object.
+    """
+
+    def __init__(self, table: TableId, encoded: Callable[[str], Keys | None]) -> None:
+        self._table = table
+        self._layout = LAYOUTS[table.family]
+        self._policy = _entry(table.family, standard_target(b"", VERDICTS["RETURN"]))
+        self._encoded = encoded
+        self._linked: Chains = {}
+        self._links: dict[str, _Links] = {}
+        """Of the chains that have jumps or falls, in the table that was linked last."""
+
+    def replacement(self, plan: TablePlan[bytes], before: Image) -> Replacement:
+        """The table after a plan.
+
+        :raises RuleRefused: an edit that does not fit the table, or a jump to a chain that is not there.
+        :raises TableChanged: another rule than the plan says stands where one is to be taken out.
+        """
+        edited = _edited_chains(plan, before)
+        chains = self._chains_after(before, edited)
+        splices = _splices(before, edited)
+        pieces: list[bytes | bytearray | memoryview] = [bytes(ROOM)]
+        names: list[str] = []
+        starts: list[int] = []
+        done = at = 0
+        with memoryview(before.blob) as old:
+            for splice in [*splices, _Splice(len(before.names), True, "", None)]:
+                # What lies between is copied as it is.
+                low, high = before.starts[done], before.starts[splice.number]
+                pieces.append(old[ROOM + low : ROOM + high])
+                names += before.names[done : splice.number]
+                shift = at - low
+                starts += [start + shift for start in before.starts[done : splice.number]]
+                at += high - low
+                done = splice.number if splice.is_new else splice.number + 1
+                if splice.chain is not None:
+                    written = self._write(splice, chains[splice.name], before)
+                    names.append(splice.name)
+                    starts.append(at)
+                    at += len(written)
+                    pieces.append(written)
+            pieces.append(old[ROOM + before.starts[-1] :])
+            blob = bytearray().join(pieces)
+            pieces.clear()
+        image = Image(blob, before.hooks, tuple(names), (*starts, at), chains)
+        self._link(before.chains, edited, image)
+        return Replacement(before, image, splices)
+
+    def _chains_after(self, before: Image, edited: Mapping[str, _Edited | None]) -> Chains:
+        chains = dict(before.chains)
+        for name, chain in edited.items():
+            if chain is None:
+                del chains[name]
+            else:
+                keys, encoded = tuple(chain.keys), self._encoded(name)
+                chains[name] = encoded if encoded is not None and encoded == keys else keys
+        return chains
+
+    def _write(self, splice: _Splice, keys: Keys, before: Image) -> bytes:
+        """A chain's entries, its jumps left open."""
+        rules = [_said(key) for key in keys]
+        if splice.number < len(before.hooks) and not splice.is_new:
+            end = before.span(splice.number).stop
+            return b"".join((*rules, before.blob[end - self._layout.policy_size : end]))
+        return b"".join((_mark(self._table.family, encoded_name(splice.name)), *rules, self._policy))
+
+    def _link(self, before: Chains, edited: Iterable[str], image: Image) -> None:
+        """Say where every jump leads."""
+        chains = image.chains
+        if self._linked is not before:
+            self._links.clear()
+            edited = chains
+        self._linked = {}  # until all is well
+        links = self._links
+        for name in edited:
+            links.pop(name, None)
+            found = _links(chains.get(name, ()))
+            if found.jumps or found.falls:
+                links[name] = found
+        begin = dict(zip(image.names, image.starts, strict=False))
+        builtin = frozenset(image.names[: len(image.hooks)])
+        mark = self._layout.mark_size
+        with memoryview(image.blob) as whole, whole.cast("i") as words:
+            for name, (_keys, jumps, falls) in links.items():
+                start = begin[name] if name in builtin else begin[name] + mark
+                first = (ROOM + start) >> 2
+                for place, target in jumps:
+                    if target not in begin or target in builtin:
+                        raise RuleRefused(f"{self._table}: there is no chain {target} to jump to")
+                    words[first + place] = begin[target] + mark
+                for place, fall in falls:
+                    words[first + place] = start + fall
+        self._linked = chains
+
+
+def _edited_chains(plan: TablePlan[bytes], before: Image) -> dict[str, _Edited | None]:
+    """The chains that a plan touches, afterwards; ``None`` for one that it removes.
+
+    :raises RuleRefused: an edit that does not fit the table.
+    :raises TableChanged: another rule than the plan says stands where one is to be taken out.
+    """
+    chains = before.chains
+    builtin = before.names[: len(before.hooks)]
+    edited: dict[str, _Edited | None] = {}
+    for edit in plan.edits:
+        name = edit.chain
+        if name in edited:
+            chain = edited[name]
+        elif name in chains:
+            keys = chains[name]
+            chain = edited[name] = _Edited(list(keys), list(range(len(keys))))
+        else:
+            chain = None
+        match edit:
+            case Insert(_, index, key) if chain is not None and index <= len(chain.keys):
+                chain.keys.insert(index, key)
+                chain.places.insert(index, -1)
+            case Delete(_, index, key) if chain is not None and index < len(chain.keys):
+                if chain.keys[index] != key:
+                    raise TableChanged(f"{plan.table}: {name} has another rule at {index + 1} than was planned")
+                del chain.keys[index], chain.places[index]
+            case AddChain() if chain is None:
+                _check_name(plan.table, name)
+                edited[name] = _Edited([], [])
+            case RemoveChain(_, flush_only) if chain is not None and name not in builtin:
+                edited[name] = _Edited([], []) if flush_only else None
+            case Insert() | Delete():
+                raise RuleRefused(f"{plan.table}: there is no place {edit.index + 1} in {name}")
+            case _:
+                raise RuleRefused(f"{plan.table}: {type(edit).__name__} does not fit the chain {name}")
+    return edited
+
+
+def _splices(before: Image, edited: Mapping[str, _Edited | None]) -> list[_Splice]:
+    """The chains that are edited, new or removed, in the order of the table: who is there keeps its place."""
+    user = len(before.hooks)
+    numbers = {name: number for number, name in enumerate(before.names)} if len(edited) > _FEW else None
+    found = []
+    for name, chain in edited.items():
+        if name not in before.chains:
+            found.append(_Splice(bisect_left(before.names, name, user), True, name, chain))
+        else:
+            number = before.names.index(name) if numbers is None else numbers[name]
+            found.append(_Splice(number, False, name, chain))
+    # Of the new ones and the edited one at a place, the new ones go before it, by name.
+    return sorted(found, key=lambda splice: (splice.number, not splice.is_new, splice.name))
+
+
+def _check_name(table: TableId, chain: str) -> None:
+    if not 1 <= len(encoded_name(chain)) <= MAX_CHAIN_NAME:
+        raise RuleRefused(f"{table}: {chain!r} is not a chain name: 1 to {MAX_CHAIN_NAME} characters")
+
+
+def _first_entries(image: Image) -> list[int]:
+    """By chain the number of its first entry; then that of the entry at the end."""
+    user = len(image.hooks)
+    counts = [len(image.chains[name]) + (1 if number < user else 2) for number, name in enumerate(image.names)]
+    return list(accumulate(counts, initial=0))
+
+
+def _entry(family: Family, target: bytes) -> bytes:
+    """An entry that matches everything."""
+    layout = LAYOUTS[family]
+    offsets = OFFSETS.pack(0, layout.size, layout.size + len(target))
+    return bytes(layout.nfcache_at) + offsets + bytes(layout.size - layout.comefrom_at) + target
+
+
+def _mark(family: Family, name: bytes) -> bytes:
+    """The entry with which a user-defined chain begins."""
+    head = EXTENSION.pack(ERROR_TARGET_SIZE, ERROR_NAME, 0)
+    return _entry(family, head + name.ljust(ERROR_TARGET_SIZE - len(head), b"\0"))
+
+
+def _said(key: bytes) -> bytes:
+    """A rule as the kernel has it: verdicts by number, jumps yet without their offset."""
+    target = _SAID.get(key[-_TARGET:])
+    if target is None:
+        if not key.endswith(JUMP_END) or jumps_to(key) is None:
+            return key
+        target = _UNSAID
+    return key[:-_TARGET] + target
+
+
+def _links(keys: Keys) -> _Links:
+    jumps: list[tuple[int, str]] = []
+    falls: list[tuple[int, int]] = []
+    at = 0
+    for key in keys:
+        at += len(key)
+        if key.endswith(JUMP_END):
+            target = jumps_to(key)
+            if target is not None:
+                jumps.append(((at - _VERDICT_FROM_END) >> 2, target))
+        elif key.endswith(FALL_THROUGH):
+            falls.append(((at - _VERDICT_FROM_END) >> 2, at))
+    return _Links(keys, tuple(jumps), tuple(falls))
