@@ -165,9 +165,9 @@ class Reconciler:
                     (edit.chain, edit.key) for edit in self._plan_table(table, True).edits if isinstance(edit, Insert)
                 }
                 origins |= {
-                    rule.origin
+                    origin
                     for name, chain in table.chains.items()
-                    for key, rule in zip(encoded.chains[name], chain.rules, strict=True)
+                    for key, origin in zip(encoded.chains[name], chain.origins(), strict=True)
                     if (name, key) in new
                 }
         return frozenset(origin[:2] for origin in origins if origin is not None)
@@ -220,9 +220,9 @@ class Reconciler:
         """
         encoded = self._backend.encode(table)
         origins = {
-            (name, key): rule.origin
+            (name, key): origin
             for name, chain in table.chains.items()
-            for key, rule in zip(encoded.chains[name], chain.rules, strict=True)
+            for key, origin in zip(encoded.chains[name], chain.origins(), strict=True)
         }
         hooks = {hook.chain for hook in table.hooks}
         for name, (policy, rules) in self._backend.counters(table.id).items():
@@ -350,8 +350,8 @@ class Reconciler:
             return
         self._backend.apply(plan)
         self._metrics.applies_total.labels(str(plan.table), self._backend.name).inc()
-        for edit in plan.edits:
-            outcome.edits[type(edit).__name__.lower()] += 1
+        for kind, count in Counter(map(type, plan.edits)).items():
+            outcome.edits[kind.__name__.lower()] += count
         outcome.plans.append(partial(self._lines, plan))
 
     def _count_rules(self, table: Table) -> None:
@@ -437,9 +437,7 @@ def _ordered(ruleset: Ruleset) -> list[Table]:
 
 
 def _same(known: Table | None, table: Table) -> bool:
-    if known is None or len(known.chains) != len(table.chains):
-        return False
-    return all(known.chains.get(name) is chain for name, chain in table.chains.items())
+    return known is table or (known is not None and known.chains == table.chains)
 
 
 def _pattern(text: str) -> re.Pattern[str] | None:

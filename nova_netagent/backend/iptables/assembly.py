@@ -7,11 +7,11 @@ libiptc has them: the built-in ones in the order of their hooks, then the others
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 
 from nova_netagent.backend import RuleRefused, TableChanged
-from nova_netagent.backend.iptables.entry import jumps_to
 from nova_netagent.backend.iptables.image import Chains, Image, Keys
 from nova_netagent.backend.iptables.layout import (
     COUNTERS,
@@ -25,7 +25,7 @@ from nova_netagent.backend.iptables.layout import (
     encoded_name,
     standard_target,
 )
-from nova_netagent.backend.iptables.targets import FALL_THROUGH, JUMP_END, VERDICTS
+from nova_netagent.backend.iptables.targets import FALL_THROUGH, VERDICTS, jump_chain
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
 from nova_netagent.netfilter.rule import Family, TableId
 from nova_netagent.plan import AddChain, Delete, Insert, RemoveChain, TablePlan
@@ -33,7 +33,6 @@ from nova_netagent.plan import AddChain, Delete, Insert, RemoveChain, TablePlan
 _FEW = 8
 _TARGET = STANDARD_TARGET.size
 _VERDICT_FROM_END = _TARGET - EXTENSION.size
-_UNSAID = standard_target(b"")
 _SAID = {standard_target(name.encode()): standard_target(b"", number) for name, number in VERDICTS.items()}
 
 
@@ -103,10 +102,13 @@ class Replacement:
 class _Links(NamedTuple):
     """Where the rules of a chain have offsets: in units of 4 bytes from its first rule."""
 
-    keys: Keys
     jumps: tuple[tuple[int, str], ...]
     falls: tuple[tuple[int, int], ...]
     """Rules without a target go on at the next one: where that is, in bytes from the first."""
+
+
+_Said = tuple[bytes, str | None]
+"""A rule as the kernel has it, its offset left open, and where it jumps to: ``""`` is the next rule."""
 
 
 class Assembler:
@@ -137,6 +139,7 @@ class Assembler:
         pieces: list[bytes | bytearray | memoryview] = [bytes(ROOM)]
         names: list[str] = []
         starts: list[int] = []
+        said: dict[bytes, _Said] = {}
         done = at = 0
         with memoryview(before.blob) as old:
             for splice in [*splices, _Splice(len(before.names), True, "", None)]:
@@ -149,7 +152,7 @@ class Assembler:
                 at += high - low
                 done = splice.number if splice.is_new else splice.number + 1
                 if splice.chain is not None:
-                    written = self._write(splice, chains[splice.name], before)
+                    written = self._write(splice, chains[splice.name], before, said)
                     names.append(splice.name)
                     starts.append(at)
                     at += len(written)
@@ -158,7 +161,7 @@ class Assembler:
             blob = bytearray().join(pieces)
             pieces.clear()
         image = Image(blob, before.hooks, tuple(names), (*starts, at), chains)
-        self._link(before.chains, edited, image)
+        self._link(before.chains, edited, image, said)
         return Replacement(before, image, splices)
 
     def _chains_after(self, before: Image, edited: Mapping[str, _Edited | None]) -> Chains:
@@ -171,15 +174,48 @@ class Assembler:
                 chains[name] = encoded if encoded is not None and encoded == keys else keys
         return chains
 
-    def _write(self, splice: _Splice, keys: Keys, before: Image) -> bytes:
+    def _write(self, splice: _Splice, keys: Keys, before: Image, said: dict[bytes, _Said]) -> bytes:
         """A chain's entries, its jumps left open."""
-        rules = [_said(key) for key in keys]
+        rules = [found[0] for found in map(partial(self._said, said), keys)]
         if splice.number < len(before.hooks) and not splice.is_new:
             end = before.span(splice.number).stop
             return b"".join((*rules, before.blob[end - self._layout.policy_size : end]))
         return b"".join((_mark(self._table.family, encoded_name(splice.name)), *rules, self._policy))
 
-    def _link(self, before: Chains, edited: Iterable[str], image: Image) -> None:
+    def _said(self, known: dict[bytes, _Said], key: bytes) -> _Said:
+        """A rule as the kernel has it: verdicts by number."""
+        found = known.get(key)
+        if found is None:
+            found = known[key] = self._say(key)
+        return found
+
+    def _say(self, key: bytes) -> _Said:
+        target_at = len(key) - _TARGET
+        if OFFSETS.unpack_from(key, self._layout.nfcache_at)[1] != target_at:
+            return key, None
+        target = key[target_at:]
+        verdict = _SAID.get(target)
+        if verdict is not None:
+            return key[:target_at] + verdict, None
+        if target == FALL_THROUGH:
+            return key, ""
+        chain = jump_chain(target)
+        return (key, None) if chain is None else (key[:target_at] + FALL_THROUGH, chain)
+
+    def _links_of(self, keys: Keys, said: dict[bytes, _Said]) -> _Links:
+        jumps: list[tuple[int, str]] = []
+        falls: list[tuple[int, int]] = []
+        at = 0
+        for key in keys:
+            at += len(key)
+            target = self._said(said, key)[1]
+            if target:
+                jumps.append(((at - _VERDICT_FROM_END) >> 2, target))
+            elif target is not None:
+                falls.append(((at - _VERDICT_FROM_END) >> 2, at))
+        return _Links(tuple(jumps), tuple(falls))
+
+    def _link(self, before: Chains, edited: Iterable[str], image: Image, said: dict[bytes, _Said]) -> None:
         """Say where every jump leads."""
         chains = image.chains
         if self._linked is not before:
@@ -189,14 +225,14 @@ class Assembler:
         links = self._links
         for name in edited:
             links.pop(name, None)
-            found = _links(chains.get(name, ()))
+            found = self._links_of(chains.get(name, ()), said)
             if found.jumps or found.falls:
                 links[name] = found
         begin = dict(zip(image.names, image.starts, strict=False))
         builtin = frozenset(image.names[: len(image.hooks)])
         mark = self._layout.mark_size
         with memoryview(image.blob) as whole, whole.cast("i") as words:
-            for name, (_keys, jumps, falls) in links.items():
+            for name, (jumps, falls) in links.items():
                 start = begin[name] if name in builtin else begin[name] + mark
                 first = (ROOM + start) >> 2
                 for place, target in jumps:
@@ -217,28 +253,30 @@ def _edited_chains(plan: TablePlan[bytes], before: Image) -> dict[str, _Edited |
     chains = before.chains
     builtin = before.names[: len(before.hooks)]
     edited: dict[str, _Edited | None] = {}
+    name, chain = "", None
     for edit in plan.edits:
-        name = edit.chain
-        if name in edited:
-            chain = edited[name]
-        elif name in chains:
-            keys = chains[name]
-            chain = edited[name] = _Edited(list(keys), list(range(len(keys))))
-        else:
-            chain = None
+        if edit.chain != name:
+            name = edit.chain
+            if name in edited:
+                chain = edited[name]
+            elif name in chains:
+                keys = chains[name]
+                chain = edited[name] = _Edited(list(keys), list(range(len(keys))))
+            else:
+                chain = None
         match edit:
-            case Insert(_, index, key) if chain is not None and index <= len(chain.keys):
-                chain.keys.insert(index, key)
-                chain.places.insert(index, -1)
-            case Delete(_, index, key) if chain is not None and index < len(chain.keys):
-                if chain.keys[index] != key:
-                    raise TableChanged(f"{plan.table}: {name} has another rule at {index + 1} than was planned")
-                del chain.keys[index], chain.places[index]
+            case Insert() if chain is not None and edit.index <= len(chain.keys):
+                chain.keys.insert(edit.index, edit.key)
+                chain.places.insert(edit.index, -1)
+            case Delete() if chain is not None and edit.index < len(chain.keys):
+                if chain.keys[edit.index] != edit.key:
+                    raise TableChanged(f"{plan.table}: {name} has another rule at {edit.index + 1} than was planned")
+                del chain.keys[edit.index], chain.places[edit.index]
             case AddChain() if chain is None:
                 _check_name(plan.table, name)
-                edited[name] = _Edited([], [])
-            case RemoveChain(_, flush_only) if chain is not None and name not in builtin:
-                edited[name] = _Edited([], []) if flush_only else None
+                chain = edited[name] = _Edited([], [])
+            case RemoveChain() if chain is not None and name not in builtin:
+                chain = edited[name] = _Edited([], []) if edit.flush_only else None
             case Insert() | Delete():
                 raise RuleRefused(f"{plan.table}: there is no place {edit.index + 1} in {name}")
             case _:
@@ -284,28 +322,3 @@ def _mark(family: Family, name: bytes) -> bytes:
     """The entry with which a user-defined chain begins."""
     head = EXTENSION.pack(ERROR_TARGET_SIZE, ERROR_NAME, 0)
     return _entry(family, head + name.ljust(ERROR_TARGET_SIZE - len(head), b"\0"))
-
-
-def _said(key: bytes) -> bytes:
-    """A rule as the kernel has it: verdicts by number, jumps yet without their offset."""
-    target = _SAID.get(key[-_TARGET:])
-    if target is None:
-        if not key.endswith(JUMP_END) or jumps_to(key) is None:
-            return key
-        target = _UNSAID
-    return key[:-_TARGET] + target
-
-
-def _links(keys: Keys) -> _Links:
-    jumps: list[tuple[int, str]] = []
-    falls: list[tuple[int, int]] = []
-    at = 0
-    for key in keys:
-        at += len(key)
-        if key.endswith(JUMP_END):
-            target = jumps_to(key)
-            if target is not None:
-                jumps.append(((at - _VERDICT_FROM_END) >> 2, target))
-        elif key.endswith(FALL_THROUGH):
-            falls.append(((at - _VERDICT_FROM_END) >> 2, at))
-    return _Links(keys, tuple(jumps), tuple(falls))
