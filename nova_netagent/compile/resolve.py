@@ -63,6 +63,8 @@ class Group(Struct, frozen=True):
     judge: Judge
     remotes: Mapping[Side, tuple[str, ...]]
     """The groups that its rules name, by side."""
+    rules: Mapping[Side, tuple[SecurityGroupRule, ...]]
+    """Its rules by side."""
 
 
 class Port(Struct, frozen=True):
@@ -306,21 +308,21 @@ def _groups(state: DesiredState, refused: Mapping[Key, str], memo: Memo) -> Mapp
 
 def _make_group(definition: Object, before: Group | None) -> Group:
     assert isinstance(definition, SecurityGroup)
-    sides: set[Side] = set()
+    rules: dict[Side, list[SecurityGroupRule]] = {}
     open_egress: set[Family] = set()
     remotes: dict[Side, dict[str, None]] = {}
     for rule in definition.rules:
         side: Side = (rule.direction, 4 if rule.family == 4 else 6)
-        sides.add(side)
+        rules.setdefault(side, []).append(rule)
         if rule.remote_group_id is not None:
             remotes.setdefault(side, {})[rule.remote_group_id] = None
         elif rule.direction == "egress" and _is_open(rule):
             open_egress.add(side[1])
     named = {side: tuple(ids) for side, ids in remotes.items()}
-    judge = Judge(definition.id, bool(definition.stateful), frozenset(sides), frozenset(open_egress))
+    judge = Judge(definition.id, bool(definition.stateful), frozenset(rules), frozenset(open_egress))
     if before is not None and before.judge == judge:
         judge = before.judge  # the same object: its members' chains stay as they are
-    return Group(definition, judge, named)
+    return Group(definition, judge, named, {side: tuple(its) for side, its in rules.items()})
 
 
 def _is_open(rule: SecurityGroupRule) -> bool:

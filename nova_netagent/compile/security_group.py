@@ -45,11 +45,6 @@ def set_name(group_id: str, family: Family, scope: Scope) -> str:
     return scope.owner.set(f"g{family}-{scope.names.groups[group_id]}")
 
 
-def rules_of(group: SecurityGroup, direction: Direction, family: Family) -> list[SecurityGroupRule]:
-    """A group's rules of one direction and family."""
-    return [rule for rule in group.rules if rule.direction == direction and rule.family == family]
-
-
 def place(scope: Scope, memo: Memo, placed: Placed, used: Mapping[Side, Iterable[str]]) -> dict[str, IpSet]:
     """The chains of the groups that some vif's chain jumps to, and the sets their rules name."""
     groups = scope.resolved.groups
@@ -96,7 +91,7 @@ class _Chains:
         """The chain of a group."""
         direction, family = self._side
         sets = self._sets(group) if group.remotes else {}
-        rules = _compile(group.definition, direction, family, sets, self._egress_ok)
+        rules = _compile(group.rules[self._side], direction, family, sets, self._egress_ok)
         return chain_of(chain_name(id_, direction, self._scope), SecurityGroup.KIND, id_, rules)
 
     def _sets(self, group: Group) -> dict[str, str]:
@@ -106,10 +101,14 @@ class _Chains:
 
 
 def _compile(
-    group: SecurityGroup, direction: Direction, family: Family, sets: Mapping[str, str], egress_ok: str
+    rules: Iterable[SecurityGroupRule],
+    direction: Direction,
+    family: Family,
+    sets: Mapping[str, str],
+    egress_ok: str,
 ) -> Iterator[Reasoned]:
     seen: set[Rule] = set()
-    for rule in rules_of(group, direction, family):
+    for rule in rules:
         remote = rule.remote_group_id
         if remote is not None and remote not in sets:
             continue  # pending: a rule whose remote group is not known lets nobody in

@@ -69,7 +69,7 @@ class Replacement:
 
         :param old: the counters of the table's entries when it was replaced.
         """
-        if not any(old):
+        if old.count(0) == len(old):
             return None
         firsts = _first_entries(self.before)
         size = COUNTERS.size
