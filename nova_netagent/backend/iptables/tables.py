@@ -65,7 +65,7 @@ class KernelTables:
 
         :raises OSError: EAGAIN when the table kept changing while it was read.
         """
-        info, blob = self._entries(table)
+        info, blob = self.entries(table)
         return image_of(blob, info.hooks, self.layout, previous)
 
     def counters(self, table: str) -> dict[str, CountedChain]:
@@ -73,7 +73,7 @@ class KernelTables:
 
         :raises OSError: see ``read``.
         """
-        info, blob = self._entries(table)
+        info, blob = self.entries(table)
         return counted(blob, info.hooks, self.layout)
 
     def replace(self, table: str, before: Image, after: Image) -> bytearray:
@@ -108,7 +108,7 @@ class KernelTables:
         request = bytearray(_COUNTERS_HEAD.pack(table.encode(), len(counters) // COUNTERS.size)) + counters
         sockopt.tell(self._socket, self.layout.level, _ADD_COUNTERS, request)
 
-    def _entries(self, table: str) -> tuple[TableInfo, bytearray]:
+    def entries(self, table: str) -> tuple[TableInfo, bytearray]:
         """A table's outline and all its entries, as the kernel has them, behind ``ROOM``.
 
         :raises OSError: EAGAIN when the table kept changing while it was read.
