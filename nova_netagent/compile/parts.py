@@ -22,16 +22,14 @@ class Names(Struct, frozen=True):
 
 def names_of(resolved: Resolved, memo: Memo) -> Names:
     """Name everything that has chains; which names depends on what there is, not on order."""
-
-    def make() -> Names:
-        return Names(
-            instances=short_names(resolved.ports),
-            vifs=short_names({port.vif.id for ports in resolved.ports.values() for port in ports}),
-            groups=short_names(resolved.groups),
-        )
-
+    ports = resolved.ports
+    names = Names(
+        instances=memo.get("instances' names", (ports,), lambda: short_names(ports)),
+        vifs=memo.get("vifs' names", (ports,), lambda: short_names({p.vif.id for own in ports.values() for p in own})),
+        groups=memo.get("groups' names", (resolved.known_groups,), lambda: short_names(resolved.known_groups)),
+    )
     # Interned: that an id more is there changes nobody's name, unless it clashes.
-    return memo.intern("names", memo.get("all names", (resolved.ports, resolved.groups), make))
+    return memo.intern("names", names)
 
 
 class Scope(Struct, frozen=True):

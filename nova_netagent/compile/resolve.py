@@ -95,6 +95,8 @@ class Resolved(Struct, frozen=True):
     ports: Mapping[str, tuple[Port, ...]]
     """By instance, in the order of the instance's vifs."""
     groups: Mapping[str, Group]
+    known_groups: frozenset[str]
+    """Their ids: the same object as long as they are the same."""
     floating_ips: tuple[FloatingIP, ...]
     provider_rules: tuple[ProviderRule, ...]
     problems: Mapping[Key, tuple[Problem, ...]]
@@ -144,6 +146,7 @@ def resolve(
         networks=networks,
         ports=ports,
         groups=groups,
+        known_groups=memo.intern("known groups", frozenset(groups)),
         floating_ips=memo.intern("floating IPs", tuple(_floating_ips(state, networks, ports, without, problems))),
         provider_rules=tuple(r for r in state.of(ProviderRule) if ("provider_rules", r.id) not in refused),
         problems={key: tuple(found) for key, found in problems.items()},
@@ -161,12 +164,12 @@ def _troubled(ports: Mapping[str, tuple[Port, ...]]) -> Mapping[Key, list[Proble
 
 
 def _missing(groups: Mapping[str, Group], state: DesiredState) -> Mapping[Key, list[Problem]]:
-    found = {
+    found: dict[Key, list[Problem]] = {
         ("security_groups", id_): list(_missing_remotes(group.definition, state))
         for id_, group in groups.items()
-        if group.remotes
+        if any(remote not in state.security_groups for remotes in group.remotes.values() for remote in remotes)
     }
-    return {key: problems for key, problems in found.items() if problems}
+    return found
 
 
 def _usable_networks(

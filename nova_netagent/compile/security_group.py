@@ -6,6 +6,7 @@ edits one chain, and a new member adds one element to one set.
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.parts import Placed, Reasoned, Scope, chain_of, network
@@ -54,7 +55,9 @@ def place(scope: Scope, memo: Memo, placed: Placed, used: Mapping[Side, Iterable
         table = TableId(family, "filter" if direction == "ingress" else "mangle")
         members = memo.get(("used groups", side), (groups, group_ids), partial(_picked, groups, group_ids))
         chains = _Chains(side, scope)
-        made = memo.each(("group chains", side), members, (groups, scope.names), chains.make, chains.names)
+        made = memo.each(
+            ("group chains", side), members, (scope.resolved.known_groups, scope.names), chains.make, chains.names
+        )
         placed.add_chains(family, table.name, memo.get(("named", side), (made,), partial(_by_name, made)))
         remotes |= {
             (remote, family)
@@ -63,7 +66,7 @@ def place(scope: Scope, memo: Memo, placed: Placed, used: Mapping[Side, Iterable
             for remote in group.remotes.get(side, ())
             if remote in groups
         }
-    return {each.name: each for each in _sets(scope, memo, remotes)}
+    return {each.name: each for each in _sets(scope, memo, memo.intern("remotes", frozenset(remotes)))}
 
 
 def _picked(groups: Mapping[str, Group], ids: Iterable[str]) -> Mapping[str, Group]:
@@ -186,17 +189,43 @@ def _port_range(low: int | None, high: int | None) -> PortRange | None:
     return None if low is None or high is None or (low, high) == (0, 65535) else (low, high)
 
 
-def _sets(scope: Scope, memo: Memo, wanted: set[tuple[str, Family]]) -> Iterator[IpSet]:
+def _sets(scope: Scope, memo: Memo, wanted: frozenset[tuple[str, Family]]) -> Iterable[IpSet]:
     if not wanted:
-        return
-    ports = scope.resolved.ports
+        return ()
+    groups, ports = scope.resolved.groups, scope.resolved.ports
     members = memo.get("members", (ports,), lambda: _members(scope, memo.last("members")))
-    for group_id, family in sorted(wanted):
-        name = set_name(group_id, family, scope)
-        here = members.get((group_id, family), frozenset())
-        group = scope.resolved.groups[group_id]
-        make = partial(_set, name, group_id, family, here, group.definition.members or ())
-        yield memo.get(("set", name), (here, group.definition.members, group_id), make)
+    # By the set's name, which has the family in it and is one group's alone.
+    sources = memo.get(
+        "set sources", (groups, wanted, scope.names), lambda: _named(scope, wanted, memo.last("set sources") or {})
+    )
+
+    def here(name: str, source: "_Source") -> tuple[object, ...]:
+        return (members.get((source.id, source.family)),)
+
+    def make(name: str, source: "_Source", _last: IpSet | None) -> IpSet:
+        definition = groups[source.id].definition
+        found = members.get((source.id, source.family), frozenset())
+        return _set(name, source.id, source.family, found, definition.members or ())
+
+    return memo.each("sets", sources, (members,), make, here).values()
+
+
+class _Source(NamedTuple):
+    """What a set is made from, but for the addresses of members here."""
+
+    id: str
+    family: Family
+    elsewhere: tuple[str, ...] | None
+
+
+def _named(scope: Scope, wanted: Iterable[tuple[str, Family]], last: Mapping[str, _Source]) -> Mapping[str, _Source]:
+    found = {}
+    for id_, family in sorted(wanted):
+        name = set_name(id_, family, scope)
+        source = _Source(id_, family, scope.resolved.groups[id_].definition.members)
+        kept = last.get(name)
+        found[name] = kept if kept == source and kept is not None else source
+    return found
 
 
 Members = Mapping[tuple[str, Family], frozenset[str]]

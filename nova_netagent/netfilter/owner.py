@@ -52,9 +52,7 @@ class Owner(Struct, frozen=True):
 
     def set(self, name: str) -> str:
         """The wrapped name of a set; ``ValueError`` when it is not of the grammar."""
-        if not _SET.match(name):
-            raise ValueError(f"{name!r} is not a set name of ours")
-        return f"{self.wrap_name}-{name}"
+        return _wrapped_set(self.wrap_name, name)
 
     def owns_chain(self, name: str) -> bool:
         """Whether a chain is ours, also one that the state does not know."""
@@ -71,6 +69,13 @@ class Owner(Struct, frozen=True):
 def _wrapped(wrap_name: str, name: str) -> str:
     if not _CHAIN.match(name):
         raise ValueError(f"{name!r} is not a chain name of ours")
+    return f"{wrap_name}-{name}"
+
+
+@lru_cache(16384)
+def _wrapped_set(wrap_name: str, name: str) -> str:
+    if not _SET.match(name):
+        raise ValueError(f"{name!r} is not a set name of ours")
     return f"{wrap_name}-{name}"
 
 
