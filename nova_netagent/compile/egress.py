@@ -13,7 +13,7 @@ from functools import lru_cache
 from nova_netagent.compile.discovery import DHCP_CLIENT, SENT
 from nova_netagent.compile.ingress import DROP_INVALID, REPLIES
 from nova_netagent.compile.metadata import METADATA_IP, METADATA_PORT
-from nova_netagent.compile.parts import Reasoned, Scope, judged_by, jump
+from nova_netagent.compile.parts import Reasoned, Scope, judged_by
 from nova_netagent.compile.resolve import Judge, Port
 from nova_netagent.compile.security_group import chain_name
 from nova_netagent.model import values
@@ -71,12 +71,12 @@ def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
     for address in _dns_servers(port, family):
         for protocol in (UDP, TCP):
             yield _dns(address, protocol), "DNS"
-    yield jump(scope.chain("egress-done")), "not allowed yet"
-    yield jump(scope.chain("services")), "services"
+    yield scope.jump("egress-done"), "not allowed yet"
+    yield scope.jump("services"), "services"
     for group in groups_of(port, family):
         yield judged_by(chain_name(group.id, "egress", scope), group.id), ""
     yield _marked(mark, scope.chain("egress-done")), "allowed"
-    yield jump(scope.chain("sg-fallback")), "fallback"
+    yield scope.jump("sg-fallback"), "fallback"
 
 
 _RETURN_REPLIES = Rule(RETURN, matches=(REPLIES,))

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from nova_netagent.compile.discovery import DHCP_SERVER, HEARD, LINK_LOCAL, ROUTER_ADVERTISEMENT
-from nova_netagent.compile.parts import Reasoned, Scope, judged_by, jump, network
+from nova_netagent.compile.parts import Reasoned, Scope, judged_by, network
 from nova_netagent.compile.resolve import Judge, Port
 from nova_netagent.compile.security_group import chain_name
 from nova_netagent.model import values
 from nova_netagent.model.protocols import ICMPV6, UDP, UDPLITE
-from nova_netagent.netfilter.rule import ACCEPT, DROP, Conntrack, Family, Icmp, Rule
+from nova_netagent.netfilter.owner import Owner
+from nova_netagent.netfilter.rule import ACCEPT, DROP, Conntrack, Family, Icmp, Jump, Rule
 
 _ANYTHING = Rule(ACCEPT)
 REPLIES = Conntrack(frozenset({"RELATED", "ESTABLISHED"}))
@@ -55,29 +56,33 @@ def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
         yield _ANYTHING, "port security is off"
         return
     if port.network is not None:
-        if port.stateful:
-            yield jump(scope.chain("established")), "replies"
-        if family == 4:
-            yield _answers(port.network.server), "DHCP"
-        else:
-            yield jump(scope.chain("discovery")), "neighbour discovery"
-        yield jump(scope.chain("provider")), "provider rules"
-        cidr = port.network.range(family)
-        if scope.settings.network.allow_same_net_traffic and cidr is not None:
-            yield _whatever_from(network(cidr)), "same network"
-            if family == 6:
-                yield _whatever_from(LINK_LOCAL), "same network"
+        same_net = port.network.range(family) if scope.settings.network.allow_same_net_traffic else None
+        yield from _of_its_network(scope.owner.wrap_name, family, port.stateful, port.network.server, same_net)
         for group in groups_of(port, family):
             yield judged_by(chain_name(group.id, "ingress", scope), group.id), ""
-    yield jump(scope.chain("sg-fallback")), "fallback"
+    yield scope.jump("sg-fallback"), "fallback"
 
 
 @lru_cache(4096)
-def _answers(server: str | None) -> Rule:
-    source = None if server is None else values.host(server)
-    return Rule(ACCEPT, source=source, protocol=UDP, matches=(DHCP_SERVER[4],))
+def _of_its_network(
+    wrap_name: str, family: Family, stateful: bool, server: str | None, same_net: str | None
+) -> tuple[Reasoned, ...]:
+    """What the vifs of a network have in common: the same objects for all of them."""
 
+    def to(name: str) -> Rule:
+        return Rule(Jump(Owner(wrap_name).chain(name)))
 
-@lru_cache(4096)
-def _whatever_from(source: str | None) -> Rule:
-    return Rule(ACCEPT, source=source)
+    found: list[Reasoned] = []
+    if stateful:
+        found.append((to("established"), "replies"))
+    if family == 4:
+        source = None if server is None else values.host(server)
+        found.append((Rule(ACCEPT, source=source, protocol=UDP, matches=(DHCP_SERVER[4],)), "DHCP"))
+    else:
+        found.append((to("discovery"), "neighbour discovery"))
+    found.append((to("provider"), "provider rules"))
+    if same_net is not None:
+        found.append((Rule(ACCEPT, source=network(same_net)), "same network"))
+        if family == 6:
+            found.append((Rule(ACCEPT, source=LINK_LOCAL), "same network"))
+    return tuple(found)

@@ -22,6 +22,7 @@ from nova_netagent.compile.uplinks import uplink_of
 from nova_netagent.model import values
 from nova_netagent.netfilter.rule import (
     DROP,
+    FAMILIES,
     RETURN,
     Chain,
     Family,
@@ -162,6 +163,11 @@ def _vif_chain(kind: str, port: Port, scope: Scope) -> str:
     return scope.chain(f"{kind}-{scope.names.vifs[port.vif.id]}")
 
 
+_TABLES = {
+    family: (TableId(family, "filter"), TableId(family, "mangle"), TableId(family, "raw")) for family in FAMILIES
+}
+
+
 def _make_piece(instance_id: str, ports: tuple[Port, ...], scope: Scope) -> Piece:
     target = Jump(_instance_chain(instance_id, scope))
     to_device: list[DeviceEntry] = []
@@ -177,23 +183,23 @@ def _make_piece(instance_id: str, ports: tuple[Port, ...], scope: Scope) -> Piec
             secured = port.vif.port_security_enabled
             sender: Target = Jump(_vif_chain("src", port, scope), goto=True) if secured else RETURN
             from_device.append(_from_device(port, sender, scope))
-    families = tuple(_family_piece(instance_id, ports, family, scope) for family in scope.families)
+    families = tuple(_family_piece(instance_id, target, ports, family, scope) for family in scope.families)
     return Piece(tuple(to_device), tuple(from_device), tuple(astray), families)
 
 
-def _family_piece(instance_id: str, ports: tuple[Port, ...], family: Family, scope: Scope) -> FamilyPiece:
-    filter_, mangle, raw = (TableId(family, name) for name in ("filter", "mangle", "raw"))
+def _family_piece(instance_id: str, target: Jump, ports: tuple[Port, ...], family: Family, scope: Scope) -> FamilyPiece:
+    filter_, mangle, raw = _TABLES[family]
     own: list[AddressEntry] = []
     pairs: list[AddressEntry] = []
     judged: list[DeviceEntry] = []
     used: list[tuple[Side, str]] = []
-    chains = [(filter_, chain) for chain in _instance_chains(instance_id, ports, family, scope)]
+    chains = [(filter_, chain) for chain in _instance_chains(instance_id, target.chain, ports, family, scope)]
     for port in ports:
         if port.network is None:
             continue
-        target = Jump(_instance_chain(instance_id, scope))
         own += _to_addresses(port, port.addresses, family, target)
-        pairs += _to_addresses(port, _pairs(port), family, target)
+        if port.vif.pairs:
+            pairs += _to_addresses(port, _pairs(port), family, target)
         used += [(("ingress", family), group.id) for group in ingress.groups_of(port, family)]
         if port.vif.port_security_enabled:
             chains.append((raw, _chain(_vif_chain("src", port, scope), port, source.rules(port, family, scope))))
@@ -210,9 +216,10 @@ def _chain(name: str, port: Port, rules: Iterable[Reasoned]) -> Chain:
     return chain_of(name, "instances", port.instance_id, rules)
 
 
-def _instance_chains(instance_id: str, ports: tuple[Port, ...], family: Family, scope: Scope) -> Iterator[Chain]:
+def _instance_chains(
+    instance_id: str, name: str, ports: tuple[Port, ...], family: Family, scope: Scope
+) -> Iterator[Chain]:
     """W-inst-ID: the rules of its only vif, or the way to the chain of each of several."""
-    name = _instance_chain(instance_id, scope)
     if len(ports) == 1:
         yield _chain(name, ports[0], ingress.rules(ports[0], family, scope))
         return

@@ -45,6 +45,10 @@ class Scope(Struct, frozen=True):
         """A wrapped chain name."""
         return self.owner.chain(name)
 
+    def jump(self, name: str) -> Rule:
+        """The rule that jumps to a wrapped chain, whatever the packet: one object for all that do."""
+        return _jump(self.owner.wrap_name, name)
+
     @property
     def all_ports(self) -> Iterable[Port]:
         """Every vif, by instance."""
@@ -109,10 +113,9 @@ def chain_of(name: str, kind: str, id_: str, reasoned: Iterable[Reasoned]) -> Ch
     return Chain(name, tuple(rules), (kind, id_), tuple(parts))
 
 
-@lru_cache(65536)
-def jump(chain: str) -> Rule:
-    """The rule that jumps to a chain, whatever the packet: one object for all that do."""
-    return Rule(Jump(chain))
+@lru_cache(1024)
+def _jump(wrap_name: str, name: str) -> Rule:
+    return Rule(Jump(Owner(wrap_name).chain(name)))
 
 
 @lru_cache(65536)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from nova_netagent.compile.discovery import CLIENT_PORT, DHCP_CLIENT, SENT, SENT_UNSPECIFIED
-from nova_netagent.compile.parts import Reasoned, Scope, jump, network
+from nova_netagent.compile.parts import Reasoned, Scope, network
 from nova_netagent.compile.resolve import Port
 from nova_netagent.model import values
 from nova_netagent.model.protocols import ICMPV6, UDP
@@ -60,7 +60,7 @@ def _unspecified(family: Family) -> Iterator[Rule]:
 def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
     """W-src-ID: an instance can send only as itself, and never as a DHCP server or a router."""
     mac = port.vif.address
-    yield jump(scope.chain("no-server")), "no server"
+    yield scope.jump("no-server"), "no server"
     own = own_sources(port, family)
     for prefix, pair_mac in own:
         if pair_mac != mac:
