@@ -5,9 +5,8 @@ libiptc has them: the built-in ones in the order of their hooks, then the others
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -32,6 +31,7 @@ from nova_netagent.plan import AddChain, Delete, Insert, RemoveChain, TablePlan
 
 _FEW = 8
 _TARGET = STANDARD_TARGET.size
+_MARK_NAME = ERROR_TARGET_SIZE - EXTENSION.size
 _VERDICT_FROM_END = _TARGET - EXTENSION.size
 _SAID = {standard_target(name.encode()): standard_target(b"", number) for name, number in VERDICTS.items()}
 
@@ -121,11 +121,13 @@ class Assembler:
     def __init__(self, table: TableId, encoded: Callable[[str], Keys | None]) -> None:
         self._table = table
         self._layout = LAYOUTS[table.family]
+        # The entry with which a user-defined chain begins, but for its name.
+        self._mark = _entry(table.family, EXTENSION.pack(ERROR_TARGET_SIZE, ERROR_NAME, 0), _MARK_NAME)
         self._policy = _entry(table.family, standard_target(b"", VERDICTS["RETURN"]))
         self._encoded = encoded
         self._linked: Chains = {}
         self._links: dict[str, _Links] = {}
-        """Of the chains that have jumps or falls, in the table that was linked last."""
+        """By chain, of the table that was linked last."""
 
     def replacement(self, plan: TablePlan[bytes], before: Image) -> Replacement:
         """The table after a plan.
@@ -140,6 +142,11 @@ class Assembler:
         names: list[str] = []
         starts: list[int] = []
         said: dict[bytes, _Said] = {}
+        if self._linked is not before.chains:
+            self._links = {name: self._take_apart(keys, said, []) for name, keys in before.chains.items()}
+        self._linked = {}  # until all is well
+        for name in edited:
+            self._links.pop(name, None)
         done = at = 0
         with memoryview(before.blob) as old:
             for splice in [*splices, _Splice(len(before.names), True, "", None)]:
@@ -161,7 +168,8 @@ class Assembler:
             blob = bytearray().join(pieces)
             pieces.clear()
         image = Image(blob, before.hooks, tuple(names), (*starts, at), chains)
-        self._link(before.chains, edited, image, said)
+        self._link(image)
+        self._linked = chains
         return Replacement(before, image, splices)
 
     def _chains_after(self, before: Image, edited: Mapping[str, _Edited | None]) -> Chains:
@@ -175,19 +183,35 @@ class Assembler:
         return chains
 
     def _write(self, splice: _Splice, keys: Keys, before: Image, said: dict[bytes, _Said]) -> bytes:
-        """A chain's entries, its jumps left open."""
-        rules = [found[0] for found in map(partial(self._said, said), keys)]
-        if splice.number < len(before.hooks) and not splice.is_new:
+        """A chain's entries, its jumps left open; where they are is remembered."""
+        is_builtin = splice.number < len(before.hooks) and not splice.is_new
+        entries = [] if is_builtin else [self._mark + encoded_name(splice.name).ljust(_MARK_NAME, b"\0")]
+        self._links[splice.name] = self._take_apart(keys, said, entries)
+        if is_builtin:
             end = before.span(splice.number).stop
-            return b"".join((*rules, before.blob[end - self._layout.policy_size : end]))
-        return b"".join((_mark(self._table.family, encoded_name(splice.name)), *rules, self._policy))
+            entries.append(bytes(before.blob[end - self._layout.policy_size : end]))
+        else:
+            entries.append(self._policy)
+        return b"".join(entries)
 
-    def _said(self, known: dict[bytes, _Said], key: bytes) -> _Said:
-        """A rule as the kernel has it: verdicts by number."""
-        found = known.get(key)
-        if found is None:
-            found = known[key] = self._say(key)
-        return found
+    def _take_apart(self, keys: Keys, said: dict[bytes, _Said], entries: list[bytes]) -> _Links:
+        """Add the entries of a chain, and give back where its jumps are."""
+        jumps: list[tuple[int, str]] = []
+        falls: list[tuple[int, int]] = []
+        at = 0
+        # A plain loop: on a cold start it runs for every rule there is.
+        for key in keys:
+            found = said.get(key)
+            if found is None:
+                found = said[key] = self._say(key)
+            entry, target = found
+            entries.append(entry)
+            at += len(key)
+            if target:
+                jumps.append(((at - _VERDICT_FROM_END) >> 2, target))
+            elif target is not None:
+                falls.append(((at - _VERDICT_FROM_END) >> 2, at))
+        return _Links(tuple(jumps), tuple(falls))
 
     def _say(self, key: bytes) -> _Said:
         target_at = len(key) - _TARGET
@@ -202,37 +226,13 @@ class Assembler:
         chain = jump_chain(target)
         return (key, None) if chain is None else (key[:target_at] + FALL_THROUGH, chain)
 
-    def _links_of(self, keys: Keys, said: dict[bytes, _Said]) -> _Links:
-        jumps: list[tuple[int, str]] = []
-        falls: list[tuple[int, int]] = []
-        at = 0
-        for key in keys:
-            at += len(key)
-            target = self._said(said, key)[1]
-            if target:
-                jumps.append(((at - _VERDICT_FROM_END) >> 2, target))
-            elif target is not None:
-                falls.append(((at - _VERDICT_FROM_END) >> 2, at))
-        return _Links(tuple(jumps), tuple(falls))
-
-    def _link(self, before: Chains, edited: Iterable[str], image: Image, said: dict[bytes, _Said]) -> None:
+    def _link(self, image: Image) -> None:
         """Say where every jump leads."""
-        chains = image.chains
-        if self._linked is not before:
-            self._links.clear()
-            edited = chains
-        self._linked = {}  # until all is well
-        links = self._links
-        for name in edited:
-            links.pop(name, None)
-            found = self._links_of(chains.get(name, ()), said)
-            if found.jumps or found.falls:
-                links[name] = found
         begin = dict(zip(image.names, image.starts, strict=False))
         builtin = frozenset(image.names[: len(image.hooks)])
         mark = self._layout.mark_size
         with memoryview(image.blob) as whole, whole.cast("i") as words:
-            for name, (jumps, falls) in links.items():
+            for name, (jumps, falls) in self._links.items():
                 start = begin[name] if name in builtin else begin[name] + mark
                 first = (ROOM + start) >> 2
                 for place, target in jumps:
@@ -241,7 +241,6 @@ class Assembler:
                     words[first + place] = begin[target] + mark
                 for place, fall in falls:
                     words[first + place] = start + fall
-        self._linked = chains
 
 
 def _edited_chains(plan: TablePlan[bytes], before: Image) -> dict[str, _Edited | None]:
@@ -300,7 +299,7 @@ def _splices(before: Image, edited: Mapping[str, _Edited | None]) -> list[_Splic
 
 
 def _check_name(table: TableId, chain: str) -> None:
-    if not 1 <= len(encoded_name(chain)) <= MAX_CHAIN_NAME:
+    if not 1 <= len(chain if chain.isascii() else encoded_name(chain)) <= MAX_CHAIN_NAME:
         raise RuleRefused(f"{table}: {chain!r} is not a chain name: 1 to {MAX_CHAIN_NAME} characters")
 
 
@@ -311,14 +310,8 @@ def _first_entries(image: Image) -> list[int]:
     return list(accumulate(counts, initial=0))
 
 
-def _entry(family: Family, target: bytes) -> bytes:
-    """An entry that matches everything."""
+def _entry(family: Family, target: bytes, more: int = 0) -> bytes:
+    """An entry that matches everything, with so many bytes more to come."""
     layout = LAYOUTS[family]
-    offsets = OFFSETS.pack(0, layout.size, layout.size + len(target))
+    offsets = OFFSETS.pack(0, layout.size, layout.size + len(target) + more)
     return bytes(layout.nfcache_at) + offsets + bytes(layout.size - layout.comefrom_at) + target
-
-
-def _mark(family: Family, name: bytes) -> bytes:
-    """The entry with which a user-defined chain begins."""
-    head = EXTENSION.pack(ERROR_TARGET_SIZE, ERROR_NAME, 0)
-    return _entry(family, head + name.ljust(ERROR_TARGET_SIZE - len(head), b"\0"))

@@ -111,5 +111,5 @@ _Done = dict[int, bytes]
 
 
 def _check_name(table: TableId, chain: str) -> None:
-    if not 1 <= len(encoded_name(chain)) <= MAX_CHAIN_NAME:
+    if not 1 <= len(chain if chain.isascii() else encoded_name(chain)) <= MAX_CHAIN_NAME:
         raise RuleRefused(f"{table}: the chain name {chain!r} has more than {MAX_CHAIN_NAME} characters, or none")
