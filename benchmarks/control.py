@@ -3,7 +3,7 @@
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -94,15 +94,18 @@ class Control:
         puts = [lambda n=n: self._put(agent, n) for n in numbers[1:]]
         ours, theirs = in_turn(puts[:runs], [lambda: peers.restore(other, delta)] * runs)
         self._add(row, ours, f"{RESTORE} --noflush of its rules", theirs)
-        floors = [inside.run(other, "libiptc_commit", runs)]
-        ours = self.one_more = median(puts[runs : 2 * runs])
-        floors.append(inside.run(other, "libiptc_commit", runs))
-        self._add(row, ours, "libiptc: read and commit the 4 tables", statistics.mean(floors), bar=1.35)
-        bare = inside.run(other, "bare_commit", runs)
-        ours = median(puts[2 * runs :])
+        ours, floor = self._beside(puts[runs : 2 * runs], other, "libiptc_commit")
+        self.one_more = ours
+        self._add(row, ours, "libiptc: read and commit the 4 tables", floor, bar=1.35)
+        ours, bare = self._beside(puts[2 * runs :], other, "bare_commit")
         self._add(row, ours, "the same by bare system calls", bare)
         drops = [lambda n=n: agent.delete("instances", str(self._scene.instance(n).id)) for n in numbers]
         self._add("one instance less", median(drops), runs=len(drops))
+
+    def _beside(self, ours: Sequence[Callable[[], object]], host: Namespace, floor: str) -> tuple[float, float]:
+        """The medians of something of ours and of a floor, which is measured inside another host, in turn."""
+        measured = [(timed(each), float(inside.run(host, floor, 1))) for each in ours]
+        return statistics.median(a for a, _ in measured), statistics.median(b for _, b in measured)
 
     def _storm(self, agent: Agent) -> None:
         """Many instances described at once, by as many callers."""
@@ -238,9 +241,8 @@ class Control:
         agent.resync()
         ours, theirs = in_turn([agent.resync] * self._runs, [lambda: peers.save(host)] * self._runs)
         self._add("resync, nothing changed", ours, "iptables-legacy-save, both families", theirs)
-        bare = inside.run(host, "bare_read", self._runs)
-        again = median([agent.resync] * self._runs)
-        self._add("resync, nothing changed", again, "bare read of all tables", bare, bar=1.5)
+        ours, bare = self._beside([agent.resync] * self._runs, host, "bare_read")
+        self._add("resync, nothing changed", ours, "bare read of all tables", bare, bar=1.5)
 
     def _replaced(self, host: Namespace, agent: Agent) -> None:
         """Every group's rules changed, in one request."""
