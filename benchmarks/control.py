@@ -62,6 +62,12 @@ class Control:
         self._hosts += 1
         return self._lab.host(f"{name}-{self._scene.size}-{self._hosts}")
 
+    def _peer(self, host: Namespace) -> Namespace:
+        """A host for a peer, with the sets of another one."""
+        peer = self._host("peer")
+        peers.copy_sets(host, peer)
+        return peer
+
     def _add(self, row: str, ours: float, against: str = "", other: float | None = None, **rest: Any) -> None:
         rest = {"runs": self._runs} | rest
         self._note(Figure(self._scene.size, self._scene.groups, row, ours, against=against, other=other, **rest))
@@ -72,7 +78,7 @@ class Control:
             host = self._host("cold")
             ours.append(inside.run(host, "cold", self._scene.size, self._scene.shared))
             saved = peers.save(host)
-            fresh = self._host("peer")
+            fresh = self._peer(host)
             theirs.append(timed(lambda fresh=fresh, saved=saved: peers.restore(fresh, saved)))  # type: ignore[misc]
         row = "whole state: model in memory to kernel"
         self._add(row, statistics.median(ours), f"{RESTORE} of the same rules", statistics.median(theirs), bar=0.45)
@@ -88,7 +94,7 @@ class Control:
         before = peers.save(host)
         self._put(agent, first)
         delta = peers.added(before, peers.save(host))
-        other = self._host("peer")
+        other = self._peer(host)
         peers.restore(other, before)
         row, runs = "one instance more, through the API", self._runs
         puts = [lambda n=n: self._put(agent, n) for n in numbers[1:]]
@@ -125,7 +131,7 @@ class Control:
 
     def _one_rule(self, host: Namespace, agent: Agent) -> None:
         chain = f"nova-netagent-sgi-{str(self._scene.group(1).id)[:8]}"
-        other = self._host("peer")
+        other = self._peer(host)
         peers.restore(other, peers.save(host))
         replace = f"*filter\n-R {chain} 1 -s 203.0.113.0/24 -p tcp -m tcp --dport 9 -j ACCEPT\nCOMMIT\n"
         puts = [
@@ -177,7 +183,7 @@ class Control:
         agent.put("floating-ips", body)
         delta = peers.added(before, peers.save(host))
         agent.delete("floating-ips", body["id"])
-        other = self._host("peer")
+        other = self._peer(host)
         peers.restore(other, before)
         ours, theirs = [], []
         for _ in range(self._runs):
@@ -249,7 +255,7 @@ class Control:
         saved = peers.save(host)
         bodies = [scene.body(self._scene.state(shift=shift)) for shift in range(1, 4)]
         states = [lambda body=body: agent.request("PUT", "/v1/state", body, timeout=120) for body in bodies]
-        fresh = [self._host("peer") for _ in states]
+        fresh = [self._peer(host) for _ in states]
         restores = [lambda other=other: peers.restore(other, saved) for other in fresh]
         ours, theirs = in_turn(states, restores)
         self._add("whole state replaced, through the API", ours, f"{RESTORE} of all rules", theirs, runs=3)

@@ -23,6 +23,11 @@ def restore(host: Namespace, saved: Saved) -> None:
             host.run([f"{_PREFIX[family]}-restore", "--noflush", "-w"], stdin=text)
 
 
+def copy_sets(host: Namespace, other: Namespace) -> None:
+    """Make another host's sets those of a host: its rules refer to them."""
+    other.run(["ipset", "restore", "-exist"], stdin=host.run(["ipset", "save"]).stdout)
+
+
 def added(before: Saved, after: Saved) -> Saved:
     """The lines by which two states differ, as iptables-restore takes them with --noflush."""
     return {family: "\n".join(_added(before[family], after[family])) + "\n" for family in _PREFIX}
