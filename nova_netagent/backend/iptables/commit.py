@@ -1,6 +1,6 @@
 """The two ways to put a plan into effect: replace the table by one call, or edit it through libiptc.
 
-Both leave the same bytes in the kernel (docs/decisions/0007).
+Both leave the same bytes in the kernel (docs/decisions/0009).
 """
 
 import errno
