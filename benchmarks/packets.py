@@ -26,21 +26,21 @@ import socket, sys, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.connect((sys.argv[1], int(sys.argv[2])))
 end, count = time.perf_counter() + float(sys.argv[3]), 0
-start = time.perf_counter()
+start = time.process_time()
 while time.perf_counter() < end:
     for _ in range(200):
         s.send(b"x" * 64)
     count += 200
-print((time.perf_counter() - start) / count * 1e9)
+print((time.process_time() - start) / count * 1e9)
 """
 _CONNECT = """
 import socket, sys, time
 end, count = time.perf_counter() + float(sys.argv[3]), 0
-start = time.perf_counter()
+start = time.process_time()
 while time.perf_counter() < end:
     socket.create_connection((sys.argv[1], int(sys.argv[2]))).close()
     count += 1
-print((time.perf_counter() - start) / count * 1e9)
+print((time.process_time() - start) / count * 1e9)
 """
 _SERVE = """
 import socket, sys, threading
@@ -85,7 +85,7 @@ class Place:
         server.stdout.readline()
 
     def measure(self, program: str, bridged: bool) -> float:
-        """Nanoseconds a packet or a connection."""
+        """Nanoseconds of the sender's processor a packet or a connection: the kernel forwards within its send."""
         sender = self.neighbour if bridged else self.outside
         words = [sys.executable, "-c", _PROGRAMS[program], scene.address(self.size), str(PORT), str(_SECONDS)]
         return float(sender.run(words).stdout)
@@ -192,19 +192,19 @@ def _note(
     none = best["no rules", sizes[0], program, bridged]
     for size in sizes:
         ours, novas = (best[name, size, program, bridged] for name in ("ours", "nova's list"))
-        row = f"ns a {program}, {way}"
+        row = f"CPU ns a {program}, {way}"
         note(Figure(size, "private", row, ours, "ns", "no rules", none, runs))
         note(Figure(size, "private", row, ours, "ns", "nova's list", novas, runs))
     if len(sizes) > 1:
         first, last = (best["ours", size, program, bridged] for size in (sizes[0], sizes[-1]))
         against = f"to the last of {sizes[0]}"
-        note(Figure(sizes[-1], "private", f"ns a {program}, {way}", last, "ns", against, first, runs, 1.15))
+        note(Figure(sizes[-1], "private", f"CPU ns a {program}, {way}", last, "ns", against, first, runs, 1.15))
         novas = best["nova's list", sizes[-1], program, bridged]
         note(
             Figure(
                 sizes[-1],
                 "private",
-                f"rules' own ns a {program}, {way}",
+                f"rules' own CPU ns a {program}, {way}",
                 _own(last, none),
                 "ns",
                 "nova's list",
