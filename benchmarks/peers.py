@@ -1,10 +1,8 @@
-"""What we are measured against: iptables-legacy-restore, iptables-legacy-save, and libiptc alone."""
+"""What we are measured against on every machine: iptables-legacy-restore and iptables-legacy-save."""
 
 import subprocess
 from collections.abc import Iterator
 
-from nova_netagent.backend.iptables.libiptc import Handle
-from nova_netagent.netfilter.rule import TableId
 from tests.lab import Namespace
 
 _PREFIX = {4: "iptables-legacy", 6: "ip6tables-legacy"}
@@ -23,6 +21,11 @@ def restore(host: Namespace, saved: Saved) -> None:
     for family, text in saved.items():
         if text:
             host.run([f"{_PREFIX[family]}-restore", "--noflush", "-w"], stdin=text)
+
+
+def copy_sets(host: Namespace, other: Namespace) -> None:
+    """Make another host's sets those of a host: its rules refer to them."""
+    other.run(["ipset", "restore", "-exist"], stdin=host.run(["ipset", "save"]).stdout)
 
 
 def added(before: Saved, after: Saved) -> Saved:
@@ -55,17 +58,14 @@ def _tables(text: str) -> dict[str, list[str]]:
     return found
 
 
-def libiptc(tables: list[TableId], chain: str, key: bytes) -> None:
-    """The floor of any change through libiptc: read each table, append a rule, commit."""
-    for table in tables:
-        with Handle(table) as handle:
-            handle.append(chain, key)
-            handle.commit()
-
-
 def rules(saved: Saved) -> int:
     """How many rules there are."""
     return sum(text.count("\n-A") for text in saved.values())
+
+
+def filter_rules(saved: Saved) -> int:
+    """How many rules the filter table of IPv4 has."""
+    return len([line for line in _tables(saved[4]).get("filter", ()) if line.startswith("-A")])
 
 
 def version() -> str:

@@ -36,6 +36,8 @@ LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
+SHARING = 16
+"""So often it is looked, before a commit, whether changes came while others were saved."""
 """Seconds to the first retry after a failure, doubled up to the most."""
 MEDDLING_SECONDS = 2.0
 """How long whoever changes our rules is left alone, where the kernel tells of it at once."""
@@ -105,6 +107,8 @@ class Engine:
         self._on_progress = on_progress
         self._clock = clock
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._put_off: list[Request] = []
+        """What was taken from the queue and is not served yet."""
         self._stopping = threading.Event()
         self.view = View()
         self.heartbeat = time.monotonic()
@@ -144,7 +148,7 @@ class Engine:
         """Load, apply, and serve until told to stop."""
         try:
             self.start()
-            while not (self._stopping.is_set() and self._requests.empty()):
+            while not (self._stopping.is_set() and self._requests.empty() and not self._put_off):
                 self.serve(self._take())
             self.close()
         except BaseException as error:
@@ -219,7 +223,9 @@ class Engine:
         )
         due = min(each for each in times if each is not None)
         self.heartbeat = time.monotonic()
-        requests: list[Request] = []
+        requests, self._put_off = self._put_off, []
+        if requests:
+            return requests
         try:
             requests.append(self._requests.get(timeout=max(0.0, min(1.0, due - self.heartbeat))))
             pause = self._ready_for_commit - time.monotonic()
@@ -270,6 +276,33 @@ class Engine:
     # --- changes
 
     def _change(self, changes: list[Change]) -> None:
+        before = self._state
+        accepted = self._accept(changes)
+        for _ in range(SHARING):
+            # What came while this was saved shares its commit, which takes much longer.
+            waiting = self._waiting_changes()
+            if not waiting:
+                break
+            accepted += self._accept(waiting)
+        if accepted and (_touched(before, self._state) or self.view.failure):
+            self._apply(verify=bool(self.view.failure))
+        for change, found, made in accepted:
+            if change.wait:
+                self._finish(change, found, made)
+
+    def _waiting_changes(self) -> list[Change]:
+        """The changes in the queue; other requests are put off."""
+        found = []
+        while not self._requests.empty():
+            request = self._requests.get_nowait()
+            if isinstance(request, Change):
+                found.append(request)
+            else:
+                self._put_off.append(request)
+        return found
+
+    def _accept(self, changes: list[Change]) -> list[tuple[Change, DesiredState, DesiredState]]:
+        """Fold changes into the state and save it; each with the state that it found and the one that it made."""
         before = state = self._state
         accepted: list[tuple[Change, DesiredState, DesiredState]] = []
         for change in changes:
@@ -285,18 +318,13 @@ class Engine:
             LOG.error("the change could not be saved: %s", error)
             for change, *_ in accepted:
                 change.answer.set_exception(error)
-            return
+            return []
         self._state = state
-        touched = _touched(before, state)
-        self._publish(unapplied=self.view.unapplied | touched)
+        self._publish(unapplied=self.view.unapplied | _touched(before, state))
         for change, found, made in accepted:
             if not change.wait:
                 change.answer.set_result(self._answer(change, found, made))
-        if touched or self.view.failure:
-            self._apply(verify=bool(self.view.failure))
-        for change, found, made in accepted:
-            if change.wait:
-                self._finish(change, found, made)
+        return accepted
 
     def _finish(self, change: Change, found: DesiredState, made: DesiredState) -> None:
         if self.view.failure:

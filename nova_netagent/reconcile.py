@@ -174,9 +174,9 @@ class Reconciler:
                     (edit.chain, edit.key) for edit in self._plan_table(table, True).edits if isinstance(edit, Insert)
                 }
                 origins |= {
-                    rule.origin
+                    origin
                     for name, chain in table.chains.items()
-                    for key, rule in zip(encoded.chains[name], chain.rules, strict=True)
+                    for key, origin in zip(encoded.chains[name], chain.origins(), strict=True)
                     if (name, key) in new
                 }
         return frozenset(origin[:2] for origin in origins if origin is not None)
@@ -224,9 +224,9 @@ class Reconciler:
         """
         encoded = self._backend.encode(table)
         origins = {
-            (name, key): rule.origin
+            (name, key): origin
             for name, chain in table.chains.items()
-            for key, rule in zip(encoded.chains[name], chain.rules, strict=True)
+            for key, origin in zip(encoded.chains[name], chain.origins(), strict=True)
         }
         hooks = {hook.chain for hook in table.hooks}
         for name, (policy, rules) in self._backend.counters(table.id).items():
@@ -391,8 +391,8 @@ class Reconciler:
         backend = backend or self._backend
         backend.apply(plan)
         self._metrics.applies_total.labels(str(plan.table), backend.name).inc()
-        for edit in plan.edits:
-            outcome.edits[type(edit).__name__.lower()] += 1
+        for kind, count in Counter(map(type, plan.edits)).items():
+            outcome.edits[kind.__name__.lower()] += count
         outcome.plans.append(partial(self._lines, plan, backend))
 
     def _count_rules(self, table: Table) -> None:
@@ -483,9 +483,7 @@ def _in_order(tables: Iterable[Table]) -> list[Table]:
 
 
 def _same(known: Table | None, table: Table) -> bool:
-    if known is None or len(known.chains) != len(table.chains):
-        return False
-    return all(known.chains.get(name) is chain for name, chain in table.chains.items())
+    return known is table or (known is not None and known.chains == table.chains)
 
 
 def _pattern(text: str) -> re.Pattern[str] | None:

@@ -57,7 +57,7 @@ def _open_backend(name: str, settings: Settings) -> Backend[Any]:
         from nova_netagent.backend.nftables import NftablesBackend
 
         return NftablesBackend(firewall.wrap_name, owns_set)
-    from nova_netagent.backend.iptables import IptablesBackend  # imports libiptc: slow, and for one thread
+    from nova_netagent.backend.iptables import IptablesBackend
 
     return IptablesBackend(lock_timeout=firewall.lock_timeout, owns_set=owns_set)
 

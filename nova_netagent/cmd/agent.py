@@ -119,7 +119,7 @@ def collect_rarely() -> None:
     reference count. With Python's defaults it visits all of them again and again while a
     host of 1,000 instances is compiled: half of the time of a cold start.
     """
-    gc.set_threshold(100_000, 20, 20)
+    gc.set_threshold(500_000, 20, 50)
 
 
 class Daemon:

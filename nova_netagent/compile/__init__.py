@@ -1,6 +1,7 @@
 """The compiler: desired state and settings in, rules and links out. Pure, ordered once, memoised."""
 
 from collections.abc import Collection, Mapping
+from functools import partial
 
 from msgspec import Struct
 
@@ -72,7 +73,7 @@ class Compiler:
             resolved=resolved,
             settings=self._settings,
             owner=Owner(self._settings.firewall.wrap_name),
-            names=names_of(resolved),
+            names=names_of(resolved, memo),
             families=self.families,
         )
         placed = Placed()
@@ -87,11 +88,12 @@ class Compiler:
         floating_ip.place(scope, placed)
         zones.place(scope, placed)
         sets |= {each.name: each for each in cut_sets}
+        whereabouts = (resolved.networks, resolved.ports, resolved.floating_ips)
         compiled = Compiled(
             ruleset=_gather(scope, memo, placed, sets, self.tables),
-            links=links.links_of(scope),
-            frames=frames.wanted(scope, memo),
-            servers=dhcp.services(scope, state, memo),
+            links=memo.get("links", whereabouts, partial(links.links_of, scope)),
+            frames=memo.get("frames", whereabouts, partial(frames.wanted, scope, memo)),
+            servers=memo.get("servers", (*whereabouts, state.instances), partial(dhcp.services, scope, state, memo)),
             problems=resolved.problems,
             scope=scope,
         )
@@ -113,10 +115,10 @@ def _gather(
             id_ = TableId(family, name)
             if id_ not in present:
                 continue
-            chains = dict(placed.chains.get(id_, {}))
+            chains = placed.chains.get(id_, {})
             for chain, rules in placed.rules[id_].items():
                 chains[chain] = memo.intern((id_, chain), Chain(chain, tuple(rules)))
-            tables[id_] = Table(id_, chains, skeleton.hooks(name, scope.owner))
+            tables[id_] = memo.intern(id_, Table(id_, chains, skeleton.hooks(name, scope.owner)))
     return Ruleset(tables, sets)
 
 

@@ -97,6 +97,7 @@ class _Client(Struct, frozen=True):
 
 def services(scope: Scope, state: DesiredState, memo: Memo) -> Mapping[str, DhcpService]:
     """The dnsmasq of each bridge that wants one."""
+    part = memo.part("servers")
     served: dict[str, list[Network]] = {}
     for network in sorted(scope.resolved.networks.values(), key=lambda each: each.id):
         if network.serves_dhcp or (6 in scope.families and network.routed(6)):
@@ -107,14 +108,14 @@ def services(scope: Scope, state: DesiredState, memo: Memo) -> Mapping[str, Dhcp
         instance = state.instances[id_].object
         assert isinstance(instance, Instance)
         make = partial(_clients, ports, instance.hostname, domain)
-        for client in memo.get(("dhcp client", id_), (ports, instance), make):
+        for client in part.get(("dhcp client", id_), (ports, instance), make):
             if client.network.bridge in clients:
                 clients[client.network.bridge].append(client)
     found = {}
     for bridge, networks in sorted(served.items()):
         depends_on = (*networks, *clients[bridge])
         build = partial(_service, bridge, networks, clients[bridge], scope)
-        service = memo.get(("dhcp service", bridge), depends_on, build)
+        service = part.get(("dhcp service", bridge), depends_on, build)
         if service is not None:
             found[bridge] = service
     return found

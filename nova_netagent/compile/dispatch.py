@@ -8,23 +8,22 @@ A tree is outlined first and written down when all nodes of a table are known: t
 are hashes, and two that clash must part (``owner.short_ids``).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from msgspec import Struct
 
+from nova_netagent.compile.memo import Memo
 from nova_netagent.model import values
 from nova_netagent.model.values import FAMILY_BITS, Prefix
-from nova_netagent.netfilter.owner import Owner, digest, short_ids
-from nova_netagent.netfilter.rule import Jump, Physdev, Rule
+from nova_netagent.netfilter.owner import SHORT, Owner, digest, short_ids
+from nova_netagent.netfilter.rule import Chain, Jump, Physdev, Rule
 
 LEAF = 8
 """So many entries stay in one node: a tree pays from about fifteen rules on (measured)."""
 _STRIDE = 4
 _SMALLEST = 2
 """Below this many entries a child node would only add a jump."""
-
-Names = Mapping[str, str]
-"""By a node's key the name of its chain, without the wrap name."""
 
 
 class AddressEntry(Struct, frozen=True):
@@ -49,31 +48,65 @@ class Node(Struct, frozen=True):
     first: tuple[Rule, ...]
     below: tuple["Node", ...]
     last: tuple[Rule, ...]
+    keys: tuple[str, ...]
+    """Of all the nodes below."""
+
+
+class Names(Struct, frozen=True):
+    """By a node's key the name of its chain, without the wrap name."""
+
+    exceptions: Mapping[str, str]
+    """Of the keys whose hashes clash."""
+    tree: str = ""
+    """What keys of this tree begin with, where another tree of the table has keys like them."""
+
+    def __getitem__(self, key: str) -> str:
+        key = self.tree + key
+        return self.exceptions.get(key) or f"to-{digest(key)[:SHORT]}"
 
 
 Enter = Callable[[str, str], Rule]
 """Makes the rule that leads to a node, from the node's key and its wrapped chain name."""
 
 
-def keys_of(node: Node) -> Iterator[str]:
-    """The keys of the nodes below the root."""
-    for child in node.below:
-        yield child.key
-        yield from keys_of(child)
+def _node(key: str, first: Iterable[Rule], below: Sequence[Node], last: Iterable[Rule]) -> Node:
+    keys = [each for child in below for each in (child.key, *child.keys)]
+    return Node(key, tuple(first), tuple(below), tuple(last), tuple(keys))
 
 
 def name_nodes(keys: Iterable[str]) -> Names:
     """A name for each node of a table, distinct, and the same whatever the order."""
     digests = {digest(key): key for key in keys}
-    return {digests[long]: f"to-{short}" for long, short in short_ids(digests).items()}
+    if len({long[:SHORT] for long in digests}) == len(digests):
+        return Names({})
+    return Names({digests[long]: f"to-{name}" for long, name in short_ids(digests).items() if long[:SHORT] != name})
 
 
-def write(root: str, node: Node, names: Names, enter: Enter, owner: Owner) -> Iterator[tuple[str, tuple[Rule, ...]]]:
-    """The chains of a tree by name, without the wrap name; the root first, under the name given."""
-    jumps = tuple(enter(child.key, owner.chain(names[child.key])) for child in node.below)
-    yield root, (*node.first, *jumps, *node.last)
-    for child in node.below:
-        yield from write(names[child.key], child, names, enter, owner)
+class Way(Struct, frozen=True):
+    """A tree as it is written in one table."""
+
+    names: Names
+    enter: Enter
+    owner: Owner
+
+    def root(self, node: Node) -> tuple[Rule, ...]:
+        """The rules of a node: its own, and into those below it."""
+        into = [self.enter(child.key, self.owner.chain(self.names[child.key])) for child in node.below]
+        return (*node.first, *into, *node.last)
+
+    def below(self, node: Node, memo: Memo) -> dict[str, Chain]:
+        """The chains of the nodes below one, by name.
+
+        :param memo: of this tree in this table.
+        """
+        chains: dict[str, Chain] = {}
+        for child in node.below:
+            chains |= memo.get(child.key, (child, self.names), partial(self._written, child, memo))
+        return chains
+
+    def _written(self, node: Node, memo: Memo) -> dict[str, Chain]:
+        name = self.owner.chain(self.names[node.key])
+        return {name: Chain(name, self.root(node)), **self.below(node, memo)}
 
 
 # --- by address
@@ -84,22 +117,30 @@ def enter_prefix(key: str, chain: str) -> Rule:
     return Rule(Jump(chain), destination=key)
 
 
-def address_tree(entries: Sequence[AddressEntry]) -> Node:
-    """A tree over destination addresses. The longest prefix is judged first; of equal ones the first given."""
-    ordered = sorted(entries, key=_order)
-    return _address_node("local", ordered)
+def address_tree(entries: Sequence[AddressEntry], memo: Memo) -> Node:
+    """A tree over destination addresses. The longest prefix is judged first; of equal ones the first given.
+
+    :param memo: of this tree: what is under a node is the same object as long as its entries are.
+    """
+    root = _address_node("local", sorted(entries, key=_order), memo)
+    memo.keep(root.keys)
+    return root
 
 
 def _order(entry: AddressEntry) -> tuple[int, int, str]:
     return -entry.prefix.length, entry.prefix.value, entry.rule.out_interface or ""
 
 
-def _address_node(key: str, entries: Sequence[AddressEntry]) -> Node:
+def _address_node(key: str, entries: Sequence[AddressEntry], memo: Memo) -> Node:
+    return memo.get(key, tuple(entries), partial(_grow_addresses, key, entries, memo))
+
+
+def _grow_addresses(key: str, entries: Sequence[AddressEntry], memo: Memo) -> Node:
     if len(entries) <= LEAF:
-        return Node(key, (), (), tuple(entry.rule for entry in entries))
+        return _node(key, (), (), (entry.rule for entry in entries))
     inside, around = _part(entries)
     if not inside:
-        return Node(key, (), (), tuple(entry.rule for entry in around))
+        return _node(key, (), (), (entry.rule for entry in around))
     bits = FAMILY_BITS[inside[0].prefix.family]
     split = _shared_bits(inside) + _STRIDE
     groups: dict[int, list[AddressEntry]] = {}
@@ -114,9 +155,9 @@ def _address_node(key: str, entries: Sequence[AddressEntry]) -> Node:
     for value, group in sorted(groups.items()):
         if len(group) >= _SMALLEST:
             prefix = Prefix(inside[0].prefix.family, value << (bits - split), split)
-            below.append(_address_node(values.prefix_text(prefix), group))
+            below.append(_address_node(values.prefix_text(prefix), group, memo))
     after = (*direct, *around)
-    return Node(key, tuple(entry.rule for entry in alone), tuple(below), tuple(entry.rule for entry in after))
+    return _node(key, (entry.rule for entry in alone), below, (entry.rule for entry in after))
 
 
 def _part(entries: Sequence[AddressEntry]) -> tuple[list[AddressEntry], list[AddressEntry]]:
@@ -150,15 +191,24 @@ def enter_interfaces(key: str, chain: str) -> Rule:
     return Rule(Jump(chain), in_interface=key)
 
 
-def device_tree(entries: Sequence[DeviceEntry], tail: Sequence[Rule]) -> Node:
-    """A tree over bridge ports' names; ``tail`` ends every node: it judges what is no entry's."""
+def device_tree(entries: Sequence[DeviceEntry], tail: Sequence[Rule], memo: Memo) -> Node:
+    """A tree over bridge ports' names; ``tail`` ends every node: it judges what is no entry's.
+
+    :param memo: as in ``address_tree``.
+    """
     ordered = sorted(entries, key=lambda entry: entry.device)
-    return _device_node("ports", ordered, tuple(tail))
+    root = _device_node("ports", ordered, tuple(tail), memo)
+    memo.keep(root.keys)
+    return root
 
 
-def _device_node(key: str, entries: Sequence[DeviceEntry], tail: tuple[Rule, ...]) -> Node:
+def _device_node(key: str, entries: Sequence[DeviceEntry], tail: tuple[Rule, ...], memo: Memo) -> Node:
+    return memo.get(key, (*entries, *tail), partial(_grow_devices, key, entries, tail, memo))
+
+
+def _grow_devices(key: str, entries: Sequence[DeviceEntry], tail: tuple[Rule, ...], memo: Memo) -> Node:
     if len(entries) <= LEAF:
-        return Node(key, tuple(entry.rule for entry in entries), (), tail)
+        return _node(key, (entry.rule for entry in entries), (), tail)
     shared = _shared_letters(entries)
     groups: dict[str, list[DeviceEntry]] = {}
     for entry in entries:
@@ -170,11 +220,11 @@ def _device_node(key: str, entries: Sequence[DeviceEntry], tail: tuple[Rule, ...
         deeper = [entry for entry in group if entry.device != letters]
         here = [entry for entry in group if entry.device == letters]
         if len(deeper) >= _SMALLEST:
-            below.append(_device_node(f"{letters}+", deeper, tail))
+            below.append(_device_node(f"{letters}+", deeper, tail, memo))
         else:
             here += deeper
         first += [entry.rule for entry in here]
-    return Node(key, tuple(first), tuple(below), tail)
+    return _node(key, first, below, tail)
 
 
 def _shared_letters(entries: Sequence[DeviceEntry]) -> int:

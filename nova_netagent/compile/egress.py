@@ -8,18 +8,17 @@ it is taken off before the packet leaves our chains.
 """
 
 from collections.abc import Iterator, Sequence
-
-from msgspec.structs import replace
+from functools import lru_cache
 
 from nova_netagent.compile.discovery import DHCP_CLIENT, SENT
 from nova_netagent.compile.ingress import DROP_INVALID, REPLIES
 from nova_netagent.compile.metadata import METADATA_IP, METADATA_PORT
-from nova_netagent.compile.parts import Scope
+from nova_netagent.compile.parts import Reasoned, Scope, judged_by
 from nova_netagent.compile.resolve import Judge, Port
 from nova_netagent.compile.security_group import chain_name
 from nova_netagent.model import values
 from nova_netagent.model.protocols import ICMPV6, TCP, UDP
-from nova_netagent.netfilter.rule import DROP, RETURN, Family, Icmp, Jump, Mark, Origin, Ports, Rule, SetMark
+from nova_netagent.netfilter.rule import DROP, RETURN, Family, Icmp, Jump, Mark, Ports, Rule, SetMark
 
 
 def shared_chains(family: Family, scope: Scope) -> Iterator[tuple[str, tuple[Rule, ...]]]:
@@ -63,31 +62,35 @@ def groups_of(port: Port, family: Family) -> Sequence[Judge]:
     return [group for group in port.groups if ("egress", family) in group.sides]
 
 
-def rules(port: Port, family: Family, scope: Scope) -> Iterator[Rule]:
+def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
     """W-out-ID: replies, what is always allowed, what its groups allow, and nothing else."""
-
-    def origin(purpose: str) -> Origin:
-        return ("instances", port.instance_id, purpose)
-
     mark = scope.settings.firewall.egress_mark
     if port.stateful:
-        yield replace(DROP_INVALID, origin=origin("replies"))
-        yield Rule(RETURN, matches=(REPLIES,), origin=origin("replies"))
+        yield DROP_INVALID, "replies"
+        yield _RETURN_REPLIES, "replies"
     for address in _dns_servers(port, family):
         for protocol in (UDP, TCP):
-            yield _dns(address, protocol, origin("DNS"))
-    yield Rule(Jump(scope.chain("egress-done")), origin=origin("not allowed yet"))
-    yield Rule(Jump(scope.chain("services")), origin=origin("services"))
+            yield _dns(address, protocol), "DNS"
+    yield scope.jump("egress-done"), "not allowed yet"
+    yield scope.jump("services"), "services"
     for group in groups_of(port, family):
-        yield Rule(Jump(chain_name(group.id, "egress", scope)), origin=("security_groups", group.id, ""))
-    allowed = Jump(scope.chain("egress-done"), goto=True)
-    yield Rule(allowed, matches=(Mark(mark, mark),), origin=origin("allowed"))
-    yield Rule(Jump(scope.chain("sg-fallback")), origin=origin("fallback"))
+        yield judged_by(chain_name(group.id, "egress", scope), group.id), ""
+    yield _marked(mark, scope.chain("egress-done")), "allowed"
+    yield scope.jump("sg-fallback"), "fallback"
 
 
-def _dns(address: str, protocol: int, origin: Origin) -> Rule:
+_RETURN_REPLIES = Rule(RETURN, matches=(REPLIES,))
+
+
+@lru_cache(4096)
+def _dns(address: str, protocol: int) -> Rule:
     ports = Ports("udp" if protocol == UDP else "tcp", destination=(53, 53))
-    return Rule(RETURN, destination=values.host(address), protocol=protocol, matches=(ports,), origin=origin)
+    return Rule(RETURN, destination=values.host(address), protocol=protocol, matches=(ports,))
+
+
+@lru_cache(64)
+def _marked(mark: int, done: str) -> Rule:
+    return Rule(Jump(done, goto=True), matches=(Mark(mark, mark),))
 
 
 def _dns_servers(port: Port, family: Family) -> list[str]:

@@ -34,10 +34,11 @@ class WantedFrames(Struct, frozen=True):
 
 def wanted(scope: Scope, memo: Memo) -> WantedFrames:
     """What a state asks of the frames."""
+    part = memo.part("frames")
     secured: list[Secured] = []
     closed: list[Closed] = []
     for id_, ports in scope.resolved.ports.items():
-        for each in memo.get(("frames", id_), (ports,), partial(_vifs, ports)):
+        for each in part.get(("frames", id_), (ports,), partial(_vifs, ports)):
             if isinstance(each, Secured):
                 secured.append(each)
             elif not scope.settings.network.manage_links:

@@ -1,15 +1,18 @@
 """What may come in: the filter table's W-inst-ID, W-vif-ID and what they share."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from nova_netagent.compile.discovery import DHCP_SERVER, HEARD, LINK_LOCAL, ROUTER_ADVERTISEMENT
-from nova_netagent.compile.parts import Scope, network
+from nova_netagent.compile.parts import Reasoned, Scope, judged_by, network
 from nova_netagent.compile.resolve import Judge, Port
 from nova_netagent.compile.security_group import chain_name
 from nova_netagent.model import values
 from nova_netagent.model.protocols import ICMPV6, UDP, UDPLITE
-from nova_netagent.netfilter.rule import ACCEPT, DROP, Conntrack, Family, Icmp, Jump, Origin, Rule
+from nova_netagent.netfilter.owner import Owner
+from nova_netagent.netfilter.rule import ACCEPT, DROP, Conntrack, Family, Icmp, Jump, Rule
 
+_ANYTHING = Rule(ACCEPT)
 REPLIES = Conntrack(frozenset({"RELATED", "ESTABLISHED"}))
 DROP_INVALID = Rule(
     # Connection tracking finds every UDP-Lite datagram invalid: it verifies a checksum that
@@ -44,33 +47,42 @@ def groups_of(port: Port, family: Family) -> Sequence[Judge]:
     return [group for group in port.groups if ("ingress", family) in group.sides]
 
 
-def rules(port: Port, family: Family, scope: Scope) -> Iterator[Rule]:
+def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
     """A vif's own rules: replies, DHCP and discovery, the provider's, its network's, its groups'.
 
     nova has the provider's before DHCP; an instance can always do DHCP here.
     """
-
-    def origin(purpose: str) -> Origin:
-        return ("instances", port.instance_id, purpose)
-
     if port.network is not None and not port.vif.port_security_enabled:
-        yield Rule(ACCEPT, origin=origin("port security is off"))
+        yield _ANYTHING, "port security is off"
         return
     if port.network is not None:
-        if port.stateful:
-            yield Rule(Jump(scope.chain("established")), origin=origin("replies"))
-        if family == 4:
-            server = port.network.server
-            source = None if server is None else values.host(server)
-            yield Rule(ACCEPT, source=source, protocol=UDP, matches=(DHCP_SERVER[4],), origin=origin("DHCP"))
-        else:
-            yield Rule(Jump(scope.chain("discovery")), origin=origin("neighbour discovery"))
-        yield Rule(Jump(scope.chain("provider")), origin=origin("provider rules"))
-        cidr = port.network.range(family)
-        if scope.settings.network.allow_same_net_traffic and cidr is not None:
-            yield Rule(ACCEPT, source=network(cidr), origin=origin("same network"))
-            if family == 6:
-                yield Rule(ACCEPT, source=LINK_LOCAL, origin=origin("same network"))
+        same_net = port.network.range(family) if scope.settings.network.allow_same_net_traffic else None
+        yield from _of_its_network(scope.owner.wrap_name, family, port.stateful, port.network.server, same_net)
         for group in groups_of(port, family):
-            yield Rule(Jump(chain_name(group.id, "ingress", scope)), origin=("security_groups", group.id, ""))
-    yield Rule(Jump(scope.chain("sg-fallback")), origin=origin("fallback"))
+            yield judged_by(chain_name(group.id, "ingress", scope), group.id), ""
+    yield scope.jump("sg-fallback"), "fallback"
+
+
+@lru_cache(4096)
+def _of_its_network(
+    wrap_name: str, family: Family, stateful: bool, server: str | None, same_net: str | None
+) -> tuple[Reasoned, ...]:
+    """What the vifs of a network have in common: the same objects for all of them."""
+
+    def to(name: str) -> Rule:
+        return Rule(Jump(Owner(wrap_name).chain(name)))
+
+    found: list[Reasoned] = []
+    if stateful:
+        found.append((to("established"), "replies"))
+    if family == 4:
+        source = None if server is None else values.host(server)
+        found.append((Rule(ACCEPT, source=source, protocol=UDP, matches=(DHCP_SERVER[4],)), "DHCP"))
+    else:
+        found.append((to("discovery"), "neighbour discovery"))
+    found.append((to("provider"), "provider rules"))
+    if same_net is not None:
+        found.append((Rule(ACCEPT, source=network(same_net)), "same network"))
+        if family == 6:
+            found.append((Rule(ACCEPT, source=LINK_LOCAL), "same network"))
+    return tuple(found)

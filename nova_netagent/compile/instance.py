@@ -16,12 +16,13 @@ from nova_netagent.compile.dispatch import AddressEntry, DeviceEntry, Node
 from nova_netagent.compile.floating_ip import DNATED
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.network import BRIDGED
-from nova_netagent.compile.parts import Placed, Scope, network
+from nova_netagent.compile.parts import Placed, Reasoned, Scope, chain_of, network
 from nova_netagent.compile.resolve import Port, Side
 from nova_netagent.compile.uplinks import uplink_of
 from nova_netagent.model import values
 from nova_netagent.netfilter.rule import (
     DROP,
+    FAMILIES,
     RETURN,
     Chain,
     Family,
@@ -29,10 +30,11 @@ from nova_netagent.netfilter.rule import (
     Origin,
     Physdev,
     Rule,
+    TableId,
     Target,
 )
 
-Used = dict[Side, set[str]]
+Used = Mapping[Side, set[str]]
 """The groups whose chains are jumped to."""
 
 _Pattern = Callable[[str], Physdev]
@@ -50,8 +52,8 @@ def _sent_to(device: str) -> Physdev:
 class FamilyPiece(Struct, frozen=True):
     """What one instance adds to the tables of one family."""
 
-    chains: Mapping[str, Mapping[str, Chain]]
-    """By table and name."""
+    chains: tuple[tuple[TableId, str, Chain], ...]
+    """Each with its table and name."""
     own: tuple[AddressEntry, ...]
     """To its fixed IPs."""
     pairs: tuple[AddressEntry, ...]
@@ -71,28 +73,83 @@ class Piece(Struct, frozen=True):
     families: tuple[FamilyPiece, ...]
     """In the order of the scope's families."""
 
+    def chains(self) -> Iterator[tuple[TableId, str, Chain]]:
+        """Each by its table and name."""
+        return (each for family in self.families for each in family.chains)
+
+
+class _Placed(Struct, frozen=True):
+    """What all instances add to the tables."""
+
+    placed: Placed
+    used: Used
+
 
 def place(scope: Scope, memo: Memo, placed: Placed) -> Used:
     """Every instance's chains and the trees that lead to them; which groups they use."""
-    used: Used = {}
-    pieces = [_piece(id_, ports, scope, memo) for id_, ports in scope.resolved.ports.items()]
-    receivers = dispatch.device_tree([e for piece in pieces for e in piece.to_device], _unknown_port(scope))
-    senders = dispatch.device_tree([e for piece in pieces for e in piece.from_device], _unknown_port(scope))
-    astray = dispatch.device_tree([e for piece in pieces for e in piece.astray], ())
+
+    def make(id_: str, ports: tuple[Port, ...], _last: Piece | None) -> Piece:
+        return _make_piece(id_, ports, scope)
+
+    def names(id_: str, ports: tuple[Port, ...]) -> tuple[object, ...]:
+        vifs = [scope.names.vifs[port.vif.id] for port in ports]
+        return scope.names.instances[id_], *vifs, *(scope.names.groups[g.id] for port in ports for g in port.groups)
+
+    resolved = scope.resolved
+    pieces = memo.each("pieces", resolved.ports, (scope.names,), make, names)
+    part = partial(_place, pieces, scope, memo)
+    found = memo.get("instances", (pieces, resolved.networks, resolved.floating_ips), part)
+    placed.add_all(found.placed)
+    return found.used
+
+
+def _place(pieces: Mapping[str, Piece], scope: Scope, memo: Memo) -> _Placed:
+    placed = Placed()
+    part = memo.part("instances")
+    layer = part.get("chains", (pieces,), partial(_chains, pieces, part.last("chains")))
+    for table, chains in layer.chains.items():
+        placed.add_chains(table.family, table.name, chains)
+    all_pieces = list(pieces.values())
+    tail = _unknown_port(scope)
+    receivers = dispatch.device_tree([e for piece in all_pieces for e in piece.to_device], tail, memo.part("receivers"))
+    senders = dispatch.device_tree([e for piece in all_pieces for e in piece.from_device], tail, memo.part("senders"))
+    astray = dispatch.device_tree([e for piece in all_pieces for e in piece.astray], (), memo.part("astray"))
     for index, family in enumerate(scope.families):
-        for piece in pieces:
-            each = piece.families[index]
-            for table, chains in each.chains.items():
-                placed.add_chains(family, table, chains)
-            for side, group_id in each.used:
-                used.setdefault(side, set()).add(group_id)
-        own = [entry for piece in pieces for entry in piece.families[index].own]
-        pairs = [entry for piece in pieces for entry in piece.families[index].pairs]
-        addresses = dispatch.address_tree(_distinct([*own, *_called_by_floating_ip(own, scope), *pairs]))
-        _place_receivers(receivers, addresses, family, scope, placed)
-        _place_senders(senders, astray, family, scope, placed)
-        _place_judged([entry for piece in pieces for entry in piece.families[index].judged], family, scope, placed)
-    return used
+        own = [entry for piece in all_pieces for entry in piece.families[index].own]
+        pairs = [entry for piece in all_pieces for entry in piece.families[index].pairs]
+        entries = _distinct([*own, *_called_by_floating_ip(own, scope), *pairs])
+        addresses = dispatch.address_tree(entries, memo.part(f"addresses {family}"))
+        judged = [entry for piece in all_pieces for entry in piece.families[index].judged]
+        ways = _Ways(family, scope, memo, placed)
+        ways.place_receivers(receivers, addresses)
+        ways.place_senders(senders, astray)
+        ways.place_judged(judged)
+    used: dict[Side, set[str]] = {}
+    for side, group_id in {each for piece in all_pieces for own_family in piece.families for each in own_family.used}:
+        used.setdefault(side, set()).add(group_id)
+    return _Placed(placed, used)
+
+
+class _Layer(Struct, frozen=True):
+    """The chains of all instances, and what they were made from."""
+
+    pieces: Mapping[str, Piece]
+    chains: Mapping[TableId, dict[str, Chain]]
+
+
+def _chains(pieces: Mapping[str, Piece], last: _Layer | None) -> _Layer:
+    """The chains of all instances; those of last time, but for the instances that came, went or changed."""
+    before = last.pieces if last is not None else {}
+    chains = {table: dict(found) for table, found in last.chains.items()} if last is not None else {}
+    for id_, piece in before.items():
+        if pieces.get(id_) is not piece:
+            for table, name, _chain in piece.chains():
+                del chains[table][name]
+    for id_, piece in pieces.items():
+        if before.get(id_) is not piece:
+            for table, name, chain in piece.chains():
+                chains.setdefault(table, {})[name] = chain
+    return _Layer(pieces, chains)
 
 
 # --- one instance
@@ -106,14 +163,9 @@ def _vif_chain(kind: str, port: Port, scope: Scope) -> str:
     return scope.chain(f"{kind}-{scope.names.vifs[port.vif.id]}")
 
 
-def _piece(instance_id: str, ports: tuple[Port, ...], scope: Scope, memo: Memo) -> Piece:
-    names = scope.names
-    words = [names.instances[instance_id]]
-    for port in ports:
-        words.append(names.vifs[port.vif.id])
-        words += [names.groups[group.id] for group in port.groups]
-    make = partial(_make_piece, instance_id, ports, scope)
-    return memo.get(("instance", instance_id), (ports, *words), make)
+_TABLES = {
+    family: (TableId(family, "filter"), TableId(family, "mangle"), TableId(family, "raw")) for family in FAMILIES
+}
 
 
 def _make_piece(instance_id: str, ports: tuple[Port, ...], scope: Scope) -> Piece:
@@ -131,40 +183,45 @@ def _make_piece(instance_id: str, ports: tuple[Port, ...], scope: Scope) -> Piec
             secured = port.vif.port_security_enabled
             sender: Target = Jump(_vif_chain("src", port, scope), goto=True) if secured else RETURN
             from_device.append(_from_device(port, sender, scope))
-    families = tuple(_family_piece(instance_id, ports, family, scope) for family in scope.families)
+    families = tuple(_family_piece(instance_id, target, ports, family, scope) for family in scope.families)
     return Piece(tuple(to_device), tuple(from_device), tuple(astray), families)
 
 
-def _family_piece(instance_id: str, ports: tuple[Port, ...], family: Family, scope: Scope) -> FamilyPiece:
-    chains: dict[str, list[Chain]] = {"filter": [], "mangle": [], "raw": []}
+def _family_piece(instance_id: str, target: Jump, ports: tuple[Port, ...], family: Family, scope: Scope) -> FamilyPiece:
+    filter_, mangle, raw = _TABLES[family]
     own: list[AddressEntry] = []
     pairs: list[AddressEntry] = []
     judged: list[DeviceEntry] = []
     used: list[tuple[Side, str]] = []
-    chains["filter"] += _instance_chains(instance_id, ports, family, scope)
+    chains = [(filter_, chain) for chain in _instance_chains(instance_id, target.chain, ports, family, scope)]
     for port in ports:
         if port.network is None:
             continue
-        target = Jump(_instance_chain(instance_id, scope))
         own += _to_addresses(port, port.addresses, family, target)
-        pairs += _to_addresses(port, _pairs(port), family, target)
+        if port.vif.pairs:
+            pairs += _to_addresses(port, _pairs(port), family, target)
         used += [(("ingress", family), group.id) for group in ingress.groups_of(port, family)]
         if port.vif.port_security_enabled:
-            chains["raw"].append(Chain(_vif_chain("src", port, scope), tuple(source.rules(port, family, scope))))
+            chains.append((raw, _chain(_vif_chain("src", port, scope), port, source.rules(port, family, scope))))
         if egress.is_judged(port, family, scope):
             name = _vif_chain("out", port, scope)
-            chains["mangle"].append(Chain(name, tuple(egress.rules(port, family, scope))))
+            chains.append((mangle, _chain(name, port, egress.rules(port, family, scope))))
             judged.append(_from_device(port, Jump(name, goto=True), scope))
             used += [(("egress", family), group.id) for group in egress.groups_of(port, family)]
-    by_name = {table: {chain.name: chain for chain in found} for table, found in chains.items() if found}
-    return FamilyPiece(by_name, tuple(own), tuple(pairs), tuple(judged), tuple(used))
+    named = tuple((table, chain.name, chain) for table, chain in chains)
+    return FamilyPiece(named, tuple(own), tuple(pairs), tuple(judged), tuple(used))
 
 
-def _instance_chains(instance_id: str, ports: tuple[Port, ...], family: Family, scope: Scope) -> Iterator[Chain]:
+def _chain(name: str, port: Port, rules: Iterable[Reasoned]) -> Chain:
+    return chain_of(name, "instances", port.instance_id, rules)
+
+
+def _instance_chains(
+    instance_id: str, name: str, ports: tuple[Port, ...], family: Family, scope: Scope
+) -> Iterator[Chain]:
     """W-inst-ID: the rules of its only vif, or the way to the chain of each of several."""
-    name = _instance_chain(instance_id, scope)
     if len(ports) == 1:
-        yield Chain(name, tuple(ingress.rules(ports[0], family, scope)))
+        yield _chain(name, ports[0], ingress.rules(ports[0], family, scope))
         return
     ways: list[Rule] = []
     own: list[AddressEntry] = []
@@ -175,7 +232,7 @@ def _instance_chains(instance_id: str, ports: tuple[Port, ...], family: Family, 
             ways.append(_to_device(port, target, scope).rule)
             own += _to_addresses(port, port.addresses, family, target)
             pairs += _to_addresses(port, _pairs(port), family, target)
-            yield Chain(target.chain, tuple(ingress.rules(port, family, scope)))
+            yield _chain(target.chain, port, ingress.rules(port, family, scope))
     ordered = sorted(_distinct([*own, *pairs]), key=lambda entry: -entry.prefix.length)
     ways += [entry.rule for entry in ordered]
     fallback = Rule(Jump(scope.chain("sg-fallback")), origin=("instances", instance_id, "fallback"))
@@ -249,37 +306,61 @@ def _origin(port: Port) -> Origin:
 # --- the ways to them
 
 
-def _place_receivers(ports: Node, addresses: Node, family: Family, scope: Scope, placed: Placed) -> None:
-    """filter: bridged frames find the receiving vif by port; routed packets, and the host's own, by address."""
-    names = dispatch.name_nodes([*dispatch.keys_of(ports), *dispatch.keys_of(addresses)])
-    for bridge in _bridges(scope):
-        enter = Rule(Jump(scope.chain("ports"), goto=True), out_interface=bridge, matches=(BRIDGED,))
-        placed.add(family, "filter", scope.chain("local"), enter)
-    placed.add(family, "filter", scope.chain("ports"), *_uplinks_pass(_sent_to, False, scope))
-    for name, rules in dispatch.write("ports", ports, names, dispatch.enter_names(_sent_to), scope.owner):
-        placed.add(family, "filter", scope.chain(name), *rules)
-    for name, rules in dispatch.write("local", addresses, names, dispatch.enter_prefix, scope.owner):
-        placed.add(family, "filter", scope.chain(name), *rules)
+class _Ways:
+    """Writes the ways to the instances in one family."""
+
+    def __init__(self, family: Family, scope: Scope, memo: Memo, placed: Placed) -> None:
+        self._family = family
+        self._scope = scope
+        self._memo = memo
+        self._placed = placed
+
+    def place_receivers(self, ports: Node, addresses: Node) -> None:
+        """filter: bridged frames find the receiving vif by port; routed packets, and the host's own, by address."""
+        scope = self._scope
+        names = dispatch.name_nodes([*ports.keys, *addresses.keys])
+        for bridge in _bridges(scope):
+            enter = Rule(Jump(scope.chain("ports"), goto=True), out_interface=bridge, matches=(BRIDGED,))
+            self._add("filter", "local", enter)
+        self._add("filter", "ports", *_uplinks_pass(_sent_to, False, scope))
+        self._write("filter", "ports", ports, names, _INTO_RECEIVERS)
+        self._write("filter", "local", addresses, names, dispatch.enter_prefix)
+
+    def place_senders(self, ports: Node, astray: Node) -> None:
+        """raw: every frame of a bridge port proves whose it is, and what is on no bridge says nothing."""
+        scope = self._scope
+        tree = "astray "
+        taken = dispatch.name_nodes([*ports.keys, *(tree + key for key in astray.keys)])
+        if astray.first or astray.below:
+            self._write("raw", "PREROUTING", astray, dispatch.Names(taken.exceptions, tree), dispatch.enter_interfaces)
+        for bridge in _bridges(scope):
+            self._add("raw", "PREROUTING", Rule(Jump(scope.chain("ports")), in_interface=bridge))
+        self._add("raw", "ports", *_uplinks_pass(_sent_by, True, scope))
+        self._write("raw", "ports", ports, dispatch.name_nodes(ports.keys), _INTO_SENDERS)
+
+    def place_judged(self, devices: Sequence[DeviceEntry]) -> None:
+        """mangle: the vifs whose egress is judged at all."""
+        if not devices:
+            return
+        for bridge in sorted({entry.rule.in_interface for entry in devices}, key=str):
+            enter = Rule(Jump(self._scope.chain("ports")), in_interface=bridge)
+            self._add("mangle", "PREROUTING", enter)
+        tree = dispatch.device_tree(devices, (), self._memo.part(f"judged {self._family}"))
+        self._write("mangle", "ports", tree, dispatch.name_nodes(tree.keys), _INTO_SENDERS)
+
+    def _add(self, table: str, chain: str, *rules: Rule) -> None:
+        self._placed.add(self._family, table, self._scope.chain(chain), *rules)
+
+    def _write(self, table: str, root: str, node: Node, names: dispatch.Names, enter: dispatch.Enter) -> None:
+        part = self._memo.part(f"{table} {root} {self._family}")
+        way = dispatch.Way(part.intern(" names", names), enter, self._scope.owner)
+        self._add(table, root, *way.root(node))
+        self._placed.add_chains(self._family, table, way.below(node, part))
+        part.keep(node.keys)
 
 
-def _place_senders(ports: Node, astray: Node, family: Family, scope: Scope, placed: Placed) -> None:
-    """raw: every frame of a bridge port proves whose it is, and what is on no bridge says nothing."""
-    _place_astray(astray, dispatch.keys_of(ports), family, scope, placed)
-    for bridge in _bridges(scope):
-        placed.add(family, "raw", scope.chain("PREROUTING"), Rule(Jump(scope.chain("ports")), in_interface=bridge))
-    placed.add(family, "raw", scope.chain("ports"), *_uplinks_pass(_sent_by, True, scope))
-    names = dispatch.name_nodes(dispatch.keys_of(ports))
-    for name, rules in dispatch.write("ports", ports, names, dispatch.enter_names(_sent_by), scope.owner):
-        placed.add(family, "raw", scope.chain(name), *rules)
-
-
-def _place_astray(devices: Node, taken: Iterable[str], family: Family, scope: Scope, placed: Placed) -> None:
-    keys = {key: f"astray {key}" for key in dispatch.keys_of(devices)}
-    names = dispatch.name_nodes([*taken, *keys.values()])
-    own = {key: names[long] for key, long in keys.items()}
-    for name, rules in dispatch.write("PREROUTING", devices, own, dispatch.enter_interfaces, scope.owner):
-        if rules:
-            placed.add(family, "raw", scope.chain(name), *rules)
+_INTO_RECEIVERS = dispatch.enter_names(_sent_to)
+_INTO_SENDERS = dispatch.enter_names(_sent_by)
 
 
 def _called_by_floating_ip(entries: Sequence[AddressEntry], scope: Scope) -> Iterator[AddressEntry]:
@@ -291,19 +372,6 @@ def _called_by_floating_ip(entries: Sequence[AddressEntry], scope: Scope) -> Ite
     for entry in entries:
         if entry.prefix in fixed:
             yield AddressEntry(entry.prefix, replace(entry.rule, out_interface=None, matches=(DNATED,)))
-
-
-def _place_judged(devices: Sequence[DeviceEntry], family: Family, scope: Scope, placed: Placed) -> None:
-    """mangle: the vifs whose egress is judged at all."""
-    if not devices:
-        return
-    for bridge in sorted({entry.rule.in_interface for entry in devices}, key=str):
-        enter = Rule(Jump(scope.chain("ports")), in_interface=bridge)
-        placed.add(family, "mangle", scope.chain("PREROUTING"), enter)
-    tree = dispatch.device_tree(devices, ())
-    names = dispatch.name_nodes(dispatch.keys_of(tree))
-    for name, rules in dispatch.write("ports", tree, names, dispatch.enter_names(_sent_by), scope.owner):
-        placed.add(family, "mangle", scope.chain(name), *rules)
 
 
 def _uplinks_pass(side: _Pattern, incoming: bool, scope: Scope) -> list[Rule]:
@@ -334,8 +402,11 @@ def _bridges(scope: Scope) -> Sequence[str | None]:
     return sorted({each.bridge for each in scope.resolved.networks.values()})
 
 
+_NOBODYS = (Rule(DROP, origin=("networks", "", "unknown port")),)
+
+
 def _unknown_port(scope: Scope) -> Sequence[Rule]:
     """A port of our bridges that is nobody's passes nothing; other people's bridges are theirs."""
     if not scope.settings.network.manage_links:
         return ()
-    return (Rule(DROP, origin=("networks", "", "unknown port")),)
+    return _NOBODYS

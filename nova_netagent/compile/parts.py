@@ -1,11 +1,13 @@
 """What the parts of the compiler work with: names, settings, and a place to put rules."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from msgspec import Struct
 
+from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.resolve import Port, Resolved
-from nova_netagent.netfilter.owner import Owner, short_ids
+from nova_netagent.netfilter.owner import Owner, ShortIds, short_names
 from nova_netagent.netfilter.rule import DROP, Chain, Family, Jump, Reject, Rule, TableId, Target
 from nova_netagent.settings import Settings
 
@@ -13,18 +15,21 @@ from nova_netagent.settings import Settings
 class Names(Struct, frozen=True):
     """The short ids by which chains and sets are named."""
 
-    instances: Mapping[str, str]
-    vifs: Mapping[str, str]
-    groups: Mapping[str, str]
+    instances: ShortIds
+    vifs: ShortIds
+    groups: ShortIds
 
 
-def names_of(resolved: Resolved) -> Names:
+def names_of(resolved: Resolved, memo: Memo) -> Names:
     """Name everything that has chains; which names depends on what there is, not on order."""
-    return Names(
-        instances=short_ids(resolved.ports),
-        vifs=short_ids(port.vif.id for ports in resolved.ports.values() for port in ports),
-        groups=short_ids(resolved.groups),
+    ports = resolved.ports
+    names = Names(
+        instances=memo.get("instances' names", (ports,), lambda: short_names(ports)),
+        vifs=memo.get("vifs' names", (ports,), lambda: short_names({p.vif.id for own in ports.values() for p in own})),
+        groups=memo.get("groups' names", (resolved.known_groups,), lambda: short_names(resolved.known_groups)),
     )
+    # Interned: that an id more is there changes nobody's name, unless it clashes.
+    return memo.intern("names", names)
 
 
 class Scope(Struct, frozen=True):
@@ -39,6 +44,10 @@ class Scope(Struct, frozen=True):
     def chain(self, name: str) -> str:
         """A wrapped chain name."""
         return self.owner.chain(name)
+
+    def jump(self, name: str) -> Rule:
+        """The rule that jumps to a wrapped chain, whatever the packet: one object for all that do."""
+        return _jump(self.owner.wrap_name, name)
 
     @property
     def all_ports(self) -> Iterable[Port]:
@@ -77,9 +86,42 @@ class Placed:
         """Add a whole chain, kept as the object it is."""
         self.add_chains(family, table, {chain.name: chain})
 
+    def add_all(self, other: "Placed") -> None:
+        """Add what was gathered elsewhere."""
+        for table, chains in other.chains.items():
+            self.add_chains(table.family, table.name, chains)
+        for table, lists in other.rules.items():
+            for chain, rules in lists.items():
+                self.add(table.family, table.name, chain, *rules)
+
     def add_chains(self, family: Family, table: str, chains: Mapping[str, Chain]) -> None:
         """Add whole chains by name."""
         self.chains.setdefault(TableId(family, table), {}).update(chains)
+
+
+Reasoned = tuple[Rule, str]
+"""A rule, and why it is there: a part of what its chain is there for, unless it says it itself."""
+
+
+def chain_of(name: str, kind: str, id_: str, reasoned: Iterable[Reasoned]) -> Chain:
+    """A chain of rules that are there for one object."""
+    rules: list[Rule] = []
+    parts: list[str] = []
+    for rule, part in reasoned:
+        rules.append(rule)
+        parts.append(part)
+    return Chain(name, tuple(rules), (kind, id_), tuple(parts))
+
+
+@lru_cache(1024)
+def _jump(wrap_name: str, name: str) -> Rule:
+    return Rule(Jump(Owner(wrap_name).chain(name)))
+
+
+@lru_cache(65536)
+def judged_by(chain: str, group_id: str) -> Rule:
+    """The rule that jumps to a group's chain: one object for all members."""
+    return Rule(Jump(chain), origin=("security_groups", group_id, ""))
 
 
 def network(cidr: str | None) -> str | None:

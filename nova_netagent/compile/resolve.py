@@ -5,7 +5,6 @@ is in error, and both fail closed for the part concerned only. Nothing here know
 """
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Literal
 
 from msgspec import Struct
@@ -16,6 +15,7 @@ from nova_netagent.compile.uplinks import Uplink, contested, uplinks_of
 from nova_netagent.model import (
     Claim,
     DesiredState,
+    Entry,
     FloatingIP,
     Instance,
     Key,
@@ -63,6 +63,8 @@ class Group(Struct, frozen=True):
     judge: Judge
     remotes: Mapping[Side, tuple[str, ...]]
     """The groups that its rules name, by side."""
+    rules: Mapping[Side, tuple[SecurityGroupRule, ...]]
+    """Its rules by side."""
 
 
 class Port(Struct, frozen=True):
@@ -93,6 +95,8 @@ class Resolved(Struct, frozen=True):
     ports: Mapping[str, tuple[Port, ...]]
     """By instance, in the order of the instance's vifs."""
     groups: Mapping[str, Group]
+    known_groups: frozenset[str]
+    """Their ids: the same object as long as they are the same."""
     floating_ips: tuple[FloatingIP, ...]
     provider_rules: tuple[ProviderRule, ...]
     problems: Mapping[Key, tuple[Problem, ...]]
@@ -104,6 +108,7 @@ class Resolved(Struct, frozen=True):
 class _Claimed(Struct, frozen=True):
     """What the described instances claim."""
 
+    instances: Mapping[str, Entry]
     oldest: Oldest
     holders: Mapping[Claim, Claim]
     """For each contested thing the claim that is the oldest; what is not contested is left out."""
@@ -117,12 +122,13 @@ def resolve(
     :param refused: objects that the kernel refused, with its reason: they are left out.
     :param has_nat: whether the kernel has a nat table for IPv4; without it what needs it is in error.
     """
-    claimed = memo.get("claimed", (state.instances,), lambda: _claimed(state))
+    claimed = memo.get("claimed", (state.instances,), lambda: _claimed(state, memo.last("claimed")))
     named: Interfaces = memo.get(
         "interfaces",
         (state.networks, state.floating_ips, claimed),
         lambda: interfaces(state, settings.network, claimed.oldest),
     )
+    refused = memo.intern("refused", refused)
     without = {**named.mistaken, **refused}
     problems: dict[Key, list[Problem]] = {key: [("error", why)] for key, why in without.items()}
     networks = _usable_networks(state, settings, named.mistaken, refused, memo, problems)
@@ -130,25 +136,40 @@ def resolve(
         without |= {("floating_ips", id_): NO_NAT for id_ in state.floating_ips}
         _report_missing_nat(state, networks.values(), settings, problems)
     groups = _groups(state, refused, memo)
-    ports = _ports(state, networks, groups, claimed.holders, named.hosts_own, refused, memo)
-    for id_, instance_ports in ports.items():
-        for port in instance_ports:
-            if port.problems:
-                problems.setdefault(("instances", id_), []).extend(port.problems)
-    for id_, group in groups.items():
-        if group.remotes:
-            missing = _missing_remotes(group.definition, state)
-            if missing:
-                problems.setdefault(("security_groups", id_), []).extend(missing)
+    holders = memo.intern("holders", claimed.holders)
+    ports = _ports(state, networks, groups, holders, memo.intern("host's own", named.hosts_own), refused, memo)
+    troubled = memo.get("troubled", (ports,), lambda: _troubled(ports))
+    missing = memo.get("missing", (groups, state.security_groups), lambda: _missing(groups, state))
+    for key, found in (*troubled.items(), *missing.items()):
+        problems.setdefault(key, []).extend(found)
     return Resolved(
         networks=networks,
         ports=ports,
         groups=groups,
-        floating_ips=tuple(_floating_ips(state, networks, ports, without, problems)),
+        known_groups=memo.intern("known groups", frozenset(groups)),
+        floating_ips=memo.intern("floating IPs", tuple(_floating_ips(state, networks, ports, without, problems))),
         provider_rules=tuple(r for r in state.of(ProviderRule) if ("provider_rules", r.id) not in refused),
         problems={key: tuple(found) for key, found in problems.items()},
         uplinks=uplinks_of(networks.values(), settings.network),
     )
+
+
+def _troubled(ports: Mapping[str, tuple[Port, ...]]) -> Mapping[Key, list[Problem]]:
+    found: dict[Key, list[Problem]] = {}
+    for id_, its_ports in ports.items():
+        for port in its_ports:
+            if port.problems:
+                found.setdefault(("instances", id_), []).extend(port.problems)
+    return found
+
+
+def _missing(groups: Mapping[str, Group], state: DesiredState) -> Mapping[Key, list[Problem]]:
+    found: dict[Key, list[Problem]] = {
+        ("security_groups", id_): list(_missing_remotes(group.definition, state))
+        for id_, group in groups.items()
+        if any(remote not in state.security_groups for remotes in group.remotes.values() for remote in remotes)
+    }
+    return found
 
 
 def _usable_networks(
@@ -163,14 +184,18 @@ def _usable_networks(
     lost = memo.get("lost networks", (state.networks, absent), lambda: _lost(state, settings, absent))
     for id_, why in lost.items():
         problems.setdefault(("networks", id_), []).append(("error", why))
-    return {
-        id_: entry.object
-        for id_, entry in state.networks.items()
-        if isinstance(entry.object, Network)
-        and id_ not in lost
-        and id_ not in absent
-        and (Network.KIND, id_) not in refused
-    }
+
+    def make() -> dict[str, Network]:
+        return {
+            id_: entry.object
+            for id_, entry in state.networks.items()
+            if isinstance(entry.object, Network)
+            and id_ not in lost
+            and id_ not in absent
+            and (Network.KIND, id_) not in refused
+        }
+
+    return memo.get("networks", (state.networks, lost, absent, refused), make)
 
 
 def _report_missing_nat(
@@ -244,7 +269,11 @@ def _first_overlap(claims: list[tuple[int, Network, values.Prefix]]) -> tuple[Ne
     return None
 
 
-def _claimed(state: DesiredState) -> _Claimed:
+def _claimed(state: DesiredState, last: _Claimed | None) -> _Claimed:
+    if last is not None and not last.holders:
+        oldest = _claimed_anew(state, last)
+        if oldest is not None:
+            return _Claimed(state.instances, oldest, {})
     first: dict[Claim, tuple[int, Claim]] = {}
     contested: set[Claim] = set()
     for entry in state.instances.values():
@@ -254,35 +283,49 @@ def _claimed(state: DesiredState) -> _Claimed:
             if other[1] != claim:
                 first[thing] = min(other, (since, claim))
                 contested.add(thing)
-    return _Claimed(first, {thing: first[thing][1] for thing in contested})
+    return _Claimed(state.instances, first, {thing: first[thing][1] for thing in contested})
+
+
+def _claimed_anew(state: DesiredState, last: _Claimed) -> Oldest | None:
+    """The claims of last time, changed by those that came and went; ``None`` where one is contested."""
+    oldest = dict(last.oldest)
+    before, after = last.instances, state.instances
+    for id_, entry in before.items():
+        if after.get(id_) is not entry:
+            for claim in entry.since:
+                del oldest[claim[:-1]]
+    for id_, entry in after.items():
+        if before.get(id_) is not entry:
+            for claim, since in entry.since.items():
+                if oldest.setdefault(claim[:-1], (since, claim))[1] is not claim:
+                    return None
+    return oldest
 
 
 def _groups(state: DesiredState, refused: Mapping[Key, str], memo: Memo) -> Mapping[str, Group]:
-    return {
-        id_: memo.get(("group", id_), (entry.object,), partial(_make_group, entry.object, memo))
-        for id_, entry in state.security_groups.items()
-        if not refused or ("security_groups", id_) not in refused
-    }
+    made = memo.each("groups", state.security_groups, (), lambda _, entry, last: _make_group(entry.object, last))
+    if not any(kind == SecurityGroup.KIND for kind, _ in refused):
+        return made
+    return {id_: group for id_, group in made.items() if (SecurityGroup.KIND, id_) not in refused}
 
 
-def _make_group(definition: Object, memo: Memo) -> Group:
+def _make_group(definition: Object, before: Group | None) -> Group:
     assert isinstance(definition, SecurityGroup)
-    sides: set[Side] = set()
+    rules: dict[Side, list[SecurityGroupRule]] = {}
     open_egress: set[Family] = set()
     remotes: dict[Side, dict[str, None]] = {}
     for rule in definition.rules:
         side: Side = (rule.direction, 4 if rule.family == 4 else 6)
-        sides.add(side)
+        rules.setdefault(side, []).append(rule)
         if rule.remote_group_id is not None:
             remotes.setdefault(side, {})[rule.remote_group_id] = None
         elif rule.direction == "egress" and _is_open(rule):
             open_egress.add(side[1])
     named = {side: tuple(ids) for side, ids in remotes.items()}
-    judge = Judge(definition.id, bool(definition.stateful), frozenset(sides), frozenset(open_egress))
-    before: Group | None = memo.last(("group", definition.id))
+    judge = Judge(definition.id, bool(definition.stateful), frozenset(rules), frozenset(open_egress))
     if before is not None and before.judge == judge:
         judge = before.judge  # the same object: its members' chains stay as they are
-    return Group(definition, judge, named)
+    return Group(definition, judge, named, {side: tuple(its) for side, its in rules.items()})
 
 
 def _is_open(rule: SecurityGroupRule) -> bool:
@@ -299,30 +342,36 @@ def _ports(
     refused: Mapping[Key, str],
     memo: Memo,
 ) -> Mapping[str, tuple[Port, ...]]:
-    found: dict[str, tuple[Port, ...]] = {}
-    for id_ in sorted(state.instances):
-        instance = state.instances[id_].object
+    judges = memo.each("judges", groups, (), lambda _id, group, _last: group.judge)
+
+    def narrowed(id_: str, entry: Entry) -> tuple[object, ...]:
+        instance = entry.object
         assert isinstance(instance, Instance)
-        why = refused.get(("instances", id_)) if refused else None
-        depends_on: list[object] = [instance, why]
+        depends_on: list[object] = [refused.get(("instances", id_)) if refused else None]
         for vif in instance.vifs:
             depends_on += [networks.get(vif.network_id), vif.device in hosts_own]
-            depends_on += [groups[id_].judge if id_ in groups else None for id_ in instance.groups_of(vif)]
+            depends_on += [judges.get(group_id) for group_id in instance.groups_of(vif)]
             if holders:
                 depends_on += _taken(instance, vif, holders)
-        make = partial(_make_ports, instance, networks, groups, holders, hosts_own, why)
-        found[id_] = memo.get(("ports", id_), tuple(depends_on), make)
-    return found
+        return tuple(depends_on)
+
+    def make(id_: str, entry: Entry, _last: tuple[Port, ...] | None) -> tuple[Port, ...]:
+        why = refused.get(("instances", id_)) if refused else None
+        return _make_ports(entry.object, networks, judges, holders, hosts_own, why)
+
+    instances = memo.get("sorted", (state.instances,), lambda: dict(sorted(state.instances.items())))
+    return memo.each("ports", instances, (networks, judges, holders, hosts_own, refused), make, narrowed)
 
 
 def _make_ports(
-    instance: Instance,
+    instance: Object,
     networks: Mapping[str, Network],
-    groups: Mapping[str, Group],
+    judges: Mapping[str, Judge],
     holders: Mapping[Claim, Claim],
     hosts_own: frozenset[str],
     refused: str | None,
 ) -> tuple[Port, ...]:
+    assert isinstance(instance, Instance)
     ports = []
     for vif in instance.vifs:
         wanted = instance.groups_of(vif)
@@ -331,11 +380,11 @@ def _make_ports(
                 instance,
                 vif,
                 None if refused is not None else networks.get(vif.network_id),
-                tuple(groups[id_].judge for id_ in wanted if id_ in groups),
+                tuple(judges[id_] for id_ in wanted if id_ in judges),
                 _taken(instance, vif, holders),
                 vif.device in hosts_own,
                 refused,
-                [id_ for id_ in wanted if id_ not in groups],
+                [id_ for id_ in wanted if id_ not in judges],
             )
         )
     return tuple(ports)

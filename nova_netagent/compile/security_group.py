@@ -5,12 +5,13 @@ edits one chain, and a new member adds one element to one set.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 from nova_netagent.compile.memo import Memo
-from nova_netagent.compile.parts import Placed, Scope, network
-from nova_netagent.compile.resolve import Direction, Side
-from nova_netagent.model import ProviderRule, SecurityGroup, SecurityGroupRule, protocols
+from nova_netagent.compile.parts import Placed, Reasoned, Scope, chain_of, network
+from nova_netagent.compile.resolve import Direction, Group, Side
+from nova_netagent.model import SecurityGroup, SecurityGroupRule, protocols, values
 from nova_netagent.netfilter.rule import (
     ACCEPT,
     DROP,
@@ -25,10 +26,14 @@ from nova_netagent.netfilter.rule import (
     PortRange,
     Ports,
     Rule,
-    Target,
+    TableId,
 )
 
 _CHAIN_KIND: Mapping[Direction, str] = {"ingress": "sgi", "egress": "sge"}
+
+
+Limits = tuple[int | None, int | None]
+"""A range of ports, or an ICMP type and code."""
 
 
 def chain_name(group_id: str, direction: Direction, scope: Scope) -> str:
@@ -41,87 +46,131 @@ def set_name(group_id: str, family: Family, scope: Scope) -> str:
     return scope.owner.set(f"g{family}-{scope.names.groups[group_id]}")
 
 
-def rules_of(group: SecurityGroup, direction: Direction, family: Family) -> list[SecurityGroupRule]:
-    """A group's rules of one direction and family."""
-    return [rule for rule in group.rules if rule.direction == direction and rule.family == family]
-
-
 def place(scope: Scope, memo: Memo, placed: Placed, used: Mapping[Side, Iterable[str]]) -> dict[str, IpSet]:
     """The chains of the groups that some vif's chain jumps to, and the sets their rules name."""
+    groups = scope.resolved.groups
     remotes: set[tuple[str, Family]] = set()
     for side, group_ids in used.items():
         direction, family = side
-        table = "filter" if direction == "ingress" else "mangle"
-        for group_id in sorted(group_ids):
-            group = scope.resolved.groups[group_id]
-            known = [remote for remote in group.remotes.get(side, ()) if remote in scope.resolved.groups]
-            named = {remote: set_name(remote, family, scope) for remote in known}
-            name = chain_name(group_id, direction, scope)
-            compiled = partial(_chain, name, group.definition, direction, family, named, scope.chain("egress-ok"))
-            depends_on = (group, name, *named.values())
-            placed.add_chain(family, table, memo.get(("group chain", group_id, side), depends_on, compiled))
-            remotes |= {(remote, family) for remote in named}
-    return {each.name: each for each in _sets(scope, memo, remotes)}
+        table = TableId(family, "filter" if direction == "ingress" else "mangle")
+        members = memo.get(("used groups", side), (groups, group_ids), partial(_picked, groups, group_ids))
+        chains = _Chains(side, scope)
+        made = memo.each(
+            ("group chains", side), members, (scope.resolved.known_groups, scope.names), chains.make, chains.names
+        )
+        placed.add_chains(family, table.name, memo.get(("named", side), (made,), partial(_by_name, made)))
+        remotes |= {
+            (remote, family)
+            for group in members.values()
+            if group.remotes
+            for remote in group.remotes.get(side, ())
+            if remote in groups
+        }
+    return {each.name: each for each in _sets(scope, memo, memo.intern("remotes", frozenset(remotes)))}
 
 
-def _chain(
-    name: str, group: SecurityGroup, direction: Direction, family: Family, sets: Mapping[str, str], egress_ok: str
-) -> Chain:
-    return Chain(name, tuple(_compile(group, direction, family, sets, egress_ok)))
+def _picked(groups: Mapping[str, Group], ids: Iterable[str]) -> Mapping[str, Group]:
+    return {id_: groups[id_] for id_ in ids}
+
+
+def _by_name(chains: Mapping[str, Chain]) -> Mapping[str, Chain]:
+    return {chain.name: chain for chain in chains.values()}
+
+
+class _Chains:
+    """Makes the chains of the groups that have rules of a direction in a family."""
+
+    def __init__(self, side: Side, scope: Scope) -> None:
+        self._side = side
+        self._scope = scope
+        self._egress_ok = scope.chain("egress-ok")
+
+    def names(self, id_: str, group: Group) -> tuple[object, ...]:
+        """The names that are in a group's chain, its own first."""
+        own = chain_name(id_, self._side[0], self._scope)
+        return (own, *self._sets(group).values()) if group.remotes else (own,)
+
+    def make(self, id_: str, group: Group, _last: Chain | None) -> Chain:
+        """The chain of a group."""
+        direction, family = self._side
+        sets = self._sets(group) if group.remotes else {}
+        rules = _compile(group.rules[self._side], direction, family, sets, self._egress_ok)
+        return chain_of(chain_name(id_, direction, self._scope), SecurityGroup.KIND, id_, rules)
+
+    def _sets(self, group: Group) -> dict[str, str]:
+        known = self._scope.resolved.groups
+        remotes = group.remotes.get(self._side, ())
+        return {remote: set_name(remote, self._side[1], self._scope) for remote in remotes if remote in known}
 
 
 def _compile(
-    group: SecurityGroup, direction: Direction, family: Family, sets: Mapping[str, str], egress_ok: str
-) -> Iterator[Rule]:
-    target: Target = ACCEPT if direction == "ingress" else Jump(egress_ok, goto=True)
-    seen = set()
-    for rule in rules_of(group, direction, family):
-        if rule.remote_group_id is not None and rule.remote_group_id not in sets:
+    rules: Iterable[SecurityGroupRule],
+    direction: Direction,
+    family: Family,
+    sets: Mapping[str, str],
+    egress_ok: str,
+) -> Iterator[Reasoned]:
+    seen: set[Rule] = set()
+    for rule in rules:
+        remote = rule.remote_group_id
+        if remote is not None and remote not in sets:
             continue  # pending: a rule whose remote group is not known lets nobody in
-        compiled = _rule(rule, direction, family, sets, target)
+        compiled = _rule(
+            direction,
+            family,
+            rule.protocol,
+            (rule.port_range_min, rule.port_range_max),
+            (rule.source_port_range_min, rule.source_port_range_max),
+            rule.remote_ip_prefix,
+            None if remote is None else sets[remote],
+            egress_ok if direction == "egress" else None,
+        )
         if compiled not in seen:
             seen.add(compiled)
-            yield _with_origin(compiled, ("security_groups", group.id, rule.id))
+            yield compiled, rule.id
 
 
-def _with_origin(rule: Rule, origin: tuple[str, str, str]) -> Rule:
-    return Rule(
-        rule.target,
-        source=rule.source,
-        destination=rule.destination,
-        protocol=rule.protocol,
-        matches=rule.matches,
-        origin=origin,
-    )
-
-
+@lru_cache(16384)
 def _rule(
-    rule: SecurityGroupRule, direction: Direction, family: Family, sets: Mapping[str, str], target: Target
+    direction: Direction,
+    family: Family,
+    protocol: str | int | None,
+    ports: Limits,
+    source_ports: Limits,
+    prefix: str | None,
+    remote: str | None,
+    egress_ok: str | None,
 ) -> Rule:
-    remote = network(rule.remote_ip_prefix)
-    matches = tuple(_port_matches(rule, family))
-    if rule.remote_group_id is not None:
-        matches += (InSet(sets[rule.remote_group_id], "src" if direction == "ingress" else "dst"),)
-    return Rule(
-        target,
-        source=remote if direction == "ingress" else None,
-        destination=remote if direction == "egress" else None,
-        protocol=protocols.number(rule.protocol, family),
-        matches=matches,
+    """A rule as tenants write it; egress is allowed in a chain of its own."""
+    matches = tuple(_port_matches(protocol, ports, source_ports, family))
+    if remote is not None:
+        matches += (InSet(remote, "src" if direction == "ingress" else "dst"),)
+    return _one(
+        Rule(
+            ACCEPT if egress_ok is None else Jump(egress_ok, goto=True),
+            source=network(prefix) if direction == "ingress" else None,
+            destination=network(prefix) if direction == "egress" else None,
+            protocol=protocols.number(protocol, family),
+            matches=matches,
+        )
     )
 
 
-def _port_matches(rule: SecurityGroupRule | ProviderRule, family: Family) -> Iterator[Match]:
-    number = protocols.number(rule.protocol, family)
-    low, high = rule.port_range_min, rule.port_range_max
+@lru_cache(16384)
+def _one(rule: Rule) -> Rule:
+    """The one object for all rules that are equal, however they were written."""
+    return rule
+
+
+def _port_matches(protocol: str | int | None, ports: Limits, source_ports: Limits, family: Family) -> Iterator[Match]:
+    number = protocols.number(protocol, family)
+    low, high = ports
     if number in protocols.WITH_TYPES:
         if low is not None:
             yield Icmp(low, high)
         return
     destination = _port_range(low, high)
-    source = None
-    if isinstance(rule, SecurityGroupRule):
-        source = _port_range(rule.source_port_range_min, rule.source_port_range_max)
+    source = _port_range(*source_ports)
     if source is None and destination is None:
         return
     if number == protocols.TCP:
@@ -140,22 +189,65 @@ def _port_range(low: int | None, high: int | None) -> PortRange | None:
     return None if low is None or high is None or (low, high) == (0, 65535) else (low, high)
 
 
-def _sets(scope: Scope, memo: Memo, wanted: set[tuple[str, Family]]) -> Iterator[IpSet]:
-    members: dict[tuple[str, Family], set[str]] = {}
-    if wanted:
-        for port in scope.all_ports:
-            for judge in port.groups:
-                for address in port.addresses if port.network is not None else ():
-                    members.setdefault((judge.id, 6 if ":" in address else 4), set()).add(address)
-    for group_id, family in sorted(wanted):
-        group = scope.resolved.groups[group_id]
-        addresses = {f"{address}/{32 if family == 4 else 128}" for address in members.get((group_id, family), ())}
-        elsewhere = {cidr for cidr in group.definition.members or () if (":" in cidr) == (family == 6)}
-        name = set_name(group_id, family, scope)
-        yield memo.intern(
-            ("set", name),
-            IpSet(name, family, frozenset(addresses | elsewhere), ("security_groups", group_id, "members")),
-        )
+def _sets(scope: Scope, memo: Memo, wanted: frozenset[tuple[str, Family]]) -> Iterable[IpSet]:
+    if not wanted:
+        return ()
+    groups, ports = scope.resolved.groups, scope.resolved.ports
+    members = memo.get("members", (ports,), lambda: _members(scope, memo.last("members")))
+    # By the set's name, which has the family in it and is one group's alone.
+    sources = memo.get(
+        "set sources", (groups, wanted, scope.names), lambda: _named(scope, wanted, memo.last("set sources") or {})
+    )
+
+    def here(name: str, source: "_Source") -> tuple[object, ...]:
+        return (members.get((source.id, source.family)),)
+
+    def make(name: str, source: "_Source", _last: IpSet | None) -> IpSet:
+        definition = groups[source.id].definition
+        found = members.get((source.id, source.family), frozenset())
+        return _set(name, source.id, source.family, found, definition.members or ())
+
+    return memo.each("sets", sources, (members,), make, here).values()
+
+
+class _Source(NamedTuple):
+    """What a set is made from, but for the addresses of members here."""
+
+    id: str
+    family: Family
+    elsewhere: tuple[str, ...] | None
+
+
+def _named(scope: Scope, wanted: Iterable[tuple[str, Family]], last: Mapping[str, _Source]) -> Mapping[str, _Source]:
+    found = {}
+    for id_, family in sorted(wanted):
+        name = set_name(id_, family, scope)
+        source = _Source(id_, family, scope.resolved.groups[id_].definition.members)
+        kept = last.get(name)
+        found[name] = kept if kept == source and kept is not None else source
+    return found
+
+
+Members = Mapping[tuple[str, Family], frozenset[str]]
+
+
+def _members(scope: Scope, last: Members | None) -> Members:
+    """By group and family the addresses of its members here; the same objects as long as they are equal."""
+    found: dict[tuple[str, Family], set[str]] = {}
+    for port in scope.all_ports:
+        for judge in port.groups if port.network is not None else ():
+            for address in port.addresses:
+                found.setdefault((judge.id, 6 if ":" in address else 4), set()).add(values.host(address))
+    before = last or {}
+    return {
+        key: kept if (kept := before.get(key)) is not None and kept == addresses else frozenset(addresses)
+        for key, addresses in found.items()
+    }
+
+
+def _set(name: str, group_id: str, family: Family, here: frozenset[str], members: Iterable[str]) -> IpSet:
+    elsewhere = {cidr for cidr in members if (":" in cidr) == (family == 6)}
+    return IpSet(name, family, here | elsewhere, ("security_groups", group_id, "members"))
 
 
 def place_provider(scope: Scope, placed: Placed) -> None:
@@ -167,7 +259,9 @@ def place_provider(scope: Scope, placed: Placed) -> None:
                 DROP,
                 source=network(rule.remote_ip_prefix),
                 protocol=protocols.number(rule.protocol, family),
-                matches=tuple(_port_matches(rule, family)),
+                matches=tuple(
+                    _port_matches(rule.protocol, (rule.port_range_min, rule.port_range_max), (None, None), family)
+                ),
                 origin=("provider_rules", rule.id, ""),
             )
             placed.add(family, "filter", scope.chain("provider"), compiled)

@@ -4,9 +4,10 @@ W-src-ID is entered by bridge port. RETURN leaves the whole tree and lets the pa
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from nova_netagent.compile.discovery import CLIENT_PORT, DHCP_CLIENT, SENT, SENT_UNSPECIFIED
-from nova_netagent.compile.parts import Scope, network
+from nova_netagent.compile.parts import Reasoned, Scope, network
 from nova_netagent.compile.resolve import Port
 from nova_netagent.model import values
 from nova_netagent.model.protocols import ICMPV6, UDP
@@ -17,7 +18,6 @@ from nova_netagent.netfilter.rule import (
     Icmp,
     Jump,
     MacSource,
-    Origin,
     Ports,
     Rule,
 )
@@ -57,33 +57,36 @@ def _unspecified(family: Family) -> Iterator[Rule]:
         yield Rule(RETURN, destination="ff02::/16", protocol=ICMPV6, matches=(Icmp(type_),))
 
 
-def rules(port: Port, family: Family, scope: Scope) -> Iterator[Rule]:
+def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
     """W-src-ID: an instance can send only as itself, and never as a DHCP server or a router."""
-    origin: Origin = ("instances", port.instance_id, "own address")
     mac = port.vif.address
-    yield Rule(Jump(scope.chain("no-server")), origin=("instances", port.instance_id, "no server"))
+    yield scope.jump("no-server"), "no server"
     own = own_sources(port, family)
     for prefix, pair_mac in own:
         if pair_mac != mac:
-            yield Rule(RETURN, source=network(prefix), matches=(MacSource(pair_mac),), origin=origin)
-    yield Rule(DROP, matches=(MacSource(mac, inverted=True),), origin=origin)
-    nobody = "0.0.0.0/32" if family == 4 else "::/128"
-    yield Rule(Jump(scope.chain("unspecified"), goto=True), source=nobody, origin=origin)
+            yield Rule(RETURN, source=network(prefix), matches=(MacSource(pair_mac),)), "own address"
+    yield Rule(DROP, matches=(MacSource(mac, inverted=True),)), "own address"
+    yield _nobody(family, scope.chain("unspecified")), "own address"
     if family == 6:
-        yield _link_local(port, bool(own), scope)
+        yield _link_local(port, bool(own), scope), "own address"
     for prefix, pair_mac in own:
         if pair_mac == mac:
-            yield Rule(RETURN, source=network(prefix), origin=origin)
-    yield Rule(DROP, origin=origin)
+            yield Rule(RETURN, source=network(prefix)), "own address"
+    yield _OTHERWISE, "own address"
+
+
+_OTHERWISE = Rule(DROP)
+
+
+@lru_cache(64)
+def _nobody(family: Family, chain: str) -> Rule:
+    return Rule(Jump(chain, goto=True), source="0.0.0.0/32" if family == 4 else "::/128")
 
 
 def _link_local(port: Port, has_ipv6: bool, scope: Scope) -> Rule:
     """A vif without IPv6 still answers for the link-local address of its MAC, and says nothing else."""
     source = values.host(values.link_local(port.vif.address))
-    origin = ("instances", port.instance_id, "own address")
-    if has_ipv6:
-        return Rule(RETURN, source=source, origin=origin)
-    return Rule(Jump(scope.chain("discovery"), goto=True), source=source, origin=origin)
+    return Rule(RETURN if has_ipv6 else Jump(scope.chain("discovery"), goto=True), source=source)
 
 
 def own_sources(port: Port, family: Family) -> Sequence[tuple[str, str]]:

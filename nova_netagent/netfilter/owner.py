@@ -17,12 +17,15 @@ Sets are named ``W-g4-8HEX`` and ``W-g6-8HEX``, and ``W-cut4`` and ``W-cut6``.
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 
 from msgspec import Struct
 
 MAX_CHAIN_NAME = 28
 MAX_SET_NAME = 31
+SHORT = 8
+"""So many digits of an id stand in names."""
 
 _CHAIN = re.compile(
     r"(INPUT|FORWARD|OUTPUT|PREROUTING|POSTROUTING|local|ports|established|discovery|provider|sg-fallback"
@@ -45,15 +48,11 @@ class Owner(Struct, frozen=True):
         :raises ValueError: the name is not of the grammar: a chain that would never be
             recognised as ours again.
         """
-        if not _CHAIN.match(name):
-            raise ValueError(f"{name!r} is not a chain name of ours")
-        return f"{self.wrap_name}-{name}"
+        return _wrapped(self.wrap_name, name)
 
     def set(self, name: str) -> str:
         """The wrapped name of a set; ``ValueError`` when it is not of the grammar."""
-        if not _SET.match(name):
-            raise ValueError(f"{name!r} is not a set name of ours")
-        return f"{self.wrap_name}-{name}"
+        return _wrapped_set(self.wrap_name, name)
 
     def owns_chain(self, name: str) -> bool:
         """Whether a chain is ours, also one that the state does not know."""
@@ -66,6 +65,40 @@ class Owner(Struct, frozen=True):
         return name.startswith(head) and _SET.match(name, len(head)) is not None
 
 
+@lru_cache(65536)
+def _wrapped(wrap_name: str, name: str) -> str:
+    if not _CHAIN.match(name):
+        raise ValueError(f"{name!r} is not a chain name of ours")
+    return f"{wrap_name}-{name}"
+
+
+@lru_cache(16384)
+def _wrapped_set(wrap_name: str, name: str) -> str:
+    if not _SET.match(name):
+        raise ValueError(f"{name!r} is not a set name of ours")
+    return f"{wrap_name}-{name}"
+
+
+class ShortIds(Struct, frozen=True):
+    """The names of ids, looked up one by one: most are simply an id's first digits."""
+
+    exceptions: Mapping[str, str]
+    """Of the ids that clash."""
+
+    def __getitem__(self, id_: str) -> str:
+        return self.exceptions.get(id_) or id_[:SHORT]
+
+
+NO_CLASH = ShortIds({})
+
+
+def short_names(ids: Collection[str]) -> ShortIds:
+    """``short_ids`` of ids that are all different; the same value as long as the same ones clash."""
+    if len({id_[:SHORT] for id_ in ids}) == len(ids):
+        return NO_CLASH
+    return ShortIds({id_: name for id_, name in short_ids(ids).items() if name != id_[:SHORT]})
+
+
 def short_ids(ids: Iterable[str]) -> Mapping[str, str]:
     """For each id the eight hexadecimal digits that stand for it in names.
 
@@ -74,7 +107,7 @@ def short_ids(ids: Iterable[str]) -> Mapping[str, str]:
     result depends on which ids there are and never on their order.
     """
     digests = {id_: id_ for id_ in ids}
-    short = {id_: long[:8] for id_, long in digests.items()}
+    short = {id_: long[:SHORT] for id_, long in digests.items()}
     while len(set(short.values())) < len(short):
         holders: dict[str, list[str]] = {}
         for id_, name in short.items():
@@ -83,10 +116,11 @@ def short_ids(ids: Iterable[str]) -> Mapping[str, str]:
             if len(sharing) > 1:
                 for id_ in sharing:
                     digests[id_] = digest(digests[id_])
-                    short[id_] = digests[id_][:8]
+                    short[id_] = digests[id_][:SHORT]
     return short
 
 
+@lru_cache(65536)
 def digest(text: str) -> str:
     """The SHA-1 of a text, of which names take their digits."""
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

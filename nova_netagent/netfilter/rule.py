@@ -5,10 +5,11 @@ words are iptables(8)'s own, and every value is canonical (a prefix carries its 
 host bits are zero), so that text and bytes can be compared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 Family = Literal[4, 6]
 FAMILIES: tuple[Family, Family] = (4, 6)
@@ -173,12 +174,12 @@ DROP = Verdict("DROP")
 RETURN = Verdict("RETURN")
 
 
-class Rule(Struct, frozen=True):
+class Rule(Struct, frozen=True, cache_hash=True):
     """One rule of a chain of either family.
 
     ``source`` and ``destination`` are prefixes in canonical text; ``protocol`` is a number;
     ``inverted`` names those of the five header fields that must *not* match. ``origin``
-    says why the rule is there; the kernel does not keep it.
+    says why the rule is there, unless its chain does; the kernel does not keep it.
     """
 
     target: Target
@@ -197,6 +198,29 @@ class Chain(Struct, frozen=True):
 
     name: str
     rules: tuple[Rule, ...]
+    about: tuple[str, str] | None = None
+    """The kind and id of the object for which the rules are there that do not say it themselves: equal
+    rules of thousands of chains are one object."""
+    parts: tuple[str, ...] = ()
+    """With ``about`` the third word of the origin of each rule."""
+
+    @property
+    def explained(self) -> tuple[Rule, ...]:
+        """The rules, each with its origin."""
+        if self.about is None:
+            return self.rules
+        kind, id_ = self.about
+        return tuple(
+            rule if rule.origin is not None else replace(rule, origin=(kind, id_, part))
+            for rule, part in zip(self.rules, self.parts, strict=True)
+        )
+
+    def origins(self) -> Iterator[Origin | None]:
+        """Why each rule is there."""
+        if self.about is None:
+            return (rule.origin for rule in self.rules)
+        kind, id_ = self.about
+        return (rule.origin or (kind, id_, part) for rule, part in zip(self.rules, self.parts, strict=True))
 
 
 class Hook(Struct, frozen=True):

@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
-from nova_netagent.backend.iptables import commit, entry
+from nova_netagent.backend.iptables import entry
+from nova_netagent.backend.iptables.assembly import Assembler, Replacement
+from nova_netagent.backend.iptables.commit import Commit, replace_table
 from nova_netagent.backend.iptables.encoder import Encoder
-from nova_netagent.backend.iptables.image import CountedChain, Image, KernelTables
-from nova_netagent.backend.iptables.libiptc import Handle
+from nova_netagent.backend.iptables.image import CountedChain, Image
 from nova_netagent.backend.iptables.lock import XtablesLock
 from nova_netagent.backend.iptables.sets import KernelSets
+from nova_netagent.backend.iptables.tables import KernelTables
 from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Table, TableId
 from nova_netagent.netfilter.text import rule_text
 from nova_netagent.plan import EncodedTable, Insert, SetPlan, TablePlan
@@ -31,18 +33,23 @@ class IptablesBackend:
 
     :param lock_timeout: seconds to wait for the xtables lock.
     :param owns_set: whether a set is ours by its name.
+    :param commit: how a table is put into the kernel.
     """
 
     name = "iptables"
     atomic = False
     see_with = "iptables-legacy-save (IPv6: ip6tables-legacy-save)"
 
-    def __init__(self, lock_timeout: float, owns_set: Callable[[str], bool]) -> None:
+    def __init__(self, lock_timeout: float, owns_set: Callable[[str], bool], commit: Commit = replace_table) -> None:
+        self._commit = commit
         self._lock = XtablesLock(lock_timeout)
         self._sets = KernelSets(owns_set)
         self._encoder = Encoder(self._sets)
         self._kernel: dict[Family, KernelTables] = {}
         self._images: dict[TableId, Image] = {}
+        self._assemblers: dict[TableId, Assembler] = {}
+        self._read_in: dict[TableId, int] = {}
+        """In which turn of the lock a table was read or committed last."""
         self._doubtful: set[TableId] = set()
         self._missing: set[TableId] = set()
 
@@ -113,15 +120,12 @@ class IptablesBackend:
             return
         self._refuse_absent_sets(plan)
         with self._lock.hold():
-            before = self._unchanged_image(plan.table)
-            after = commit.image_after(plan, before, partial(self._encoder.keys, plan.table))
+            before = self._still(plan)
+            replacement = self._assembler(plan.table).replacement(plan, before)
             # Until it has succeeded nobody knows: a commit that reports an error may have been carried out.
             self._doubtful.add(plan.table)
-            with Handle(plan.table) as handle:
-                commit.verify(plan, before, handle)
-                commit.execute(plan, handle)
-                self._commit(handle, before)
-            self._remember(plan.table, after)
+            self._put(plan, before, replacement)
+            self._remember(plan.table, replacement.image)
 
     def read_sets(self) -> dict[str, IpSet]:
         """The sets that are ours by name. :raises Unavailable: the kernel does not list them."""
@@ -205,37 +209,58 @@ class IptablesBackend:
         remembered = self._images.get(table)
         if remembered is not None and not fresh and table not in self._doubtful and self._holds(table, remembered):
             return remembered
+        return self._read(table)
+
+    def _read(self, table: TableId) -> Image:
+        remembered = self._images.get(table)
         try:
             image = self._tables(table.family).read(table.name, remembered)
         except OSError as e:
             raise _unavailable(table, e) from e
-        if image is not remembered:
-            image = replace(
-                image, chains={name: self._encoded(table, name, keys) for name, keys in image.chains.items()}
-            )
+        if remembered is None or image.chains is not remembered.chains:
+            chains = {name: self._encoded(table, name, keys) for name, keys in image.chains.items()}
+            image = replace(image, chains=chains)
         self._images[table] = image
         self._doubtful.discard(table)
+        self._note_turn(table)
         return image
 
     def _encoded(self, table: TableId, chain: str, keys: tuple[bytes, ...]) -> tuple[bytes, ...]:
         encoded = self._encoder.keys(table, chain)
         return encoded if encoded is not None and encoded == keys else keys
 
-    def _unchanged_image(self, table: TableId) -> Image:
+    def _still(self, plan: TablePlan[bytes]) -> Image:
+        """The table as it is now, in which what the plan edits is as it was when the plan was made.
+
+        The kernel itself would notice only that the number of rules is another one.
+        """
+        table = plan.table
         remembered = self._images.get(table)
         if remembered is None or table in self._doubtful:
             raise TableChanged(f"{table} has to be read first")
-        if not self._holds(table, remembered):
-            raise TableChanged(f"{table} was changed by another program")
-        return remembered
+        if self._read_in.get(table) == self._lock.turn:
+            return remembered
+        image = self._read(table)
+        if image.chains is not remembered.chains:
+            for chain in {edit.chain for edit in plan.edits}:
+                if image.chains.get(chain) != remembered.chains.get(chain):
+                    raise TableChanged(f"{table}: the chain {chain} was changed by another program")
+            if (image.names, image.starts) != (remembered.names, remembered.starts):
+                raise TableChanged(f"{table} was changed by another program")
+        return image
 
-    def _commit(self, handle: Handle, before: Image) -> None:
+    def _assembler(self, table: TableId) -> Assembler:
+        if table not in self._assemblers:
+            self._assemblers[table] = Assembler(table, partial(self._encoder.keys, table))
+        return self._assemblers[table]
+
+    def _put(self, plan: TablePlan[bytes], before: Image, replacement: Replacement) -> None:
         try:
-            handle.commit()
+            self._commit(self._tables(plan.table.family), plan, before, replacement)
         except RuleRefused as e:
-            # The counters follow in a second call, which fails when somebody comes between.
-            if not self._holds(handle.table, before):
-                raise TableChanged(f"{handle.table} changed while it was committed") from e
+            # libiptc adds the counters in a second call, which fails when somebody comes between.
+            if not self._holds(plan.table, before):
+                raise TableChanged(f"{plan.table} changed while it was committed") from e
             raise
 
     def _remember(self, table: TableId, after: Image) -> None:
@@ -243,6 +268,11 @@ class IptablesBackend:
         with suppress(Unavailable):
             if self._holds(table, after):
                 self._doubtful.discard(table)
+                self._note_turn(table)
+
+    def _note_turn(self, table: TableId) -> None:
+        """Note that nobody who takes the lock can have changed a table since, as long as this turn lasts."""
+        self._read_in[table] = self._lock.turn if self._lock.held else -1
 
     def _holds(self, table: TableId, image: Image) -> bool:
         """Whether a table has the size that it had, which is cheap to ask and shows most changes."""

@@ -1,27 +1,26 @@
 """Tables of rules to tables of bytes, remembering what was encoded already."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nova_netagent.backend import RuleRefused
 from nova_netagent.backend.iptables.entry import encode
-from nova_netagent.backend.iptables.image import Chains
+from nova_netagent.backend.iptables.image import Chains, Keys
 from nova_netagent.backend.iptables.layout import encoded_name
 from nova_netagent.backend.iptables.sets import KernelSets
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
 from nova_netagent.netfilter.rule import Chain, Hook, Rule, Table, TableId
 from nova_netagent.plan import EncodedHook, EncodedTable
 
-Keys = tuple[bytes, ...]
 
+class _Encoded(NamedTuple):
+    """A table as it was encoded."""
 
-@dataclass(frozen=True)
-class _Encoded:
-    """A chain as it was encoded, and the set indexes that this relied on."""
-
-    chain: Chain
-    keys: Keys
-    indexes: Mapping[str, int]
+    table: Table
+    keys: EncodedTable[bytes]
+    indexes: Mapping[str, Mapping[str, int]]
+    """By chain the set indexes that its keys rely on, where there are any."""
+    generation: int
 
 
 class Encoder:
@@ -29,8 +28,7 @@ class Encoder:
 
     def __init__(self, sets: KernelSets) -> None:
         self._sets = sets
-        self._chains: dict[TableId, dict[str, _Encoded]] = {}
-        self._tables: dict[TableId, tuple[Table, int, EncodedTable[bytes]]] = {}
+        self._tables: dict[TableId, _Encoded] = {}
 
     def encode(self, table: Table, actual: Chains) -> EncodedTable[bytes]:
         """A table's keys; a chain that ``actual`` has alike is that very object.
@@ -38,50 +36,80 @@ class Encoder:
         :raises RuleRefused: a rule or a chain's name that the kernel would not take as it is meant.
         """
         known = self._tables.get(table.id)
-        if known is not None and known[0] is table and known[1] == self._sets.generation:
-            return known[2]
-        before = self._chains.get(table.id, {})
-        chains = {
-            name: kept
-            if (kept := before.get(name)) is not None and kept.chain is chain and self._holds(kept)
-            else self._encode_chain(table.id, chain, actual.get(name))
-            for name, chain in table.chains.items()
-        }
-        hooks = tuple(self._encode_hook(table.id, hook) for hook in table.hooks)
-        encoded = EncodedTable(table.id, {name: each.keys for name, each in chains.items()}, hooks)
-        self._chains[table.id] = chains
-        self._tables[table.id] = (table, self._sets.generation, encoded)
+        if known is None:
+            known = _Encoded(Table(table.id, {}, ()), EncodedTable(table.id, {}, ()), {}, self._sets.generation)
+        elif known.table is table and known.generation == self._sets.generation:
+            return known.keys
+        before, keys = known.table.chains, dict(known.keys.chains)
+        indexes = {name: its for name, its in known.indexes.items() if self._holds(its)}
+        stale = known.indexes.keys() - indexes.keys()
+        for name in before.keys() - table.chains.keys():
+            del keys[name]
+            indexes.pop(name, None)
+        done: _Done = {}
+        for name, chain in table.chains.items():
+            if before.get(name) is not chain or name in stale:
+                relied: dict[str, int] = {}
+                keys[name] = self._encode_chain(table.id, chain, actual.get(name), relied, done)
+                indexes.pop(name, None)
+                if relied:
+                    indexes[name] = relied
+        hooks = known.keys.hooks
+        if table.hooks != known.table.hooks:
+            hooks = tuple(self._encode_hook(table.id, hook) for hook in table.hooks)
+        encoded = EncodedTable(table.id, keys, hooks)
+        self._tables[table.id] = _Encoded(table, encoded, indexes, self._sets.generation)
         return encoded
 
     def keys(self, table: TableId, chain: str) -> Keys | None:
         """A chain's keys as they were handed out last."""
-        encoded = self._chains.get(table, {}).get(chain)
-        return None if encoded is None else encoded.keys
+        known = self._tables.get(table)
+        return None if known is None else known.keys.chains.get(chain)
 
-    def _holds(self, encoded: _Encoded) -> bool:
-        return all(self._sets.index(name) == index for name, index in encoded.indexes.items())
+    def _holds(self, indexes: Mapping[str, int]) -> bool:
+        return all(self._sets.index(name) == index for name, index in indexes.items())
 
-    def _encode_chain(self, table: TableId, chain: Chain, actual: Keys | None) -> _Encoded:
+    def _encode_chain(
+        self, table: TableId, chain: Chain, actual: Keys | None, indexes: dict[str, int], done: "_Done"
+    ) -> Keys:
         _check_name(table, chain.name)
-        indexes: dict[str, int] = {}
-        keys = self._encode_rules(table, chain.name, chain.rules, indexes)
-        return _Encoded(chain, actual if actual is not None and actual == keys else keys, indexes)
+        keys = self._encode_rules(table, chain.name, chain.rules, indexes, done)
+        return actual if actual is not None and actual == keys else keys
 
     def _encode_hook(self, table: TableId, hook: Hook) -> EncodedHook[bytes]:
         _check_name(table, hook.chain)
-        return EncodedHook(hook.chain, self._encode_rules(table, hook.chain, hook.rules, {}), hook.shared)
+        return EncodedHook(hook.chain, self._encode_rules(table, hook.chain, hook.rules, {}, {}), hook.shared)
 
-    def _encode_rules(self, table: TableId, chain: str, rules: tuple[Rule, ...], indexes: dict[str, int]) -> Keys:
+    def _encode_rules(
+        self, table: TableId, chain: str, rules: tuple[Rule, ...], indexes: dict[str, int], done: "_Done"
+    ) -> Keys:
+        asked: list[str] = []
+
         def index(name: str) -> int:
+            asked.append(name)
             indexes[name] = number = self._sets.index(name)
             return number
 
+        keys: list[bytes] = []
         try:
-            return tuple([encode(rule, table.family, index) for rule in rules])
+            for rule in rules:
+                key = done.get(id(rule))
+                if key is None:
+                    asked.clear()
+                    key = encode(rule, table.family, index)
+                    # The compiler has one object for equal rules. What relies on a set is its chain's alone.
+                    if not asked:
+                        done[id(rule)] = key
+                keys.append(key)
         except ValueError as e:
             raise RuleRefused(f"{table}: a rule of {chain} cannot be: {e}") from e
+        return tuple(keys)
+
+
+_Done = dict[int, bytes]
+"""By the identity of a rule its key, as long as one table is encoded."""
 
 
 def _check_name(table: TableId, chain: str) -> None:
-    if not 1 <= len(encoded_name(chain)) <= MAX_CHAIN_NAME:
+    if not 1 <= len(chain if chain.isascii() else encoded_name(chain)) <= MAX_CHAIN_NAME:
         raise RuleRefused(f"{table}: the chain name {chain!r} has more than {MAX_CHAIN_NAME} characters, or none")

@@ -31,6 +31,8 @@ _FIELDS = ("source", "destination", "in_interface", "out_interface", "protocol")
 
 _NO_INTERFACE = (bytes(16), bytes(16))
 _NO_ADDRESS = {4: (bytes(4), bytes(4)), 6: (bytes(16), bytes(16))}
+_ANYTHING = (None,) * 5
+_EMPTY = {family: bytes(layout.nfcache_at) for family, layout in LAYOUTS.items()}
 _KERNEL_NOTES = {family: bytes(layout.size - layout.comefrom_at) for family, layout in LAYOUTS.items()}
 
 
@@ -53,6 +55,8 @@ def _encode(rule: Rule, family: Family, set_index: SetIndex) -> bytes:
             for match in rule.matches
             if type(match) is not Opaque or match.name != FOREIGN_HEADER
         ]
+        if rule.matches
+        else ()
     )
     target = encode_target(rule.target, family)
     layout = LAYOUTS[family]
@@ -66,6 +70,8 @@ def _header(rule: Rule, layout: Layout) -> bytes:
         return rule.matches[0].data
     goto = type(rule.target) is Jump and rule.target.goto
     fields = (rule.source, rule.destination, rule.in_interface, rule.out_interface, rule.protocol)
+    if not goto and fields == _ANYTHING:
+        return _EMPTY[layout.family]
     return _pack_header(fields, rule.inverted, goto, layout)
 
 

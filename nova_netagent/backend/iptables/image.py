@@ -1,51 +1,34 @@
-"""What a legacy table holds, read from the kernel and brought into the codec's form.
+"""What a legacy table holds, taken apart into chains in the codec's form.
 
-Sources: linux/netfilter_ipv4/ip_tables.h (``ipt_getinfo``, ``ipt_get_entries``) and libiptc, for
-how built-in and user-defined chains lie in a table.
+Sources: linux/netfilter_ipv4/ip_tables.h and libiptc, for how built-in and user-defined
+chains lie in a table.
 """
 
-import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from struct import Struct
 from typing import NamedTuple
 
-from nova_netagent.backend import sockopt
 from nova_netagent.backend.iptables.layout import (
     COUNTERS,
-    ERROR_TARGET_SIZE,
+    ERROR_NAME,
     EXTENSION,
-    LAYOUTS,
     OFFSETS,
+    ROOM,
     Layout,
     decoded_name,
     standard_target,
 )
 from nova_netagent.backend.iptables.targets import FALL_THROUGH, VERDICTS, jump
-from nova_netagent.netfilter.rule import Family
 
-Chains = Mapping[str, tuple[bytes, ...]]
+Keys = tuple[bytes, ...]
+Chains = Mapping[str, Keys]
 
-_GET_INFO, _GET_ENTRIES = 64, 65
-_INFO = Struct("=32sI5I5III")
-_ENTRIES_HEAD = Struct("=32sI4x")
 _VERDICT = Struct("=i")
-_HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
-_ERROR_NAME = b"ERROR\0"
-_READS = 10
 
 _STANDARD = {number: standard_target(name.encode()) for name, number in VERDICTS.items()}
 _POLICIES = {VERDICTS["ACCEPT"]: "ACCEPT", VERDICTS["DROP"]: "DROP"}
-
-
-class TableInfo(NamedTuple):
-    """The outline of a table: cheap to ask for, and any change of its size shows in it."""
-
-    hooks: Mapping[str, int]
-    """Where each built-in chain begins."""
-    entries: int
-    size: int
 
 
 class CountedRule(NamedTuple):
@@ -67,101 +50,83 @@ class CountedChain(NamedTuple):
 class Image:
     """A table as it was read, or as a commit of ours left it."""
 
-    entries: int
-    size: int
+    blob: bytearray
+    """Its entries in the kernel's own bytes, with the counters of then, behind room for a request's head."""
+    hooks: tuple[int, ...]
+    """The numbers of the hooks, in the order of the chains; each has a built-in chain."""
+    names: tuple[str, ...]
+    """Its chains in order, the built-in ones first."""
+    starts: tuple[int, ...]
+    """Where each begins, counted without the room; then where the last one ends."""
     chains: Chains
-    blob: bytes | None = None
-    """The kernel's own bytes without counters; absent after a commit of ours."""
-    starts: tuple[int, ...] = ()
-    """Where its entries begin."""
+
+    @property
+    def size(self) -> int:
+        """Of the entries, in bytes."""
+        return len(self.blob) - ROOM
+
+    @property
+    def entries(self) -> int:
+        """How many there are: rules, policies, the marks where chains begin and the one at the end."""
+        return sum(map(len, self.chains.values())) + 2 * len(self.names) - len(self.hooks) + 1
+
+    def span(self, number: int) -> slice:
+        """Where a chain is in the blob."""
+        return slice(ROOM + self.starts[number], ROOM + self.starts[number + 1])
 
 
-class KernelTables:
-    """The tables of one family in the network namespace that the process is in.
+def image_of(blob: bytearray, hooks: Mapping[int, int], layout: Layout, previous: Image | None = None) -> Image:
+    """Take a table apart; chains that ``previous`` has alike are the same objects.
 
-    One raw socket is kept open. :raises OSError: of the socket, when the family is absent.
+    :param hooks: by number where the chain of a hook begins.
     """
+    if previous is not None and _same(blob, previous, layout):
+        return replace(previous, blob=blob)
+    places = _places(blob, layout)
+    masked = bytes(_masked(blob, places.starts[:-1], layout))
+    old = previous.chains if previous is not None else {}
+    chains: dict[str, Keys] = {}
+    starts = []
+    for chain in _chains(masked, places, _names(hooks), layout):
+        kept = old.get(chain.name)
+        chains[chain.name] = kept if kept == chain.keys else chain.keys
+        starts.append(places.starts[chain.begin])
+    end = places.starts[-2]
+    return Image(
+        blob=blob,
+        hooks=tuple(sorted(hooks, key=lambda number: hooks[number])),
+        names=tuple(chains),
+        starts=tuple(start - ROOM for start in (*starts, end)),
+        chains=chains,
+    )
 
-    def __init__(self, family: Family) -> None:
-        self.layout = LAYOUTS[family]
-        self._socket = socket.socket(self.layout.socket_family, socket.SOCK_RAW, socket.IPPROTO_RAW)
 
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
+def counted(blob: bytearray, hooks: Mapping[int, int], layout: Layout) -> dict[str, CountedChain]:
+    """A table's chains with counters and policies."""
+    places = _places(blob, layout)
+    starts = places.starts[:-1]
+    counts = [COUNTERS.unpack_from(blob, start + layout.counters_at) for start in starts]
+    masked = bytes(_masked(blob, starts, layout))
+    names = _names(hooks)
+    chains = {}
+    for chain in _chains(masked, places, names, layout):
+        verdict = _VERDICT.unpack_from(blob, places.targets[chain.last] + EXTENSION.size)[0]
+        policy = _POLICIES.get(verdict) if chain.name in names.values() else None
+        rules = tuple(
+            CountedRule(packets, octets, key)
+            for (packets, octets), key in zip(counts[chain.first : chain.last], chain.keys, strict=True)
+        )
+        chains[chain.name] = CountedChain(policy, rules)
+    return chains
 
-    def info(self, table: str) -> TableInfo:
-        """A table's outline. The kernel loads a table that it has and that was not used yet.
 
-        :raises OSError: ENOENT when there is no such table, EPERM without CAP_NET_ADMIN.
-        """
-        request = bytearray(_INFO.size)
-        request[: len(table)] = table.encode()
-        sockopt.ask(self._socket, self.layout.level, _GET_INFO, request)
-        _name, valid_hooks, *numbers = _INFO.unpack(request)
-        hooks = {name: numbers[i] for i, name in enumerate(_HOOKS) if valid_hooks & 1 << i}
-        return TableInfo(hooks, entries=numbers[10], size=numbers[11])
+HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+"""Built-in chains by the number of their hook."""
 
-    def blob(self, table: str) -> tuple[TableInfo, bytearray]:
-        """A table's outline and all its entries, as the kernel has them.
 
-        :raises OSError: EAGAIN when the table kept changing while it was read.
-        """
-        for _ in range(_READS - 1):
-            try:
-                return self._blob(table)
-            except BlockingIOError:
-                # Its size changed between the two questions.
-                continue
-        return self._blob(table)
-
-    def read(self, table: str, previous: Image | None = None) -> Image:
-        """A table's chains; those that ``previous`` has alike are the same objects.
-
-        :raises OSError: see ``blob``.
-        """
-        info, blob = self.blob(table)
-        if previous is not None and _same(blob, previous, self.layout):
-            return previous
-        places = _places(blob, self.layout)
-        starts = tuple(places.starts[:-1])
-        _mask(blob, starts, self.layout)
-        masked = bytes(blob)
-        chains: dict[str, tuple[bytes, ...]] = {}
-        old = previous.chains if previous is not None else {}
-        for name, _first, _last, keys in _chains(masked, places, info.hooks, self.layout):
-            kept = old.get(name)
-            chains[name] = kept if kept == keys else keys
-        return Image(info.entries, info.size, chains, masked, starts)
-
-    def counters(self, table: str) -> dict[str, CountedChain]:
-        """A table's chains with counters and policies.
-
-        :raises OSError: see ``blob``.
-        """
-        info, blob = self.blob(table)
-        places = _places(blob, self.layout)
-        starts = places.starts[:-1]
-        counts = [COUNTERS.unpack_from(blob, start + self.layout.counters_at) for start in starts]
-        _mask(blob, starts, self.layout)
-        chains = {}
-        for name, first, last, keys in _chains(bytes(blob), places, info.hooks, self.layout):
-            verdict = _VERDICT.unpack_from(blob, places.targets[last] + EXTENSION.size)[0]
-            policy = _POLICIES.get(verdict) if name in info.hooks else None
-            rules = tuple(
-                CountedRule(packets, octets, key)
-                for (packets, octets), key in zip(counts[first:last], keys, strict=True)
-            )
-            chains[name] = CountedChain(policy, rules)
-        return chains
-
-    def _blob(self, table: str) -> tuple[TableInfo, bytearray]:
-        info = self.info(table)
-        # A new buffer each time: the kernel does not clear what follows a name.
-        request = bytearray(_ENTRIES_HEAD.size + info.size)
-        _ENTRIES_HEAD.pack_into(request, 0, table.encode(), info.size)
-        sockopt.ask(self._socket, self.layout.level, _GET_ENTRIES, request)
-        return info, request[_ENTRIES_HEAD.size :]
+def _names(hooks: Mapping[int, int]) -> dict[int, str]:
+    """By place in the blob the built-in chain that begins there."""
+    return {ROOM + offset: HOOKS[number] for number, offset in hooks.items()}
 
 
 class _Places(NamedTuple):
@@ -175,65 +140,90 @@ class _Places(NamedTuple):
 def _places(blob: bytearray, layout: Layout) -> _Places:
     unpack = OFFSETS.unpack_from
     nfcache_at = layout.nfcache_at
-    starts, targets = [0], []
-    start, size = 0, len(blob)
+    starts, targets = [ROOM], []
+    start, size = ROOM, len(blob)
     while start < size:
-        nfcache, target_at, length = unpack(blob, start + nfcache_at)
-        if nfcache:
-            blob[start + nfcache_at : start + nfcache_at + 4] = bytes(4)
+        _nfcache, target_at, length = unpack(blob, start + nfcache_at)
         targets.append(start + target_at)
         start += length
         starts.append(start)
     return _Places(starts, targets)
 
 
-def _mask(blob: bytearray, starts: Sequence[int], layout: Layout) -> None:
-    """Set the kernel's own notes to zero."""
+def _masked(blob: bytearray, starts: Sequence[int], layout: Layout) -> bytearray:
+    """A copy without what the kernel and other programs noted in entries, the counters included."""
+    masked = blob[:]
     low, high = layout.comefrom_at, layout.size
     nothing = bytes(high - low)
+    cache_low, cache_high = layout.nfcache_at, layout.nfcache_at + 4
+    no_cache = bytes(4)
     for start in starts:
-        blob[start + low : start + high] = nothing
+        masked[start + low : start + high] = nothing
+        masked[start + cache_low : start + cache_high] = no_cache
+    return masked
 
 
 def _same(blob: bytearray, previous: Image, layout: Layout) -> bool:
-    if previous.blob is None or len(blob) != len(previous.blob):
+    """Whether a table is what it was, but for what is masked. What nobody used meanwhile is compared as it is."""
+    old = previous.blob
+    if len(blob) != len(old):
         return False
-    # If all else is equal then so are the offsets, and only counters were masked.
-    masked = bytearray(blob)
-    _mask(masked, previous.starts, layout)
-    return masked == previous.blob
+    if blob == old:
+        return True
+    bounds = [ROOM + start for start in previous.starts]
+    bounds.append(len(blob))
+    for low, high in pairwise(bounds):
+        now, then = blob[low:high], old[low:high]
+        if now != then and _alone(now, layout) != _alone(then, layout):
+            return False
+    return True
 
 
-class _Head(NamedTuple):
-    """Where a chain begins, in numbers of entries."""
+def _alone(entries: bytearray, layout: Layout) -> bytearray:
+    """The entries of one chain, masked."""
+    starts = []
+    start = 0
+    while start < len(entries):
+        starts.append(start)
+        start += OFFSETS.unpack_from(entries, start + layout.nfcache_at)[2]
+    return _masked(entries, starts, layout)
 
-    name: bytes
+
+class _Chain(NamedTuple):
+    """A chain by the numbers of its entries."""
+
+    name: str
     begin: int
     """Its first entry, which in a user-defined chain is a mark with its name."""
     first: int
     """Its first rule, or its policy when it has no rule."""
+    last: int
+    """Its policy."""
+    keys: Keys
 
 
-def _chains(
-    blob: bytes, places: _Places, hooks: Mapping[str, int], layout: Layout
-) -> Iterator[tuple[str, int, int, tuple[bytes, ...]]]:
-    """Each chain: its name, the numbers of its first entry and of its policy, its rules."""
-    heads = list(_heads(blob, places, hooks, layout))
-    jumps = {places.starts[head.first]: jump(head.name) for head in heads[:-1] if head.first != head.begin}
+class _Head(NamedTuple):
+    name: bytes
+    begin: int
+    first: int
+
+
+def _chains(blob: bytes, places: _Places, builtin: Mapping[int, str], layout: Layout) -> Iterator[_Chain]:
+    heads = list(_heads(blob, places, builtin, layout))
+    jumps = {places.starts[head.first] - ROOM: jump(head.name) for head in heads[:-1] if head.first != head.begin}
     targets = {**_STANDARD, **jumps}
     # The last head is the end of the table.
     for head, following in pairwise(heads):
         last = following.begin - 1
-        yield decoded_name(head.name), head.first, last, tuple(_rules(blob, places, range(head.first, last), targets))
+        keys = tuple(_rules(blob, places, range(head.first, last), targets))
+        yield _Chain(decoded_name(head.name), head.begin, head.first, last, keys)
 
 
-def _heads(blob: bytes, places: _Places, hooks: Mapping[str, int], layout: Layout) -> Iterator[_Head]:
-    builtin = {offset: name.encode() for name, offset in hooks.items()}
-    mark_size = layout.size + ERROR_TARGET_SIZE
+def _heads(blob: bytes, places: _Places, builtin: Mapping[int, str], layout: Layout) -> Iterator[_Head]:
     for number, (start, end) in enumerate(pairwise(places.starts)):
         if start in builtin:
-            yield _Head(builtin[start], number, number)
-        elif end - start == mark_size and blob.startswith(_ERROR_NAME, places.targets[number] + 2):
+            yield _Head(builtin[start].encode(), number, number)
+        elif end - start == layout.mark_size and blob.startswith(ERROR_NAME, places.targets[number] + 2):
             name = blob[start + layout.size + EXTENSION.size : end].partition(b"\0")[0]
             yield _Head(name, number, number + 1)
 
@@ -248,5 +238,5 @@ def _rules(blob: bytes, places: _Places, numbers: range, targets: Mapping[int, b
         verdict = verdict_of(blob, target_at + EXTENSION.size)[0]
         target = targets.get(verdict)
         if target is None:
-            target = FALL_THROUGH if verdict == end else blob[target_at:end]
+            target = FALL_THROUGH if verdict == end - ROOM else blob[target_at:end]
         yield blob[start:target_at] + target

@@ -20,6 +20,11 @@ STANDARD_TARGET = Struct("=H29sBi4x")
 ERROR_TARGET_SIZE = 64
 """``xt_error_target``: marks where a user-defined chain begins, and the end of a table."""
 
+ERROR_NAME = b"ERROR\0"
+
+ROOM = 96
+"""So many bytes stand before a table's entries in a buffer: the longest head of a request for them fits in."""
+
 JUMP_MARK = 0x7FFFFFFF
 """In a jump's verdict, where the kernel has an offset: libiptc puts that in from the chain's name."""
 
@@ -54,6 +59,16 @@ class Layout:
     def comefrom_at(self) -> int:
         """Where the kernel's own notes begin; they and the counters reach to the end of the header."""
         return self.nfcache_at + 8
+
+    @property
+    def mark_size(self) -> int:
+        """Of the entry with which a user-defined chain, or the end of a table, begins."""
+        return self.size + ERROR_TARGET_SIZE
+
+    @property
+    def policy_size(self) -> int:
+        """Of the entry that ends a chain."""
+        return self.size + STANDARD_TARGET.size
 
 
 OFFSETS = Struct("=IHH")

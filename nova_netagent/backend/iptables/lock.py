@@ -24,7 +24,14 @@ class XtablesLock:
         self.timeout = timeout
         self.waited = 0.0
         """Seconds that the last acquisition took."""
+        self.turn = 0
+        """Counts the acquisitions: what was read in this one is still so."""
         self._held = False
+
+    @property
+    def held(self) -> bool:
+        """Whether we hold it."""
+        return self._held
 
     @property
     def path(self) -> str:
@@ -44,6 +51,7 @@ class XtablesLock:
         try:
             self._acquire(descriptor)
             self._held = True
+            self.turn += 1
             yield
         finally:
             self._held = False

@@ -82,12 +82,22 @@ def interface(name: str) -> tuple[bytes, bytes]:
     return raw.ljust(16, b"\0"), (b"\xff" * compared).ljust(16, b"\0")
 
 
-@lru_cache(65536)
 def encode_match(match: Match, family: Family) -> bytes:
     """Any match but ``InSet``, whose bytes depend on the kernel.
 
     :raises ValueError: for a value that the kernel would take for another one.
     """
+    match match:
+        case Physdev():
+            return _encode_physdev(match)
+        case MacSource(address, inverted):
+            return extension(b"mac", 0, _MAC.pack(bytes.fromhex(address.replace(":", "")), inverted))
+    return _encode_common(match, family)
+
+
+@lru_cache(16384)
+def _encode_common(match: Match, family: Family) -> bytes:
+    """Those that many rules have alike."""
     match match:
         case Ports(protocol, source, destination):
             return _encode_ports(protocol, source or _ANY_PORT, destination or _ANY_PORT)
@@ -99,13 +109,9 @@ def encode_match(match: Match, family: Family) -> bytes:
             mask = sum(_STATE_BITS[state] for state in states)
             data = _CONNTRACK.pack(0, 0, 0, 0, 0, _CONNTRACK_STATE, inverted, mask, 0)
             return extension(b"conntrack", 3, data)
-        case Physdev():
-            return _encode_physdev(match)
         case TcpSyn(inverted):
             flags = _TCP_FLAGS_INVERTED if inverted else 0
             return extension(b"tcp", 0, _TCP.pack(*_ANY_PORT, *_ANY_PORT, 0, _TCP_FLAGS, _TCP_SYN, flags))
-        case MacSource(address, inverted):
-            return extension(b"mac", 0, _MAC.pack(bytes.fromhex(address.replace(":", "")), inverted))
         case Mark(value, mask):
             return extension(b"mark", 1, _MARK.pack(value, mask, 0))
         case LocalAddress():

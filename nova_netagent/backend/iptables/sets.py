@@ -59,7 +59,7 @@ class KernelSets:
             found = {header.name: self._read(header) for header in self._ours()}
         except OSError as e:
             raise _translated(e) from e
-        self._forget_indexes()
+        self._forget_indexes((*self._indexes, *self._absent.values()))
         return found
 
     def prepare(self, plan: SetPlan) -> None:
@@ -78,7 +78,7 @@ class KernelSets:
             raise _translated(e) from e
         finally:
             if plan.create:
-                self._forget_indexes()
+                self._forget_indexes(each.name for each in plan.create)
 
     def finish(self, plan: SetPlan) -> None:
         """Take members and sets away; a set in use does not keep the others.
@@ -101,7 +101,7 @@ class KernelSets:
             raise _translated(e) from e
         finally:
             if plan.destroy:
-                self._forget_indexes()
+                self._forget_indexes(plan.destroy)
         if in_use:
             raise RuleRefused(f"cannot remove the set {', '.join(in_use)}: it is in use")
 
@@ -208,14 +208,16 @@ class KernelSets:
     def _absent_index(self, name: str) -> int:
         index = next(
             (i for i, other in self._absent.items() if other == name),
-            _TOP_INDEX - len(self._absent),
+            min(self._absent, default=_TOP_INDEX + 1) - 1,
         )
         self._absent[index] = name
         return index
 
-    def _forget_indexes(self) -> None:
-        self._indexes.clear()
-        self._absent.clear()
+    def _forget_indexes(self, names: Iterable[str]) -> None:
+        gone = set(names)
+        for name in gone:
+            self._indexes.pop(name, None)
+        self._absent = {index: name for index, name in self._absent.items() if name not in gone}
         self.generation += 1
 
 

@@ -87,6 +87,7 @@ def jump(chain: bytes) -> bytes:
     return standard_target(chain, JUMP_MARK)
 
 
+@lru_cache(65536)
 def jump_chain(target: bytes) -> str | None:
     """The chain that a target jumps to, if it is a jump."""
     head = EXTENSION.size

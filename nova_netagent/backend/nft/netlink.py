@@ -110,6 +110,8 @@ class Netlink:
         with suppress(PermissionError):
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
         self._sequence = 0
+        self._elements: dict[tuple[TableId, str], tuple[list[bytes], tuple[Element, ...]]] = {}
+        """Of each set the last listing, as bytes and taken apart: mostly it is the same again."""
 
     def close(self) -> None:
         """Close the socket."""
@@ -208,8 +210,13 @@ class Netlink:
     def elements(self, table: TableId, set_name: str) -> list[Element]:
         """A set's elements; none when there is no such set."""
         body = attributes.string(1, table.name) + attributes.string(2, set_name)
-        answers = self._dump(_GET_ELEMENTS, table, body)
-        return [_element(each) for answer in answers if 3 in answer for each in parse_list(answer[3])]
+        raw = [answer[3] for answer in self._dump(_GET_ELEMENTS, table, body) if 3 in answer]
+        known = self._elements.get((table, set_name))
+        if known is not None and known[0] == raw:
+            return list(known[1])
+        found = [_element(each) for listed in raw for each in parse_list(listed)]
+        self._elements[table, set_name] = raw, tuple(found)
+        return found
 
     # transactions
 

@@ -35,7 +35,7 @@ class Encoder:
                 encoded[name] = known[name]
             else:
                 refuse_name(name)
-                encoded[name] = self._chain(name, chain.rules, table.id, place)
+                encoded[name] = self._chain(name, chain.explained, table.id, place)
         self._known[table.id] = (table.chains, encoded)
         hooks = tuple(
             EncodedHook(hook.chain, self._chain(hook.chain, hook.rules, table.id, place), hook.shared)

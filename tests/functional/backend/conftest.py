@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from nova_netagent.backend.iptables import IptablesBackend
+from nova_netagent.backend.iptables.commit import edit_by_libiptc, replace_table
 from tests.functional.backend import legacy
 from tests.lab import isolation
 
@@ -16,6 +17,14 @@ def empty_tables() -> Iterator[None]:
     legacy.empty()
     yield
     legacy.empty()
+
+
+@pytest.fixture(params=[replace_table, edit_by_libiptc], ids=["replace", "libiptc"])
+def either_backend(empty_tables: None, request: pytest.FixtureRequest) -> Iterator[IptablesBackend]:
+    """The same with each of the two ways to commit."""
+    made = legacy.new_backend(commit=request.param)
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -3,15 +3,17 @@
 import errno
 import os
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 
 from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.iptables import IptablesBackend
 from nova_netagent.backend.iptables import backend as backend_module
-from nova_netagent.backend.iptables.image import KernelTables, TableInfo
+from nova_netagent.backend.iptables.image import Image
 from nova_netagent.backend.iptables.layout import IPV4
 from nova_netagent.backend.iptables.libiptc import Handle
+from nova_netagent.backend.iptables.tables import KernelTables, TableInfo
 from nova_netagent.backend.iptables.targets import jump
 from nova_netagent.netfilter.rule import (
     ACCEPT,
@@ -30,7 +32,7 @@ from nova_netagent.netfilter.rule import (
 )
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
 from nova_netagent.plan import AddChain, Delete, Edit, Insert, Placement, TablePlan, plan_table
-from tests.functional.backend.legacy import FILTER, encoded, iptables, new_backend, put, save
+from tests.functional.backend.legacy import FILTER, encoded, iptables, new_backend, put, restore, save
 
 RULES = tuple(Rule(ACCEPT, protocol=6, matches=(Ports("tcp", destination=(port, port)),)) for port in (1, 2, 3))
 LINES = [f"-A probe -p tcp -m tcp --dport {port} -j ACCEPT" for port in (1, 2, 3)]
@@ -261,18 +263,23 @@ def test_only_a_changed_chain_is_encoded_anew(backend: IptablesBackend) -> None:
     assert second.chains["ours-too"] != first.chains["ours-too"]
 
 
+def fail_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The kernel replaces a table and says that it has not."""
+    replaced = KernelTables.replace
+
+    def replace_and_fail(tables: KernelTables, table: str, before: Image, after: Image) -> NoReturn:
+        replaced(tables, table, before, after)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(KernelTables, "replace", replace_and_fail)
+
+
 def test_a_commit_that_fails_after_it_was_carried_out_is_read_anew(
     backend: IptablesBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (key,) = put(backend, FILTER, "probe", RULES[:1])
     (new,) = encoded(backend, FILTER, RULES[1:2])
-    committed = Handle.commit
-
-    def commit_and_fail(handle: Handle) -> None:
-        committed(handle)
-        raise TableChanged("the counters could not be added")
-
-    monkeypatch.setattr(Handle, "commit", commit_and_fail)
+    fail_after(monkeypatch, errno.EAGAIN)
     with pytest.raises(TableChanged):
         backend.apply(TablePlan(FILTER, (Delete("probe", 0, key), Insert("probe", 0, new))))
     monkeypatch.undo()
@@ -282,10 +289,11 @@ def test_a_commit_that_fails_after_it_was_carried_out_is_read_anew(
 
 
 def test_nothing_to_do_does_not_touch_the_kernel(backend: IptablesBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(handle: Handle) -> None:
+    def fail(*_: object) -> NoReturn:
         raise AssertionError("not empty")
 
-    monkeypatch.setattr(Handle, "__enter__", fail)
+    monkeypatch.setattr(KernelTables, "read", fail)
+    monkeypatch.setattr(KernelTables, "replace", fail)
     backend.apply(TablePlan(FILTER, ()))
 
 
@@ -368,18 +376,55 @@ def test_where_the_kernel_does_not_tell_which_tables_are_loaded_all_are_looked_a
 
 
 def test_a_refusal_that_came_too_late_is_a_change(backend: IptablesBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    committed = Handle.commit
-
-    def commit_and_fail(handle: Handle) -> None:
-        committed(handle)
-        raise RuleRefused("EINVAL when the counters were added")
-
-    monkeypatch.setattr(Handle, "commit", commit_and_fail)
+    fail_after(monkeypatch, errno.EINVAL)
     with pytest.raises(TableChanged):
         put(backend, FILTER, "probe", RULES)
     monkeypatch.undo()
     put(backend, FILTER, "probe", RULES[:1])
     assert save(FILTER) == [LINES[0], *LINES]
+
+
+def test_counters_that_cannot_be_added_any_more_are_a_change(
+    backend: IptablesBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(backend, FILTER, "probe", RULES[:1])
+    restore(4, "*filter\n[3:252] -A INPUT -j ACCEPT\nCOMMIT\n", "--noflush", "-c")
+    backend.read(FILTER, fresh=True)
+    add = KernelTables.add_counters
+
+    def add_too_late(tables: KernelTables, table: str, counters: bytes) -> None:
+        iptables(FILTER, "-A OUTPUT -j DROP")
+        add(tables, table, counters)
+
+    monkeypatch.setattr(KernelTables, "add_counters", add_too_late)
+    (key,) = encoded(backend, FILTER, RULES[1:2])
+    with pytest.raises(TableChanged, match="counters"):
+        backend.apply(TablePlan(FILTER, (Insert("probe", 0, key),)))
+    monkeypatch.undo()
+    with pytest.raises(TableChanged, match="read first"):
+        backend.apply(TablePlan(FILTER, (Insert("probe", 0, key),)))
+    assert backend.read(FILTER, fresh=False)["OUTPUT"] != ()
+    assert LINES[1] in save(FILTER)
+
+
+def test_a_table_is_read_once_under_one_lock(backend: IptablesBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    (key,) = encoded(backend, FILTER, [Rule(DROP)])
+    tables: list[str] = []
+    read = KernelTables.read
+
+    def counted(kernel: KernelTables, table: str, previous: Image | None = None) -> Image:
+        tables.append(table)
+        return read(kernel, table, previous)
+
+    monkeypatch.setattr(KernelTables, "read", counted)
+    with backend.locked():
+        backend.read(FILTER, fresh=True)
+        backend.apply(TablePlan(FILTER, (Insert("INPUT", 0, key),)))
+        backend.apply(TablePlan(FILTER, (Insert("INPUT", 0, key),)))
+    assert len(tables) == 1
+    backend.apply(TablePlan(FILTER, (Delete("INPUT", 0, key),)))
+    assert len(tables) == 2
+    assert save(FILTER) == ["-A INPUT -j DROP"]
 
 
 def test_no_descriptor_is_left_open(backend: IptablesBackend) -> None:

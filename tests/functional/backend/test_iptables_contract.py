@@ -39,8 +39,8 @@ class KernelWorld:
 
 
 @pytest.fixture
-def world(backend: IptablesBackend) -> KernelWorld:
-    return KernelWorld(backend)
+def world(either_backend: IptablesBackend) -> KernelWorld:
+    return KernelWorld(either_backend)
 
 
 class TestIptablesBackend(BackendContract):

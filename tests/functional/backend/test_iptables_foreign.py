@@ -5,11 +5,12 @@ import re
 import pytest
 
 from nova_netagent.backend.iptables import IptablesBackend
+from nova_netagent.backend.iptables.commit import edit_by_libiptc, replace_table
 from nova_netagent.backend.iptables.entry import decode, encode
-from nova_netagent.backend.iptables.image import KernelTables
+from nova_netagent.backend.iptables.tables import KernelTables
 from nova_netagent.netfilter.rule import ACCEPT, DROP, Comment, Family, Jump, Opaque, Ports, Rule, TableId
-from nova_netagent.plan import AddChain, Delete, Insert, RemoveChain, TablePlan
-from tests.functional.backend.legacy import FILTER, encoded, iptables, put, restore, run, save
+from nova_netagent.plan import AddChain, Delete, Edit, Insert, RemoveChain, TablePlan
+from tests.functional.backend.legacy import FILTER, encoded, iptables, new_backend, put, restore, run, save
 
 FILTER_4 = """\
 *filter
@@ -116,7 +117,7 @@ RULES = [
 
 
 @pytest.fixture(params=RULES, ids=lambda param: f"{param[1]}-{param[0]}")
-def foreign(backend: IptablesBackend, request: pytest.FixtureRequest) -> TableId:
+def foreign(empty_tables: None, request: pytest.FixtureRequest) -> TableId:
     """A table full of other programs' rules."""
     family: Family
     family, name, lines = request.param
@@ -129,7 +130,8 @@ def hook(table: TableId) -> str:
     return "OUTPUT" if table.name == "raw" else "INPUT"
 
 
-def test_foreign_rules_and_counters_survive_our_commits(backend: IptablesBackend, foreign: TableId) -> None:
+def test_foreign_rules_and_counters_survive_our_commits(either_backend: IptablesBackend, foreign: TableId) -> None:
+    backend = either_backend
     before = save(foreign, "-c")
     bytes_before = as_bytes(foreign)
     assert sum("-A" in line for line in before) >= 3
@@ -142,6 +144,46 @@ def test_foreign_rules_and_counters_survive_our_commits(backend: IptablesBackend
         backend.apply(TablePlan(foreign, (Delete(hook(foreign), 0, drop), RemoveChain("ours"))))
     assert save(foreign, "-c") == before
     assert as_bytes(foreign) == bytes_before
+
+
+def test_both_ways_to_commit_leave_the_same_bytes(empty_tables: None, foreign: TableId) -> None:
+    left = []
+    for commit in (replace_table, edit_by_libiptc):
+        backend = new_backend(commit=commit)
+        keys = encoded(backend, foreign, [Rule(Jump("ours-b")), Rule(Jump("zz-ours")), Rule(DROP), Rule(ACCEPT)])
+        to_b, to_z, drop, accept = keys
+        made = (AddChain("zz-ours"), AddChain("ours-b"), AddChain("ours-a"), Insert("zz-ours", 0, drop))
+        linked = (Insert("ours-b", 0, to_z), Insert("ours-b", 1, accept), Insert("ours-a", 0, to_b))
+        backend.apply(read(backend, foreign, *made, *linked, Insert(hook(foreign), 0, to_b)))
+        predicted = kernels_bytes(foreign)
+        backend.apply(read(backend, foreign, Insert(hook(foreign), 1, drop), Delete("ours-b", 1, accept)))
+        left.append((predicted, kernels_bytes(foreign)))
+        backend.apply(
+            read(
+                backend,
+                foreign,
+                Delete(hook(foreign), 1, drop),
+                Delete(hook(foreign), 0, to_b),
+                *map(RemoveChain, ("ours-a", "ours-b", "zz-ours")),
+            )
+        )
+        left[-1] += (kernels_bytes(foreign),)
+        backend.close()
+    assert left[0] == left[1]
+
+
+def read(backend: IptablesBackend, table: TableId, *edits: Edit[bytes]) -> TablePlan[bytes]:
+    backend.read(table, fresh=False)
+    return TablePlan(table, edits)
+
+
+def kernels_bytes(table: TableId) -> bytes:
+    """The table as the kernel gives it, counters included."""
+    reader = KernelTables(table.family)
+    try:
+        return bytes(reader.read(table.name).blob)
+    finally:
+        reader.close()
 
 
 def as_bytes(table: TableId) -> dict[str, tuple[bytes, ...]]:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nova_netagent.compile import dispatch
-from nova_netagent.compile.dispatch import LEAF, AddressEntry, DeviceEntry
+from nova_netagent.compile.dispatch import LEAF, AddressEntry, DeviceEntry, Enter, Node
+from nova_netagent.compile.memo import Memo
 from nova_netagent.model import values
 from nova_netagent.model.values import Prefix
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME, Owner
@@ -22,15 +23,21 @@ Nodes = Iterator[tuple[str, tuple[Rule, ...]]]
 
 
 def address_tree(root: str, entries: Sequence[AddressEntry], owner: Owner) -> Nodes:
-    tree = dispatch.address_tree(entries)
-    return dispatch.write(root, tree, dispatch.name_nodes(dispatch.keys_of(tree)), dispatch.enter_prefix, owner)
+    return written(root, dispatch.address_tree(entries, Memo()), dispatch.enter_prefix, owner)
 
 
 def device_tree(
     root: str, entries: Sequence[DeviceEntry], tail: Sequence[Rule], side: Callable[[str], Physdev], owner: Owner
 ) -> Nodes:
-    tree = dispatch.device_tree(entries, tail)
-    return dispatch.write(root, tree, dispatch.name_nodes(dispatch.keys_of(tree)), dispatch.enter_names(side), owner)
+    return written(root, dispatch.device_tree(entries, tail, Memo()), dispatch.enter_names(side), owner)
+
+
+def written(root: str, tree: Node, enter: Enter, owner: Owner) -> Nodes:
+    """The chains of a tree by name, without the wrap name; the root first."""
+    way = dispatch.Way(dispatch.name_nodes(tree.keys), enter, owner)
+    yield root, way.root(tree)
+    for name, chain in way.below(tree, Memo()).items():
+        yield name.removeprefix(f"{owner.wrap_name}-"), chain.rules
 
 
 thorough = settings(deadline=None, max_examples=150)

@@ -1,5 +1,7 @@
 """A change costs what it touches: what did not change is the same object."""
 
+from collections.abc import Mapping
+
 from nova_netagent.compile import Compiler
 from nova_netagent.compile.memo import Memo
 from nova_netagent.events import Delete, Event, Put, fold
@@ -160,3 +162,90 @@ def test_an_equal_value_is_interned() -> None:
     assert memo.intern("key", equal) is first
     memo.forget_unused()
     assert memo.intern("key", other) is other
+
+
+# --- many results under one key
+
+
+class Sources:
+    """What many results are made from, and a count of how often they are."""
+
+    def __init__(self) -> None:
+        self.memo = Memo()
+        self.made: list[str] = []
+
+    def results(self, sources: Mapping[str, object], *depends_on: object) -> Mapping[str, object]:
+        def make(id_: str, source: object, _last: object) -> object:
+            self.made.append(id_)
+            return [source]
+
+        found = self.memo.each("key", sources, depends_on, make)
+        self.memo.forget_unused()
+        return found
+
+
+def test_of_many_results_those_are_made_whose_source_is_another_object() -> None:
+    many, common = Sources(), object()
+    first = many.results({"a": "A", "b": "B", "c": "C"}, common)
+    second = many.results({"a": "A", "b": "other", "d": "D"}, common)
+    assert many.made == ["a", "b", "c", "b", "d"]
+    assert second == {"a": ["A"], "b": ["other"], "d": ["D"]}
+    assert second["a"] is first["a"]
+
+
+def test_many_results_that_are_the_same_are_the_same_mapping() -> None:
+    many, common = Sources(), object()
+    first = many.results({"a": "A", "b": "B"}, common)
+    assert many.results({"a": "A", "b": "B"}, common) is first
+    assert many.results({"a": "A", "b": "B"}, object()) is first, "made anew, and equal"
+    assert list(many.results({"b": "B", "a": "A"}, common)) == ["b", "a"]
+    assert many.made == ["a", "b", "a", "b", "b", "a"]
+
+
+def test_of_what_all_depend_on_each_is_asked_what_it_needs() -> None:
+    memo, made = Memo(), []
+    sources = {"a": "x", "b": "y"}
+
+    def results(common: Mapping[str, int]) -> Mapping[str, int]:
+        def make(id_: str, source: str, _last: int | None) -> int:
+            made.append(id_)
+            return common[source]
+
+        found = memo.each("key", sources, (common,), make, lambda _, source: (common[source],))
+        memo.forget_unused()
+        return found
+
+    assert results({"x": 1, "y": 2}) == {"a": 1, "b": 2}
+    assert results({"x": 1, "y": 3}) == {"a": 1, "b": 3}
+    assert made == ["a", "b", "b"]
+
+
+def test_a_part_that_was_not_asked_for_keeps_everything() -> None:
+    memo = Memo()
+    first = memo.part("trees").get("key", (), object)
+    for _ in range(3):
+        memo.forget_unused()
+    assert memo.part("trees").get("key", (), object) is first
+    memo.forget_unused()
+    memo.part("trees")
+    memo.forget_unused()
+    assert memo.part("trees").get("key", (), object) is not first
+
+
+def test_what_is_kept_is_not_forgotten() -> None:
+    memo = Memo()
+    first, other = memo.get("kept", (), object), memo.get("other", (), object)
+    memo.forget_unused()
+    memo.keep(["kept", "unknown"])
+    memo.forget_unused()
+    assert memo.get("kept", (), object) is first
+    assert memo.get("other", (), object) is not other
+
+
+def test_equal_rules_of_many_chains_are_one_object_and_each_says_whose_it_is() -> None:
+    told = Told()
+    one, other = (told.compiled.ruleset.tables[FILTER].chains[f"nova-netagent-inst-a000000{n}"] for n in (1, 3))
+    assert all(a is b for a, b in zip(one.rules, other.rules, strict=True))
+    assert one.explained[0].origin == ("instances", make_instance(1).id, "replies")
+    assert [rule.origin for rule in other.explained] == list(other.origins())
+    assert ("security_groups", group_id(2), "") in other.origins()

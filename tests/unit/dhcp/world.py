@@ -28,7 +28,7 @@ class Compiling:
         """The services of a state."""
         resolved = resolve(state, self.settings, {}, self._memo)
         owner = Owner(self.settings.firewall.wrap_name)
-        scope = Scope(resolved, self.settings, owner, names_of(resolved), self.families)
+        scope = Scope(resolved, self.settings, owner, names_of(resolved, self._memo), self.families)
         found = dhcp.services(scope, state, self._memo)
         self._memo.forget_unused()
         return found

@@ -10,6 +10,7 @@ from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.compile import empty_ruleset
 from nova_netagent.engine import Change, Look, NotApplied
 from nova_netagent.events import Put
+from nova_netagent.model import DesiredState
 from nova_netagent.netfilter.rule import DROP, Rule, TableId
 from nova_netagent.plan_links import LinkPlan
 from nova_netagent.store import StoreError
@@ -206,6 +207,37 @@ def test_a_batch_is_one_commit_a_table(host: Host) -> None:
     commits = host.backend.commits
     host.put(*(make_instance(n) for n in range(1, 51)))
     assert host.backend.commits - commits == 4  # filter and raw of both families
+
+
+def test_what_comes_while_a_change_is_saved_shares_its_commit(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a question that came between is answered afterwards."""
+    host.put(make_network(1), make_group(1))
+    later = [Change(Put(make_instance(number))) for number in (2, 3)]
+    question = Look(lambda engine: sorted(engine.view.state.instances))
+    save, applies = host.engine.store.save, []
+
+    def save_while_others_come(*states: DesiredState) -> None:
+        if later:
+            host.engine.submit(later[0])
+            host.engine.submit(question)
+            host.engine.submit(later[1])
+            asked.extend(later)
+            later.clear()
+        save(*states)
+
+    asked: list[Change] = []
+    monkeypatch.setattr(host.engine.store, "save", save_while_others_come)
+    apply = host.engine.reconciler.apply
+    monkeypatch.setattr(
+        host.engine.reconciler, "apply", lambda *what, **how: (applies.append(1), apply(*what, **how))[1]
+    )
+    first = Change(Put(make_instance(1)))
+    host.engine.serve([first])
+    assert [each.answer.result().change for each in (first, *asked)] == ["created"] * 3
+    assert len(applies) == 1
+    assert not question.answer.done()
+    host.engine.serve(host.engine._take())
+    assert question.answer.result() == sorted(make_instance(number).id for number in (1, 2, 3))
 
 
 def test_a_plan_of_an_event_changes_nothing(host: Host) -> None:

@@ -16,6 +16,7 @@ from nova_netagent.netfilter.owner import (
     Owner,
     digest,
     short_ids,
+    short_names,
 )
 
 OWNER = Owner("nova-netagent")
@@ -197,3 +198,10 @@ def test_an_id_that_shares_its_digits_with_nobody_keeps_them(ids: list[object]) 
 
 def test_a_digest_is_sha1() -> None:
     assert digest("10.0.0.0/28")[:8] == sha("10.0.0.0/28")
+
+
+@given(st.lists(st.text("01", min_size=9, max_size=12), unique=True))
+def test_short_names_are_short_ids(ids: list[str]) -> None:
+    names, found = short_names(ids), short_ids(ids)
+    assert {id_: names[id_] for id_ in ids} == found
+    assert len(names.exceptions) <= len(ids)

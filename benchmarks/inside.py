@@ -1,0 +1,140 @@
+"""What is measured in a process of its own, in a host's namespace: one kernel, one thread, one memory."""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.figures import timed
+from benchmarks.scene import CONFIG, Scene
+from nova_netagent import wiring
+from nova_netagent.backend.iptables.entry import encode
+from nova_netagent.backend.iptables.libiptc import Handle
+from nova_netagent.backend.iptables.tables import KernelTables
+from nova_netagent.cmd.agent import collect_rarely
+from nova_netagent.compile import Compiler
+from nova_netagent.events import Put, Replace, fold
+from nova_netagent.metrics import Metrics
+from nova_netagent.model import DesiredState
+from nova_netagent.netfilter.rule import RETURN, Family, Rule, TableId
+from nova_netagent.reconcile import Reconciler
+from nova_netagent.settings import MetadataSettings, NetworkSettings, Settings
+from tests.lab import Namespace
+
+CHANGED_BY_AN_INSTANCE = [TableId(family, table) for family in (4, 6) for table in ("raw", "filter")]
+_MEMBERS = 20
+
+
+def run(host: Namespace, name: str, *arguments: Any) -> Any:
+    """Run a function of this module in a process of its own in a host."""
+    program = f"from benchmarks import inside; inside.answer({name!r}, {json.dumps(arguments)})"
+    done = host.run([sys.executable, "-c", program])
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def answer(name: str, arguments: list[Any]) -> None:
+    """Print what a function of this module finds."""
+    collect_rarely()
+    print(json.dumps(globals()[name](*arguments)))
+
+
+class _Host:
+    """Compiler and kernel of one host, rules only."""
+
+    def __init__(self, folder: str) -> None:
+        self.settings = Settings(
+            state_path=folder,
+            network=NetworkSettings(
+                (CONFIG["network"]["fixed_range"],), CONFIG["DEFAULT"]["my_ip"], "eth0", manage_links=False
+            ),
+            metadata=MetadataSettings(CONFIG["DEFAULT"]["my_ip"]),
+        )
+        host = replace(wiring.open_host(self.settings, Metrics()), frames=None)
+        host.rules.tables()
+        self.compiler = Compiler(self.settings)
+        store = wiring.open_store(self.settings)
+        self._reconciler = Reconciler(self.settings.firewall, host, store, Metrics())
+
+    def apply(self, state: DesiredState, *, verify: bool = False) -> None:
+        """From the model in memory to rules in the kernel."""
+        self._reconciler.apply(self.compiler.compile(state), verify=verify)
+
+
+def cold(size: int, shared: int) -> float:
+    """A whole state."""
+    with tempfile.TemporaryDirectory() as folder:
+        desired = fold(DesiredState(), Replace(Scene(size, shared).state()), 0.0)
+        host = _Host(folder)
+        return timed(lambda: host.apply(desired, verify=True))
+
+
+def member(size: int, shared: int, runs: int) -> tuple[float, float]:
+    """One remote member more, and one commit of the table that would hold it as rules."""
+    scene = Scene(size, shared, remote=True)
+    ours, commits = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        state = fold(DesiredState(), Replace(scene.state()), 0.0)
+        host = _Host(folder)
+        host.apply(state, verify=True)
+        # The first one makes the set.
+        for number in range(runs + 2):
+            more = tuple(f"192.0.2.{index}" for index in range(1, number + 2))
+            state = fold(state, Put(scene.group(1, members=more)), 0.0)
+            ours.append(timed(lambda state=state: host.apply(state)))  # type: ignore[misc]
+            commits.append(_commit([TableId(4, "filter")]))
+    return statistics.median(ours[2:]), statistics.median(commits[2:])
+
+
+def bare_commit(runs: int) -> float:
+    """Each table that an instance more changes, read and replaced by bare system calls."""
+    return _median(runs, lambda: _commit(CHANGED_BY_AN_INSTANCE))
+
+
+def bare_read(runs: int) -> float:
+    """All tables, read by bare system calls."""
+    everything = [TableId(family, name) for family in (4, 6) for name in ("filter", "nat", "mangle", "raw")]
+    kernels = {family: KernelTables(family) for family in (4, 6)}  # type: ignore[arg-type]
+
+    def read() -> float:
+        start = time.perf_counter()
+        for table in everything:
+            kernels[table.family].entries(table.name)
+        return (time.perf_counter() - start) * 1000
+
+    return _median(runs, read)
+
+
+def libiptc_commit(runs: int) -> float:
+    """A rule more in each of these tables: the least that libiptc can do for it."""
+    return _median(runs, lambda: timed(_libiptc))
+
+
+def _commit(tables: list[TableId]) -> float:
+    kernels: dict[Family, KernelTables] = {family: KernelTables(family) for family in (4, 6)}
+    spent = 0.0
+    for table in tables:
+        kernel = kernels[table.family]
+        image = kernel.read(table.name)
+        spent += timed(lambda kernel=kernel, table=table: kernel.entries(table.name))  # type: ignore[misc]
+        spent += timed(lambda kernel=kernel, table=table, image=image: kernel.replace(table.name, image, image))  # type: ignore[misc]
+    for kernel in kernels.values():
+        kernel.close()
+    return spent
+
+
+def _libiptc() -> None:
+    for table in CHANGED_BY_AN_INSTANCE:
+        with Handle(table) as handle:
+            handle.append(
+                "PREROUTING" if table.name == "raw" else "FORWARD", encode(Rule(RETURN), table.family, lambda _: 0)
+            )
+            handle.commit()
+
+
+def _median(runs: int, function: Callable[[], float]) -> float:
+    function()
+    return statistics.median(function() for _ in range(runs))

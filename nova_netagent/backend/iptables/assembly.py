@@ -1,0 +1,317 @@
+"""A table from another one: what a plan leaves is copied, what it edits is put in its place.
+
+The kernel has every jump as an offset into the table, so those are said anew. Chains lie as
+libiptc has them: the built-in ones in the order of their hooks, then the others by name.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+
+from nova_netagent.backend import RuleRefused, TableChanged
+from nova_netagent.backend.iptables.image import Chains, Image, Keys
+from nova_netagent.backend.iptables.layout import (
+    COUNTERS,
+    ERROR_NAME,
+    ERROR_TARGET_SIZE,
+    EXTENSION,
+    LAYOUTS,
+    OFFSETS,
+    ROOM,
+    STANDARD_TARGET,
+    encoded_name,
+    standard_target,
+)
+from nova_netagent.backend.iptables.targets import FALL_THROUGH, VERDICTS, jump_chain
+from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
+from nova_netagent.netfilter.rule import Family, TableId
+from nova_netagent.plan import AddChain, Delete, Insert, RemoveChain, TablePlan
+
+_FEW = 8
+_TARGET = STANDARD_TARGET.size
+_MARK_NAME = ERROR_TARGET_SIZE - EXTENSION.size
+_VERDICT_FROM_END = _TARGET - EXTENSION.size
+_SAID = {standard_target(name.encode()): standard_target(b"", number) for name, number in VERDICTS.items()}
+
+
+@dataclass
+class _Edited:
+    """A chain that a plan edits, as it will be."""
+
+    keys: list[bytes]
+    places: list[int]
+    """By rule its number in the chain as it was, -1 for one that is new."""
+
+
+class _Splice(NamedTuple):
+    """Where a table is another one afterwards."""
+
+    number: int
+    """Of the chain that is edited or removed; a new one goes before the chain of this number."""
+    is_new: bool
+    name: str
+    chain: _Edited | None
+    """``None``: it is removed."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What goes into the kernel in the place of a table."""
+
+    before: Image
+    image: Image
+    splices: Sequence[_Splice]
+
+    def counters(self, old: bytearray) -> bytes | None:
+        """What the entries that stay had counted, for ``add_counters``; ``None`` where that is nothing.
+
+        :param old: the counters of the table's entries when it was replaced.
+        """
+        if old.count(0) == len(old):
+            return None
+        firsts = _first_entries(self.before)
+        size = COUNTERS.size
+        parts: list[bytes | bytearray] = []
+
+        def keep(first: int, count: int = 1) -> None:
+            parts.append(old[first * size : (first + count) * size])
+
+        done = 0
+        for number, is_new, _name, chain in self.splices:
+            keep(firsts[done], firsts[number] - firsts[done])
+            done = number if is_new else number + 1
+            if chain is None:
+                continue
+            if is_new:
+                parts.append(bytes((len(chain.keys) + 2) * size))
+                continue
+            mark = 0 if number < len(self.before.hooks) else 1
+            keep(firsts[number], mark)
+            for place in chain.places:
+                if place < 0:
+                    parts.append(bytes(size))
+                else:
+                    keep(firsts[number] + mark + place)
+            keep(firsts[number + 1] - 1)
+        keep(firsts[done], firsts[-1] + 1 - firsts[done])
+        return b"".join(parts)
+
+
+class _Links(NamedTuple):
+    """Where the rules of a chain have offsets: in units of 4 bytes from its first rule."""
+
+    jumps: tuple[tuple[int, str], ...]
+    falls: tuple[tuple[int, int], ...]
+    """Rules without a target go on at the next one: where that is, in bytes from the first."""
+
+
+_Said = tuple[bytes, str | None]
+"""A rule as the kernel has it, its offset left open, and where it jumps to: ``""`` is the next rule."""
+
+
+class Assembler:
+    """Assembles one table after another, remembering where the jumps of a chain are.
+
+    :param encoded: gives the keys of a chain as they were encoded: a chain that will hold
+        them is remembered by that object.
+    """
+
+    def __init__(self, table: TableId, encoded: Callable[[str], Keys | None]) -> None:
+        self._table = table
+        self._layout = LAYOUTS[table.family]
+        # The entry with which a user-defined chain begins, but for its name.
+        self._mark = _entry(table.family, EXTENSION.pack(ERROR_TARGET_SIZE, ERROR_NAME, 0), _MARK_NAME)
+        self._policy = _entry(table.family, standard_target(b"", VERDICTS["RETURN"]))
+        self._encoded = encoded
+        self._linked: Chains = {}
+        self._links: dict[str, _Links] = {}
+        """By chain, of the table that was linked last."""
+
+    def replacement(self, plan: TablePlan[bytes], before: Image) -> Replacement:
+        """The table after a plan.
+
+        :raises RuleRefused: an edit that does not fit the table, or a jump to a chain that is not there.
+        :raises TableChanged: another rule than the plan says stands where one is to be taken out.
+        """
+        edited = _edited_chains(plan, before)
+        chains = self._chains_after(before, edited)
+        splices = _splices(before, edited)
+        pieces: list[bytes | bytearray | memoryview] = [bytes(ROOM)]
+        names: list[str] = []
+        starts: list[int] = []
+        said: dict[bytes, _Said] = {}
+        if self._linked is not before.chains:
+            self._links = {name: self._take_apart(keys, said, []) for name, keys in before.chains.items()}
+        self._linked = {}  # until all is well
+        for name in edited:
+            self._links.pop(name, None)
+        done = at = 0
+        with memoryview(before.blob) as old:
+            for splice in [*splices, _Splice(len(before.names), True, "", None)]:
+                # What lies between is copied as it is.
+                low, high = before.starts[done], before.starts[splice.number]
+                pieces.append(old[ROOM + low : ROOM + high])
+                names += before.names[done : splice.number]
+                shift = at - low
+                starts += [start + shift for start in before.starts[done : splice.number]]
+                at += high - low
+                done = splice.number if splice.is_new else splice.number + 1
+                if splice.chain is not None:
+                    written = self._write(splice, chains[splice.name], before, said)
+                    names.append(splice.name)
+                    starts.append(at)
+                    at += len(written)
+                    pieces.append(written)
+            pieces.append(old[ROOM + before.starts[-1] :])
+            blob = bytearray().join(pieces)
+            pieces.clear()
+        image = Image(blob, before.hooks, tuple(names), (*starts, at), chains)
+        self._link(image)
+        self._linked = chains
+        return Replacement(before, image, splices)
+
+    def _chains_after(self, before: Image, edited: Mapping[str, _Edited | None]) -> Chains:
+        chains = dict(before.chains)
+        for name, chain in edited.items():
+            if chain is None:
+                del chains[name]
+            else:
+                keys, encoded = tuple(chain.keys), self._encoded(name)
+                chains[name] = encoded if encoded is not None and encoded == keys else keys
+        return chains
+
+    def _write(self, splice: _Splice, keys: Keys, before: Image, said: dict[bytes, _Said]) -> bytes:
+        """A chain's entries, its jumps left open; where they are is remembered."""
+        is_builtin = splice.number < len(before.hooks) and not splice.is_new
+        entries = [] if is_builtin else [self._mark + encoded_name(splice.name).ljust(_MARK_NAME, b"\0")]
+        self._links[splice.name] = self._take_apart(keys, said, entries)
+        if is_builtin:
+            end = before.span(splice.number).stop
+            entries.append(bytes(before.blob[end - self._layout.policy_size : end]))
+        else:
+            entries.append(self._policy)
+        return b"".join(entries)
+
+    def _take_apart(self, keys: Keys, said: dict[bytes, _Said], entries: list[bytes]) -> _Links:
+        """Add the entries of a chain, and give back where its jumps are."""
+        jumps: list[tuple[int, str]] = []
+        falls: list[tuple[int, int]] = []
+        at = 0
+        # A plain loop: on a cold start it runs for every rule there is.
+        for key in keys:
+            found = said.get(key)
+            if found is None:
+                found = said[key] = self._say(key)
+            entry, target = found
+            entries.append(entry)
+            at += len(key)
+            if target:
+                jumps.append(((at - _VERDICT_FROM_END) >> 2, target))
+            elif target is not None:
+                falls.append(((at - _VERDICT_FROM_END) >> 2, at))
+        return _Links(tuple(jumps), tuple(falls))
+
+    def _say(self, key: bytes) -> _Said:
+        target_at = len(key) - _TARGET
+        if OFFSETS.unpack_from(key, self._layout.nfcache_at)[1] != target_at:
+            return key, None
+        target = key[target_at:]
+        verdict = _SAID.get(target)
+        if verdict is not None:
+            return key[:target_at] + verdict, None
+        if target == FALL_THROUGH:
+            return key, ""
+        chain = jump_chain(target)
+        return (key, None) if chain is None else (key[:target_at] + FALL_THROUGH, chain)
+
+    def _link(self, image: Image) -> None:
+        """Say where every jump leads."""
+        begin = dict(zip(image.names, image.starts, strict=False))
+        builtin = frozenset(image.names[: len(image.hooks)])
+        mark = self._layout.mark_size
+        with memoryview(image.blob) as whole, whole.cast("i") as words:
+            for name, (jumps, falls) in self._links.items():
+                start = begin[name] if name in builtin else begin[name] + mark
+                first = (ROOM + start) >> 2
+                for place, target in jumps:
+                    if target not in begin or target in builtin:
+                        raise RuleRefused(f"{self._table}: there is no chain {target} to jump to")
+                    words[first + place] = begin[target] + mark
+                for place, fall in falls:
+                    words[first + place] = start + fall
+
+
+def _edited_chains(plan: TablePlan[bytes], before: Image) -> dict[str, _Edited | None]:
+    """The chains that a plan touches, afterwards; ``None`` for one that it removes.
+
+    :raises RuleRefused: an edit that does not fit the table.
+    :raises TableChanged: another rule than the plan says stands where one is to be taken out.
+    """
+    chains = before.chains
+    builtin = before.names[: len(before.hooks)]
+    edited: dict[str, _Edited | None] = {}
+    name, chain = "", None
+    for edit in plan.edits:
+        if edit.chain != name:
+            name = edit.chain
+            if name in edited:
+                chain = edited[name]
+            elif name in chains:
+                keys = chains[name]
+                chain = edited[name] = _Edited(list(keys), list(range(len(keys))))
+            else:
+                chain = None
+        match edit:
+            case Insert() if chain is not None and edit.index <= len(chain.keys):
+                chain.keys.insert(edit.index, edit.key)
+                chain.places.insert(edit.index, -1)
+            case Delete() if chain is not None and edit.index < len(chain.keys):
+                if chain.keys[edit.index] != edit.key:
+                    raise TableChanged(f"{plan.table}: {name} has another rule at {edit.index + 1} than was planned")
+                del chain.keys[edit.index], chain.places[edit.index]
+            case AddChain() if chain is None:
+                _check_name(plan.table, name)
+                chain = edited[name] = _Edited([], [])
+            case RemoveChain() if chain is not None and name not in builtin:
+                chain = edited[name] = _Edited([], []) if edit.flush_only else None
+            case Insert() | Delete():
+                raise RuleRefused(f"{plan.table}: there is no place {edit.index + 1} in {name}")
+            case _:
+                raise RuleRefused(f"{plan.table}: {type(edit).__name__} does not fit the chain {name}")
+    return edited
+
+
+def _splices(before: Image, edited: Mapping[str, _Edited | None]) -> list[_Splice]:
+    """The chains that are edited, new or removed, in the order of the table: who is there keeps its place."""
+    user = len(before.hooks)
+    numbers = {name: number for number, name in enumerate(before.names)} if len(edited) > _FEW else None
+    found = []
+    for name, chain in edited.items():
+        if name not in before.chains:
+            found.append(_Splice(bisect_left(before.names, name, user), True, name, chain))
+        else:
+            number = before.names.index(name) if numbers is None else numbers[name]
+            found.append(_Splice(number, False, name, chain))
+    # Of the new ones and the edited one at a place, the new ones go before it, by name.
+    return sorted(found, key=lambda splice: (splice.number, not splice.is_new, splice.name))
+
+
+def _check_name(table: TableId, chain: str) -> None:
+    if not 1 <= len(chain if chain.isascii() else encoded_name(chain)) <= MAX_CHAIN_NAME:
+        raise RuleRefused(f"{table}: {chain!r} is not a chain name: 1 to {MAX_CHAIN_NAME} characters")
+
+
+def _first_entries(image: Image) -> list[int]:
+    """By chain the number of its first entry; then that of the entry at the end."""
+    user = len(image.hooks)
+    counts = [len(image.chains[name]) + (1 if number < user else 2) for number, name in enumerate(image.names)]
+    return list(accumulate(counts, initial=0))
+
+
+def _entry(family: Family, target: bytes, more: int = 0) -> bytes:
+    """An entry that matches everything, with so many bytes more to come."""
+    layout = LAYOUTS[family]
+    offsets = OFFSETS.pack(0, layout.size, layout.size + len(target) + more)
+    return bytes(layout.nfcache_at) + offsets + bytes(layout.size - layout.comefrom_at) + target
