@@ -13,7 +13,8 @@ from nova_netagent.backend.nftables import allowances, dispatch, layout, members
 from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.keys import key as key_of
 from nova_netagent.backend.nftables.names import BASE_CHAINS, Names
-from nova_netagent.compile.dispatch import AddressEntry, address_tree, enter_prefix, keys_of, name_nodes, write
+from nova_netagent.compile.dispatch import AddressEntry, Way, address_tree, enter_prefix, name_nodes
+from nova_netagent.compile.memo import Memo
 from nova_netagent.model import values
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.packet import Packet, matches, walk
@@ -169,8 +170,10 @@ def test_the_maps_of_the_dispatch_lead_where_the_tree_does(
         prefix = values.prefix(f"10.0.0.{host}/32")
         rule = Rule(Jump(f"c{host}"), destination=values.prefix_text(prefix), matches=(CALLED,))
         entries.append(AddressEntry(prefix, rule))
-    tree = address_tree(entries)
-    chains = dict(write("local", tree, name_nodes(keys_of(tree)), enter_prefix, owner))
+    tree, memo = address_tree(entries, Memo()), Memo()
+    way = Way(name_nodes(tree.keys), enter_prefix, owner)
+    below = {name.removeprefix("ours-"): chain.rules for name, chain in way.below(tree, memo).items()}
+    chains = {"local": way.root(tree), **below}
     head = "ours-"
     keys = {
         name: tuple(dispatch.classified(key_of(rule, 4, str), 4, head, str) for rule in rules)
