@@ -3,6 +3,7 @@
 It refuses what dnsmasq and the kernel refuse, and what would do harm with dnsmasq 2.90.
 """
 
+import errno
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -101,6 +102,7 @@ class FakeSystem:
     :ivar slow: started processes begin only when the test says so.
     :ivar stubborn: processes do not end on SIGTERM.
     :ivar busy: lease files are being written.
+    :ivar stuck: files that cannot be removed, by bridge and suffix.
     :ivar deaf: a DHCPRELEASE is not heard, as behind a packet filter that drops it.
     """
 
@@ -110,6 +112,7 @@ class FakeSystem:
         self.started: list[FakeProcess] = []
         self.fail: dict[str, str] = {}
         self.no_program = False
+        self.stuck: set[tuple[str, str]] = set()
         self.slow = False
         self.stubborn = False
         self.deaf = False
@@ -160,6 +163,8 @@ class FakeSystem:
     def remove(self, bridge: str, suffix: str) -> None:
         """Remove a file."""
         assert suffix != LEASES or bridge not in self.processes, "dnsmasq has it open"
+        if (bridge, suffix) in self.stuck:
+            raise PermissionError(errno.EACCES, "Permission denied", f"{bridge}.{suffix}")
         self.files.pop((bridge, suffix), None)
 
     def release(self, bridge: str, server: str, address: str, mac: str) -> None:

@@ -35,6 +35,8 @@ STABLE = 10.0
 """Seconds after which a server that ends has not failed to start."""
 READY_POLL, READY_LONGEST = 0.005, 5.0
 """Seconds to the first look whether it is ready, doubled each time; after the longest it is taken for ready."""
+STUMBLED = 5.0
+"""Seconds to the next attempt when the host does not let us signal a process or remove a file."""
 PATIENCE = 2.0
 """Seconds that it has to end."""
 RELEASE_PAUSE = 0.05
@@ -93,6 +95,8 @@ class Server:
         self._before: frozenset[Pair] | None = None
         """The hosts before those that the leases were not compared with yet."""
         self._looks = 0
+        self._stumbled: float | None = None
+        """When it is tried again what the host did not let us do."""
         self._doomed: set[Pair] = set()
         self._doom: float | None = None
         """When the doomed leases must be gone."""
@@ -170,7 +174,7 @@ class Server:
     @property
     def gone(self) -> bool:
         """Nothing is left of it."""
-        return self._removing and self._process is None
+        return self._removing and self._process is None and self._stumbled is None
 
     @property
     def settled(self) -> bool:
@@ -203,12 +207,26 @@ class Server:
             elif self._reload_wanted:
                 times.append(self._next_reload)
             times += [each for each in (self._check, self._doom) if each is not None]
+        if self._stumbled is not None:
+            return self._stumbled
         return min(times, default=None)
 
     # --- what is done about it
 
     def turn(self, now: float) -> None:
-        """Do what it is time for."""
+        """Do what it is time for; what the host does not let us do is tried again later."""
+        if self._stumbled is not None:
+            if now < self._stumbled:
+                return
+            self._stumbled, self._trouble = None, ""
+        try:
+            self._do(now)
+        except OSError as error:
+            LOG.warning("dnsmasq of %s cannot be looked after: %s", self.bridge, error)
+            self._trouble = f"dnsmasq of {self.bridge} cannot be looked after: {error}"
+            self._stumbled = now + STUMBLED
+
+    def _do(self, now: float) -> None:
         self._notice_end(now)
         if self._process is not None:
             self._tend(self._process, now)

@@ -13,7 +13,17 @@ from nova_netagent.plan_links import ActualLinks
 from nova_netagent.services import plan_dhcp
 from nova_netagent.services.dnsmasq import STARTS_PER_TURN
 from nova_netagent.services.fake import FakeDhcpServers, FakeProcess, FakeSystem
-from nova_netagent.services.server import BACK_OFF, LOOKS, PATIENCE, QUIET, RELEASE_PAUSE, RELOAD_PAUSE, STABLE
+from nova_netagent.services.server import (
+    BACK_OFF,
+    LOOKS,
+    PATIENCE,
+    QUIET,
+    RELEASE_PAUSE,
+    RELOAD_PAUSE,
+    STABLE,
+    STUMBLED,
+)
+from nova_netagent.services.system import LEASES
 from nova_netagent.testing import make_instance, make_network, make_vif, network_id
 from tests.unit.dhcp.world import links_of, services_of
 
@@ -129,6 +139,23 @@ def test_without_the_program_it_is_told_and_tried_again(host: Host) -> None:
     host.wait(BACK_OFF[-1])
     assert set(host.system.processes) == {"br1"}
     assert host.servers.troubles() == {}
+
+
+def test_a_file_that_cannot_be_removed_is_tried_again(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    host.serve(make_network(1))
+    host.system.stuck = {("br1", LEASES)}
+    host.serve()
+    host.wait(STUMBLED / 2)
+    assert "dnsmasq of br1 cannot be looked after: [Errno 13] Permission denied: 'br1.leases'" in caplog.text
+    assert host.system.processes == {}
+    host.serve(make_network(1))
+    host.system.stuck = set()
+    host.wait(STUMBLED)
+    assert set(host.system.processes) == {"br1"}
+    assert host.servers.troubles() == {}
+    host.serve()
+    host.wait(STUMBLED)
+    assert not host.system.files
 
 
 def test_a_disk_that_is_full_is_told_and_tried_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
