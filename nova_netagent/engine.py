@@ -21,6 +21,9 @@ from msgspec.structs import replace
 from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable
 from nova_netagent.compile import Compiled, Compiler, needed
 from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
+from nova_netagent.explain.answer import World, explain
+from nova_netagent.explain.question import Question
+from nova_netagent.explain.report import Explanation
 from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState, Key
@@ -535,6 +538,22 @@ class Engine:
         state = self._state if event is None else fold(self._state, event, self._clock())
         compiler = Compiler(self._settings, self._compiler.tables)
         return self.reconciler.plan(compiler.compile(state, {**self._refused, **self._conflicts()}))
+
+    def explain(self, question: Question) -> Explanation:
+        """What becomes of a packet, by the rules that the kernel has now.
+
+        :raises Invalid: the question names a link that is not here.
+        :raises BackendError: the kernel cannot be read.
+        """
+
+        def changed(events: Iterable[Event]) -> tuple[DesiredState, Compiled]:
+            state = self._state
+            for each in events:
+                state = fold(state, each, self._clock())
+            compiler = Compiler(self._settings, self._compiler.tables)
+            return state, compiler.compile(state, {**self._refused, **self._conflicts()})
+
+        return explain(question, World(self._state, self._compiled, self.host, changed, self._troubles()))
 
     def live_chains(self, table: str | None = None, family: int | None = None) -> list[dict[str, object]]:
         """Our chains as the kernel has them now, with counters and with what each rule is there for.

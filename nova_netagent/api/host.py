@@ -13,6 +13,7 @@ from nova_netagent.api.requests import boolean, one_of, parameters, read_body
 from nova_netagent.engine import Change, Engine, Look, NotApplied
 from nova_netagent.events import Replace
 from nova_netagent.model import KINDS, State, document
+from nova_netagent.model.objects import Invalid
 
 T = TypeVar("T")
 
@@ -78,6 +79,19 @@ class Resync(_Look):
         if failure:
             raise NotApplied(failure)
         resp.data = wire.encode(Repairs(repaired))
+
+
+class Explain(_Look):
+    """``/v1/explain``."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """What becomes of a packet here, rule by rule."""
+        parameters(req)
+        question = wire.decode_question(read_body(req, self._agent.settings.max_body_size))
+        try:
+            resp.data = wire.encode(self.look(lambda engine: engine.explain(question)))
+        except Invalid as error:
+            raise wire.BadRequest(error.field, error.reason) from None
 
 
 class Chains(_Look):

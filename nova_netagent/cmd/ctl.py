@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from nova_netagent.ctl import host, objects, offline
+from nova_netagent.ctl import explain, host, objects, offline
 from nova_netagent.ctl.kinds import kind
 from nova_netagent.ctl.outcome import HELP, OK, USAGE, Failure
 from nova_netagent.ctl.place import CONFIG_FILE, SOCKET
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TABLES = ("filter", "nat", "mangle", "raw")
 TIMEOUT = 120.0
+_STATES = ("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,7 +117,24 @@ def _add_host(commands: "_Commands") -> None:
     chains = _add(commands, "chains", host.chains, "print our chains as the kernel has them, with counters and owners")
     chains.add_argument("--table", choices=TABLES)
     chains.add_argument("--family", choices=("4", "6"))
+    _add_explain(commands)
     _add(commands, "resync", host.resync, "read everything back from the kernel now and repair it")
+
+
+def _add_explain(commands: "_Commands") -> None:
+    asked = _add(commands, "explain", explain.explain, "what happens to a packet, rule by rule, and whose each rule is")
+    asked.add_argument("--proto", required=True, metavar="PROTO", help="tcp, udp, icmp, … or a number")
+    for name, text in (("src", "where it comes from"), ("dst", "where it goes to")):
+        asked.add_argument(f"--{name}", required=True, metavar="A[:PORT]", help=f"{text}; IPv6: [A]:PORT")
+    asked.add_argument("--in-dev", metavar="D", help="the link by which it comes; by default told from its source")
+    asked.add_argument("--out-dev", metavar="D", help="the bridge port of which the copy is meant, if it is for many")
+    asked.add_argument(
+        "--state", choices=_STATES, metavar="STATE", help=f"{', '.join(_STATES)}; by default a flow's first"
+    )
+    asked.add_argument("--icmp-type", type=int, metavar="N", help="by default an echo request")
+    asked.add_argument("--icmp-code", type=int, metavar="N", help="by default 0")
+    asked.add_argument("--mac", metavar="MAC", help="that it is sent from; by default its sender's own")
+    asked.add_argument("--routed", action="store_true", help="it is sent to the host's MAC, though its end is near")
 
 
 def _add_offline(commands: "_Commands") -> None:

@@ -157,10 +157,10 @@ def _show_chain(session: Session, chain: Document) -> None:
     for rule in chain["rules"]:
         origin = " ".join(each for each in rule["origin"] or () if each)
         owner = f"  # {origin}" if origin else ""
-        screen.line(f"  {_short(rule['packets']):>6} {_short(rule['bytes']):>6}  {rule['rule']}{owner}")
+        screen.line(f"  {short(rule['packets']):>6} {short(rule['bytes']):>6}  {rule['rule']}{owner}")
 
 
-def _short(number: int) -> str:
+def short(number: int) -> str:
     """A counter as iptables abbreviates it."""
     for unit in ("", "K", "M", "G"):
         if number < 100_000:

@@ -37,6 +37,28 @@ class Screen:
         colour = _COLOURS.get(text)
         return f"\x1b[{colour}m{text}\x1b[0m" if colour and self._colours else text
 
+    def verdict(self, text: str, good: bool) -> str:
+        """A verdict, in green or red where there are colours."""
+        return f"\x1b[{32 if good else 31}m{text}\x1b[0m" if self._colours else text
+
+    def wrapped(self, text: str, *, indent: str = "") -> None:
+        """A text that goes on in the next line, further in, where the terminal ends; nothing is cut."""
+        if self._width is None or len(indent) + len(text) <= self._width or self._width < 2 * _LEAST:
+            self.line(indent + text)
+            return
+        import textwrap
+
+        lines = textwrap.wrap(
+            text,
+            self._width,
+            initial_indent=indent,
+            subsequent_indent=indent + "    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for each in lines:
+            self.line(each)
+
     def table(self, titles: Sequence[str], rows: Sequence[Sequence[Any]], *, indent: str = "", right: str = "") -> None:
         """Columns under their titles; columns that are empty in every row are left out.
 

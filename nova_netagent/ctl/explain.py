@@ -1,0 +1,105 @@
+"""explain: a packet's way through the host, for a person."""
+
+from typing import Any
+
+from nova_netagent.ctl.host import short
+from nova_netagent.ctl.outcome import OK
+from nova_netagent.ctl.session import Session
+
+Document = dict[str, Any]
+
+_FIELDS = ("proto", "src", "dst", "in_dev", "out_dev", "state", "icmp_type", "icmp_code", "mac")
+_ENDS = {"ACCEPT": "passes", "DROP": "is dropped", "REJECT": "is rejected", "NO ROUTE": "goes nowhere"}
+_WAYS = {
+    "bridged": "is bridged",
+    "routed": "is routed",
+    "to the host": "goes to the host",
+    "from the host": "is the host's own",
+}
+
+
+def explain(session: Session) -> int:
+    """``explain``."""
+    import json
+
+    args = session.args
+    asked = {name: value for name in _FIELDS if (value := getattr(args, name)) is not None}
+    if args.routed:
+        asked["routed"] = True
+    answer = session.agent.request("POST", "/v1/explain", json.dumps(asked).encode()).accepted()
+    if session.screen.json:
+        session.screen.body(answer.body)
+    else:
+        _show(session, answer.document)
+    return OK
+
+
+def _show(session: Session, found: Document) -> None:
+    screen = session.screen
+    sent, left = found["sent"], found["left"]
+    screen.line(f"{sent['proto']} {sent['src']} -> {sent['dst']} ({found['state']}) {_WAYS[found['way']]}")
+    _show_end(session, "from", sent)
+    place = ""
+    for rule in found["rules"]:
+        here = f"IPv{rule['family']} {rule['table']} {rule['hook']}"
+        if here != place:
+            screen.line(f"\n  {here}")
+            place = here
+        _show_rule(session, rule)
+    screen.line()
+    if (left["src"], left["dst"]) != (sent["src"], sent["dst"]):
+        screen.line(f"  translated to {left['src']} -> {left['dst']}")
+    if found["verdict"] == "ACCEPT":
+        _show_end(session, "to", left)
+    verdict = screen.verdict(_ENDS.get(found["verdict"], "may pass or not"), found["verdict"] == "ACCEPT")
+    screen.wrapped(f"It {verdict}: {found['reason']}.")
+    if not found["certain"]:
+        screen.wrapped("That is not certain:", indent="  ")
+    for doubt in found["doubts"]:
+        rule = doubt["rule"]
+        what = _ENDS.get(doubt["verdict"], "may pass or not")
+        where = f"rule {rule['number']} of {rule['table']} {rule['chain']}"
+        screen.wrapped(f"if {where} applied ({rule['rule']}), it {what}", indent="  ")
+    for note in found["notes"]:
+        screen.wrapped(f"Note: {note}.")
+    if found["proposal"]:
+        _show_proposal(session, found["proposal"])
+
+
+def _show_end(session: Session, word: str, end: Document) -> None:
+    named = [each for each in (end["device"], end["holder"]) if each]
+    if named:
+        session.screen.line(f"  {word} {', '.join(named)}")
+
+
+def _show_rule(session: Session, rule: Document) -> None:
+    """The rule, and below it whose it is: both fit on a terminal of 80 columns."""
+    screen = session.screen
+    text = rule["rule"] if rule["number"] == 0 else f"{rule['rule'] or '(every packet)'}"
+    number = "" if rule["number"] == 0 else f"{rule['number']}"
+    counted = f"{short(rule['packets'])} packets" if rule["number"] else ""
+    screen.wrapped(f"{rule['chain']} {number}".rstrip() + f"  {text}", indent="    ")
+    owner = rule["owner"]["text"]
+    tail = ", ".join(each for each in (owner, counted) if each)
+    effect = rule["effect"]
+    mark = screen.verdict(effect, effect == "ACCEPT") if effect in ("ACCEPT", "DROP", "REJECT") else effect
+    screen.wrapped(f"{mark}  # {tail}", indent="      ")
+
+
+def _show_proposal(session: Session, proposal: Document) -> None:
+    screen = session.screen
+    screen.line()
+    if proposal["changes"]:
+        screen.line("To let it through:" if proposal["works"] else "This would be needed, and is not enough:")
+    for change in proposal["changes"]:
+        also = f" ({change['also']})" if change["also"] else ""
+        screen.wrapped(f"- {change['text']}{also}", indent="  ")
+    if proposal["works"]:
+        kinds = dict.fromkeys(change["kind"].replace("_", "-") for change in proposal["changes"])
+        screen.wrapped(
+            f"Tried on a copy of the state: it passes then. With --format json the bodies are there for"
+            f" netagentctl set {' and '.join(kinds)}.",
+            indent="  ",
+        )
+    elif proposal["text"]:
+        screen.wrapped(f"{proposal['text']}.", indent="  ")
