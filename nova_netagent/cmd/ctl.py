@@ -134,6 +134,7 @@ def _add_explain(commands: "_Commands") -> None:
     asked.add_argument("--icmp-type", type=int, metavar="N", help="by default an echo request")
     asked.add_argument("--icmp-code", type=int, metavar="N", help="by default 0")
     asked.add_argument("--mac", metavar="MAC", help="that it is sent from; by default its sender's own")
+    asked.add_argument("--all", action="store_true", help="show the agent's own entrances to its chains as well")
     asked.add_argument("--routed", action="store_true", help="it is sent to the host's MAC, though its end is near")
 
 

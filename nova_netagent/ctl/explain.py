@@ -40,12 +40,17 @@ def _show(session: Session, found: Document) -> None:
     screen.line(f"{sent['proto']} {sent['src']} -> {sent['dst']} ({found['state']}) {_WAYS[found['way']]}")
     _show_end(session, "from", sent)
     place = ""
-    for rule in found["rules"]:
+    shown = [rule for rule in found["rules"] if session.args.all or not _leads_only(rule)]
+    for rule in shown:
         here = f"IPv{rule['family']} {rule['table']} {rule['hook']}"
         if here != place:
             screen.line(f"\n  {here}")
             place = here
         _show_rule(session, rule)
+    if len(shown) < len(found["rules"]):
+        left_out = len(found["rules"]) - len(shown)
+        screen.line()
+        screen.wrapped(f"({left_out} jumps of the agent's that every packet takes are left out; --all)", indent="  ")
     screen.line()
     if (left["src"], left["dst"]) != (sent["src"], sent["dst"]):
         screen.line(f"  translated to {left['src']} -> {left['dst']}")
@@ -72,18 +77,24 @@ def _show_end(session: Session, word: str, end: Document) -> None:
         session.screen.line(f"  {word} {', '.join(named)}")
 
 
+def _leads_only(rule: Document) -> bool:
+    """A jump that is there for every packet, whoever it is for."""
+    return rule["owner"]["ours"] and rule["owner"]["kind"] is None and rule["effect"].startswith(("->", "=>"))
+
+
+_DECIDES = ("ACCEPT", "DROP", "REJECT")
+
+
 def _show_rule(session: Session, rule: Document) -> None:
-    """The rule, and below it whose it is: both fit on a terminal of 80 columns."""
+    """The rule, and below it whose it is and how often it matched."""
     screen = session.screen
-    text = rule["rule"] if rule["number"] == 0 else f"{rule['rule'] or '(every packet)'}"
-    number = "" if rule["number"] == 0 else f"{rule['number']}"
-    counted = f"{short(rule['packets'])} packets" if rule["number"] else ""
-    screen.wrapped(f"{rule['chain']} {number}".rstrip() + f"  {text}", indent="    ")
-    owner = rule["owner"]["text"]
-    tail = ", ".join(each for each in (owner, counted) if each)
+    number = f" {rule['number']}" if rule["number"] else ""
+    screen.wrapped(f"{rule['chain']}{number}: {rule['rule'] or '(every packet)'}", indent="    ")
+    whose = f"# {rule['owner']['text']}" + (f"; {short(rule['packets'])} packets so far" if rule["number"] else "")
     effect = rule["effect"]
-    mark = screen.verdict(effect, effect == "ACCEPT") if effect in ("ACCEPT", "DROP", "REJECT") else effect
-    screen.wrapped(f"{mark}  # {tail}", indent="      ")
+    if effect in _DECIDES:
+        whose = f"{screen.verdict(effect, effect == 'ACCEPT')} {whose}"
+    screen.wrapped(whose, indent="      ")
 
 
 def _show_proposal(session: Session, proposal: Document) -> None:

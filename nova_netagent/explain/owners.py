@@ -38,6 +38,26 @@ def _owner_of(state: DesiredState, step: Step, found: LiveRule | None) -> Holder
     return AGENT if found is None else owner(state, found, step.chain)
 
 
+def why(state: DesiredState, refused_by: MetRule) -> str:
+    """What a refusal means."""
+    whose = refused_by.owner
+    if whose.kind != "instances" or whose.id is None:
+        return whose.text
+    name = _named(state, "instances", whose.id)[1]
+    match whose.part, refused_by.table:
+        case "fallback", "filter":
+            return f"no security group of {name} lets it in"
+        case "fallback", "mangle":
+            return f"no security group of {name} lets it out"
+        case "own address", _:
+            return f"{name} may not send from that address or MAC"
+        case "no server", _:
+            return f"{name} is no DHCP server and no router"
+        case "pending", _:
+            return f"{name} passes nothing until what it waits for is there"
+    return whose.text
+
+
 def policy(table: LiveTable, hop: Hop) -> MetRule:
     """The policy of a built-in chain as what decided."""
     name = hop.walk.verdict

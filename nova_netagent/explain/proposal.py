@@ -102,7 +102,9 @@ class Attempt:
             return False
         changed = replace(group, rules=(*group.rules, rule), revision=_next(group))
         others = self._members(group.id) - {instance.id}
-        also = f"{len(others)} other instances of this host are in the group and get it too" if others else ""
+        also = ""
+        if others:
+            also = f"so can {len(others)} other member{'s' if len(others) > 1 else ''} of the group on this host"
         self._add(changed, f"security group {group.name or group.id}: add {owners.rule_words(rule)}", also)
         return True
 

@@ -99,7 +99,7 @@ _PROGRAMS: tuple[tuple[str, str], ...] = (
     ("FLANNEL-", "flannel"),
     ("NETAVARK", "podman"),
 )
-_FIREWALLD = ("_ZONES", "_direct", "_POLICIES", "_POLICIES_pre", "_POLICIES_post", "_ZONES_SOURCE", "_public")
+_FIREWALLD = ("_ZONES", "_public", "_direct", "_POLICIES", "_POLICIES_pre", "_POLICIES_post", "_ZONES_SOURCE")
 
 
 def program_of(*chains: str) -> str | None:

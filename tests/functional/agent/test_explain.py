@@ -169,6 +169,7 @@ def test_who_refuses_is_named_and_what_would_help(site: Site) -> None:
     site.describe(WEB, make_instance(1, (1,)))
     found = stops(site, site.outside, site.vm1, Tcp(22))
     assert found["refused_by"]["owner"]["text"] == "instance vm1: fallback"
+    assert found["reason"].endswith("refuses it: no security group of instance vm1 lets it in")
     (change,) = found["proposal"]["changes"]
     assert (change["kind"], change["id"]) == ("security_groups", group_id(1))
     assert "ingress tcp 22 from 192.0.2.1/32" in change["text"]
@@ -240,6 +241,11 @@ def test_nothing_leads_there(site: Site) -> None:
     site.host.run(["ip", "route", "add", "unreachable", "172.31.255.1/32"])
     found = site.agent.explain({"proto": "tcp", "src": "10.1.0.2:5000", "dst": "172.31.255.1:80"})
     assert (found["verdict"], found["reason"]) == ("NO ROUTE", "the host would not forward it")
+
+
+def test_status_says_where_to_see_the_rules(site: Site) -> None:
+    report = site.agent.request("GET", "/v1/status")[1]
+    assert (report["backend"], report["see_with"]) == ("iptables", "iptables-legacy-save (IPv6: ip6tables-legacy-save)")
 
 
 def test_what_waits_is_said(site: Site) -> None:
