@@ -22,6 +22,7 @@ from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unava
 from nova_netagent.compile import Compiled, Compiler, needed
 from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
 from nova_netagent.explain.answer import World, explain
+from nova_netagent.explain.owners import with_owners
 from nova_netagent.explain.question import Question
 from nova_netagent.explain.report import Explanation
 from nova_netagent.host import Host
@@ -562,7 +563,7 @@ class Engine:
         :param family: 4 or 6; by default both.
         """
         return [
-            chain
+            with_owners(self._state, chain)
             for each in self._compiled.ruleset.tables.values()
             if table in (None, each.id.name) and family in (None, each.id.family)
             for chain in self.reconciler.live_chains(each)

@@ -92,6 +92,10 @@ class LiveRule(Struct, frozen=True):
     rule: str
     origin: tuple[str, str, str] | None = None
     """What it is there for: a kind, an object's id and a part of it; null where it is not ours."""
+    owner: str | None = None
+    """The same in words."""
+    target: str | None = None
+    """The chain that it jumps or goes to."""
 
 
 class LiveChain(Struct, frozen=True):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from nova_netagent.ctl import explain, host, objects, offline
+from nova_netagent.ctl.graph.command import graph
 from nova_netagent.ctl.kinds import kind
 from nova_netagent.ctl.outcome import HELP, OK, USAGE, Failure
 from nova_netagent.ctl.place import CONFIG_FILE, SOCKET
@@ -118,6 +119,7 @@ def _add_host(commands: "_Commands") -> None:
     chains.add_argument("--table", choices=TABLES)
     chains.add_argument("--family", choices=("4", "6"))
     _add_explain(commands)
+    _add_graph(commands)
     _add(commands, "resync", host.resync, "read everything back from the kernel now and repair it")
 
 
@@ -135,7 +137,18 @@ def _add_explain(commands: "_Commands") -> None:
     asked.add_argument("--icmp-code", type=int, metavar="N", help="by default 0")
     asked.add_argument("--mac", metavar="MAC", help="that it is sent from; by default its sender's own")
     asked.add_argument("--all", action="store_true", help="show the agent's own entrances to its chains as well")
+    asked.add_argument("--graph", metavar="FILE", help="draw its way as well: FILE.svg or FILE.dot")
     asked.add_argument("--routed", action="store_true", help="it is sent to the host's MAC, though its end is near")
+
+
+def _add_graph(commands: "_Commands") -> None:
+    drawn = _add(commands, "graph", graph, "draw our live chains, with counters and owners, as SVG or DOT")
+    drawn.add_argument("of", nargs="?", metavar="OBJECT", help="an id, a name, a device or an address; by default all")
+    drawn.add_argument("-o", "--output", metavar="FILE", help="FILE.svg, or FILE.dot; by default standard output")
+    drawn.add_argument("--dot", action="store_true", help="DOT, whatever the file is called")
+    drawn.add_argument("--table", choices=TABLES)
+    drawn.add_argument("--family", choices=("4", "6"))
+    drawn.add_argument("--whole", action="store_true", help="each chain and each rule, however many there are")
 
 
 def _add_offline(commands: "_Commands") -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from nova_netagent.ctl.graph.command import draw_way
 from nova_netagent.ctl.host import short
 from nova_netagent.ctl.outcome import OK
 from nova_netagent.ctl.session import Session
@@ -31,6 +32,8 @@ def explain(session: Session) -> int:
         session.screen.body(answer.body)
     else:
         _show(session, answer.document)
+    if args.graph:
+        draw_way(session, answer.document, args.graph)
     return OK
 
 

@@ -155,8 +155,7 @@ def _show_chain(session: Session, chain: Document) -> None:
     policy = f" (policy {chain['policy']})" if chain["policy"] else ""
     screen.line(f"\n  {chain['chain']}{policy}")
     for rule in chain["rules"]:
-        origin = " ".join(each for each in rule["origin"] or () if each)
-        owner = f"  # {origin}" if origin else ""
+        owner = f"  # {rule['owner']}" if rule.get("owner") else ""
         screen.line(f"  {short(rule['packets']):>6} {short(rule['bytes']):>6}  {rule['rule']}{owner}")
 
 

@@ -1,5 +1,7 @@
 """Whose a rule is, and what it does, in words."""
 
+from typing import Any
+
 from nova_netagent.explain.live import LiveRule, LiveTable
 from nova_netagent.explain.report import Holder, MetRule
 from nova_netagent.model import DesiredState, FloatingIP, Instance, Network, ProviderRule, SecurityGroup
@@ -80,10 +82,18 @@ def holder(state: DesiredState, origin: Origin) -> Holder:
     kind, id_, part = origin
     name, text = _named(state, kind, id_)
     if kind == "security_groups" and part:
-        text = f"{text}, {_rule(state, id_, part)}"
+        text = f"{text}: {_rule(state, id_, part)}"
     elif part:
         text = f"{text}: {part}"
     return Holder(True, text, kind, id_ or None, part or None, name)
+
+
+def with_owners(state: DesiredState, chain: dict[str, Any]) -> dict[str, Any]:
+    """A live chain of ``Reconciler.live_chains``, each rule of ours with its owner in words."""
+    for rule in chain["rules"]:
+        if rule["origin"] is not None:
+            rule["owner"] = holder(state, rule["origin"]).text
+    return chain
 
 
 def _named(state: DesiredState, kind: str, id_: str) -> tuple[str | None, str]:
@@ -111,7 +121,7 @@ def _named(state: DesiredState, kind: str, id_: str) -> tuple[str | None, str]:
 def _rule(state: DesiredState, group_id: str, rule_id: str) -> str:
     group = state.get(SecurityGroup, group_id)
     found = None if group is None else next((each for each in group.rules if each.id == rule_id), None)
-    return rule_id if found is None else f"rule {rule_id} ({rule_words(found)})"
+    return f"rule {rule_id}" if found is None else f"{rule_words(found)} (rule {rule_id})"
 
 
 def rule_words(rule: SecurityGroupRule) -> str:

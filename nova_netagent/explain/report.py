@@ -13,7 +13,7 @@ class Holder(Struct, frozen=True):
 
     ours: bool
     text: str
-    """For a person: ``security group web, rule c0000001-…``, ``foreign, probably docker``."""
+    """For a person: ``security group web: ingress tcp 443 from 10.0.0.0/8 (rule …)``, ``foreign, probably docker``."""
     kind: str | None = None
     """The kind of the object that the rule is there for."""
     id: str | None = None

@@ -152,8 +152,7 @@ def owners(found: dict[str, Any]) -> list[str]:
 def test_the_groups_rule_that_lets_it_in_is_named(site: Site) -> None:
     site.describe(WEB, make_instance(1, (1,)))
     found = passes(site, site.outside, site.vm1, Tcp(80))
-    assert "security group group1, rule" in found["reason"]
-    assert "ingress tcp 80 from 192.0.2.0/24" in found["reason"]
+    assert "security group group1: ingress tcp 80 from 192.0.2.0/24 (rule c0000001-" in found["reason"]
     assert found["way"] == "routed"
     assert found["left"]["holder"] == "instance vm1"
 

@@ -188,6 +188,7 @@ CHAINS: tuple[dict[str, object], ...] = (
                 "bytes": 98_765_432_100,
                 "rule": "-p tcp -m tcp --dport 443 -j RETURN",
                 "origin": ("instances", "a0000001-0000-4000-8000-000000000001", "c0000001-0000-4000-8000-000000000001"),
+                "owner": "instance vm1: replies",
             }
         ],
     },

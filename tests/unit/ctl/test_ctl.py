@@ -182,8 +182,7 @@ def test_chains(ctl: Ctl) -> None:
         "      12   3400  -j nova-filter-top",
         "",
         "  nova-netagent-inst-a0000001",
-        "   1235K 98765M  -p tcp -m tcp --dport 443 -j RETURN"
-        f"  # instances {instance_id(1)} c0000001-0000-4000-8000-000000000001",
+        "   1235K 98765M  -p tcp -m tcp --dport 443 -j RETURN  # instance vm1: replies",
         "",
         "IPv6 nat",
         "",
