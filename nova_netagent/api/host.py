@@ -8,7 +8,7 @@ import msgspec
 
 from nova_netagent.api import wire
 from nova_netagent.api.agent import Agent
-from nova_netagent.api.answers import STATES, LiveChains, Plan, Repairs, StateChanged, totals
+from nova_netagent.api.answers import STATES, LiveChains, Plan, Plans, Repairs, StateChanged, totals
 from nova_netagent.api.requests import boolean, one_of, parameters, read_body
 from nova_netagent.engine import Change, Engine, Look, NotApplied
 from nova_netagent.events import Replace
@@ -66,6 +66,15 @@ class PlanNow(_Look):
         """What the agent would change in the kernel now."""
         parameters(req)
         resp.data = wire.encode(Plan(self.look(lambda engine: engine.plan())))
+
+
+class LastPlans(_Look):
+    """``/v1/plans``."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """The last attempts to make the kernel agree, and what came of them."""
+        parameters(req)
+        resp.data = wire.encode(Plans(self.look(lambda engine: engine.history.told())))
 
 
 class Resync(_Look):

@@ -149,6 +149,7 @@ def _host_paths() -> dict[str, Any]:
     return {
         "/v1/state": _state(),
         "/v1/plan": {"get": _plan()},
+        "/v1/plans": {"get": _plans()},
         "/v1/resync": {"post": _resync()},
         "/v1/status": {"get": _status()},
         "/v1/chains": {"get": _chains()},
@@ -187,6 +188,15 @@ def _plan() -> Schema:
         "plan",
         "What the agent would change in the kernel now.",
         {200: ("Edits, a line each.", reference("Plan"), {"plan": _LINES})},
+        refused=(400, 503),
+    )
+
+
+def _plans() -> Schema:
+    return _operation(
+        "plans",
+        "The last attempts to make the kernel agree, and what came of them.",
+        {200: ("The newest first.", reference("Plans"), None)},
         refused=(400, 503),
     )
 

@@ -26,6 +26,7 @@ _ANSWERS = (
     answers.Versions,
     answers.Health,
     answers.Plan,
+    answers.Plans,
     answers.Repairs,
     answers.StateChanged,
     answers.LiveChains,

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from nova_netagent.ctl import explain, host, objects, offline
+from nova_netagent.ctl import diag, explain, host, objects, offline
 from nova_netagent.ctl.graph.command import graph
 from nova_netagent.ctl.kinds import kind
 from nova_netagent.ctl.outcome import HELP, OK, USAGE, Failure
@@ -107,7 +107,8 @@ def _add_objects(commands: "_Commands") -> None:
 
 
 def _add_host(commands: "_Commands") -> None:
-    _add(commands, "status", host.status, "how the agent does")
+    looked = _add(commands, "status", host.status, "is it enforcing, is anything pending or in error, and why")
+    looked.add_argument("--watch", nargs="?", type=_seconds, const=2.0, metavar="SECONDS", help="look again every 2 s")
     _add(commands, "export", host.export, "print everything that is described, as apply takes it")
     applied = _add(commands, "apply", host.apply, "make the host match a whole state; prints the plan")
     _add_file(applied, "a state as export prints it; - is standard input")
@@ -155,7 +156,19 @@ def _add_offline(commands: "_Commands") -> None:
     rendered = _add(commands, "render", offline.render, "print the rules of a state; needs neither agent nor root")
     _add_file(rendered, "a state as export prints it; - is standard input")
     _add(commands, "check-config", offline.check_config, "check the configuration files; needs no agent")
+    bundled = _add(
+        commands, "diag", diag.diag, "gather what a report of a problem needs, without secrets; needs no agent"
+    )
+    bundled.add_argument("-o", "--output", metavar="FILE", help="by default netagent-diag-HOST-TIME.tar.gz, here")
+    bundled.add_argument("--plans", action="store_true", help="only print the last plans and what came of them")
     _add(commands, "cleanup", offline.cleanup, "remove everything of ours from the kernel, without asking")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.05 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not a time between looks: 0.05 to 86400 seconds")
+    return value
 
 
 def _add_file(to: argparse.ArgumentParser, text: str) -> None:

@@ -14,6 +14,7 @@ from nova_netagent.engine import Answer, Change, Look, NotApplied
 from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
 from nova_netagent.explain.question import Question
 from nova_netagent.explain.report import Doubt, Explanation, Holder, MetRule, ObjectChange, PacketAt, Proposal
+from nova_netagent.history import History
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState, FloatingIP, Instance, Key, Network, SecurityGroup
 from nova_netagent.model.objects import Invalid
@@ -38,6 +39,7 @@ class StubEngine:
         self.delay = 0.0
         self.alive = (True, "")
         self.served = 0
+        self.history = History()
         self._kernel = DesiredState()
         self._requests: queue.SimpleQueue[Change | Look[Any] | None] = queue.SimpleQueue()
 
@@ -120,6 +122,7 @@ class StubEngine:
         if self.failure:
             raise NotApplied(self.failure)
         self._kernel = state
+        self.history.done(STARTED + 5, "change", 2, 0.0123, lambda: ["IPv4 filter: -A a", "IPv4 filter: -A b"])
         self.view = replace(self.view, unapplied=frozenset(), troubles=dict(self._troubles(state)))
         return self._answer(change.event, before)
 
