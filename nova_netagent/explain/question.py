@@ -83,6 +83,7 @@ class Question(Body, frozen=True, kw_only=True):
     def packet(self) -> Packet:
         """The packet as it is sent."""
         icmp = self._icmp
+        state = self.state or self._first_state(icmp)
         return Packet(
             source=self.source[0],
             destination=self.destination[0],
@@ -91,7 +92,8 @@ class Question(Body, frozen=True, kw_only=True):
             destination_port=self.destination[1],
             icmp=icmp,
             mac_source=self.mac,
-            states=frozenset({self.state or self._first_state(icmp)}),
+            states=frozenset({state}),
+            opens=state in ("NEW", "INVALID"),
         )
 
     @property
