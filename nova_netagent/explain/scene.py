@@ -89,10 +89,15 @@ class LiveScene(Scene):
             return own
         wanted = values.prefix(address)
         devices = {port.device: port for port in beside}
-        found = next((device for prefix, device in self.pairs if prefix.contains(wanted) and device in devices), None)
-        if found is not None:
-            return devices[found]
-        return devices.get(self.uplinks.get(bridge, ""))
+        covering = sorted(
+            (each for each in self.pairs if each[0].contains(wanted) and each[1] in devices),
+            key=lambda each: -each[0].length,
+        )
+        named = [device for prefix, device in covering if prefix.length == wanted.length]
+        beyond = self.uplinks.get(bridge, "")
+        # Who may send as a whole range need not have every address of it; a machine beyond the host may.
+        found = named[0] if named else beyond if beyond in devices else covering[0][1] if covering else None
+        return None if found is None else devices[found]
 
     def is_near(self, address: str, bridge: str) -> bool:
         """Whether an address is looked for on a bridge itself, and not sent to a gateway."""
