@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from nova_netagent.backend import Backend, BackendError, worlds
 from nova_netagent.backend.conntrack import Conntrack
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
+from nova_netagent.backend.nft.others import other_chains
 from nova_netagent.compile.dhcp import directory
 from nova_netagent.engine import Engine
 from nova_netagent.host import Host
@@ -103,6 +105,7 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
         leftovers=open_leftovers(settings, chosen),
         links=open_links(settings, on_change),
         frames=frames,
+        others=partial(other_chains, settings.firewall.wrap_name),
         servers=DnsmasqServers(Path(directory(settings.state_path)), on_change, lambda what: events.labels(what).inc()),
         flows=Conntrack(),
         warnings=(*warnings, *in_the_way),

@@ -87,11 +87,12 @@ class _Case:
         rules = [each for hop in end.journey.hops for each in self._met(hop)]
         refused_by = rules[-1] if end.verdict in ("DROP", "REJECT", "UNKNOWN") and rules else None
         self._note(end)
+        elsewhere = self._judged_elsewhere(end)
         question = self._question
         return Explanation(
             verdict=end.verdict,
             reason=self._reason(end, rules, refused_by),
-            certain=all(each.verdict == end.verdict for each in doubts),
+            certain=not elsewhere and all(each.verdict == end.verdict for each in doubts),
             way=self._way(end),
             state=",".join(sorted(question.packet.states)),
             sent=self._at(question.packet, self._sender),
@@ -308,6 +309,19 @@ class _Case:
             self._notes.append("no destination port was given: rules that name ports do not match")
         if self._live.doubts:
             self._notes.append("foreign rules that depend on more than the packet were taken not to apply")
+
+    def _judged_elsewhere(self, end: End) -> bool:
+        """Whether somebody else's rules, which are not read here, may refuse what passes; each is noted."""
+        if end.verdict != "ACCEPT":
+            return False
+        hooks = {hop.hook for hop in end.journey.hops}
+        family = self._question.family
+        found = [each for each in self._world.host.others() if each.sees(family) and each.hook in hooks]
+        for each in found:
+            policy = ", policy drop" if each.drops else ""
+            rules = f"{each.rules} rule{'' if each.rules == 1 else 's'}"
+            self._notes.append(f"nf_tables judges it as well, and is not read here: {each.text} ({rules}{policy})")
+        return bool(found)
 
     def _note_link(self, device: str | None) -> None:
         port = self._scene.ports.get(device or "")

@@ -338,6 +338,35 @@ def test_what_a_packet_does_not_tell_is_not_guessed(described: Site) -> None:
     assert (doubt["verdict"], doubt["rule"]["chain"], doubt["rule"]["number"]) == ("DROP", "FORWARD", 1)
 
 
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        (
+            ["add chain ip docker forward { type filter hook forward priority 0; policy drop; }"],
+            "(0 rules, policy drop)",
+        ),
+        (
+            [
+                "add chain ip docker forward { type filter hook forward priority 0; }",
+                "add rule ip docker forward tcp dport 80 drop",
+            ],
+            "(1 rule)",
+        ),
+    ],
+)
+def test_what_only_nf_tables_knows_is_pointed_at(described: Site, rules: list[str], told: str) -> None:
+    site = described
+    site.host.run(["nft", "-f", "-"], stdin="\n".join(["add table ip docker", *rules]))
+    try:
+        assert not gets_in(site, 80)
+        found = site.agent.explain(TO_WEB)
+        assert (found["verdict"], found["certain"]) == ("ACCEPT", False)
+        assert any(f"ip docker forward {told}" in note for note in found["notes"]), found["notes"]
+    finally:
+        site.host.run(["nft", "delete", "table", "ip", "docker"])
+    assert site.agent.explain(TO_WEB)["certain"]
+
+
 def test_a_rule_that_somebody_put_into_our_chain(described: Site) -> None:
     site = described
     iptables(site.host, "-I nova-netagent-inst-a0000001 -p tcp --dport 80 -j DROP")
