@@ -282,7 +282,8 @@ class _Case:
                 return f"another program decides: {refused_by.rule} in {where}"
             place = "the policy" if refused_by.number == 0 else f"rule {refused_by.number}"
             return f"{place} of {where} refuses it: {owners.why(self._world.state, refused_by)}"
-        allowed = [each for each in rules if each.effect == "ACCEPT" or each.owner.kind == "security_groups"]
+        judges = [each for each in rules if each.table != "nat"]  # which translates, and refuses nothing
+        allowed = [each for each in judges if each.effect == "ACCEPT" or each.owner.kind == "security_groups"]
         by = next((each.owner.text for each in reversed(allowed) if each.owner.kind is not None), None)
         if by is None and allowed:
             by = allowed[-1].owner.text
