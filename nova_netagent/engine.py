@@ -562,12 +562,12 @@ class Engine:
         :raises Invalid: the question names a link that is not here.
         :raises BackendError: the kernel cannot be read.
         """
+        compiler = Compiler(self._settings, self._compiler.tables)  # one for all attempts: it remembers
 
         def changed(events: Iterable[Event]) -> tuple[DesiredState, Compiled]:
             state = self._state
             for each in events:
                 state = fold(state, each, self._clock())
-            compiler = Compiler(self._settings, self._compiler.tables)
             return state, compiler.compile(state, {**self._refused, **self._conflicts()})
 
         return explain(question, World(self._state, self._compiled, self.host, changed, self._troubles()))
