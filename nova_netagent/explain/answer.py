@@ -321,7 +321,7 @@ class _Case:
         for each in found:
             policy = ", policy drop" if each.drops else ""
             rules = f"{each.rules} rule{'' if each.rules == 1 else 's'}"
-            self._notes.append(f"nf_tables judges it as well, and is not read here: {each.text} ({rules}{policy})")
+            self._notes.append(f"{each.text} judges it as well, and is not read here ({rules}{policy})")
         return bool(found)
 
     def _note_link(self, device: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Who else judges packets in nf_tables: base chains that are not ours, Debian's plain iptables among them."""
+"""Who else judges packets: base chains of nf_tables that are not ours, those of Debian's plain iptables among them."""
 
 from msgspec import Struct
 
@@ -6,6 +6,7 @@ from nova_netagent.backend.nft.netlink import Netlink
 from nova_netagent.backend.nft.objects import Family, TableId
 
 HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+_SEEN_BY = {4: ("inet", "ip", "iptables-legacy"), 6: ("inet", "ip6", "ip6tables-legacy")}
 _FAMILIES = (Family.IP, Family.IP6, Family.INET)
 
 
@@ -13,7 +14,7 @@ class OtherChain(Struct, frozen=True):
     """A base chain of somebody else's."""
 
     family: str
-    """``ip``, ``ip6`` or ``inet``, as nft(8) writes it."""
+    """``ip``, ``ip6`` or ``inet``, as nft(8) writes it, or the command that shows a legacy table."""
     table: str
     name: str
     hook: str
@@ -23,12 +24,12 @@ class OtherChain(Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """As nft(8) lists it."""
+        """Where it is to be found."""
         return f"{self.family} {self.table} {self.name}"
 
     def sees(self, family: int) -> bool:
         """Whether packets of an address family meet it."""
-        return self.family in ("inet", "ip" if family == 4 else "ip6")
+        return self.family in _SEEN_BY[family]
 
 
 def other_chains(own_table: str) -> list[OtherChain]:

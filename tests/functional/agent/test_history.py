@@ -9,7 +9,10 @@ pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
 
 def test_what_was_done_and_why(site: Site) -> None:
     site.describe(make_instance(1))
-    iptables(site.host, "-F nova-netagent-sg-fallback")
+    if site.backend == "iptables":
+        iptables(site.host, "-F nova-netagent-sg-fallback")
+    else:
+        site.host.run(["nft", "flush", "chain", "ip", "nova-netagent", "nova-netagent-sg-fallback"])
     site.agent.resync()
     repaired, described = site.agent.request("GET", "/v1/plans")[1]["plans"][:2]
     assert (repaired["why"], repaired["result"], repaired["edits"]) == ("resync", "done", 1)
