@@ -21,6 +21,11 @@ from msgspec.structs import replace
 from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable
 from nova_netagent.compile import Compiled, Compiler, needed
 from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
+from nova_netagent.explain.answer import World, explain
+from nova_netagent.explain.owners import with_owners
+from nova_netagent.explain.question import Question
+from nova_netagent.explain.report import Explanation
+from nova_netagent.history import History, Why
 from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState, Key
@@ -111,6 +116,7 @@ class Engine:
         """What was taken from the queue and is not served yet."""
         self._stopping = threading.Event()
         self.view = View()
+        self.history = History()
         self.heartbeat = time.monotonic()
         """When the loop last turned, by time.monotonic()."""
         self.failed: BaseException | None = None
@@ -194,6 +200,8 @@ class Engine:
         self._meddled: float | None = None
         self._pending_since: float | None = None
         self._ready_for_commit = 0.0
+        self._began = time.monotonic()
+        self._why: Why = "start"
 
     def close(self) -> None:
         """Close store and host; the kernel keeps everything."""
@@ -371,6 +379,8 @@ class Engine:
 
     def _apply(self, *, verify: bool) -> Outcome:
         """Make the kernel agree with the state; failures are published and retried."""
+        self._began = time.monotonic()
+        self._why = self._reason(verify)
         # What was refused is tried again when it changed, and after each resync.
         retried = _touched(self._applied, self._state)
         self._refused = {key: why for key, why in self._refused.items() if key not in retried}
@@ -390,6 +400,14 @@ class Engine:
             return outcome
         self._succeed(outcome, verify)
         return outcome
+
+    def _reason(self, verify: bool) -> Why:
+        """Why the kernel is made to agree, for the history."""
+        if not verify:
+            return "change"
+        if self.view.failure:
+            return "retry"
+        return "resync" if self.view.ready else "start"
 
     def _isolate(self, error: Exception) -> Outcome:
         """Find the objects that the kernel refuses, leave them out and apply the rest.
@@ -453,6 +471,7 @@ class Engine:
         self._retry_delay, self._next_retry = 0.0, None
         self._pending_since = None
         self._log(outcome, verify)
+        self._remember(outcome)
         self._link_failures = outcome.link_failures
         now = self._clock()
         if verify:
@@ -476,6 +495,7 @@ class Engine:
         self._next_retry = time.monotonic() + self._retry_delay
         self._pending_since = self._pending_since or time.monotonic()
         LOG.error("the kernel does not have the state: %s; next attempt in %.1f s", error, self._retry_delay)
+        self.history.failed(self._clock(), self._why, str(error), time.monotonic() - self._began)
         self._publish(failure=str(error))
 
     def _troubles(self) -> Mapping[Key, tuple[State, str]]:
@@ -536,6 +556,22 @@ class Engine:
         compiler = Compiler(self._settings, self._compiler.tables)
         return self.reconciler.plan(compiler.compile(state, {**self._refused, **self._conflicts()}))
 
+    def explain(self, question: Question) -> Explanation:
+        """What becomes of a packet, by the rules that the kernel has now.
+
+        :raises Invalid: the question names a link that is not here.
+        :raises BackendError: the kernel cannot be read.
+        """
+        compiler = Compiler(self._settings, self._compiler.tables)  # one for all attempts: it remembers
+
+        def changed(events: Iterable[Event]) -> tuple[DesiredState, Compiled]:
+            state = self._state
+            for each in events:
+                state = fold(state, each, self._clock())
+            return state, compiler.compile(state, {**self._refused, **self._conflicts()})
+
+        return explain(question, World(self._state, self._compiled, self.host, changed, self._troubles()))
+
     def live_chains(self, table: str | None = None, family: int | None = None) -> list[dict[str, object]]:
         """Our chains as the kernel has them now, with counters and with what each rule is there for.
 
@@ -543,7 +579,7 @@ class Engine:
         :param family: 4 or 6; by default both.
         """
         return [
-            chain
+            with_owners(self._state, chain)
             for each in self._compiled.ruleset.tables.values()
             if table in (None, each.id.name) and family in (None, each.id.family)
             for chain in self.reconciler.live_chains(each)
@@ -556,6 +592,7 @@ class Engine:
         if self._conflicts() != self._conflicting:
             self._apply(verify=False)
             return
+        self._began, self._why = time.monotonic(), "links"
         try:
             outcome = self.reconciler.apply_links(self._compiled)
         except (BackendError, StoreError) as error:
@@ -565,6 +602,7 @@ class Engine:
             LOG.info("links: %s", _some(outcome.lines()))
         if outcome.links_again:
             self._metrics.drift_repairs_total.labels("link").inc(outcome.links_again)
+        self._remember(outcome)
         self._link_failures = outcome.link_failures
         self._publish(troubles=self._troubles())
 
@@ -578,6 +616,10 @@ class Engine:
 
     def _publish(self, **changes: Any) -> None:
         self.view = replace(self.view, state=self._state, **changes)
+
+    def _remember(self, outcome: Outcome) -> None:
+        seconds = time.monotonic() - self._began
+        self.history.done(self._clock(), self._why, sum(outcome.edits.values()), seconds, outcome.lines)
 
     def _log(self, outcome: Outcome, verify: bool) -> None:
         for op, count in outcome.edits.items():

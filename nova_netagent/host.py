@@ -1,5 +1,6 @@
 """The adapters through which one host is read and edited."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from nova_netagent.backend import Backend
 from nova_netagent.backend.conntrack import FlowTable
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
+from nova_netagent.backend.nft.others import OtherChain
 from nova_netagent.services.protocol import DhcpServers
 
 
@@ -24,6 +26,8 @@ class Host:
     """The packet filter that was ours before, where anything of ours is still in it."""
     warnings: tuple[str, ...] = ()
     """What this kernel cannot do, and what that means."""
+    others: Callable[[], Sequence[OtherChain]] = tuple
+    """Who else judges packets where ``rules`` does not look."""
 
     def close(self) -> None:
         """Close sockets and descriptors; the kernel keeps everything, and servers go on."""

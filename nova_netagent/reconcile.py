@@ -242,6 +242,7 @@ class Reconciler:
                             "bytes": size,
                             "rule": self._backend.describe(table.id, key),
                             "origin": origins.get((name, key)),
+                            "target": self._backend.jumps_to(key),
                         }
                         for packets, size, key in rules
                     ],

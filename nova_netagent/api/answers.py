@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from msgspec import Struct, json
 
+from nova_netagent.history import Attempt
 from nova_netagent.model import KINDS
 from nova_netagent.status import State, View
 
@@ -92,6 +93,10 @@ class LiveRule(Struct, frozen=True):
     rule: str
     origin: tuple[str, str, str] | None = None
     """What it is there for: a kind, an object's id and a part of it; null where it is not ours."""
+    owner: str | None = None
+    """The same in words."""
+    target: str | None = None
+    """The chain that it jumps or goes to."""
 
 
 class LiveChain(Struct, frozen=True):
@@ -109,6 +114,12 @@ class LiveChains(Struct, frozen=True):
     """The chains of the host that have to do with us."""
 
     chains: Sequence[LiveChain]
+
+
+class Plans(Struct, frozen=True):
+    """The last attempts to make the kernel agree, the newest first."""
+
+    plans: Sequence[Attempt]
 
 
 class Trouble(Struct, frozen=True):

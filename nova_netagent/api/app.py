@@ -7,7 +7,7 @@ import falcon
 from nova_netagent.api import errors
 from nova_netagent.api.agent import Agent
 from nova_netagent.api.health import Live, MetricsText, Ready, Root, StatusReport
-from nova_netagent.api.host import Chains, PlanNow, Resync, WholeState
+from nova_netagent.api.host import Chains, Explain, LastPlans, PlanNow, Resync, WholeState
 from nova_netagent.api.objects import Collection, Item, path_of
 from nova_netagent.api.openapi import description
 from nova_netagent.api.traffic import Traffic
@@ -36,9 +36,11 @@ def _routes(agent: Agent) -> dict[str, Any]:
         "/metrics": MetricsText(agent),
         "/v1/state": WholeState(agent),
         "/v1/plan": PlanNow(agent),
+        "/v1/plans": LastPlans(agent),
         "/v1/resync": Resync(agent),
         "/v1/status": StatusReport(agent),
         "/v1/chains": Chains(agent),
+        "/v1/explain": Explain(agent),
     }
     for kind in KINDS:
         routes[path_of(kind)] = Collection(agent, kind)

@@ -8,11 +8,12 @@ import msgspec
 
 from nova_netagent.api import wire
 from nova_netagent.api.agent import Agent
-from nova_netagent.api.answers import STATES, LiveChains, Plan, Repairs, StateChanged, totals
+from nova_netagent.api.answers import STATES, LiveChains, Plan, Plans, Repairs, StateChanged, totals
 from nova_netagent.api.requests import boolean, one_of, parameters, read_body
 from nova_netagent.engine import Change, Engine, Look, NotApplied
 from nova_netagent.events import Replace
 from nova_netagent.model import KINDS, State, document
+from nova_netagent.model.objects import Invalid
 
 T = TypeVar("T")
 
@@ -67,6 +68,15 @@ class PlanNow(_Look):
         resp.data = wire.encode(Plan(self.look(lambda engine: engine.plan())))
 
 
+class LastPlans(_Look):
+    """``/v1/plans``."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """The last attempts to make the kernel agree, and what came of them."""
+        parameters(req)
+        resp.data = wire.encode(Plans(self.look(lambda engine: engine.history.told())))
+
+
 class Resync(_Look):
     """``/v1/resync``."""
 
@@ -78,6 +88,19 @@ class Resync(_Look):
         if failure:
             raise NotApplied(failure)
         resp.data = wire.encode(Repairs(repaired))
+
+
+class Explain(_Look):
+    """``/v1/explain``."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """What becomes of a packet here, rule by rule."""
+        parameters(req)
+        question = wire.decode_question(read_body(req, self._agent.settings.max_body_size))
+        try:
+            resp.data = wire.encode(self.look(lambda engine: engine.explain(question)))
+        except Invalid as error:
+            raise wire.BadRequest(error.field, error.reason) from None
 
 
 class Chains(_Look):

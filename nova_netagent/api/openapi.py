@@ -149,9 +149,11 @@ def _host_paths() -> dict[str, Any]:
     return {
         "/v1/state": _state(),
         "/v1/plan": {"get": _plan()},
+        "/v1/plans": {"get": _plans()},
         "/v1/resync": {"post": _resync()},
         "/v1/status": {"get": _status()},
         "/v1/chains": {"get": _chains()},
+        "/v1/explain": {"post": _explain()},
     }
 
 
@@ -190,6 +192,15 @@ def _plan() -> Schema:
     )
 
 
+def _plans() -> Schema:
+    return _operation(
+        "plans",
+        "The last attempts to make the kernel agree, and what came of them.",
+        {200: ("The newest first.", reference("Plans"), None)},
+        refused=(400, 503),
+    )
+
+
 def _resync() -> Schema:
     return _operation(
         "resync",
@@ -202,6 +213,19 @@ def _resync() -> Schema:
 def _status() -> Schema:
     return _operation(
         "status", "How the agent does, at a glance.", {200: ("A report.", reference("Report"), None)}, refused=(400,)
+    )
+
+
+_QUESTION = {"proto": "tcp", "src": "203.0.113.9:40000", "dst": "10.1.0.2:443", "in_dev": "eth0"}
+
+
+def _explain() -> Schema:
+    return _operation(
+        "explain",
+        "What becomes of a packet here, rule by rule, by the rules that the kernel has now.",
+        {200: ("Its way, and what refused it.", reference("Explanation"), None)},
+        refused=(*_BODY, 503),
+        body=(reference("Question"), _QUESTION),
     )
 
 

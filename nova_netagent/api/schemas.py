@@ -11,6 +11,9 @@ from typing import Any, get_args
 import msgspec
 
 from nova_netagent.api import answers
+from nova_netagent.explain import question
+from nova_netagent.explain.question import Question
+from nova_netagent.explain.report import Explanation
 from nova_netagent.model import KINDS, Object, State, objects, protocols
 from nova_netagent.status import Status
 
@@ -23,10 +26,13 @@ _ANSWERS = (
     answers.Versions,
     answers.Health,
     answers.Plan,
+    answers.Plans,
     answers.Repairs,
     answers.StateChanged,
     answers.LiveChains,
     answers.Report,
+    Question,
+    Explanation,
 )
 
 
@@ -107,6 +113,7 @@ _UP_TO_32 = "(0?0?[0-9]|0?[12][0-9]|0?3[0-2])"
 _UP_TO_128 = "(0{0,2}[0-9]|0?[0-9]{2}|1[01][0-9]|12[0-8])"
 _CIDR4 = f"{_IPV4}(/{_UP_TO_32})?"
 _CIDR6 = f"{_IPV6}(/{_UP_TO_128})?"
+_PORT_NUMBER = "0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _PORT = {"minimum": 0, "maximum": 65535}
 _NUMBER = "[01]?[0-9]{1,2}|2[0-4][0-9]|25[0-5]"
 
@@ -133,6 +140,7 @@ _BY_ALIAS: Mapping[str, Schema] = {
     | {"not": {"enum": ["all", "default", "lo"]}},
     _meta(objects.Hostname): _whole("[A-Za-z0-9_]([A-Za-z0-9_.-]{0,253}[A-Za-z0-9_])?"),
     _meta(objects.Text): _whole("[^\\x00-\\x1f\\x7f-\\xa0\\xad]*"),
+    _meta(question.End): _whole(rf"{_IPV4}(:{_PORT_NUMBER})?|{_IPV6}|\[{_IPV6}\](:{_PORT_NUMBER})?"),
     _meta(objects.Protocol): {
         "anyOf": [
             {"type": "string"} | _whole("|".join([*map(_any_case, sorted(protocols.NUMBERS)), _NUMBER])),

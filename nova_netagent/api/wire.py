@@ -12,10 +12,11 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 
 from nova_netagent.api.fields import SHOWN, Path, allowed, fields_at, shown
+from nova_netagent.explain.question import Question
 from nova_netagent.model import KINDS, FloatingIP, Invalid, Object, State, document, values
 from nova_netagent.status import Status
 
-T = TypeVar("T", bound=Object | State)
+T = TypeVar("T", bound=Object | State | Question)
 
 _MISSING = "Object missing required field "
 _UNKNOWN = "Object contains unknown field "
@@ -56,6 +57,14 @@ def decode_state(data: bytes) -> State:
     :raises BadRequest: the bytes are no JSON, or one of the objects is not valid.
     """
     return convert_state(parse(data))
+
+
+def decode_question(data: bytes) -> Question:
+    """The packet that is asked about.
+
+    :raises BadRequest: the bytes are no JSON, or say no packet.
+    """
+    return _convert(parse(data), Question)
 
 
 def convert_object(kind: str, value: object, id_: str | None = None) -> Object:

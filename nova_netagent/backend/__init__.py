@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
-from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Table, TableId
+from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Rule, Table, TableId
 from nova_netagent.plan import EncodedTable, SetPlan, TablePlan
 
 K = TypeVar("K")
@@ -101,6 +101,9 @@ class Backend(Protocol[K]):
 
     def describe(self, table: TableId, key: K) -> str:
         """A rule as iptables-save writes it, as far as we know its matches."""
+
+    def parse(self, table: TableId, key: K) -> Rule:
+        """A rule as a value; what our values cannot say of it is ``Opaque``."""
 
     def jumps_to(self, key: K) -> str | None:
         """The chain that a rule jumps or goes to."""

@@ -197,6 +197,10 @@ class FakeBackend:
         """A rule as iptables-save writes it."""
         return rule_text(key, table.family)
 
+    def parse(self, table: TableId, key: Rule) -> Rule:
+        """The rule itself."""
+        return key
+
     def jumps_to(self, key: Rule) -> str | None:
         """The chain that a rule jumps or goes to."""
         return key.target.chain if isinstance(key.target, Jump) else None

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from nova_netagent.ctl import host, objects, offline
+from nova_netagent.ctl import diag, explain, host, objects, offline
+from nova_netagent.ctl.graph.command import graph
 from nova_netagent.ctl.kinds import kind
 from nova_netagent.ctl.outcome import HELP, OK, USAGE, Failure
 from nova_netagent.ctl.place import CONFIG_FILE, SOCKET
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 TABLES = ("filter", "nat", "mangle", "raw")
 TIMEOUT = 120.0
+_STATES = ("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,7 +107,8 @@ def _add_objects(commands: "_Commands") -> None:
 
 
 def _add_host(commands: "_Commands") -> None:
-    _add(commands, "status", host.status, "how the agent does")
+    looked = _add(commands, "status", host.status, "is it enforcing, is anything pending or in error, and why")
+    looked.add_argument("--watch", nargs="?", type=_seconds, const=2.0, metavar="SECONDS", help="look again every 2 s")
     _add(commands, "export", host.export, "print everything that is described, as apply takes it")
     applied = _add(commands, "apply", host.apply, "make the host match a whole state; prints the plan")
     _add_file(applied, "a state as export prints it; - is standard input")
@@ -116,14 +119,56 @@ def _add_host(commands: "_Commands") -> None:
     chains = _add(commands, "chains", host.chains, "print our chains as the kernel has them, with counters and owners")
     chains.add_argument("--table", choices=TABLES)
     chains.add_argument("--family", choices=("4", "6"))
+    _add_explain(commands)
+    _add_graph(commands)
     _add(commands, "resync", host.resync, "read everything back from the kernel now and repair it")
+
+
+def _add_explain(commands: "_Commands") -> None:
+    asked = _add(commands, "explain", explain.explain, "what happens to a packet, rule by rule, and whose each rule is")
+    asked.add_argument("--proto", required=True, metavar="PROTO", help="tcp, udp, icmp, … or a number")
+    for name, text in (("src", "where it comes from"), ("dst", "where it goes to")):
+        asked.add_argument(f"--{name}", required=True, metavar="A[:PORT]", help=f"{text}; IPv6: [A]:PORT")
+    asked.add_argument("--in-dev", metavar="D", help="the link by which it comes; by default told from its source")
+    asked.add_argument("--out-dev", metavar="D", help="the bridge port of which the copy is meant, if it is for many")
+    asked.add_argument(
+        "--state", choices=_STATES, metavar="STATE", help=f"{', '.join(_STATES)}; by default a flow's first"
+    )
+    asked.add_argument("--icmp-type", type=int, metavar="N", help="by default an echo request")
+    asked.add_argument("--icmp-code", type=int, metavar="N", help="by default 0")
+    asked.add_argument("--mac", metavar="MAC", help="that it is sent from; by default its sender's own")
+    asked.add_argument("--all", action="store_true", help="show the agent's own entrances to its chains as well")
+    asked.add_argument("--graph", metavar="FILE", help="draw its way as well: FILE.svg or FILE.dot")
+    asked.add_argument("--routed", action="store_true", help="it is sent to the host's MAC, though its end is near")
+
+
+def _add_graph(commands: "_Commands") -> None:
+    drawn = _add(commands, "graph", graph, "draw our live chains, with counters and owners, as SVG or DOT")
+    drawn.add_argument("of", nargs="?", metavar="OBJECT", help="an id, a name, a device or an address; by default all")
+    drawn.add_argument("-o", "--output", metavar="FILE", help="FILE.svg, or FILE.dot; by default standard output")
+    drawn.add_argument("--dot", action="store_true", help="DOT, whatever the file is called")
+    drawn.add_argument("--table", choices=TABLES)
+    drawn.add_argument("--family", choices=("4", "6"))
+    drawn.add_argument("--whole", action="store_true", help="each chain and each rule, however many there are")
 
 
 def _add_offline(commands: "_Commands") -> None:
     rendered = _add(commands, "render", offline.render, "print the rules of a state; needs neither agent nor root")
     _add_file(rendered, "a state as export prints it; - is standard input")
     _add(commands, "check-config", offline.check_config, "check the configuration files; needs no agent")
+    bundled = _add(
+        commands, "diag", diag.diag, "gather what a report of a problem needs, without secrets; needs no agent"
+    )
+    bundled.add_argument("-o", "--output", metavar="FILE", help="by default netagent-diag-HOST-TIME.tar.gz, here")
+    bundled.add_argument("--plans", action="store_true", help="only print the last plans and what came of them")
     _add(commands, "cleanup", offline.cleanup, "remove everything of ours from the kernel, without asking")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.05 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not a time between looks: 0.05 to 86400 seconds")
+    return value
 
 
 def _add_file(to: argparse.ArgumentParser, text: str) -> None:

@@ -1,5 +1,6 @@
 """status, export, apply, plan, resync, chains: the host as a whole."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,20 @@ Document = dict[str, Any]
 
 
 def status(session: Session) -> int:
-    """``status``."""
+    """``status``, once or again and again until somebody interrupts it."""
+    every = session.args.watch
+    code = _status(session)
+    while every is not None:
+        import time
+
+        sys.stdout.flush()
+        time.sleep(every)
+        session.screen.clear()
+        code = _status(session)
+    return code
+
+
+def _status(session: Session) -> int:
     answer = session.agent.get("/v1/status")
     report = answer.document
     if session.screen.json:
@@ -27,10 +41,10 @@ def _show_status(session: Session, report: Document) -> None:
     reason = f": {report['failure']}" if report["failure"] else ""
     backend = report["backend"] or "not open yet"
     see = f"; see our rules with {report['see_with']}" if report["see_with"] else ""
-    screen.line(f"enforcing  {enforcing}{reason}")
+    screen.wrapped(f"enforcing  {enforcing}{reason}")
     for warning in report["warnings"]:
-        screen.line(f"warning    {warning}")
-    screen.line(f"backend    {backend}{see}")
+        screen.wrapped(f"warning    {warning}")
+    screen.wrapped(f"backend    {backend}{see}")
     screen.line(f"host       {report['host']}, version {report['version']}, up {_span(report['uptime_seconds'])}")
     screen.line(f"applied    {_ago(report['applied_at'])}, verified {_ago(report['verified_at'])}")
     if report.get("rpc"):
@@ -155,12 +169,11 @@ def _show_chain(session: Session, chain: Document) -> None:
     policy = f" (policy {chain['policy']})" if chain["policy"] else ""
     screen.line(f"\n  {chain['chain']}{policy}")
     for rule in chain["rules"]:
-        origin = " ".join(each for each in rule["origin"] or () if each)
-        owner = f"  # {origin}" if origin else ""
-        screen.line(f"  {_short(rule['packets']):>6} {_short(rule['bytes']):>6}  {rule['rule']}{owner}")
+        owner = f"  # {rule['owner']}" if rule.get("owner") else ""
+        screen.line(f"  {short(rule['packets']):>6} {short(rule['bytes']):>6}  {rule['rule']}{owner}")
 
 
-def _short(number: int) -> str:
+def short(number: int) -> str:
     """A counter as iptables abbreviates it."""
     for unit in ("", "K", "M", "G"):
         if number < 100_000:

@@ -32,10 +32,36 @@ class Screen:
         sys.stdout.buffer.write(data + b"\n")
         sys.stdout.buffer.flush()
 
+    def clear(self) -> None:
+        """Begin again at the top of the terminal; elsewhere a line between."""
+        sys.stdout.write("\x1b[H\x1b[2J\x1b[3J" if sys.stdout.isatty() else "\n")
+
     def state(self, text: str) -> str:
         """A state, in its colour where there are colours."""
         colour = _COLOURS.get(text)
         return f"\x1b[{colour}m{text}\x1b[0m" if colour and self._colours else text
+
+    def verdict(self, text: str, good: bool) -> str:
+        """A verdict, in green or red where there are colours."""
+        return f"\x1b[{32 if good else 31}m{text}\x1b[0m" if self._colours else text
+
+    def wrapped(self, text: str, *, indent: str = "") -> None:
+        """A text that goes on in the next line, further in, where the terminal ends; nothing is cut."""
+        if self._width is None or len(indent) + len(text) <= self._width or self._width < 2 * _LEAST:
+            self.line(indent + text)
+            return
+        import textwrap
+
+        lines = textwrap.wrap(
+            text,
+            self._width,
+            initial_indent=indent,
+            subsequent_indent=indent + "    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for each in lines:
+            self.line(each)
 
     def table(self, titles: Sequence[str], rows: Sequence[Sequence[Any]], *, indent: str = "", right: str = "") -> None:
         """Columns under their titles; columns that are empty in every row are left out.
@@ -46,10 +72,18 @@ class Screen:
         kept = [n for n, title in enumerate(titles) if title in ("ID", "STATE") or any(row[n] for row in cells)]
         widths = {n: max(len(titles[n]), *(len(row[n]) for row in cells)) if cells else len(titles[n]) for n in kept}
         numbers = right.split()
+        before = len(indent) + sum(widths[n] + len(GAP) for n in kept[:-1])
+        if titles[kept[-1]] == "REASON" and self._width is not None and before + widths[kept[-1]] > self._width:
+            # A reason is what one came for: it is not cut, but has lines of its own.
+            kept, reasons = kept[:-1], [row[kept[-1]] for row in cells]
+        else:
+            reasons = []
         widths[kept[-1]] = self._room(widths[kept[-1]], len(indent) + sum(widths[n] + len(GAP) for n in kept[:-1]))
-        for row in [list(titles), *cells]:
+        for number, row in enumerate([list(titles), *cells]):
             line = GAP.join(self._fitted(row[n], widths[n], titles[n], numbers) for n in kept)
             self.line(f"{indent}{line}".rstrip())
+            if reasons and number:
+                self.wrapped(reasons[number - 1], indent=indent + "    ")
 
     def _room(self, wanted: int, before: int) -> int:
         """How wide a line's last column may be; where there is next to no room it is left to wrap."""

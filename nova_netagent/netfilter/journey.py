@@ -37,7 +37,12 @@ Chains = Mapping[str, Sequence[Rule]]
 
 
 class NoRoute(Exception):
-    """The host would not know where to send the packet."""
+    """The host would not know where to send the packet.
+
+    :ivar journey: how far it came.
+    """
+
+    journey: "Journey | None" = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class Scene:
         if sender is None:
             return self.from_host(packet)
         port = self.ports.get(sender)
-        holder = self._neighbour(packet.destination, port) if port is not None else None
+        holder = self.neighbour(packet.destination, port) if port is not None else None
         return self.from_link(packet, sender, bridged_to=None if holder is None else holder.device)
 
     def from_link(self, packet: Packet, sender: str, *, bridged_to: str | None = None) -> Journey:
@@ -129,20 +134,22 @@ class Scene:
             arrived = replace(packet, in_interface=port.bridge, physdev_in=sender, mac_source=mac)
         trip = _Trip(self, arrived)
         trip.pass_hook("PREROUTING")
+        if trip.refused:
+            return trip.end()
         destination = trip.packet.destination
         redirected = trip.packet.to_local_address or destination != packet.destination
         if redirected:
-            bridged_to = self._stays_bridged(trip.packet, port)
+            bridged_to = self.stays_bridged(trip.packet, port)
         if bridged_to is not None:
             assert port is not None, f"{sender} is no bridge port"
             trip.packet = replace(trip.packet, out_interface=port.bridge, physdev_out=bridged_to)
             trip.pass_hook("FORWARD")
             trip.leave()
-        elif trip.packet.to_local_address or self._takes(destination):
+        elif trip.packet.to_local_address or self.takes(destination):
             trip.packet = replace(trip.packet, to_local_address=destination in self.local or redirected)
             trip.pass_hook("INPUT")
         else:
-            trip.packet = replace(trip.packet, out_interface=self.route(destination))
+            trip.packet = replace(trip.packet, out_interface=trip.route())
             trip.pass_hook("FORWARD")
             trip.leave()
         return trip.end()
@@ -153,42 +160,47 @@ class Scene:
         :param out_interface: the link that it must go out by; by default its route's.
         :raises NoRoute: there is no route.
         """
-        led_to = "lo" if packet.destination in self.local else self.route(packet.destination)
+        led_to = "lo" if packet.destination in self.local else self.route(packet)
         trip = _Trip(self, replace(packet, out_interface=out_interface or led_to))
         trip.pass_hook("OUTPUT")
-        if trip.packet.destination != packet.destination:
+        if not trip.refused and trip.packet.destination != packet.destination:
             # ip_route_me_harder(), in nat OUTPUT; but filter OUTPUT after it is still shown the old interface.
-            trip.packet = replace(trip.packet, out_interface=self.route(trip.packet.destination))
+            trip.packet = replace(trip.packet, out_interface=trip.route())
         trip.leave()
         return trip.end()
 
-    def route(self, destination: str) -> str:
-        """The interface that leads to an address. :raises NoRoute: none does."""
+    def walk_table(self, table: TableId, hook: str, packet: Packet) -> Walk:
+        """What one table does to a packet at one hook."""
+        return walk(self.tables.get(table, {}), hook, packet, self.sets)
+
+    def route(self, packet: Packet) -> str:
+        """The interface by which a packet goes on. :raises NoRoute: none leads there."""
+        destination = packet.destination
         wanted = values.prefix(destination)
         found = [(prefix.length, interface) for prefix, interface in self.routes if prefix.contains(wanted)]
         if not found:
             raise NoRoute(f"there is no route to {destination}")
         return max(found, key=lambda each: each[0])[1]
 
-    def _takes(self, destination: str) -> bool:
+    def takes(self, destination: str) -> bool:
         """Whether the host itself takes what is sent to an address: its own, and what is everybody's."""
         wanted = values.prefix(destination)
         return destination in self.local or any(everybody.contains(wanted) for everybody in _EVERYBODY)
 
-    def _stays_bridged(self, packet: Packet, port: Port | None) -> str | None:
+    def stays_bridged(self, packet: Packet, port: Port | None) -> str | None:
         """The port to which a frame is bridged whose new destination is on the bridge that it came by.
 
         br_nf_pre_routing_finish(), bridged_dnat: it is never routed, and may go back by its own port.
         """
         destination = packet.destination
-        if port is None or packet.to_local_address or self._takes(destination):
+        if port is None or packet.to_local_address or self.takes(destination):
             return None
-        if self.route(destination) != port.bridge:
+        if self.route(packet) != port.bridge:
             return None
         beside = (each for each in self.ports.values() if each.bridge == port.bridge)
         return next((each.device for each in beside if destination in each.addresses), None)
 
-    def _neighbour(self, address: str, sender: Port) -> Port | None:
+    def neighbour(self, address: str, sender: Port) -> Port | None:
         """Who holds an address on the sender's bridge: what an answer to its ARP request would say."""
         beside = (port for port in self.ports.values() if port.bridge == sender.bridge and port != sender)
         return next((port for port in beside if address in port.addresses), None)
@@ -206,15 +218,27 @@ class _Trip:
     def pass_hook(self, hook: str, tables: Sequence[str] | None = None) -> None:
         """Meet the tables of a hook, unless the packet was refused before."""
         for table in tables or _PASSAGES[hook]:
-            if self._verdict != "ACCEPT":
+            if self.refused:
                 return
             # The mangling of a flow is decided by its first packet, and kept by connection tracking.
             if table == "nat" and "NEW" not in self.packet.states:
                 continue
-            chains = self._scene.tables.get(TableId(self.packet.family, table), {})
-            walked = walk(chains, hook, self.packet, self._scene.sets)
+            walked = self._scene.walk_table(TableId(self.packet.family, table), hook, self.packet)
             self._hops.append(Hop(table, hook, walked))
             self._verdict, self.packet = walked.verdict, walked.packet
+
+    @property
+    def refused(self) -> bool:
+        """Whether it goes no further."""
+        return self._verdict != "ACCEPT"
+
+    def route(self) -> str:
+        """The interface by which it goes on. :raises NoRoute: none does."""
+        try:
+            return self._scene.route(self.packet)
+        except NoRoute as error:
+            error.journey = self.end()
+            raise
 
     def leave(self) -> None:
         """The last hook; the interface that it came by and its MAC are not known there."""

@@ -5,7 +5,7 @@ refuses (``CannotTell``) what it does not understand, instead of guessing.
 Source of the semantics: net/ipv4/netfilter/ip_tables.c, ipt_do_table().
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from nova_netagent.model import values
@@ -40,9 +40,21 @@ from nova_netagent.netfilter.rule import (
     Zone,
 )
 
+_PASSING = frozenset(
+    {"", "AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "CT", "DSCP", "ECN", "HL", "IDLETIMER", "LED"}
+    | {"LOG", "NFLOG", "NOTRACK", "RATEEST", "SECMARK", "SET", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TRACE", "TTL"}
+    | {"ULOG"}
+)
+"""Targets of somebody else's after which the walk goes on; the empty one is that of a rule that only counts."""
+
 
 class CannotTell(Exception):
-    """The walk met a match or a target that it does not know."""
+    """The walk met a match or a target that it does not know.
+
+    :ivar steps: the rules that matched until then, with that of the target.
+    """
+
+    steps: "tuple[Step, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,10 @@ class Step:
     rule: Rule
 
 
+Judge = Callable[[Step, Packet], bool]
+"""Whether a rule applies to a packet, and where it stands."""
+
+
 @dataclass(frozen=True)
 class Walk:
     """How a walk ended."""
@@ -98,10 +114,13 @@ class Walk:
     @property
     def decided_by(self) -> Step | None:
         """The rule that gave the verdict; ``None`` when the policy did."""
-        terminal = (Verdict, Dnat, Snat, Redirect, Reject)
-        if self.steps and isinstance(self.steps[-1].rule.target, terminal):
-            last = self.steps[-1]
-            if not (isinstance(last.rule.target, Verdict) and last.rule.target.name == "RETURN"):
+        if not self.steps:
+            return None
+        last = self.steps[-1]
+        match last.rule.target:
+            case Verdict("RETURN"):
+                return None
+            case Verdict() | Dnat() | Snat() | Redirect() | Reject() | Opaque("REJECT" | "MASQUERADE" | "SNAT"):
                 return last
         return None
 
@@ -120,9 +139,11 @@ def walk(
     packet: Packet,
     sets: Mapping[str, IpSet],
     policy: str = "ACCEPT",
+    judge: "Judge | None" = None,
 ) -> Walk:
     """Walk a packet from a built-in chain to its verdict.
 
+    :param judge: says whether a rule applies; by default ``matches``.
     :raises CannotTell: on a match or target that is not understood, or a missing chain.
     """
     steps: list[Step] = []
@@ -140,7 +161,7 @@ def walk(
             chain, index = stack.pop()
             continue
         rule = rules[index]
-        if not matches(rule, packet, sets):
+        if not (matches(rule, packet, sets) if judge is None else judge(Step(chain, index, rule), packet)):
             index += 1
             continue
         steps.append(Step(chain, index, rule))
@@ -175,8 +196,17 @@ def walk(
                 packet = replace(packet, mark=(packet.mark & ~mask) ^ value)
             case ChecksumFill() | Zone():
                 pass
+            case Opaque(name) if name in _PASSING:
+                pass
+            case Opaque("REJECT"):
+                return Walk("REJECT", packet, tuple(steps))
+            case Opaque("MASQUERADE" | "SNAT"):
+                # As whom it is sent is seen nowhere afterwards: the nat table is the last that it meets.
+                return Walk("ACCEPT", packet, tuple(steps))
             case Opaque(name):
-                raise CannotTell(f"the target {name} in {chain} is not known")
+                unknown = CannotTell(f"the target {name} in {chain} is not known")
+                unknown.steps = tuple(steps)
+                raise unknown
 
 
 def matches(rule: Rule, packet: Packet, sets: Mapping[str, IpSet]) -> bool:

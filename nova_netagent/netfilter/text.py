@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from nova_netagent.netfilter import foreign
 from nova_netagent.netfilter.rule import (
     CUT_FLOWS,
     CUT_SECONDS,
@@ -126,7 +127,7 @@ def match_text(match: Match, family: Family) -> str:
         case Comment(text):
             return f"-m comment --comment {_quoted(text)}"
         case Opaque(name, revision, _):
-            return f"-m {name} (revision {revision}, not ours)"
+            return foreign.match_text(match) or f"-m {name} (revision {revision}, not ours)"
 
 
 def target_text(target: Target, family: Family) -> str:
@@ -151,8 +152,8 @@ def target_text(target: Target, family: Family) -> str:
             return "-j CHECKSUM --checksum-fill"
         case Reject():
             return f"-j REJECT --reject-with {'icmp' if family == 4 else 'icmp6'}-port-unreachable"
-        case Opaque(name, revision, _):
-            return f"-j {name} (revision {revision}, not ours)"
+        case Opaque():
+            return foreign.target_text(target, family)
 
 
 def _quoted(text: str) -> str:

@@ -192,6 +192,10 @@ class Agent:
         """Have it compare the kernel with the desired state now."""
         return self._accepted("POST", "/v1/resync")
 
+    def explain(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """What it says becomes of a packet."""
+        return dict(self._accepted("POST", "/v1/explain", question))
+
     def _accepted(self, method: str, path: str, body: Any = None) -> Any:
         status, answer = self.request(method, path, body)
         if not 200 <= status < 300:

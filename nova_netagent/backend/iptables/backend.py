@@ -16,7 +16,7 @@ from nova_netagent.backend.iptables.image import CountedChain, Image
 from nova_netagent.backend.iptables.lock import XtablesLock
 from nova_netagent.backend.iptables.sets import KernelSets
 from nova_netagent.backend.iptables.tables import KernelTables
-from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Table, TableId
+from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Rule, Table, TableId
 from nova_netagent.netfilter.text import rule_text
 from nova_netagent.plan import EncodedTable, Insert, SetPlan, TablePlan
 
@@ -156,7 +156,11 @@ class IptablesBackend:
 
     def describe(self, table: TableId, key: bytes) -> str:
         """A rule as iptables-save writes it, as far as we know its matches."""
-        return rule_text(entry.decode(key, table.family, self._sets.name), table.family)
+        return rule_text(self.parse(table, key), table.family)
+
+    def parse(self, table: TableId, key: bytes) -> Rule:
+        """A rule as a value; what our values cannot say of it is ``Opaque``."""
+        return entry.decode(key, table.family, self._sets.name)
 
     def jumps_to(self, key: bytes) -> str | None:
         """The chain that a rule jumps or goes to."""

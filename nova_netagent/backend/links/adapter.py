@@ -14,7 +14,7 @@ from typing import Any
 from pyroute2.netlink.exceptions import NetlinkError
 
 from nova_netagent.backend import Unavailable
-from nova_netagent.backend.links import holdings, neighbours
+from nova_netagent.backend.links import holdings, neighbours, routes
 from nova_netagent.backend.links.arp import Announcer
 from nova_netagent.backend.links.holdings import Holdings, MoveFailed
 from nova_netagent.backend.links.image import LinkImage
@@ -113,6 +113,10 @@ class KernelLinks:
             if name in links and links[name].up:
                 known[name] = (links[name].index, _holdings_of(links[name].index).without(ours))
         self._remembered = known
+
+    def route(self, asked: routes.Asked) -> routes.Route:
+        """Where the host sends a packet, or would take it."""
+        return routes.ask(asked)
 
     def prepare(self, plan: LinkPlan) -> None:
         """Take ports and addresses away, and have bridged frames filtered."""

@@ -6,7 +6,9 @@ from functools import partial
 from msgspec.structs import replace
 
 from nova_netagent.backend.links.protocol import LinksFailed
+from nova_netagent.backend.links.routes import Asked, Route
 from nova_netagent.compile.links import Bridge, Vlan
+from nova_netagent.model import values
 from nova_netagent.plan_links import ActualLinks, Join, Link, LinkPlan, Release
 from nova_netagent.plan_neighbours import Neighbours
 
@@ -42,6 +44,8 @@ class FakeLinks:
         """Links whose edits fail, and the reason."""
         self._remembered: dict[str, set[str]] = {}
         self._made = 0
+        self.default: str | None = None
+        """The link by which everything is reached that is not near."""
         self.add_link("lo")
 
     def add_link(self, name: str, kind: str | None = None, master: str | None = None, up: bool = True) -> None:
@@ -85,6 +89,17 @@ class FakeLinks:
             if name in self.links and self.links[name].up:
                 known[name] = self._holdings(name) - set(ours)
         self._remembered = known
+
+    def route(self, asked: Asked) -> Route:
+        """By its own addresses, and by ``default`` for everything else."""
+        wanted = values.prefix(asked.destination)
+        on = {cidr.partition("/")[0]: name for name, cidr in self.addresses}
+        if asked.destination in on:
+            return Route("local", "lo")
+        near = [(values.prefix(cidr), name) for name, cidr in self.addresses if values.prefix(cidr).contains(wanted)]
+        if near:
+            return Route("unicast", max(near, key=lambda each: each[0].length)[1])
+        return Route("unicast", self.default) if self.default else Route("unreachable", reason="there is no route")
 
     def prepare(self, plan: LinkPlan) -> None:
         """What goes before the rules."""

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
+from nova_netagent.backend.links.routes import Asked, Route
 from nova_netagent.plan_links import ActualLinks, LinkPlan
 from nova_netagent.plan_neighbours import Neighbours
 
@@ -32,6 +33,9 @@ class LinksBackend(Protocol):
 
     def remember(self, bridges: Mapping[str, Collection[str]]) -> None:
         """Keep in mind what bridges hold, but for the addresses named: it is given again if they are made anew."""
+
+    def route(self, asked: Asked) -> Route:
+        """Where the host sends a packet, or would take it."""
 
     def prepare(self, plan: LinkPlan) -> None:
         """What goes before the rules: ports and addresses away, bridges filtered."""

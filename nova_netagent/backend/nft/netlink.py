@@ -187,6 +187,11 @@ class Netlink:
         """A table's chains."""
         return [_chain(each) for each in self._dump(_GET_CHAIN, table, b"") if read_string(each[1]) == table.name]
 
+    def hooked(self, family: Family) -> list[tuple[str, ListedChain]]:
+        """Every base chain of a family, whoever's it is, with the name of its table."""
+        listed = ((read_string(each[1]), _chain(each)) for each in self._dump(_GET_CHAIN, TableId(family, ""), b""))
+        return [(table, chain) for table, chain in listed if chain.hook is not None]
+
     def chain(self, table: TableId, name: str) -> ListedChain | None:
         """One chain of a table."""
         body = attributes.string(1, table.name) + attributes.string(3, name)

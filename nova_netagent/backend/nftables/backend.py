@@ -25,6 +25,7 @@ from nova_netagent.netfilter.rule import (
     Family,
     IpSet,
     Jump,
+    Opaque,
     Physdev,
     Rule,
     Table,
@@ -247,6 +248,16 @@ class NftablesBackend:
     def describe(self, table: TableId, key: bytes) -> str:
         """A rule as iptables-save writes it, if it is ours."""
         return key.decode() if key == STRAY else keys.described(key, table.family)
+
+    def parse(self, table: TableId, key: bytes) -> Rule:
+        """A rule as a value; of one that is not ours only where it leads is known, not what it asks for."""
+        if isinstance(key, keys.Key):
+            return key.rule
+        if key == STRAY:
+            return Rule(Opaque("", 0, b""), matches=(Opaque("strays", 0, b""),))
+        chain = self.jumps_to(key)
+        target = keys.verdict(key) if chain is None else Jump(chain)
+        return Rule(target or Opaque("", 0, b""), matches=(Opaque("nft", 0, key),))
 
     def jumps_to(self, key: bytes) -> str | None:
         """The chain that a rule jumps or goes to."""

@@ -8,12 +8,15 @@ from nova_netagent.backend.nft import attributes, expressions, objects
 from nova_netagent.backend.nft.expressions import Expression, Meta
 from nova_netagent.backend.nftables import matches, targets
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
-from nova_netagent.netfilter.rule import Comment, Family, Jump, Physdev, Rule
+from nova_netagent.netfilter.rule import ACCEPT, DROP, RETURN, Comment, Family, Jump, Physdev, Rule, Verdict
 from nova_netagent.netfilter.text import match_text, rule_text
 
 _NOTHING_COUNTED = (0).to_bytes(8, "big")
 COUNTER = expressions.encode((Expression("counter", ((1, _NOTHING_COUNTED), (2, _NOTHING_COUNTED))),))
 _COUNTED = re.compile(re.escape(COUNTER[:24]) + b".{8}" + re.escape(COUNTER[32:36]) + b".{8}", re.DOTALL)
+
+_VERDICTS = {0: DROP, 1: ACCEPT, -5: RETURN}
+"""linux/netfilter.h and linux/netfilter/nf_tables.h (NFT_RETURN)."""
 
 Place = Callable[[str], str]
 """The name in nf_tables of a chain of the rule's table."""
@@ -99,6 +102,17 @@ def jumps_to(listed: bytes) -> str | None:
     data = attributes.parse(attributes.parse(known[2]).get(2, b""))
     verdict = attributes.parse(data.get(2, b""))
     return attributes.read_string(verdict[2]) if 2 in verdict else None
+
+
+def verdict(listed: bytes) -> Verdict | None:
+    """The verdict that a rule gives in its last expression, if it gives one."""
+    expressions_ = list(attributes.parse_list(listed))
+    known = attributes.parse(expressions_[-1]) if expressions_ else {}
+    if not known or attributes.read_string(known[1]) != "immediate":
+        return None
+    data = attributes.parse(attributes.parse(known[2]).get(2, b""))
+    code = attributes.parse(data.get(2, b"")).get(1)
+    return None if code is None else _VERDICTS.get(int.from_bytes(code, "big", signed=True))
 
 
 def words(listed: bytes) -> str:

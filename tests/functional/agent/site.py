@@ -137,7 +137,7 @@ class Site(Cloud):
 
         :param state: how connection tracking sees the packet, where that cannot be told from itself.
         """
-        probe = self._addressed(sender, receiver, probe)
+        probe = self.addressed(sender, receiver, probe)
         seen = arrives(sender, receiver, probe, device=device)
         self.witness.agrees(sender, receiver, probe, seen, state)
         return seen
@@ -152,7 +152,7 @@ class Site(Cloud):
         device: str | None = None,
     ) -> Refusal:
         """Send the probe; true when it did not arrive, and should not have by the rules."""
-        probe = self._addressed(sender, receiver, probe)
+        probe = self.addressed(sender, receiver, probe)
         refusal = refused(sender, receiver, probe, device=device)
         self.witness.agrees(sender, receiver, probe, refusal.seen, state)
         return refusal
@@ -161,7 +161,7 @@ class Site(Cloud):
         self, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged, *, state: str | None = None
     ) -> Seen | None:
         """Send the probe: as the receiver saw it, if it did. For a test that does not know what must become of it."""
-        probe = self._addressed(sender, receiver, probe)
+        probe = self.addressed(sender, receiver, probe)
         token = new_token()
         with watching(receiver, [probe], None) as watch, one_processor():
             watch.expect(token)
@@ -174,7 +174,7 @@ class Site(Cloud):
         self.witness.agrees(sender, receiver, probe, seen, state)
         return seen
 
-    def _addressed(self, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged) -> IpProbe | Forged:
+    def addressed(self, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged) -> IpProbe | Forged:
         """With its destination and ports decided; a frame that must be routed goes to the bridge."""
         own_hop = isinstance(probe, Forged) and probe.via is None
         if own_hop and self._bridge_of(sender, probe.device) != self._bridge_of(receiver):

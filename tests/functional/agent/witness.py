@@ -71,7 +71,7 @@ class Witness:
         self, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged, state: str | None = None
     ) -> Journey | None:
         """What the rules do to a packet; None when it gets to no rule or has no route."""
-        packet = _packet(sender, probe, state)
+        packet = packet_of(sender, probe, state)
         scene = self._seen = self._seen or self._scene()
         link, goal = self.link(sender, probe.device), self.link(receiver, to=packet.destination)
         reachable = {device for address, device in scene.local.items() if not address.startswith("fe80:")}
@@ -156,7 +156,7 @@ class Witness:
         return next(name for name, (switch, _) in self.host.peers.items() if switch is peer)
 
 
-def _packet(sender: Namespace, probe: IpProbe | Forged, state: str | None) -> Packet:
+def packet_of(sender: Namespace, probe: IpProbe | Forged, state: str | None) -> Packet:
     inner = probe.probe if isinstance(probe, Forged) else probe
     assert inner.to is not None
     forged = (probe.source, probe.source_mac) if isinstance(probe, Forged) else (None, None)

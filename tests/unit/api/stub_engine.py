@@ -12,11 +12,16 @@ from msgspec.structs import replace
 from nova_netagent.api.agent import About, Agent, Asks
 from nova_netagent.engine import Answer, Change, Look, NotApplied
 from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
+from nova_netagent.explain.question import Question
+from nova_netagent.explain.report import Doubt, Explanation, Holder, MetRule, ObjectChange, PacketAt, Proposal
+from nova_netagent.history import History
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState, FloatingIP, Instance, Key, Network, SecurityGroup
+from nova_netagent.model.objects import Invalid
 from nova_netagent.settings import ApiSettings
 from nova_netagent.status import State, View
 from nova_netagent.store import StoreError
+from nova_netagent.testing import group_id, instance_id
 
 STARTED = 1_790_000_000.0
 
@@ -34,6 +39,7 @@ class StubEngine:
         self.delay = 0.0
         self.alive = (True, "")
         self.served = 0
+        self.history = History()
         self._kernel = DesiredState()
         self._requests: queue.SimpleQueue[Change | Look[Any] | None] = queue.SimpleQueue()
 
@@ -79,6 +85,31 @@ class StubEngine:
         except Exception as error:
             answer.set_exception(error)
 
+    def explain(self, question: Question) -> Explanation:
+        """A refusal of any packet, unless it comes by a link that is not there."""
+        if question.in_dev == "nowhere":
+            raise Invalid("in_dev", "there is no link nowhere on this host")
+        holder = Holder(True, "instance vm1: fallback", "instances", instance_id(1), "fallback", "vm1")
+        jump = MetRule(4, "filter", "FORWARD", "FORWARD", 1, "-j a", "-> a", 5, 300, Holder(True, "the agent"))
+        drop = MetRule(4, "filter", "FORWARD", "a", 2, "-p tcp -j DROP", "DROP", 123_456, 7, holder)
+        foreign = MetRule(4, "raw", "PREROUTING", "PREROUTING", 1, "-m odd", "goes on", 0, 0, Holder(False, "foreign"))
+        sent = PacketAt(question.src, question.dst, str(question.proto), "eth0", "")
+        change = ObjectChange("security_groups", group_id(1), "security group group1: add it", {"id": group_id(1)})
+        return Explanation(
+            verdict="DROP",
+            reason="no security group of instance vm1 lets it in",
+            certain=False,
+            way="routed",
+            state="NEW",
+            sent=sent,
+            left=PacketAt(question.src, "10.1.0.2:22", str(question.proto), "br1", "instance vm1"),
+            rules=(foreign, jump, drop),
+            refused_by=drop,
+            doubts=(Doubt(foreign, "ACCEPT"),),
+            notes=("tap1 is down: nothing comes or goes that way",),
+            proposal=Proposal((change,), True, ""),
+        )
+
     def _change(self, change: Change) -> Answer:
         before = self.view.state
         state = fold(before, change.event, STARTED)
@@ -91,6 +122,7 @@ class StubEngine:
         if self.failure:
             raise NotApplied(self.failure)
         self._kernel = state
+        self.history.done(STARTED + 5, "change", 2, 0.0123, lambda: ["IPv4 filter: -A a", "IPv4 filter: -A b"])
         self.view = replace(self.view, unapplied=frozenset(), troubles=dict(self._troubles(state)))
         return self._answer(change.event, before)
 
@@ -159,6 +191,7 @@ CHAINS: tuple[dict[str, object], ...] = (
                 "bytes": 98_765_432_100,
                 "rule": "-p tcp -m tcp --dport 443 -j RETURN",
                 "origin": ("instances", "a0000001-0000-4000-8000-000000000001", "c0000001-0000-4000-8000-000000000001"),
+                "owner": "instance vm1: replies",
             }
         ],
     },

@@ -357,7 +357,7 @@ def test_nothing_else_is_there(client: TestClient) -> None:
     for target in (
         "/v1",
         "/v2/networks",
-        "/v1/explain",
+        "/v1/explanations",
         "/v1/networks/a/b",
         "/%ff",
         "/v1/networks/%00",

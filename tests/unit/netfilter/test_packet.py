@@ -105,14 +105,22 @@ def test_who_decided() -> None:
         assert walked(FORWARD=(Rule(target),)).decided_by is not None
 
 
+def test_what_foreign_targets_do() -> None:
+    assert walked(FORWARD=(Rule(Opaque("LOG", 0, b"")), Rule(Opaque("", 0, b"")), Rule(DROP))).verdict == "DROP"
+    refused = walked(FORWARD=(Rule(Opaque("REJECT", 0, b"\x09\0\0\0")), Rule(ACCEPT)))
+    assert (refused.verdict, refused.decided_by is not None) == ("REJECT", True)
+    assert walked(FORWARD=(Rule(Opaque("MASQUERADE", 0, b"")), Rule(DROP))).verdict == "ACCEPT"
+
+
 # --- what a walk cannot tell
 
 
 def test_a_walk_does_not_guess() -> None:
     with pytest.raises(CannotTell, match="time"):
         walked(FORWARD=(Rule(ACCEPT, matches=(UNKNOWN,)),))
-    with pytest.raises(CannotTell, match="LOG in FORWARD"):
-        walked(FORWARD=(Rule(Opaque("LOG", 0, b"")),))
+    with pytest.raises(CannotTell, match="NFQUEUE in FORWARD") as caught:
+        walked(FORWARD=(Rule(Opaque("LOG", 0, b"")), Rule(Opaque("NFQUEUE", 0, b""))))
+    assert [step.index for step in caught.value.steps] == [0, 1]
     with pytest.raises(CannotTell, match="no chain gone"):
         walked(FORWARD=(Rule(Jump("gone")),))
     with pytest.raises(CannotTell, match="no set s"):

@@ -1,0 +1,116 @@
+"""Ask the kernel where it would send a packet: rules of policy routing, VRFs and all.
+
+Source: rtnetlink(7), RTM_GETROUTE; net/ipv4/route.c, inet_rtm_getroute(). With the interface that
+a packet came by the kernel answers for a packet that is received, and refuses what it would not
+take or forward.
+"""
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Literal
+
+from msgspec import Struct
+
+_HEADER = struct.Struct("=IHHII")
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_ATTRIBUTE = struct.Struct("=HH")
+_NLMSG_ERROR = 2
+_RTM_GETROUTE = 26
+_REQUEST = 1
+_RTA_DST, _RTA_SRC, _RTA_IIF, _RTA_OIF, _RTA_PREFSRC, _RTA_MARK = 1, 2, 3, 4, 7, 16
+_RTM_F_LOOKUP_TABLE = 0x1000
+_KINDS = {1: "unicast", 2: "local", 3: "broadcast", 4: "local", 5: "broadcast"}
+_REFUSALS = {
+    errno.EXDEV: "the reverse path filter refuses it: answers would go another way",
+    errno.EHOSTUNREACH: "the host would not forward it",
+    errno.ENETUNREACH: "there is no route",
+    errno.EACCES: "a route prohibits it",
+    errno.EINVAL: "a route drops it, or its source is not one that can come that way",
+}
+
+
+class Asked(Struct, frozen=True):
+    """A packet to be routed.
+
+    :ivar interface: that it came by; ``None``: the host sends it, or only the way is asked for.
+    """
+
+    destination: str
+    source: str | None = None
+    interface: str | None = None
+    mark: int = 0
+
+
+class Route(Struct, frozen=True):
+    """What the kernel answered."""
+
+    kind: Literal["unicast", "local", "broadcast", "unreachable"]
+    """``local``: the host takes it; ``broadcast``: it is for everybody on a link, the host too."""
+    interface: str | None = None
+    source: str | None = None
+    """The address from which the host itself would send there."""
+    reason: str = ""
+    """Why there is no way."""
+
+
+def ask(asked: Asked) -> Route:
+    """One question, one answer; in the network namespace that the thread is in."""
+    family = socket.AF_INET6 if ":" in asked.destination else socket.AF_INET
+    length = 128 if family == socket.AF_INET6 else 32
+    attributes = [(_RTA_DST, socket.inet_pton(family, asked.destination))]
+    if asked.source is not None:
+        attributes.append((_RTA_SRC, socket.inet_pton(family, asked.source)))
+    try:
+        if asked.interface is not None:
+            attributes.append((_RTA_IIF, struct.pack("=I", socket.if_nametoindex(asked.interface))))
+    except OSError:
+        return Route("unreachable", reason=f"there is no link {asked.interface}")
+    if asked.mark:
+        attributes.append((_RTA_MARK, struct.pack("=I", asked.mark)))
+    source_length = length if asked.source is not None else 0
+    body = _ROUTE.pack(family, length, source_length, 0, 0, 0, 0, 0, _RTM_F_LOOKUP_TABLE)
+    body += b"".join(_attribute(kind, value) for kind, value in attributes)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as once:
+        once.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETROUTE, _REQUEST, 1, 0) + body)
+        answer = once.recv(1 << 16)
+    return _parsed(answer, family)
+
+
+def _parsed(answer: bytes, family: int) -> Route:
+    _, kind, _, _, _ = _HEADER.unpack_from(answer)
+    body = answer[_HEADER.size :]
+    if kind == _NLMSG_ERROR:
+        (code,) = struct.unpack_from("=i", body)
+        return Route("unreachable", reason=_REFUSALS.get(-code, f"the kernel says: {errno.errorcode.get(-code, code)}"))
+    route_type = _ROUTE.unpack_from(body)[7]
+    found = dict(_attributes(body[_ROUTE.size :]))
+    interface = _name(found[_RTA_OIF]) if _RTA_OIF in found else None
+    source = socket.inet_ntop(family, found[_RTA_PREFSRC]) if _RTA_PREFSRC in found else None
+    known = _KINDS.get(route_type)
+    if known is None:
+        return Route("unreachable", interface, source, "a route says that it is unreachable, prohibited or dropped")
+    return Route(known, interface, source)  # type: ignore[arg-type]
+
+
+def _name(packed: bytes) -> str | None:
+    try:
+        return socket.if_indextoname(struct.unpack("=I", packed)[0])
+    except OSError:
+        return None
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    size = _ATTRIBUTE.size + len(value)
+    return _ATTRIBUTE.pack(size, kind) + value + b"\0" * (-size % 4)
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(data):
+        size, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if size < _ATTRIBUTE.size:
+            return
+        yield kind & 0x3FFF, data[offset + _ATTRIBUTE.size : offset + size]
+        offset += (size + 3) & ~3

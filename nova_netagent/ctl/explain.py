@@ -1,0 +1,120 @@
+"""explain: a packet's way through the host, for a person."""
+
+from typing import Any
+
+from nova_netagent.ctl.graph.command import draw_way
+from nova_netagent.ctl.host import short
+from nova_netagent.ctl.outcome import OK
+from nova_netagent.ctl.session import Session
+
+Document = dict[str, Any]
+
+_FIELDS = ("proto", "src", "dst", "in_dev", "out_dev", "state", "icmp_type", "icmp_code", "mac")
+_ENDS = {"ACCEPT": "passes", "DROP": "is dropped", "REJECT": "is rejected", "NO ROUTE": "goes nowhere"}
+_WAYS = {
+    "bridged": "is bridged",
+    "routed": "is routed",
+    "to the host": "goes to the host",
+    "from the host": "is the host's own",
+}
+
+
+def explain(session: Session) -> int:
+    """``explain``."""
+    import json
+
+    args = session.args
+    asked = {name: value for name in _FIELDS if (value := getattr(args, name)) is not None}
+    if args.routed:
+        asked["routed"] = True
+    answer = session.agent.request("POST", "/v1/explain", json.dumps(asked).encode()).accepted()
+    if session.screen.json:
+        session.screen.body(answer.body)
+    else:
+        _show(session, answer.document)
+    if args.graph:
+        draw_way(session, answer.document, args.graph)
+    return OK
+
+
+def _show(session: Session, found: Document) -> None:
+    screen = session.screen
+    sent, left = found["sent"], found["left"]
+    screen.line(f"{sent['proto']} {sent['src']} -> {sent['dst']} ({found['state']}) {_WAYS[found['way']]}")
+    _show_end(session, "from", sent)
+    place = ""
+    shown = [rule for rule in found["rules"] if session.args.all or not _leads_only(rule)]
+    for rule in shown:
+        here = f"IPv{rule['family']} {rule['table']} {rule['hook']}"
+        if here != place:
+            screen.line(f"\n  {here}")
+            place = here
+        _show_rule(session, rule)
+    if len(shown) < len(found["rules"]):
+        left_out = len(found["rules"]) - len(shown)
+        screen.line()
+        screen.wrapped(f"({left_out} jumps of the agent's that every packet takes are left out; --all)", indent="  ")
+    screen.line()
+    if (left["src"], left["dst"]) != (sent["src"], sent["dst"]):
+        screen.line(f"  translated to {left['src']} -> {left['dst']}")
+    if found["verdict"] == "ACCEPT":
+        _show_end(session, "to", left)
+    verdict = screen.verdict(_ENDS.get(found["verdict"], "may pass or not"), found["verdict"] == "ACCEPT")
+    screen.wrapped(f"It {verdict}: {found['reason']}.")
+    if not found["certain"]:
+        why = "" if found["doubts"] else " other rules judge it as well"
+        screen.wrapped(f"That is not certain:{why}", indent="  ")
+    for doubt in found["doubts"]:
+        rule = doubt["rule"]
+        what = _ENDS.get(doubt["verdict"], "may pass or not")
+        where = f"rule {rule['number']} of {rule['table']} {rule['chain']}"
+        screen.wrapped(f"if {where} applied ({rule['rule']}), it {what}", indent="  ")
+    for note in found["notes"]:
+        screen.wrapped(f"Note: {note}.")
+    if found["proposal"]:
+        _show_proposal(session, found["proposal"])
+
+
+def _show_end(session: Session, word: str, end: Document) -> None:
+    named = [each for each in (end["device"], end["holder"]) if each]
+    if named:
+        session.screen.line(f"  {word} {', '.join(named)}")
+
+
+def _leads_only(rule: Document) -> bool:
+    """A jump that is there for every packet, whoever it is for."""
+    return rule["owner"]["ours"] and rule["owner"]["kind"] is None and rule["effect"].startswith(("->", "=>"))
+
+
+_DECIDES = ("ACCEPT", "DROP", "REJECT")
+
+
+def _show_rule(session: Session, rule: Document) -> None:
+    """The rule, and below it whose it is and how often it matched."""
+    screen = session.screen
+    number = f" {rule['number']}" if rule["number"] else ""
+    screen.wrapped(f"{rule['chain']}{number}: {rule['rule'] or '(every packet)'}", indent="    ")
+    whose = f"# {rule['owner']['text']}" + (f"; {short(rule['packets'])} packets so far" if rule["number"] else "")
+    effect = rule["effect"]
+    if effect in _DECIDES:
+        whose = f"{screen.verdict(effect, effect == 'ACCEPT')} {whose}"
+    screen.wrapped(whose, indent="      ")
+
+
+def _show_proposal(session: Session, proposal: Document) -> None:
+    screen = session.screen
+    screen.line()
+    if proposal["changes"]:
+        screen.line("To let it through:" if proposal["works"] else "This would be needed, and is not enough:")
+    for change in proposal["changes"]:
+        also = f" ({change['also']})" if change["also"] else ""
+        screen.wrapped(f"- {change['text']}{also}", indent="  ")
+    if proposal["works"]:
+        kinds = dict.fromkeys(change["kind"].replace("_", "-") for change in proposal["changes"])
+        screen.wrapped(
+            f"Tried on a copy of the state: it passes then. With --format json the bodies are there for"
+            f" netagentctl set {' and '.join(kinds)}.",
+            indent="  ",
+        )
+    elif proposal["text"]:
+        screen.wrapped(f"{proposal['text']}.", indent="  ")

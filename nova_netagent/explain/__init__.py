@@ -1,0 +1,6 @@
+"""What becomes of a packet on this host, rule by rule, by the rules that the kernel has now.
+
+question    what is asked                     live      the kernel's rules, read as they are met
+scene       links, addresses, routes, ports   owners    whose a rule is
+proposal    what would let it through         report    what is answered
+"""

@@ -1,0 +1,375 @@
+"""From a question to its explanation."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from msgspec.structs import replace as changed
+
+from nova_netagent.backend.links.routes import Asked
+from nova_netagent.compile import Compiled
+from nova_netagent.compile.resolve import Port as VifPort
+from nova_netagent.events import Event
+from nova_netagent.explain import owners, proposal
+from nova_netagent.explain.live import LiveRules, Place
+from nova_netagent.explain.question import Question, end_text
+from nova_netagent.explain.report import Doubt, Explanation, Holder, MetRule, Outcome, PacketAt, Proposal
+from nova_netagent.explain.scene import LiveScene, scene_of
+from nova_netagent.host import Host
+from nova_netagent.model import DesiredState, FloatingIP, Key, values
+from nova_netagent.model.objects import Invalid
+from nova_netagent.netfilter.foreign import Surroundings
+from nova_netagent.netfilter.frames import Redirected
+from nova_netagent.netfilter.journey import Hop, Journey, NoRoute, Port
+from nova_netagent.netfilter.packet import Packet
+from nova_netagent.netfilter.rule import Jump, TableId
+from nova_netagent.plan_links import ActualLinks
+
+MOST_DOUBTS = 16
+Way = Literal["bridged", "routed", "to the host", "from the host"]
+
+
+@dataclass(frozen=True)
+class World:
+    """What an explanation is made from.
+
+    :ivar changed: compiles the state as it would be after some events.
+    """
+
+    state: DesiredState
+    compiled: Compiled
+    host: Host
+    changed: Callable[[list[Event]], tuple[DesiredState, Compiled]]
+    troubles: Mapping[Key, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class End:
+    """How a packet's way ended."""
+
+    verdict: Outcome
+    journey: Journey
+    reason: str = ""
+
+    @property
+    def packet(self) -> Packet:
+        """The packet as it was then."""
+        return self.journey.packet
+
+
+def explain(question: Question, world: World) -> Explanation:
+    """What becomes of a packet, by the rules that the kernel has now.
+
+    :raises Invalid: the question names a link that is not here.
+    :raises BackendError: the kernel cannot be read.
+    """
+    return _Case(question, world).explanation()
+
+
+class _Case:
+    """One question, and everything that is looked up for it."""
+
+    def __init__(self, question: Question, world: World) -> None:
+        self._question = question
+        self._world = world
+        self._actual: ActualLinks = world.host.links.read()
+        around = Surroundings(self._is_local, self._leads_to)
+        self._live = LiveRules(world.host.rules, world.compiled.ruleset, world.compiled.scope.owner, around)
+        self._scene = self._scene_of(world.compiled)
+        self._notes: list[str] = []
+        self._sender = self._find_sender()
+        self._bridged_to = self._find_receiver()
+
+    def explanation(self) -> Explanation:
+        end = self._walk()
+        doubts = self._doubts(end)
+        rules = [each for hop in end.journey.hops for each in self._met(hop)]
+        refused_by = rules[-1] if end.verdict in ("DROP", "REJECT", "UNKNOWN") and rules else None
+        self._note(end)
+        elsewhere = self._judged_elsewhere(end)
+        question = self._question
+        return Explanation(
+            verdict=end.verdict,
+            reason=self._reason(end, rules, refused_by),
+            certain=not elsewhere and all(each.verdict == end.verdict for each in doubts),
+            way=self._way(end),
+            state=",".join(sorted(question.packet.states)),
+            sent=self._at(question.packet, self._sender),
+            left=self._at(end.packet, _leaves_by(end.packet)),
+            rules=rules,
+            refused_by=refused_by,
+            doubts=doubts,
+            notes=tuple(dict.fromkeys(self._notes)),
+            proposal=self._propose(end, refused_by),
+        )
+
+    # --- the way
+
+    def _scene_of(self, compiled: Compiled) -> LiveScene:
+        return scene_of(compiled, self._actual, self._live, self._world.host.links.route)
+
+    def _is_local(self, address: str) -> bool:
+        return address in self._scene.local
+
+    def _leads_to(self, address: str) -> str | None:
+        return self._world.host.links.route(Asked(address)).interface
+
+    def _find_sender(self) -> str | None:
+        """The link that the packet comes by; ``None``: the host sends it."""
+        question, scene = self._question, self._scene
+        device = question.in_dev
+        if device is not None:
+            if device not in self._actual.links and device not in scene.vifs:
+                raise Invalid("in_dev", f"there is no link {device} on this host")
+            if device not in self._actual.links:
+                self._notes.append(f"{device} is not there yet: it is taken to be where it belongs")
+            return device
+        address = question.source[0]
+        if address in scene.local:
+            return None
+        found = [device for device, port in scene.ports.items() if address in port.addresses]
+        wanted = values.prefix(address)
+        found = found or [device for prefix, device in scene.pairs if prefix.contains(wanted) and prefix.length]
+        if len(found) > 1:
+            self._notes.append(f"{address} is behind {', '.join(found)}; the first is meant, --in-dev says another")
+        if found:
+            return found[0]
+        for bridge, device in scene.uplinks.items():
+            if bridge in self._actual.links and scene.is_near(address, bridge) and not address.startswith("fe80:"):
+                return device
+        came_by = self._world.host.links.route(Asked(address)).interface
+        if came_by is None:
+            raise Invalid("in_dev", f"nothing says by which link {address} comes: name it")
+        return came_by
+
+    def _find_receiver(self) -> str | None:
+        """The bridge port that the frame is given out by; ``None``: the host gets it."""
+        question, scene = self._question, self._scene
+        port = scene.ports.get(self._sender or "")
+        if question.out_dev is not None:
+            if port is None or question.out_dev not in scene.ports:
+                raise Invalid("out_dev", f"{question.out_dev} is not a port of the bridge that the packet comes by")
+            return question.out_dev
+        address = question.destination[0]
+        if port is None or question.routed or scene.takes(address):
+            return None
+        holder = scene.neighbour(address, port)
+        if holder is not None:
+            return holder.device
+        return self._to_other_gateway(address, port)
+
+    def _to_other_gateway(self, address: str, port: Port) -> str | None:
+        """The uplink, when the sender's gateway is another machine and nothing takes the frame from it."""
+        vif = self._scene.vifs.get(port.device)
+        network = None if vif is None else vif.network
+        if network is None or not network.external_gateway or ":" in address:
+            return None
+        redirected = self._world.compiled.frames.frames.redirected
+        if any(_redirects(each, self._question.source[0], address) for each in redirected):
+            return None
+        return self._scene.uplinks.get(port.bridge)
+
+    def _walk(self) -> End:
+        packet = self._question.packet
+        frame = self._frame_refused()
+        if frame is not None:
+            return End("DROP", Journey("DROP", packet, ()), frame)
+        try:
+            journey = self._scene.journey(packet, self._sender, self._bridged_to)
+        except NoRoute as error:
+            journey = error.journey or Journey("DROP", packet, ())
+            return End("NO ROUTE", journey, str(error))
+        return End(journey.verdict, journey)  # type: ignore[arg-type]
+
+    def _frame_refused(self) -> str | None:
+        """Why a port's frames go nowhere, whatever is in them."""
+        port = self._scene.ports.get(self._sender or "")
+        if port is None:
+            return None
+        known = self._world.compiled.frames.bridges.get(port.bridge)
+        if known is not None and port.device not in known.known:
+            return f"{port.device} is a port of {port.bridge}, and nobody's: no described vif has it, nothing passes it"
+        return None
+
+    def _doubts(self, end: End) -> list[Doubt]:
+        """What would become of the packet if one of the rules that cannot be judged applied."""
+        met = list(islice(self._live.doubts, MOST_DOUBTS))
+        found = []
+        for place in met:
+            self._live.assumed = frozenset({place})
+            other = self._walk()
+            rule = self._at_place(place, other)
+            if rule is not None:
+                found.append(Doubt(rule, other.verdict))
+        self._live.assumed = frozenset()
+        return found
+
+    def _at_place(self, place: Place, end: End) -> MetRule | None:
+        table, chain, index = place
+        return next(
+            (
+                each
+                for hop in end.journey.hops
+                for each in self._met(hop)
+                if (each.table, each.chain, each.number) == (table.name, chain, index + 1)
+            ),
+            None,
+        )
+
+    # --- what was met
+
+    def _met(self, hop: Hop) -> Iterator[MetRule]:
+        table = self._live.table(TableId(hop.walk.packet.family, hop.table))
+        if table is None:
+            return
+        callers: dict[str, Holder] = {}
+        for step in hop.walk.steps:
+            found = owners.met(self._world.state, table, hop.hook, step)
+            caller = callers.get(step.chain)
+            foreign_place = not self._world.compiled.scope.owner.owns_chain(step.chain)
+            if caller is not None and found.owner.kind is None and (found.owner.ours or foreign_place):
+                # What many share speaks for whoever led there: the fallback, the operator's own drop action.
+                found = changed(found, owner=caller)
+            if isinstance(step.rule.target, Jump) and found.owner.kind is not None:
+                callers[step.rule.target.chain] = found.owner
+            yield found
+        if hop.walk.verdict != "ACCEPT" and hop.walk.decided_by is None and hop.walk.verdict != "UNKNOWN":
+            yield owners.policy(table, hop)
+
+    def _at(self, packet: Packet, device: str | None) -> PacketAt:
+        proto = str(self._question.proto)
+        if packet.icmp is not None:
+            proto += f" type {packet.icmp[0]} code {packet.icmp[1]}"
+        source = end_text(packet.source, packet.source_port)
+        destination = end_text(packet.destination, packet.destination_port)
+        address = packet.source if device == self._sender else packet.destination
+        return PacketAt(source, destination, proto, device, self._who(device, address))
+
+    def _vif_at(self, device: str | None, address: str) -> VifPort | None:
+        """The vif of a bridge port, or behind a bridge the one that has an address."""
+        scene = self._scene
+        if device is None or device in scene.vifs:
+            return scene.vifs.get(device or "")
+        holder = scene.holder(address, device)
+        return None if holder is None else scene.vifs.get(holder.device)
+
+    def _who(self, device: str | None, address: str) -> str:
+        if device is None:
+            return "this host"
+        vif = self._vif_at(device, address)
+        if vif is not None:
+            return owners.holder(self._world.state, ("instances", vif.instance_id, "")).text
+        if device in self._scene.uplinks.values():
+            return "machines beyond the host"
+        return ""
+
+    def _way(self, end: End) -> Way:
+        if self._sender is None:
+            return "from the host"
+        if end.packet.physdev_out is not None or (self._bridged_to is not None and not end.packet.to_local_address):
+            return "bridged"
+        if any(hop.hook == "INPUT" for hop in end.journey.hops) or self._scene.takes(end.packet.destination):
+            return "to the host"
+        return "routed"
+
+    def _reason(self, end: End, rules: list[MetRule], refused_by: MetRule | None) -> str:
+        if end.reason:
+            return end.reason
+        if refused_by is not None:
+            where = f"IPv{refused_by.family} {refused_by.table} {refused_by.chain}"
+            if end.verdict == "UNKNOWN":
+                return f"another program decides: {refused_by.rule} in {where}"
+            place = "the policy" if refused_by.number == 0 else f"rule {refused_by.number}"
+            return f"{place} of {where} refuses it: {owners.why(self._world.state, refused_by)}"
+        judges = [each for each in rules if each.table != "nat"]  # which translates, and refuses nothing
+        allowed = [each for each in judges if each.effect == "ACCEPT" or each.owner.kind == "security_groups"]
+        by = next((each.owner.text for each in reversed(allowed) if each.owner.kind is not None), None)
+        if by is None and allowed:
+            by = allowed[-1].owner.text
+        return "no rule refuses it" if by is None else f"it is let through by {by}"
+
+    def _note(self, end: End) -> None:
+        question = self._question
+        for device in (self._sender, self._bridged_to, _leaves_by(end.packet)):
+            self._note_link(device)
+        if "NEW" not in question.packet.states:
+            self._notes.append("NAT was decided by its flow's first packet: the nat table is not asked again")
+        floating = self._world.state.get(FloatingIP, question.destination[0])
+        if floating is not None and ("floating_ips", floating.id) in self._world.troubles:
+            self._notes.append(
+                f"floating IP {floating.id} is {' '.join(self._world.troubles['floating_ips', floating.id])}"
+            )
+        ends = ((self._sender, question.source[0]), (_leaves_by(end.packet), end.packet.destination))
+        for device, address in ends:
+            vif = self._vif_at(device, address)
+            of_instance = None if vif is None else self._world.troubles.get(("instances", vif.instance_id))
+            if of_instance is not None:
+                self._notes.append(f"{self._who(device, address)} is {of_instance[0]}: {of_instance[1]}")
+        if question.number in (6, 17) and question.destination[1] is None:
+            self._notes.append("no destination port was given: rules that name ports do not match")
+        if self._live.doubts:
+            self._notes.append("foreign rules that depend on more than the packet were taken not to apply")
+
+    def _judged_elsewhere(self, end: End) -> bool:
+        """Whether somebody else's rules, which are not read here, may refuse what passes; each is noted."""
+        if end.verdict != "ACCEPT":
+            return False
+        hooks = {hop.hook for hop in end.journey.hops}
+        family = self._question.family
+        found = [each for each in self._world.host.others() if each.sees(family) and each.hook in hooks]
+        for each in found:
+            policy = ", policy drop" if each.drops else ""
+            rules = f"{each.rules} rule{'' if each.rules == 1 else 's'}"
+            self._notes.append(f"{each.text} judges it as well, and is not read here ({rules}{policy})")
+        return bool(found)
+
+    def _note_link(self, device: str | None) -> None:
+        port = self._scene.ports.get(device or "")
+        link = self._actual.links.get(device or "")
+        if device is None:
+            return
+        if link is None:
+            self._notes.append(f"there is no link {device}: nothing comes or goes that way")
+        elif not link.up:
+            self._notes.append(f"{device} is down: nothing comes or goes that way")
+        elif port is not None and device in self._scene.vifs and link.master is None:
+            self._notes.append(f"{device} is on no bridge: nothing comes or goes that way")
+
+    # --- what would help
+
+    def _propose(self, end: End, refused_by: MetRule | None) -> Proposal | None:
+        if end.verdict not in ("DROP", "REJECT"):
+            return None
+        found = proposal.Attempt(self._world.state, self._world.compiled, self._scene)
+        refused: tuple[End, MetRule | None] = (end, refused_by)
+        for _ in range(proposal.MOST_STEPS):
+            if not found.take(refused[1], refused[0].packet, self._sender):
+                break
+            state, compiled = self._world.changed(found.events)
+            found.seen(state, compiled)
+            refused = self._again(compiled)
+            if refused[0].verdict == "ACCEPT":
+                return found.proposal(works=True)
+        self._live.instead(None)
+        return found.proposal(works=False)
+
+    def _again(self, compiled: Compiled) -> tuple[End, MetRule | None]:
+        """The same packet, with our own rules as they would be."""
+        self._live.instead(compiled.ruleset)
+        try:
+            end = self._walk()
+            rules = [rule for hop in end.journey.hops for rule in self._met(hop)]
+            return end, rules[-1] if rules and end.verdict != "ACCEPT" else None
+        finally:
+            self._live.instead(None)
+
+
+def _leaves_by(packet: Packet) -> str | None:
+    return packet.physdev_out or packet.out_interface
+
+
+def _redirects(each: Redirected, source: str, destination: str) -> bool:
+    if not values.prefix(each.source).contains(values.prefix(source)):
+        return False
+    return values.prefix(each.destination).contains(values.prefix(destination)) != each.inverted

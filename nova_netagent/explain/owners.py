@@ -1,0 +1,161 @@
+"""Whose a rule is, and what it does, in words."""
+
+from typing import Any
+
+from nova_netagent.explain.live import LiveRule, LiveTable
+from nova_netagent.explain.report import Holder, MetRule
+from nova_netagent.model import DesiredState, FloatingIP, Instance, Network, ProviderRule, SecurityGroup
+from nova_netagent.model.objects import SecurityGroupRule
+from nova_netagent.netfilter.foreign import program_of
+from nova_netagent.netfilter.journey import Hop
+from nova_netagent.netfilter.packet import Step
+from nova_netagent.netfilter.rule import Dnat, Jump, Opaque, Origin, Redirect, Reject, Snat, Verdict
+from nova_netagent.netfilter.text import rule_text, target_text
+
+AGENT = Holder(True, "the agent, for every packet")
+OPERATOR = Holder(False, "the policy of the chain, which is the operator's")
+
+
+def met(state: DesiredState, table: LiveTable, hook: str, step: Step) -> MetRule:
+    """A rule that a packet met, with its counters and owner."""
+    live = (table.chain(step.chain) or ())[step.index : step.index + 1]
+    found = live[0] if live and live[0].rule == step.rule else None
+    return MetRule(
+        family=table.id.family,
+        table=table.id.name,
+        hook=hook,
+        chain=step.chain,
+        number=step.index + 1,
+        rule=rule_text(step.rule, table.id.family) if found is None else found.text,
+        effect=effect(step),
+        packets=0 if found is None else found.packets,
+        bytes=0 if found is None else found.octets,
+        owner=_owner_of(state, step, found),
+    )
+
+
+def _owner_of(state: DesiredState, step: Step, found: LiveRule | None) -> Holder:
+    if step.rule.origin is not None:
+        return holder(state, step.rule.origin)
+    return AGENT if found is None else owner(state, found, step.chain)
+
+
+def why(state: DesiredState, refused_by: MetRule) -> str:
+    """What a refusal means."""
+    whose = refused_by.owner
+    if whose.kind != "instances" or whose.id is None:
+        return whose.text
+    name = _named(state, "instances", whose.id)[1]
+    match whose.part, refused_by.table:
+        case "fallback", "filter":
+            return f"no security group of {name} lets it in"
+        case "fallback", "mangle":
+            return f"no security group of {name} lets it out"
+        case "own address", _:
+            return f"{name} may not send from that address or MAC"
+        case "no server", _:
+            return f"{name} is no DHCP server and no router"
+        case "pending", _:
+            return f"{name} passes nothing until what it waits for is there"
+    return whose.text
+
+
+def policy(table: LiveTable, hop: Hop) -> MetRule:
+    """The policy of a built-in chain as what decided."""
+    name = hop.walk.verdict
+    return MetRule(table.id.family, hop.table, hop.hook, hop.hook, 0, f"policy {name}", name, 0, 0, OPERATOR)
+
+
+def owner(state: DesiredState, live: LiveRule, chain: str) -> Holder:
+    """Whose a live rule is."""
+    if live.ours is not None:
+        return AGENT
+    target = live.rule.target
+    program = program_of(chain, target.chain if isinstance(target, Jump) else "")
+    if live.stray:
+        return Holder(False, "foreign, in a chain of ours: the next resync takes it out")
+    return Holder(False, f"foreign, probably {program}" if program else "foreign, not the agent's")
+
+
+def holder(state: DesiredState, origin: Origin) -> Holder:
+    """What a rule of ours is there for."""
+    kind, id_, part = origin
+    name, text = _named(state, kind, id_)
+    if kind == "security_groups" and part:
+        text = f"{text}: {_rule(state, id_, part)}"
+    elif part:
+        text = f"{text}: {part}"
+    return Holder(True, text, kind, id_ or None, part or None, name)
+
+
+def with_owners(state: DesiredState, chain: dict[str, Any]) -> dict[str, Any]:
+    """A live chain of ``Reconciler.live_chains``, each rule of ours with its owner in words."""
+    for rule in chain["rules"]:
+        if rule["origin"] is not None:
+            rule["owner"] = holder(state, rule["origin"]).text
+    return chain
+
+
+def _named(state: DesiredState, kind: str, id_: str) -> tuple[str | None, str]:
+    match kind:
+        case "instances":
+            instance = state.get(Instance, id_)
+            name = None if instance is None else instance.hostname
+            return name, f"instance {name or id_}"
+        case "security_groups":
+            group = state.get(SecurityGroup, id_)
+            name = None if group is None else group.name
+            return name, f"security group {name or id_}"
+        case "networks":
+            network = state.get(Network, id_)
+            name = None if network is None else network.label
+            return name, f"network {name or id_}" if id_ else "the networks"
+        case "floating_ips":
+            return None, f"floating IP {id_}" if state.get(FloatingIP, id_) else f"floating IP {id_} (not described)"
+        case "provider_rules":
+            known = state.get(ProviderRule, id_)
+            return None, f"provider rule {id_}" + ("" if known is None else f" ({known.remote_ip_prefix})")
+    return None, kind.replace("_", " ")
+
+
+def _rule(state: DesiredState, group_id: str, rule_id: str) -> str:
+    group = state.get(SecurityGroup, group_id)
+    found = None if group is None else next((each for each in group.rules if each.id == rule_id), None)
+    return f"rule {rule_id}" if found is None else f"{rule_words(found)} (rule {rule_id})"
+
+
+def rule_words(rule: SecurityGroupRule) -> str:
+    """A group's rule in words: ``ingress tcp 443 from 10.0.0.0/8``."""
+    words = [rule.direction, str(rule.protocol) if rule.protocol is not None else "anything"]
+    if rule.port_range_min is not None:
+        low, high = rule.port_range_min, rule.port_range_max
+        words.append(str(low) if high in (None, low) else f"{low}-{high}")
+    preposition = "from" if rule.direction == "ingress" else "to"
+    anywhere = "anywhere over " + rule.ethertype
+    remote = rule.remote_ip_prefix or (f"group {rule.remote_group_id}" if rule.remote_group_id else anywhere)
+    return " ".join([*words, preposition, remote])
+
+
+def effect(step: Step) -> str:
+    """What a rule does to a packet."""
+    match step.rule.target:
+        case Verdict("RETURN"):
+            return "return"
+        case Verdict(name):
+            return name
+        case Jump(chain, goto):
+            return f"{'=>' if goto else '->'} {chain}"
+        case Dnat(address, port):
+            return f"DNAT to {address}" + ("" if port is None else f" port {port}")
+        case Snat(address):
+            return f"SNAT to {address}"
+        case Redirect(port):
+            return f"redirected to port {port} of this host"
+        case Reject() | Opaque("REJECT"):
+            return "REJECT"
+        case Opaque("MASQUERADE" | "SNAT" as name):
+            return name
+        case Opaque(""):
+            return "counted, goes on"
+        case _:
+            return f"{target_text(step.rule.target, 4).removeprefix('-j ')}, goes on"

@@ -1,0 +1,427 @@
+"""explain, beside the kernel: what it says of a packet is what becomes of it."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import strategies as st
+
+from nova_netagent.netfilter.journey import Journey
+from nova_netagent.testing import (
+    group_id,
+    make_floating_ip,
+    make_group,
+    make_instance,
+    make_provider_rule,
+    make_rule,
+)
+from tests.functional.agent import foreign
+from tests.functional.agent.conftest import SiteMaker
+from tests.functional.agent.site import Site
+from tests.functional.agent.test_foreign_rules import COMMANDS, restore
+from tests.functional.agent.test_random_states import CONFIGS, PACKETS, Places, Sent, packets, states
+from tests.functional.agent.witness import Disagreement, packet_of
+from tests.lab import Forged, Namespace, Seen, Tcp, arrives, iptables, needs
+from tests.lab.probes import IpProbe
+
+pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
+
+EXAMPLES = int(os.environ.get("NETAGENT_EXPLAIN_STATES", "0"))
+"""So many states for each configuration, of PACKETS packets each; without it always the same three."""
+
+
+def asked(site: Site, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged, **more: Any) -> dict[str, Any]:
+    """The question that a probe is."""
+    inner = probe.probe if isinstance(probe, Forged) else probe
+    packet = packet_of(sender, probe, more.get("state"))
+    body: dict[str, Any] = {"proto": packet.protocol, "src": packet.source, "dst": packet.destination, **more}
+    for end, port in (("src", packet.source_port), ("dst", packet.destination_port)):
+        if port is not None:
+            body[end] = f"[{body[end]}]:{port}" if ":" in body[end] else f"{body[end]}:{port}"
+    link = site.witness.link(sender, probe.device)
+    if link is not None:
+        body["in_dev"] = link
+    if packet.icmp is not None:
+        body["icmp_type"], body["icmp_code"] = packet.icmp
+    if isinstance(probe, Forged):
+        body |= {"mac": probe.source_mac} if probe.source_mac else {}
+        body["routed"] = probe.via is not None
+    many = inner.to is not None and (inner.to.startswith(("255.", "224.", "ff")))
+    goal = site.witness.link(receiver) if many and receiver is not site.host else None
+    return body | ({"out_dev": goal} if goal is not None and not body.get("routed") else {})
+
+
+def judged(site: Site, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged) -> Seen | None:
+    """What the kernel does; a packet that is lost on its way, and not by a rule, is sent once more."""
+    try:
+        return site.judge(sender, receiver, probe)
+    except Disagreement:
+        site.forget_flows()
+        return site.judge(sender, receiver, probe)
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def places(request: pytest.FixtureRequest, make_site: SiteMaker) -> Places:
+    return Places(make_site(CONFIGS[request.param]))
+
+
+@settings(
+    max_examples=EXAMPLES or 3,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(states, st.lists(packets(), min_size=PACKETS, max_size=PACKETS))
+def test_it_agrees_with_the_kernel(places: Places, described: list[Any], sent: list[Sent]) -> None:
+    places.describe(described)
+    site = places.site
+    helped: tuple[Namespace, Namespace, IpProbe | Forged, dict[str, Any]] | None = None
+    for each in sent:
+        if each.sender not in places.people or each.receiver not in places.people:
+            continue
+        site.forget_flows()
+        sender, receiver = places.people[each.sender], places.people[each.receiver]
+        probe = site.addressed(sender, receiver, places.addressed(each))
+        seen = judged(site, sender, receiver, probe)
+        found = site.agent.explain(asked(site, sender, receiver, probe))
+        event(f"{found['verdict']} {found['way']}")
+        assert found["certain"], found
+        if seen is not None:
+            assert found["verdict"] == "ACCEPT", (probe, found)
+            left = found["left"]["src"].rpartition(":")[0].strip("[]") or found["left"]["src"]
+            assert seen.source in (None, left, found["left"]["src"]), (seen, found)
+        else:
+            expected = site.witness.journey(sender, receiver, probe)
+            refused = expected is not None and not expected.passed
+            assert (found["verdict"] != "ACCEPT") or not refused, _told(site, probe, expected, found)
+        if found["verdict"] in ("DROP", "REJECT") and found["rules"]:
+            assert found["refused_by"]["owner"]["ours"], found
+        proposal = found.get("proposal")
+        if proposal and proposal["works"]:
+            helped = (sender, receiver, probe, proposal)
+    if helped is not None:
+        _take_advice(places, *helped)
+
+
+def _told(site: Site, probe: IpProbe | Forged, expected: Journey | None, found: dict[str, Any]) -> str:
+    """Both ways side by side."""
+    met = [f"{each['table']} {each['chain']} {each['rule']} {each['effect']}" for each in found["rules"]]
+    other = [] if expected is None else [f"{hop.table} {hop.hook} {hop.walk.verdict}" for hop in expected.hops]
+    asked = f"{found['sent']} {found['way']} {found['left']}"
+    return "\n".join([str(probe), asked, *met, "the compiled rules:", *other, str(expected and expected.packet)])
+
+
+def _take_advice(
+    places: Places, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged, proposal: dict[str, Any]
+) -> None:
+    """What was proposed, done: both witnesses see the packet pass."""
+    site = places.site
+    for change in proposal["changes"]:
+        site.agent.put(change["kind"].replace("_", "-"), change["body"])
+    site.witness.look_again()
+    site.forget_flows()
+    judged(site, sender, receiver, probe)
+    assert site.agent.explain(asked(site, sender, receiver, probe))["verdict"] == "ACCEPT", (probe, proposal)
+    event("took advice")
+
+
+# --- one host, asked about one packet at a time
+
+
+WEB = make_group(1, make_rule(1, protocol="tcp", port_range_min=80, port_range_max=80, remote_ip_prefix="192.0.2.0/24"))
+
+
+def passes(site: Site, sender: Namespace, receiver: Namespace, probe: IpProbe, **more: Any) -> dict[str, Any]:
+    """Send it: it arrives. What is said of it."""
+    probe = site.addressed(sender, receiver, probe)  # type: ignore[assignment]
+    found = site.agent.explain(asked(site, sender, receiver, probe, **more))
+    site.forget_flows()
+    assert site.passes(sender, receiver, probe)
+    assert found["verdict"] == "ACCEPT", found
+    return found
+
+
+def stops(site: Site, sender: Namespace, receiver: Namespace, probe: IpProbe) -> dict[str, Any]:
+    """Send it: it does not arrive. What is said of it."""
+    probe = site.addressed(sender, receiver, probe)  # type: ignore[assignment]
+    found = site.agent.explain(asked(site, sender, receiver, probe))
+    site.forget_flows()
+    assert site.judge(sender, receiver, probe) is None
+    assert found["verdict"] in ("DROP", "REJECT", "NO ROUTE"), found
+    return found
+
+
+def owners(found: dict[str, Any]) -> list[str]:
+    """Whose the rules are that were met, in order."""
+    return [rule["owner"]["text"] for rule in found["rules"]]
+
+
+def test_the_groups_rule_that_lets_it_in_is_named(site: Site) -> None:
+    site.describe(WEB, make_instance(1, (1,)))
+    found = passes(site, site.outside, site.vm1, Tcp(80))
+    assert "security group group1: ingress tcp 80 from 192.0.2.0/24 (rule c0000001-" in found["reason"]
+    assert found["way"] == "routed"
+    assert found["left"]["holder"] == "instance vm1"
+
+
+def test_the_counters_are_the_kernels(site: Site) -> None:
+    site.describe(WEB, make_instance(1, (1,)))
+    before, after = (passes(site, site.outside, site.vm1, Tcp(80))["rules"] for _ in range(2))
+    assert [rule["rule"] for rule in before] == [rule["rule"] for rule in after]
+    assert after[-1]["packets"] > before[-1]["packets"]
+
+
+def test_who_refuses_is_named_and_what_would_help(site: Site) -> None:
+    site.describe(WEB, make_instance(1, (1,)))
+    found = stops(site, site.outside, site.vm1, Tcp(22))
+    assert found["refused_by"]["owner"]["text"] == "instance vm1: fallback"
+    assert found["reason"].endswith("refuses it: no security group of instance vm1 lets it in")
+    (change,) = found["proposal"]["changes"]
+    assert (change["kind"], change["id"]) == ("security_groups", group_id(1))
+    assert "ingress tcp 22 from 192.0.2.1/32" in change["text"]
+    site.agent.put("security-groups", change["body"])
+    site.witness.look_again()
+    passes(site, site.outside, site.vm1, Tcp(22))
+    stops(site, site.elsewhere, site.vm1, Tcp(22))
+    stops(site, site.outside, site.vm1, Tcp(23))
+
+
+def test_an_instance_without_a_group_is_given_one_of_its_own(site: Site) -> None:
+    site.describe(make_instance(1), make_instance(2))
+    found = stops(site, site.outside, site.vm1, Tcp(22))
+    assert [change["kind"] for change in found["proposal"]["changes"]] == ["security_groups", "instances"]
+    for change in found["proposal"]["changes"]:
+        site.agent.put(change["kind"].replace("_", "-"), change["body"])
+    site.witness.look_again()
+    passes(site, site.outside, site.vm1, Tcp(22))
+    stops(site, site.outside, site.vm2, Tcp(22))
+
+
+def test_what_goes_out_and_in_may_need_two_changes(site: Site) -> None:
+    closed = make_rule(2, direction="egress", protocol="udp", port_range_min=53, port_range_max=53)
+    site.describe(make_group(1, closed), make_group(2), make_instance(1, (1,)), make_instance(2, (2,)))
+    found = stops(site, site.vm1, site.vm2, Tcp(5432))
+    assert found["refused_by"]["table"] == "mangle"
+    texts = [change["text"] for change in found["proposal"]["changes"]]
+    assert ["egress" in text for text in texts] == [True, False]
+    for change in found["proposal"]["changes"]:
+        site.agent.put(change["kind"].replace("_", "-"), change["body"])
+    site.witness.look_again()
+    passes(site, site.vm1, site.vm2, Tcp(5432))
+
+
+def test_a_provider_rule_is_for_the_provider_to_change(site: Site) -> None:
+    site.describe(WEB, make_instance(1, (1,)), make_provider_rule(1, remote_ip_prefix="192.0.2.1/32"))
+    found = stops(site, site.outside, site.vm1, Tcp(80))
+    assert found["refused_by"]["owner"]["kind"] == "provider_rules"
+    assert not found["proposal"]["works"]
+    assert "delete or narrow it" in found["proposal"]["text"]
+
+
+def test_who_sends_as_somebody_else_may_be_allowed_to(site: Site) -> None:
+    site.describe(make_instance(1), make_instance(2))
+    body = {"proto": "udp", "src": "10.1.0.77:5000", "dst": "10.1.0.3:5000", "in_dev": "tap1"}
+    found = site.agent.explain(body)
+    assert (found["verdict"], found["refused_by"]["table"]) == ("DROP", "raw")
+    assert "allow it to send as 10.1.0.77" in found["proposal"]["changes"][0]["text"]
+    assert found["proposal"]["works"]
+
+
+def test_nat_is_told(site: Site) -> None:
+    site.describe(WEB, make_instance(1, (1,)), make_floating_ip(1))
+    found = passes(site, site.outside, site.vm1, Tcp(80, to="198.51.100.1"))
+    assert found["left"]["dst"] == "10.1.0.2:80"
+    assert "floating IP 198.51.100.1" in owners(found)
+    out = passes(site, site.vm1, site.outside, Tcp(80))
+    assert out["left"]["src"].startswith("198.51.100.1:")
+
+
+def test_a_link_that_is_not_here_is_refused(site: Site) -> None:
+    question = {"proto": "udp", "src": "10.1.0.9", "dst": "10.1.0.2", "in_dev": "nowhere"}
+    status, answer = site.agent.request("POST", "/v1/explain", question)
+    assert (status, answer["error"]["field"]) == (400, "in_dev")
+
+
+def test_nothing_leads_there(site: Site) -> None:
+    site.describe(make_instance(1))
+    site.host.run(["ip", "route", "add", "unreachable", "172.31.255.1/32"])
+    found = site.agent.explain({"proto": "tcp", "src": "10.1.0.2:5000", "dst": "172.31.255.1:80"})
+    assert (found["verdict"], found["reason"]) == ("NO ROUTE", "the host would not forward it")
+
+
+def test_status_says_where_to_see_the_rules(site: Site) -> None:
+    report = site.agent.request("GET", "/v1/status")[1]
+    assert report["backend"] == site.backend
+    assert report["see_with"].startswith(
+        {"iptables": "iptables-legacy-save", "nftables": "nft list table"}[site.backend]
+    )
+
+
+def test_what_waits_is_said(site: Site) -> None:
+    site.describe(make_instance(1, (7,)))
+    found = site.agent.explain({"proto": "tcp", "src": "192.0.2.1:5000", "dst": "10.1.0.2:80"})
+    assert any("instance vm1 is pending: " in note for note in found["notes"]), found["notes"]
+
+
+# --- foreign rules in the way
+
+
+@pytest.fixture
+def in_legacy(site: Site) -> None:
+    """For what is about foreign rules in the tables that explain reads."""
+    if site.backend != "iptables":
+        pytest.skip("the foreign rules are in the legacy tables, which are only pointed at here")
+
+
+@pytest.fixture
+def described(site: Site) -> Iterator[Site]:
+    """An instance that serves port 80, and other programs' rules beside it, taken out afterwards."""
+    site.describe(WEB, make_instance(1, (1,)))
+    saved = {family: site.agent.iptables_save(family=family) for family in (4, 6)}
+    yield site
+    for family, text in saved.items():
+        site.host.run([f"{COMMANDS[family]}-restore"], stdin=text)
+
+
+def gets_in(site: Site, port: int) -> bool:
+    site.forget_flows()
+    return bool(arrives(site.outside, site.vm1, Tcp(port).towards(site.vm1)))
+
+
+TO_WEB = {"proto": "tcp", "src": "192.0.2.1:4000", "dst": "10.1.0.2:80", "in_dev": "eth0"}
+
+
+@pytest.mark.usefixtures("in_legacy")
+@pytest.mark.parametrize(
+    ("world", "rule", "chain", "name"),
+    [
+        (foreign.DOCKER_4, "-I FORWARD -j DOCKER-USER", "DOCKER-USER", "foreign, probably docker"),
+        (foreign.FIREWALLD_4, "-I FORWARD -j ufw-user-input", "ufw-user-input", "foreign, probably ufw"),
+        (foreign.FIREWALLD_4, "-I FORWARD -j INPUT_ZONES", "INPUT_ZONES", "foreign, probably firewalld"),
+        (foreign.LIBVIRT_4, "-I FORWARD -j LIBVIRT_FWI", "LIBVIRT_FWI", "foreign, probably libvirt"),
+        (
+            "",
+            "-I FORWARD -p tcp -m multiport --dports 80,443 -m mark ! --mark 0x5 -j DROP",
+            "FORWARD",
+            "foreign, not the",
+        ),
+    ],
+)
+def test_a_foreign_rule_above_ours_is_the_cause(described: Site, world: str, rule: str, chain: str, name: str) -> None:
+    site = described
+    if world:
+        restore(site.host, world)
+    if chain != "FORWARD":
+        iptables(site.host, f"-I {chain} -d 10.1.0.2 -p tcp --dport 80 -j REJECT --reject-with icmp-host-prohibited")
+    iptables(site.host, rule)
+    assert not gets_in(site, 80)
+    found = site.agent.explain(TO_WEB)
+    assert found["verdict"] in ("REJECT", "DROP")
+    assert found["refused_by"]["chain"] == chain
+    assert found["refused_by"]["owner"]["text"].startswith(name)
+    assert not found["refused_by"]["owner"]["ours"]
+    assert found["certain"], found["doubts"]
+    assert not found["proposal"]["works"]
+    assert "not ours to change" in found["proposal"]["text"]
+
+
+@pytest.mark.usefixtures("in_legacy")
+@pytest.mark.parametrize("world", foreign.WORLDS)
+def test_foreign_rules_that_do_not_concern_it_leave_it_alone(described: Site, world: str) -> None:
+    site = described
+    restore(site.host, foreign.WORLDS[world][0])
+    assert gets_in(site, 80)
+    found = site.agent.explain(TO_WEB)
+    assert found["verdict"] == "ACCEPT"
+    assert found["certain"], found["doubts"]
+
+
+@pytest.mark.usefixtures("in_legacy")
+def test_the_operators_policy_is_the_cause(described: Site) -> None:
+    site = described
+    iptables(site.host, "-P INPUT DROP")
+    found = site.agent.explain({"proto": "tcp", "src": "192.0.2.1:4000", "dst": "192.0.2.10:8080"})
+    assert (
+        found["reason"]
+        == "the policy of IPv4 filter INPUT refuses it: the policy of the chain, which is the operator's"
+    )
+    assert found["way"] == "to the host"
+
+
+@pytest.mark.usefixtures("in_legacy")
+def test_what_a_packet_does_not_tell_is_not_guessed(described: Site) -> None:
+    site = described
+    iptables(site.host, "-I FORWARD -p tcp --dport 80 -m limit --limit 1/min -j DROP")
+    found = site.agent.explain(TO_WEB)
+    assert (found["verdict"], found["certain"]) == ("ACCEPT", False)
+    (doubt,) = found["doubts"]
+    assert (doubt["verdict"], doubt["rule"]["chain"], doubt["rule"]["number"]) == ("DROP", "FORWARD", 1)
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        (
+            ["add chain ip docker forward { type filter hook forward priority 0; policy drop; }"],
+            "(0 rules, policy drop)",
+        ),
+        (
+            [
+                "add chain ip docker forward { type filter hook forward priority 0; }",
+                "add rule ip docker forward tcp dport 80 drop",
+            ],
+            "(1 rule)",
+        ),
+    ],
+)
+def test_what_only_nf_tables_knows_is_pointed_at(described: Site, rules: list[str], told: str) -> None:
+    site = described
+    site.host.run(["nft", "-f", "-"], stdin="\n".join(["add table ip docker", *rules]))
+    try:
+        assert not gets_in(site, 80)
+        found = site.agent.explain(TO_WEB)
+        assert (found["verdict"], found["certain"]) == ("ACCEPT", False)
+        assert any(
+            f"ip docker forward judges it as well, and is not read here {told}" in note for note in found["notes"]
+        ), found["notes"]
+    finally:
+        site.host.run(["nft", "delete", "table", "ip", "docker"])
+    assert site.agent.explain(TO_WEB)["certain"]
+
+
+@pytest.mark.usefixtures("in_legacy")
+def test_a_rule_that_somebody_put_into_our_chain(described: Site) -> None:
+    site = described
+    iptables(site.host, "-I nova-netagent-inst-a0000001 -p tcp --dport 80 -j DROP")
+    found = site.agent.explain(TO_WEB)
+    assert found["refused_by"]["owner"]["text"] == "foreign, in a chain of ours: the next resync takes it out"
+    site.agent.resync()
+    assert site.agent.explain(TO_WEB)["verdict"] == "ACCEPT"
+
+
+def test_what_only_the_legacy_tables_know_is_pointed_at(described: Site) -> None:
+    site = described
+    if site.backend == "iptables":
+        pytest.skip("explain reads them")
+    with site.foreign("-t filter -A FORWARD -p tcp --dport 80 -j DROP", families=(4,)):
+        assert not gets_in(site, 80)
+        found = site.agent.explain(TO_WEB)
+    assert (found["verdict"], found["certain"]) == ("ACCEPT", False)
+    assert "iptables-legacy filter FORWARD judges it as well, and is not read here (1 rule)" in found["notes"]
+
+
+def test_a_rule_that_somebody_put_into_our_chain_of_nf_tables(described: Site) -> None:
+    site = described
+    if site.backend == "iptables":
+        pytest.skip("the next test's")
+    place = ["ip", "nova-netagent", "nova-netagent-inst-a0000001"]
+    site.host.run(["nft", "insert", "rule", *place, "tcp", "dport", "80", "drop"])
+    found = site.agent.explain(TO_WEB)
+    assert (found["verdict"], found["certain"]) == ("ACCEPT", False)
+    assert found["doubts"][0]["rule"]["owner"]["text"].startswith("foreign, in a chain of ours")
+    site.agent.resync()
+    found = site.agent.explain(TO_WEB)
+    assert found["certain"], (found["doubts"], found["notes"])

@@ -1,0 +1,63 @@
+"""explain as an operator reads it."""
+
+import json
+
+from tests.unit.ctl.test_ctl import Ctl, agent, ctl, on_terminal, served
+
+__all__ = ["agent", "ctl", "served"]
+
+ASKED = ("explain", "--proto", "tcp", "--src", "203.0.113.9:4000", "--dst", "198.51.100.1:22")
+
+
+def test_a_packet_rule_by_rule(ctl: Ctl) -> None:
+    assert ctl(*ASKED).code == 0
+    assert ctl.out.splitlines() == [
+        "tcp 203.0.113.9:4000 -> 198.51.100.1:22 (NEW) is routed",
+        "  from eth0",
+        "",
+        "  IPv4 raw PREROUTING",
+        "    PREROUTING 1: -m odd",
+        "      # foreign; 0 packets so far",
+        "",
+        "  IPv4 filter FORWARD",
+        "    a 2: -p tcp -j DROP",
+        "      DROP # instance vm1: fallback; 123K packets so far",
+        "",
+        "  (1 jumps of the agent's that every packet takes are left out; --all)",
+        "",
+        "  translated to 203.0.113.9:4000 -> 10.1.0.2:22",
+        "It is dropped: no security group of instance vm1 lets it in.",
+        "  That is not certain:",
+        "  if rule 1 of raw PREROUTING applied (-m odd), it passes",
+        "Note: tap1 is down: nothing comes or goes that way.",
+        "",
+        "To let it through:",
+        "  - security group group1: add it",
+        "  Tried on a copy of the state: it passes then. With --format json the bodies are there for"
+        " netagentctl set security-groups.",
+    ]
+    assert "FORWARD 1: -j a" in ctl(*ASKED, "--all").out
+
+
+def test_json_is_the_apis_own(ctl: Ctl) -> None:
+    found = json.loads(ctl("--format", "json", *ASKED).out)
+    assert (found["verdict"], found["refused_by"]["owner"]["name"]) == ("DROP", "vm1")
+    assert found["proposal"]["changes"][0]["body"]
+
+
+def test_what_is_no_packet_is_refused_by_its_field(ctl: Ctl) -> None:
+    assert ctl(*ASKED, "--in-dev", "nowhere").said == (
+        1,
+        "",
+        "netagentctl: in_dev: there is no link nowhere on this host\n",
+    )
+    assert (
+        "src: '10.0.0.256' is not an address"
+        in ctl("explain", "--proto", "1", "--src", "10.0.0.256", "--dst", "::").err
+    )
+
+
+def test_a_terminal_has_its_width_and_its_colours(ctl: Ctl) -> None:
+    shown = on_terminal(ctl, *ASKED, COLUMNS="60")
+    assert "\x1b[31mis dropped\x1b[0m" in shown
+    assert all(len(line.replace("\x1b[31m", "").replace("\x1b[0m", "")) <= 60 for line in shown.splitlines())

@@ -1,0 +1,167 @@
+"""explain without a kernel: the real engine on the strict fakes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nova_netagent.backend.nft.others import OtherChain
+from nova_netagent.explain.question import Question
+from nova_netagent.explain.report import Explanation
+from nova_netagent.model.objects import Invalid
+from nova_netagent.netfilter.rule import ACCEPT, DROP, Comment, Jump, Opaque, Ports, Rule, TableId
+from nova_netagent.testing import (
+    group_id,
+    make_floating_ip,
+    make_group,
+    make_instance,
+    make_network,
+    make_provider_rule,
+    make_rule,
+)
+from tests.properties.host import Host
+
+FILTER = TableId(4, "filter")
+WEB = make_group(1, make_rule(1, protocol="tcp", port_range_min=80, port_range_max=80))
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """A host with two instances of a network: vm1, which serves port 80, and vm2, which is in no group."""
+    found = Host(tmp_path)
+    found.links.default = "eth0"
+    found.links.addresses.add(("eth0", "192.0.2.10/24"))
+    for tap in ("tap1", "tap2"):
+        found.links.add_link(tap)
+    found.put(make_network(1), WEB, make_instance(1, (1,)), make_instance(2), make_floating_ip(1, interface="eth0"))
+    return found
+
+
+def explain(host: Host, src: str, dst: str, proto: str = "tcp", **fields: Any) -> Explanation:
+    return host.engine.explain(Question(proto=proto, src=src, dst=dst, **fields))
+
+
+OUTSIDE = "198.18.0.9:40000"
+
+
+def test_what_passes(host: Host) -> None:
+    found = explain(host, OUTSIDE, "10.1.0.2:80")
+    assert (found.verdict, found.way, found.certain, found.proposal) == ("ACCEPT", "routed", True, None)
+    assert (found.sent.device, found.left.device, found.left.holder) == ("eth0", "br1", "instance vm1")
+    assert found.reason.startswith("it is let through by security group group1: ingress tcp 80 from anywhere")
+
+
+def test_a_floating_ip_is_followed(host: Host) -> None:
+    found = explain(host, OUTSIDE, "198.51.100.1:80")
+    assert (found.verdict, found.left.dst) == ("ACCEPT", "10.1.0.2:80")
+    assert any(rule.effect == "DNAT to 10.1.0.2" for rule in found.rules)
+
+
+def test_what_is_refused_and_what_would_help(host: Host) -> None:
+    found = explain(host, OUTSIDE, "10.1.0.2:22")
+    assert found.refused_by is not None
+    assert (found.verdict, found.refused_by.owner.part) == ("DROP", "fallback")
+    assert found.proposal is not None
+    assert found.proposal.works
+    (change,) = found.proposal.changes
+    assert change.id == group_id(1)
+    rules = change.body["rules"]
+    assert [rule["port_range_min"] for rule in rules] == [80, 22]
+    assert rules[1]["remote_ip_prefix"] == "198.18.0.9/32"
+    # It is only tried: nothing changed, here or in the kernel.
+    assert explain(host, OUTSIDE, "10.1.0.2:22").verdict == "DROP"
+    assert host.engine.plan() == []
+
+
+def test_the_same_question_has_the_same_answer(host: Host) -> None:
+    assert explain(host, OUTSIDE, "10.1.0.3:22") == explain(host, OUTSIDE, "10.1.0.3:22")
+
+
+def test_between_neighbours_it_is_bridged(host: Host) -> None:
+    found = explain(host, "10.1.0.2:5000", "10.1.0.3:22")
+    assert (found.way, found.sent.device, found.left.device) == ("bridged", "tap1", "tap2")
+    assert found.verdict == "ACCEPT"  # allow_same_net_traffic
+    assert found.reason == "it is let through by instance vm2: same network"
+
+
+def test_a_provider_rule_is_not_overruled(host: Host) -> None:
+    host.put(make_provider_rule(1, remote_ip_prefix="198.18.0.0/15"))
+    found = explain(host, OUTSIDE, "10.1.0.2:80")
+    assert found.proposal is not None
+    assert (found.verdict, found.proposal.works) == ("DROP", False)
+    assert "delete or narrow it" in found.proposal.text
+
+
+def test_a_foreign_rule_first(host: Host) -> None:
+    chains = host.backend.chains[FILTER]
+    chains["DOCKER-USER"] = (Rule(DROP, protocol=6, matches=(Ports("tcp", destination=(80, 80)),)),)
+    chains["FORWARD"] = (Rule(Jump("DOCKER-USER")), *chains["FORWARD"])
+    found = explain(host, OUTSIDE, "10.1.0.2:80")
+    assert found.refused_by is not None
+    assert (found.refused_by.owner.ours, found.refused_by.owner.text) == (False, "foreign, probably docker")
+    assert found.proposal is not None
+    assert "not ours to change" in found.proposal.text
+
+
+def test_what_a_packet_does_not_tell(host: Host) -> None:
+    chains = host.backend.chains[FILTER]
+    odd = Rule(DROP, matches=(Comment("sometimes"), Opaque("recent", 1, b"")))
+    harmless = Rule(ACCEPT, matches=(Opaque("recent", 1, b""),))
+    chains["FORWARD"] = (odd, *chains["FORWARD"])
+    found = explain(host, OUTSIDE, "10.1.0.2:80")
+    assert (found.verdict, found.certain) == ("ACCEPT", False)
+    assert [(doubt.rule.number, doubt.verdict) for doubt in found.doubts] == [(1, "DROP")]
+    chains["FORWARD"] = (harmless, *chains["FORWARD"][1:])
+    found = explain(host, OUTSIDE, "10.1.0.2:80")
+    assert (found.verdict, found.certain, len(found.doubts)) == ("ACCEPT", True, 1)
+
+
+def test_a_program_that_decides(host: Host) -> None:
+    chains = host.backend.chains[FILTER]
+    chains["FORWARD"] = (Rule(Opaque("NFQUEUE", 1, b"")), *chains["FORWARD"])
+    found = explain(host, OUTSIDE, "10.1.0.2:80")
+    assert (found.verdict, found.proposal) == ("UNKNOWN", None)
+    assert found.reason.startswith("another program decides: -j NFQUEUE")
+
+
+def test_a_link_that_is_down_or_gone(host: Host) -> None:
+    host.links.remove_link("tap2")
+    found = explain(host, "10.1.0.2:5000", "10.1.0.3:22")
+    assert "there is no link tap2: nothing comes or goes that way" in found.notes
+
+
+def test_nothing_leads_there(host: Host) -> None:
+    host.links.default = None
+    found = explain(host, "10.1.0.2:5000", "198.18.0.9:80")
+    assert (found.verdict, found.reason, found.left.device) == ("NO ROUTE", "there is no route", None)
+
+
+def test_a_stranger_on_the_bridge(host: Host) -> None:
+    host.links.add_link("stranger", master="br1")
+    found = explain(host, "10.1.0.9:5000", "10.1.0.2:80", in_dev="stranger")
+    assert found.verdict == "DROP"
+    assert found.reason.startswith("stranger is a port of br1, and nobody's")
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"in_dev": "nowhere"}, "in_dev"),
+        ({"in_dev": "tap1", "out_dev": "nowhere"}, "out_dev"),
+        ({"in_dev": "eth0", "out_dev": "tap1"}, "out_dev"),
+    ],
+)
+def test_what_is_not_here_is_refused(host: Host, fields: dict[str, str], field: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        explain(host, "10.1.0.2", "10.1.0.3", "gre", **fields)
+    assert caught.value.field == field
+
+
+def test_who_else_judges(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = [OtherChain("ip", "filter", name, name, True, 3) for name in ("FORWARD", "INPUT")]
+    other.append(OtherChain("ip6", "filter", "FORWARD", "FORWARD", True, 3))
+    object.__setattr__(host.engine.host, "others", lambda: other)
+    found = explain(host, OUTSIDE, "10.1.0.2:80")
+    told = [note for note in found.notes if "judges" in note]
+    assert told == ["ip filter FORWARD judges it as well, and is not read here (3 rules, policy drop)"]
+    assert not found.certain
