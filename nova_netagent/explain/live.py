@@ -75,7 +75,7 @@ class LiveTable:
         if self._wanted is None or self._encoded is None:
             return {}
         if name in self._wanted.chains:
-            return dict(zip(self._encoded.chains[name], self._wanted.chains[name].rules, strict=True))
+            return dict(zip(self._encoded.chains[name], self._wanted.chains[name].explained, strict=True))
         return {
             key: rule
             for hook, encoded in zip(self._wanted.hooks, self._encoded.hooks, strict=True)
