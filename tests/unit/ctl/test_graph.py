@@ -63,7 +63,7 @@ def live(count: int) -> list[dict[str, Any]]:
             ],
         }
         for id_, table in ruleset.tables.items()
-        for name, rules in chains_of(table).items()
+        for name, rules in {**chains_of(table), **{each.name: each.explained for each in table.chains.values()}}.items()
     ]
 
 
