@@ -57,7 +57,7 @@ def chains() -> list[dict[str, Any]]:
         }
         for id_, table in tables.items()
         if id_.family == 4
-        for name, rules in chains_of(table).items()
+        for name, rules in {**chains_of(table), **{each.name: each.explained for each in table.chains.values()}}.items()
     ]
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from nova_netagent.backend import Backend
 from nova_netagent.netfilter.foreign import Surroundings, applies
 from nova_netagent.netfilter.owner import Owner
-from nova_netagent.netfilter.packet import CannotTell, Packet, Step, Walk, chains_of, matches, walk
+from nova_netagent.netfilter.packet import CannotTell, Packet, Step, Walk, matches, walk
 from nova_netagent.netfilter.rule import InSet, IpSet, Opaque, Rule, Ruleset, Table, TableId
 
 Place = tuple[TableId, str, int]
@@ -163,8 +163,7 @@ class LiveRules:
         }
         wanted = ruleset.tables.get(table.id)
         if wanted is not None:
-            hooks = {hook.chain for hook in wanted.hooks}
-            chains |= {name: rules for name, rules in chains_of(wanted).items() if name not in hooks}
+            chains |= {name: chain.explained for name, chain in wanted.chains.items()}
         return chains
 
     def _applies(self, id_: TableId, step: Step, packet: Packet, sets: Mapping[str, IpSet]) -> bool:

@@ -1,7 +1,7 @@
 """graph: what is drawn of few and of many, and that it is a drawing."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from nova_netagent.ctl.graph.picture import MOST_ALIKE, Picture, picture
 from nova_netagent.ctl.graph.svg import svg
 from nova_netagent.events import Replace, fold
 from nova_netagent.model import DesiredState, State
-from nova_netagent.netfilter.rule import Jump, Rule, Table
+from nova_netagent.netfilter.packet import chains_of
+from nova_netagent.netfilter.rule import Jump
 from nova_netagent.netfilter.text import rule_text
 from nova_netagent.settings import FirewallSettings, NetworkSettings, Settings
 from nova_netagent.testing import (
@@ -31,12 +32,6 @@ from nova_netagent.testing import (
 from tests.unit.ctl.test_ctl import Ctl, agent, ctl, served
 
 __all__ = ["agent", "ctl", "served"]
-
-
-def explained(table: Table) -> Mapping[str, Sequence[Rule]]:
-    """A table's chains, each rule with its origin."""
-    own = {name: chain.explained for name, chain in table.chains.items()}
-    return own | {hook.chain: hook.rules for hook in table.hooks}
 
 
 def live(count: int) -> list[dict[str, Any]]:
@@ -68,7 +63,7 @@ def live(count: int) -> list[dict[str, Any]]:
             ],
         }
         for id_, table in ruleset.tables.items()
-        for name, rules in explained(table).items()
+        for name, rules in {**chains_of(table), **{each.name: each.explained for each in table.chains.values()}}.items()
     ]
 
 
