@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable
 from nova_netagent.compile import Compiled, Compiler, needed
+from nova_netagent.culprits import culprits
 from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
 from nova_netagent.explain.answer import World, explain
 from nova_netagent.explain.owners import with_owners
@@ -31,49 +32,22 @@ from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState, Key
 from nova_netagent.netfilter.rule import FAMILIES, Family
 from nova_netagent.reconcile import Outcome, Reconciler
+from nova_netagent.requests import Answer, Change, NotApplied, Wake
 from nova_netagent.revocation import Revocation
 from nova_netagent.services import Trouble
 from nova_netagent.settings import Settings
-from nova_netagent.status import State, Status, View
+from nova_netagent.status import State, View
 from nova_netagent.store import Store, StoreError
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
+"""Seconds to the first retry after a failure, doubled up to the most."""
 SHARING = 16
 """So often it is looked, before a commit, whether changes came while others were saved."""
-"""Seconds to the first retry after a failure, doubled up to the most."""
 MEDDLING_SECONDS = 2.0
 """How long whoever changes our rules is left alone, where the kernel tells of it at once."""
-
-
-class NotApplied(Exception):
-    """A change is on disk, and the kernel could not be made to agree yet: it will be retried."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of a change."""
-
-    change: Literal["created", "updated", "unchanged", "deleted", "missing"]
-    status: Status | None = None
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-
-
-@dataclass
-class Change:
-    """A request to change the desired state.
-
-    :ivar wait: answer when the kernel has it; otherwise as soon as it is on disk.
-    :ivar source: who asks, for the metrics: ``api`` or ``rpc``.
-    """
-
-    event: Event
-    wait: bool = True
-    source: str = "api"
-    arrived: float = field(default_factory=time.monotonic)
-    answer: "Future[Answer]" = field(default_factory=Future)
 
 
 @dataclass
@@ -84,11 +58,7 @@ class Look(Generic[T]):
     answer: "Future[T]" = field(default_factory=Future)
 
 
-class _Wake:
-    """Links changed, a server ended, or the engine is to stop."""
-
-
-Request = Change | Look[Any] | _Wake
+Request = Change | Look[Any] | Wake
 
 
 class Engine:
@@ -130,7 +100,7 @@ class Engine:
 
     def wake(self) -> None:
         """Have the engine look at links and servers."""
-        self._requests.put(_Wake())
+        self._requests.put(Wake())
 
     def stop(self) -> None:
         """End the loop once the requests that are queued are served."""
@@ -249,7 +219,7 @@ class Engine:
     def serve(self, requests: Iterable[Request]) -> None:
         """Serve a batch of requests, and do what is due."""
         changes = [request for request in requests if isinstance(request, Change)]
-        woken = any(isinstance(request, _Wake) for request in requests)
+        woken = any(isinstance(request, Wake) for request in requests)
         if changes:
             self._change(changes)
         for request in requests:
@@ -443,11 +413,11 @@ class Engine:
         everything = frozenset(key for key, _ in self._state.all_entries())
         if not can_be_said(everything):
             raise RuleRefused(reason)
-        culprits = _culprits(everything, can_be_said)
-        if not works(culprits):
-            culprits |= self._refused_by_kernel(reason, everything - culprits, lambda keys: works(culprits | set(keys)))
-            works(culprits)
-        for key in culprits:
+        guilty = culprits(everything, can_be_said)
+        if not works(guilty):
+            guilty |= self._refused_by_kernel(reason, everything - guilty, lambda keys: works(guilty | set(keys)))
+            works(guilty)
+        for key in guilty:
             LOG.error("%s %s is in error and passes nothing: %s", *key, reason)
             self._refused[key] = reason
         return outcome
@@ -462,7 +432,7 @@ class Engine:
         newcomers = self.reconciler.newcomers(self._compiled)
         for suspects in (newcomers & candidates, _touched(self._applied, self._state) & candidates):
             if suspects and works(suspects):
-                return _culprits(suspects, works)
+                return culprits(suspects, works)
         raise RuleRefused(reason)
 
     def _succeed(self, outcome: Outcome, verify: bool) -> None:
@@ -629,40 +599,6 @@ class Engine:
         if LOG.isEnabledFor(logging.DEBUG):
             for line in outcome.lines():
                 LOG.debug("%s", line)
-
-
-_DEPENDED_ON_LAST = (("floating_ips", "provider_rules"), ("security_groups",), ("instances",), ("networks",))
-
-
-def _culprits(candidates: frozenset[Key], works: Callable[[Iterable[Key]], bool]) -> frozenset[Key]:
-    """The candidates without which it works; it works without all of them.
-
-    Who is left out takes along what refers to it: a network must not be blamed for an instance.
-    """
-    if works(()):
-        return frozenset()
-    for kinds in _DEPENDED_ON_LAST:
-        part = sorted(key for key in candidates if key[0] in kinds)
-        if part and works(part):
-            return _halved(part, works)
-    return _halved(sorted(candidates), works)
-
-
-def _halved(candidates: list[Key], works: Callable[[Iterable[Key]], bool]) -> frozenset[Key]:
-    """The candidates without which it works, found by halving; it works without all of them."""
-
-    def search(part: list[Key], excluded: frozenset[Key]) -> frozenset[Key]:
-        """The culprits of a part, when everything else that is suspect is excluded."""
-        if works(excluded):
-            return frozenset()
-        if len(part) == 1:
-            return frozenset(part)
-        middle = len(part) // 2
-        first, second = part[:middle], part[middle:]
-        found = search(first, excluded | set(second))
-        return found | search(second, excluded | found)
-
-    return search(candidates, frozenset())
 
 
 def _touched(old: DesiredState, new: DesiredState) -> frozenset[Key]:

@@ -10,10 +10,11 @@ from nova_netagent.api import wire
 from nova_netagent.api.agent import Agent
 from nova_netagent.api.answers import STATES, LiveChains, Plan, Plans, Repairs, StateChanged, totals
 from nova_netagent.api.requests import boolean, one_of, parameters, read_body
-from nova_netagent.engine import Change, Engine, Look, NotApplied
+from nova_netagent.engine import Engine, Look
 from nova_netagent.events import Replace
 from nova_netagent.model import KINDS, State, document
 from nova_netagent.model.objects import Invalid
+from nova_netagent.requests import Change, NotApplied
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from nova_netagent.api.agent import About, Agent, Asks
-from nova_netagent.engine import Answer, Change, Look, NotApplied
+from nova_netagent.engine import Look
 from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
 from nova_netagent.explain.question import Question
 from nova_netagent.explain.report import Doubt, Explanation, Holder, MetRule, ObjectChange, PacketAt, Proposal
@@ -18,6 +18,7 @@ from nova_netagent.history import History
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState, FloatingIP, Instance, Key, Network, SecurityGroup
 from nova_netagent.model.objects import Invalid
+from nova_netagent.requests import Answer, Change, NotApplied
 from nova_netagent.settings import ApiSettings
 from nova_netagent.status import State, View
 from nova_netagent.store import StoreError

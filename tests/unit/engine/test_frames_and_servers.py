@@ -7,8 +7,8 @@ import pytest
 
 from nova_netagent.backend.nft.objects import Element
 from nova_netagent.compile import empty_ruleset
-from nova_netagent.engine import NotApplied
 from nova_netagent.host import Host as Adapters
+from nova_netagent.requests import NotApplied
 from nova_netagent.testing import make_instance, make_network, make_vif
 from tests.properties.host import SETTINGS, Host
 

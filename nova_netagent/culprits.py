@@ -1,0 +1,38 @@
+"""Which objects are to blame when the kernel refuses the rules of all of them. Pure."""
+
+from collections.abc import Callable, Iterable
+
+from nova_netagent.model import Key
+
+DEPENDED_ON_LAST = (("floating_ips", "provider_rules"), ("security_groups",), ("instances",), ("networks",))
+
+
+def culprits(candidates: frozenset[Key], works: Callable[[Iterable[Key]], bool]) -> frozenset[Key]:
+    """The candidates without which it works; it works without all of them.
+
+    Who is left out takes along what refers to it: a network must not be blamed for an instance.
+    """
+    if works(()):
+        return frozenset()
+    for kinds in DEPENDED_ON_LAST:
+        part = sorted(key for key in candidates if key[0] in kinds)
+        if part and works(part):
+            return _halved(part, works)
+    return _halved(sorted(candidates), works)
+
+
+def _halved(candidates: list[Key], works: Callable[[Iterable[Key]], bool]) -> frozenset[Key]:
+    """The candidates without which it works, found by halving; it works without all of them."""
+
+    def search(part: list[Key], excluded: frozenset[Key]) -> frozenset[Key]:
+        """The culprits of a part, when everything else that is suspect is excluded."""
+        if works(excluded):
+            return frozenset()
+        if len(part) == 1:
+            return frozenset(part)
+        middle = len(part) // 2
+        first, second = part[:middle], part[middle:]
+        found = search(first, excluded | set(second))
+        return found | search(second, excluded | found)
+
+    return search(candidates, frozenset())
