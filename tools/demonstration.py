@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nova_netagent.model import State, document
+from nova_netagent.model import SecurityGroupRule, State, document
 from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_network, make_rule, make_vif
-from tests.lab import Agent, Forged, Lab, Namespace, Tcp, iptables, isolation, refused, tcp
+from tests.lab import Agent, Forged, Lab, Namespace, Tcp, connect, iptables, isolation, refused, tcp
 
 BOLD, DIM, GREEN, RED, RESET = (
     ("\033[1m", "\033[2m", "\033[32m", "\033[31m", "\033[0m") if sys.stdout.isatty() else ("",) * 5
@@ -67,6 +67,8 @@ class Demonstration:
         count = self._apply()
         command("netagentctl apply -f cloud.json", count)
         self._try_groups()
+        self._explain()
+        self._revoke()
         took = timed(self._float)
         command("netagentctl set floating-ip -f floating-ip.json", f"{FLOATING} -> web: {took:.0f} ms")
         self.passes(self.outside, FLOATING, 80, "DNAT to web", server=self.web)
@@ -90,8 +92,8 @@ class Demonstration:
         self.agent = self.lab.agent(self.host, CONFIG)
 
     def _apply(self) -> str:
-        http = make_rule(1, protocol="tcp", port_range_min=80, port_range_max=80)
-        web = make_group(1, http, name="web")
+        self.http = make_rule(1, protocol="tcp", port_range_min=80, port_range_max=80)
+        web = make_group(1, self.http, name="web")
         sql = make_rule(2, protocol="tcp", port_range_min=5432, port_range_max=5432, remote_group_id=web.id)
         state = State(
             networks=(make_network(1),),
@@ -111,6 +113,31 @@ class Demonstration:
         address, port = "169.254.169.254", 80
         self.passes(self.web, address, port, "metadata, answered by the host", server=self.host, server_port=8775)
         self.passes(self.web, self.outside, 80, "SNAT of the fixed range", seen_as="192.0.2.10")
+
+    def _explain(self) -> None:
+        question = "--proto tcp --src 192.0.2.1:4000 --dst 10.1.0.3:5432"
+        found: Any = json.loads(self.ctl("--format", "json", "explain", *question.split()))
+        (change,) = found["proposal"]["changes"]
+        command(f"netagentctl explain {question}", f"{found['verdict']}: {found['reason']}")
+        say(f"  {DIM}what would let it through: {change['text']}{RESET}")
+
+    def _revoke(self) -> None:
+        """A rule goes while a connection is open that it let in."""
+        with connect(self.outside, self.web, 80) as open_one:
+            if not open_one.alive():
+                raise SurpriseError("the connection is not open")
+            took = timed(lambda: self._describe_web(()))
+            if not open_one.dead():
+                raise SurpriseError("the connection goes on without a rule")
+        command(
+            "netagentctl set security-group -f web.json",
+            f"its rule goes, and the open connection with it: {took:.0f} ms",
+        )
+        self._describe_web((self.http,))
+
+    def _describe_web(self, rules: tuple[SecurityGroupRule, ...]) -> None:
+        body = document(make_group(1, *rules, name="web"))
+        self.ctl("set", "security-group", "-f", "-", stdin=json.dumps(body))
 
     def _float(self) -> None:
         body = document(make_floating_ip(7, instance=1))
