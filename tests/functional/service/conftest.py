@@ -9,6 +9,7 @@ import pytest
 from tests.functional.service import machine
 from tests.functional.service.machine import ENVIRONMENT, SOURCE, Machine
 
+CONFIGURATION = "/etc/nova-netagent/nova-netagent.conf"
 UNIT = "/etc/systemd/system/nova-netagent.service.d"
 
 AS_TESTED = f"""\
@@ -28,5 +29,6 @@ def a_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     with Machine(tmp_path_factory.mktemp("systemd"), Path(sys.prefix)) as made:
         made.run(SOURCE / "tools/install", "--environment", ENVIRONMENT)
         made.write(f"{UNIT}/as-tested.conf", AS_TESTED)
+        made.run("sh", "-c", f"printf '[firewall]\\nbackend = iptables\\n' >>{CONFIGURATION}")
         made.run("systemctl", "daemon-reload")
         yield made

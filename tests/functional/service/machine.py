@@ -52,6 +52,7 @@ for each in $4; do ln -sf /dev/null "$root/etc/systemd/system/$each.service"; do
 rm -rf "$root"/etc/systemd/system/*.wants "$root/etc/machine-id" "$root"/var/log/journal
 printf '[Unit]\nDescription=The lab\nRequires=systemd-journald.service\nAfter=systemd-journald.service\n' \
     >"$root/etc/systemd/system/lab.target"
+mkdir -p "$root/etc/tmpfiles.d"; : >"$root/etc/tmpfiles.d/tmp.conf"  # /tmp is not emptied: the source may be in it
 echo lab >"$root/etc/hostname"; : >"$root/etc/fstab"; : >"$root/etc/machine-id"
 cd "$root"; mkdir -p before; pivot_root . before
 export container=lab; unset INVOCATION_ID NOTIFY_SOCKET

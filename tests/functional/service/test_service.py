@@ -10,10 +10,8 @@ import pytest
 from nova_netagent.model import Object, document
 from nova_netagent.testing import make_instance, make_network, network_id
 from tests.functional.agent.kernel import eventually
-from tests.functional.service.conftest import UNIT
+from tests.functional.service.conftest import CONFIGURATION, UNIT
 from tests.functional.service.machine import SOURCE, Machine
-
-CONFIGURATION = "/etc/nova-netagent/nova-netagent.conf"
 
 
 class Service:
