@@ -265,6 +265,7 @@ class Daemon:
         if view.ready and not self._was_ready:
             self._was_ready = True
             gc.freeze()  # what is there now stays: the collector need not visit it
+            gc.set_threshold(50_000, 20, 50)  # a request leaves some 50 objects in cycles, of eventlet's
             backend = self._engine.host.rules
             LOG.info("enforcing with %s; see the rules with %s", backend.name, backend.see_with)
             self._told = self._status_line()
