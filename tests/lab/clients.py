@@ -88,13 +88,26 @@ def _converse(client: socket.socket, address: tuple[str, int], *, source_port: i
         try:
             _bind(client, source_port)
             client.connect(address)
-            client.send(token)
-            came_back = client.recv(1024)
+            came_back = _asked(client, token)
         except OSError as error:
             return Answer(False, "timed out" if isinstance(error, TimeoutError) else os.strerror(error.errno or 0))
     if came_back != token:
         return Answer(False, f"another answer: {came_back!r}")
     return Answer(True, seen_as=server.echo.sender_of(token) if server else None)
+
+
+def _asked(client: socket.socket, token: bytes) -> bytes:
+    """What comes back; a datagram is sent once more half-way, as whoever asks by UDP does."""
+    client.send(token)
+    if client.type == socket.SOCK_STREAM:
+        return client.recv(1024)
+    patience = client.gettimeout() or 0.0
+    client.settimeout(patience / 2)
+    try:
+        return client.recv(1024)
+    except TimeoutError:
+        client.send(token)
+        return client.recv(1024)
 
 
 def _bind(client: socket.socket, source_port: int) -> None:

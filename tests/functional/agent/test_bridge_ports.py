@@ -110,6 +110,9 @@ def uplinked(site: Site, far: Namespace) -> Site:
     """Instance 1 lets in web traffic, instance 2 nothing."""
     instances = (make_instance(1, (1,)), make_instance(2), make_instance(3, (9,), 2))
     site.describe(UPLINKED, make_network(2), WEB, OPEN, *instances)
+    # The bridge has its uplink's MAC from now on, which IPv6 neighbours are not told.
+    for machine in (far, site.vm1, site.vm2, site.vm3):
+        machine.run(["ip", "neigh", "flush", "dev", "eth0"])
     return site
 
 
