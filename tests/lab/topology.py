@@ -149,6 +149,9 @@ class Lab:
         if addresses is None:
             addresses = [FIXED4.format(10 + number), FIXED6.format(10 + number)]
         _give(guest, "eth0", addresses)
+        if guest.ip6:
+            # Routed by hand: what is advertised on one network must not lead it astray on the next.
+            guest.sysctl("net/ipv6/conf/eth0/accept_ra", 0)
         guest.mac = mac
         for gateway in gateways:
             family6 = ":" in gateway

@@ -83,6 +83,7 @@ class Site(Cloud):
             station = self._behind[device] = self.lab.add(Namespace(f"behind {device}"))
             self.lab.plug(station, "eth0", f"segment of {device}")
             station.links.add_address("eth0", network.format(9))
+            station.sysctl("net/ipv6/conf/eth0/accept_ra", 0)
             station.ip4, station.mac = network.format(9).split("/")[0], station.links.mac("eth0")
             self.witness.look_again()
         return self._behind[device]
