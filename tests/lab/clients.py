@@ -12,6 +12,9 @@ from tests.lab.namespace import Namespace, holder_of
 from tests.lab.probes import new_token
 from tests.lab.syscalls import readable
 
+PATIENCE = 4.0
+"""Seconds for an answer that must come: a lost ARP request is sent again after one, a SYN after one and three."""
+
 ADDRESS_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -47,7 +50,7 @@ def tcp(
     source_port: int = 0,
     server: Namespace | None = None,
     server_port: int | None = None,
-    timeout: float = 1.5,
+    timeout: float = PATIENCE,
 ) -> Answer:
     """Connect, send, and have it sent back.
 
@@ -71,7 +74,7 @@ def udp(
     source_port: int = 0,
     server: Namespace | None = None,
     server_port: int | None = None,
-    timeout: float = 1.0,
+    timeout: float = PATIENCE,
 ) -> Answer:
     """Send a datagram and have it sent back."""
     address, family, server = target(destination, family, server)
@@ -119,7 +122,7 @@ def _bind(client: socket.socket, source_port: int) -> None:
         client.bind(("", source_port))
 
 
-def ping(source: Namespace, destination: Namespace | str, *, family: int = 4, timeout: float = 1.0) -> Answer:
+def ping(source: Namespace, destination: Namespace | str, *, family: int = 4, timeout: float = PATIENCE) -> Answer:
     """Send an echo request and wait for the reply of the other side's kernel."""
     address, family, _ = target(destination, family, None)
     with open_ping(source, family) as client:

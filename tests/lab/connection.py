@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
-from tests.lab.clients import target
+from tests.lab.clients import PATIENCE, target
 from tests.lab.namespace import Namespace
 from tests.lab.probes import Shot, new_token
 
@@ -115,7 +115,7 @@ def connect(
     source_port: int = 0,
     server: Namespace | None = None,
     server_port: int | None = None,
-    timeout: float = 1.5,
+    timeout: float = PATIENCE,
 ) -> Connection:
     """Open a connection; ``server`` and ``server_port`` say who answers when NAT is in between."""
     address, family, server = target(destination, family, server)

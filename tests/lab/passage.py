@@ -17,6 +17,7 @@ has arrived, the earlier one was dropped. What is sent later is, by preference:
 from dataclasses import dataclass
 from typing import Literal
 
+from tests.lab.clients import PATIENCE
 from tests.lab.frames import Seen
 from tests.lab.namespace import Namespace
 from tests.lab.probes import Probe, new_token
@@ -47,7 +48,7 @@ class Refusal:
 
 
 def arrives(
-    sender: Namespace, receiver: Namespace, probe: Probe, *, within: float = 1.0, device: str | None = None
+    sender: Namespace, receiver: Namespace, probe: Probe, *, within: float = PATIENCE, device: str | None = None
 ) -> Seen | None:
     """Send the probe; the packet as the receiver saw it, or None when it did not come in time.
 

@@ -25,6 +25,7 @@ from tests.functional.agent.forkserver import ForkedAgent
 from tests.functional.agent.witness import Witness
 from tests.lab import Agent, Forged, Lab, Namespace, Refusal, Seen, arrives, iptables, refused
 from tests.lab.agent import BACKEND
+from tests.lab.clients import PATIENCE
 from tests.lab.probes import IpProbe, new_port, new_token
 from tests.lab.proof import drain, one_processor
 from tests.lab.watch import watching
@@ -169,7 +170,7 @@ class Site(Cloud):
             expected = self.witness.expects(sender, receiver, probe, state)
             probe.prepare(sender, token)()
             gone_by = not expected and drain(receiver)
-            seen = watch.look(token) if gone_by else watch.wait(token, 1.0 if expected else 0.3)
+            seen = watch.look(token) if gone_by else watch.wait(token, PATIENCE if expected else 0.3)
         if seen is not None and _is_overheard(seen, receiver):
             seen = None
         self.witness.agrees(sender, receiver, probe, seen, state)
