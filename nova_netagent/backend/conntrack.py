@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from nova_netagent.backend import netlink
 from nova_netagent.model.values import Prefix
 from nova_netagent.netfilter.flow import Addresses, Flow, Side
 from nova_netagent.netfilter.rule import Family
 
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
 _GENERIC = struct.Struct("=BBH")
 _NETFILTER = 12
 _SUBSYSTEM = 1 << 8
@@ -25,8 +24,7 @@ _GET, _DELETE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _NEW, _MULTI = _SUBSYSTEM, 0x2
 _ERROR, _DONE = 2, 3
-_END = _HEADER.size + 4
-_NESTED, _KIND = 0x8000, 0x3FFF
+_END = netlink.HEADER.size + 4
 _ORIGINAL, _REPLY, _STATUS, _PROTOINFO, _ID, _ZONE = 1, 2, 3, 4, 12, 18
 _IP, _PROTO = 1, 2
 _ADDRESSES = {4: (1, 2), 6: (3, 4)}
@@ -119,7 +117,7 @@ class Conntrack:
     def _message(self, kind: int, flags: int, family: int, attributes: bytes) -> bytes:
         self._sequence += 1
         body = _GENERIC.pack(family, 0, 0) + attributes
-        return _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | flags, self._sequence, 0) + body
+        return netlink.message(kind, _REQUEST | flags, self._sequence, body)
 
     def _dump(self, of: Addresses) -> Iterator[Flow]:
         needles = [_packed(each) for each in of.single]
@@ -131,7 +129,7 @@ class Conntrack:
             data = kernel.recv(_RECEIVED)
             if skim and not any(needle in data for needle in needles) and _goes_on(data):
                 continue
-            for kind, sequence, body in _messages(data):
+            for kind, _, sequence, body in netlink.messages(data):
                 if sequence != self._sequence:
                     continue
                 if kind == _DONE:
@@ -145,7 +143,7 @@ class Conntrack:
     def _acknowledged(self, sequences: range) -> int:
         waiting, deleted = set(sequences), 0
         while waiting:
-            for kind, sequence, body in _messages(self._open().recv(_RECEIVED)):
+            for kind, _, sequence, body in netlink.messages(self._open().recv(_RECEIVED)):
                 if kind == _ERROR and sequence in waiting:
                     waiting.remove(sequence)
                     deleted += _raise(body)
@@ -154,8 +152,12 @@ class Conntrack:
 
 def _goes_on(data: bytes) -> bool:
     """Whether a buffer is of a dump and not its end, which comes last in it or alone."""
-    _, kind, flags, _, _ = _HEADER.unpack_from(data)
-    return kind == _NEW and bool(flags & _MULTI) and _HEADER.unpack_from(data, len(data) - _END)[:2] != (_END, _DONE)
+    _, kind, flags, _, _ = netlink.HEADER.unpack_from(data)
+    return (
+        kind == _NEW
+        and bool(flags & _MULTI)
+        and netlink.HEADER.unpack_from(data, len(data) - _END)[:2] != (_END, _DONE)
+    )
 
 
 def _raise(body: bytes) -> bool:
@@ -167,14 +169,6 @@ def _raise(body: bytes) -> bool:
     if code not in (0, -errno.ENOENT):
         raise OSError(-code, errno.errorcode.get(-code, str(code)))
     return bool(code == 0)
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, _, sequence, _ = _HEADER.unpack_from(data, offset)
-        yield kind, sequence, data[offset + _HEADER.size : offset + length]
-        offset += (length + 3) & ~3
 
 
 def _count() -> int:
@@ -199,11 +193,11 @@ def _filter(of: Addresses) -> Callable[[bytes, Family], bool]:
         size = _SIZE[family]
         at = _GENERIC.size
         for _ in (_ORIGINAL, _REPLY):
-            for offset in (at + 3 * _ATTRIBUTE.size, at + 4 * _ATTRIBUTE.size + size):
+            for offset in (at + 3 * netlink.ATTRIBUTE.size, at + 4 * netlink.ATTRIBUTE.size + size):
                 address = body[offset : offset + size]
                 if address in single or any(each == family and low <= address <= high for each, low, high in ranges):
                     return True
-            at += (_ATTRIBUTE.unpack_from(body, at)[0] + 3) & ~3
+            at += (netlink.ATTRIBUTE.unpack_from(body, at)[0] + 3) & ~3
         return False
 
     return is_wanted
@@ -219,24 +213,17 @@ def _packed(address: str) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found, offset = {}, 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size:
-            break
-        found[kind & _KIND] = data[offset + _ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-    return found
+def _parsed(data: bytes) -> dict[int, bytes]:
+    return dict(netlink.attributes(data))
 
 
 def _flow(body: bytes, family: Family) -> Flow:
-    known = _attributes(body[_GENERIC.size :])
-    original, reply = _attributes(known[_ORIGINAL]), _attributes(known[_REPLY])
+    known = _parsed(body[_GENERIC.size :])
+    original, reply = _parsed(known[_ORIGINAL]), _parsed(known[_REPLY])
     (status,) = struct.unpack("!I", known[_STATUS]) if _STATUS in known else (0,)
     return Flow(
         family,
-        _attributes(original[_PROTO])[_NUMBER][0],
+        _parsed(original[_PROTO])[_NUMBER][0],
         _side(original, family),
         _side(reply, family),
         status=status,
@@ -247,17 +234,16 @@ def _flow(body: bytes, family: Family) -> Flow:
 
 
 def _is_picked_up(protoinfo: bytes) -> bool:
-    flags = _attributes(_attributes(protoinfo).get(_PROTOINFO_TCP, b"")).get(_FLAGS_ORIGINAL)
+    flags = _parsed(_parsed(protoinfo).get(_PROTOINFO_TCP, b"")).get(_FLAGS_ORIGINAL)
     return flags is not None and bool(flags[0] & _BE_LIBERAL)
 
 
 def _again(kind: int, value: bytes) -> bytes:
-    nested = _NESTED if kind == _ORIGINAL else 0
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind | nested) + value + bytes(-len(value) % 4)
+    return netlink.attribute(kind | (netlink.NESTED if kind == _ORIGINAL else 0), value)
 
 
 def _side(known: dict[int, bytes], family: Family) -> Side:
-    ip, proto = _attributes(known[_IP]), _attributes(known[_PROTO])
+    ip, proto = _parsed(known[_IP]), _parsed(known[_PROTO])
     source, destination = (socket.inet_ntop(_SOCKET_FAMILY[family], ip[each]) for each in _ADDRESSES[family])
     type_, code = _ICMP[family]
     if type_ in proto:

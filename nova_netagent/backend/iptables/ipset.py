@@ -12,6 +12,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from nova_netagent.backend import sockopt
+from nova_netagent.backend.netlink import NESTED, attribute, attributes, messages
 from nova_netagent.model import values
 from nova_netagent.netfilter.rule import CUT_FLOWS, CUT_SECONDS, Family, SetType
 
@@ -26,7 +27,7 @@ _CREATE, _DESTROY, _LIST, _ADD, _DELETE, _TYPE = 2, 3, 7, 9, 10, 13
 
 _REQUEST, _ACKNOWLEDGE, _EXCLUSIVE, _DUMP = 0x01, 0x04, 0x200, 0x300
 _ERROR, _DONE = 2, 3
-_NESTED, _BIG_ENDIAN, _TYPE_MASK = 0x8000, 0x4000, 0x3FFF
+_BIG_ENDIAN = 0x4000
 
 _ATTR_PROTOCOL, _ATTR_SETNAME, _ATTR_TYPENAME, _ATTR_REVISION, _ATTR_FAMILY, _ATTR_FLAGS = range(1, 7)
 _ATTR_DATA, _ATTR_ADT, _ATTR_LINENO, _ATTR_REVISION_MIN = range(7, 11)
@@ -46,8 +47,6 @@ _MESSAGE_ROOM = 65000
 _BUFFER = 1 << 17
 
 _HEAD = Struct("=IHHIIBBH")
-_NETLINK_HEAD = Struct("=IHHII")
-_ATTRIBUTE = Struct("=HH")
 _SIGNED = Struct("=i")
 _NUMBER = Struct("=I")
 _BIG_NUMBER = Struct(">I")
@@ -111,13 +110,13 @@ class Ipset:
         numbers = {_DATA_HASHSIZE: buckets, _DATA_MAXELEM: max(_MAX_MEMBERS, 2 * members)}
         if type_ == ENDS:
             numbers |= {_DATA_MAXELEM: CUT_FLOWS, _DATA_TIMEOUT: CUT_SECONDS, _DATA_FLAGS: _FLAG_FORCE_ADD}
-        options = b"".join(_attribute(kind | _BIG_ENDIAN, _BIG_NUMBER.pack(each)) for kind, each in numbers.items())
+        options = b"".join(attribute(kind | _BIG_ENDIAN, _BIG_NUMBER.pack(each)) for kind, each in numbers.items())
         body = (
             _set_name(name)
-            + _attribute(_ATTR_TYPENAME, type_.encode() + b"\0")
-            + _attribute(_ATTR_REVISION, bytes([self._revision(type_, family)]))
-            + _attribute(_ATTR_FAMILY, bytes([_FAMILIES[family]]))
-            + _attribute(_ATTR_DATA | _NESTED, options)
+            + attribute(_ATTR_TYPENAME, type_.encode() + b"\0")
+            + attribute(_ATTR_REVISION, bytes([self._revision(type_, family)]))
+            + attribute(_ATTR_FAMILY, bytes([_FAMILIES[family]]))
+            + attribute(_ATTR_DATA | NESTED, options)
         )
         self._command(_CREATE, body, f"cannot make the set {name}", flags=_EXCLUSIVE)
 
@@ -144,7 +143,7 @@ class Ipset:
 
     def headers(self) -> list[SetHeader]:
         """Every set, ours and others'."""
-        body = _attribute(_ATTR_FLAGS | _BIG_ENDIAN, _BIG_NUMBER.pack(_HEADERS_ONLY))
+        body = attribute(_ATTR_FLAGS | _BIG_ENDIAN, _BIG_NUMBER.pack(_HEADERS_ONLY))
         found = {}
         for message in self._ask(_LIST, body, "cannot list the sets", flags=_DUMP):
             if _ATTR_TYPENAME in message:
@@ -161,7 +160,7 @@ class Ipset:
         found: set[str] = set()
         for message in self._ask(_LIST, _set_name(name), doing, flags=_DUMP):
             if _ATTR_ADT in message:
-                found.update(_member(data) for _, data in _attributes(message[_ATTR_ADT]))
+                found.update(_member(data) for _, data in attributes(message[_ATTR_ADT]))
         return frozenset(found)
 
     def index(self, name: str) -> int | None:
@@ -190,7 +189,7 @@ class Ipset:
     def _revision(self, type_: SetType, family: Family) -> int:
         known = self._revisions.get((type_, family))
         if known is None:
-            body = _attribute(_ATTR_TYPENAME, type_.encode() + b"\0") + _attribute(
+            body = attribute(_ATTR_TYPENAME, type_.encode() + b"\0") + attribute(
                 _ATTR_FAMILY, bytes([_FAMILIES[family]])
             )
             answer = next(iter(self._ask(_TYPE, body, f"cannot use {type_}")))
@@ -203,8 +202,8 @@ class Ipset:
         for batch, encoded in _batches(members):
             body = (
                 _set_name(name)
-                + _attribute(_ATTR_LINENO, _NUMBER.pack(0))
-                + _attribute(_ATTR_ADT | _NESTED, b"".join(encoded))
+                + attribute(_ATTR_LINENO, _NUMBER.pack(0))
+                + attribute(_ATTR_ADT | NESTED, b"".join(encoded))
             )
             self._command(command, body, doing, batch=batch)
 
@@ -216,14 +215,14 @@ class Ipset:
         self, command: int, body: bytes, doing: str, *, flags: int = 0, batch: Sequence[str] = ()
     ) -> Iterator[dict[int, bytes]]:
         self._sequence += 1
-        payload = _attribute(_ATTR_PROTOCOL, bytes([_PROTOCOL])) + body
+        payload = attribute(_ATTR_PROTOCOL, bytes([_PROTOCOL])) + body
         size = _HEAD.size + len(payload)
         head = _HEAD.pack(size, _SUBSYSTEM | command, _REQUEST | flags, self._sequence, 0, socket.AF_INET, 0, 0)
         self._netlink.send(head + payload)
         multipart = flags & _DUMP == _DUMP
         while True:
             answers = self._netlink.recv(_BUFFER)
-            for kind, sequence, content in _messages(answers):
+            for kind, _, sequence, content in messages(answers):
                 if sequence != self._sequence:
                     continue
                 if kind == _DONE:
@@ -231,17 +230,9 @@ class Ipset:
                 if kind == _ERROR:
                     _raise(content, doing, batch)
                     return
-                yield dict(_attributes(content[4:]))
+                yield dict(attributes(content[4:]))
                 if not multipart and not flags & _ACKNOWLEDGE:
                     return
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    at = 0
-    while at + _NETLINK_HEAD.size <= len(data):
-        size, kind, _flags, sequence, _port = _NETLINK_HEAD.unpack_from(data, at)
-        yield kind, sequence, data[at + _NETLINK_HEAD.size : at + size]
-        at += size + (-size % 4)
 
 
 def _raise(content: bytes, doing: str, batch: Sequence[str]) -> None:
@@ -257,27 +248,13 @@ def _culprit(content: bytes, batch: Sequence[str]) -> str:
     """The member that was refused: the kernel sends our message back with its number in it."""
     if not batch or len(content) < 4 + _HEAD.size:
         return ""
-    line = dict(_attributes(content[4 + _HEAD.size :])).get(_ATTR_LINENO)
+    line = dict(attributes(content[4 + _HEAD.size :])).get(_ATTR_LINENO)
     number = _NUMBER.unpack(line)[0] if line else 0
     return f" the member {batch[number - 1]}" if 1 <= number <= len(batch) else ""
 
 
-def _attribute(kind: int, data: bytes) -> bytes:
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(data), kind) + data + bytes(-len(data) % 4)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + _ATTRIBUTE.size <= len(data):
-        size, kind = _ATTRIBUTE.unpack_from(data, at)
-        if size < _ATTRIBUTE.size:
-            return
-        yield kind & _TYPE_MASK, data[at + _ATTRIBUTE.size : at + size]
-        at += size + (-size % 4)
-
-
 def _set_name(name: str) -> bytes:
-    return _attribute(_ATTR_SETNAME, name.encode() + b"\0")
+    return attribute(_ATTR_SETNAME, name.encode() + b"\0")
 
 
 def _header(message: dict[int, bytes]) -> SetHeader:
@@ -316,8 +293,8 @@ def _encode_member(member: str, number: int) -> bytes:
     prefix = values.prefix(member)
     layout, size = (_MEMBER_4, 4) if prefix.family == 4 else (_MEMBER_6, 16)
     return layout.pack(
-        layout.size, _ATTR_DATA | _NESTED,
-        size + 8, _DATA_IP | _NESTED,
+        layout.size, _ATTR_DATA | NESTED,
+        size + 8, _DATA_IP | NESTED,
         size + 4, (1 if size == 4 else 2) | _BIG_ENDIAN,
         prefix.value.to_bytes(size, "big"),
         5, _DATA_CIDR, prefix.length,
@@ -329,22 +306,22 @@ def _encode_end(member: str, number: int) -> bytes:
     address, port, peer = member.split(",")
     body = (
         _address(_DATA_IP, address)
-        + _attribute(_DATA_PORT | _BIG_ENDIAN, int(port.removeprefix("tcp:")).to_bytes(2, "big"))
-        + _attribute(_DATA_PROTO, bytes([socket.IPPROTO_TCP]))
+        + attribute(_DATA_PORT | _BIG_ENDIAN, int(port.removeprefix("tcp:")).to_bytes(2, "big"))
+        + attribute(_DATA_PROTO, bytes([socket.IPPROTO_TCP]))
         + _address(_DATA_IP2, peer)
-        + _attribute(_DATA_LINENO, _NUMBER.pack(number))
+        + attribute(_DATA_LINENO, _NUMBER.pack(number))
     )
-    return _attribute(_ATTR_DATA | _NESTED, body)
+    return attribute(_ATTR_DATA | NESTED, body)
 
 
 def _address(kind: int, text: str) -> bytes:
     family = socket.AF_INET6 if ":" in text else socket.AF_INET
     inner = (1 if family == socket.AF_INET else 2) | _BIG_ENDIAN
-    return _attribute(kind | _NESTED, _attribute(inner, socket.inet_pton(family, text)))
+    return attribute(kind | NESTED, attribute(inner, socket.inet_pton(family, text)))
 
 
 def _member(data: bytes) -> str:
-    fields = dict(_attributes(data))
+    fields = dict(attributes(data))
     raw = fields[_DATA_IP][4:]
     family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
     length = fields[_DATA_CIDR][0] if _DATA_CIDR in fields else len(raw) * 8

@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterator
 
 from msgspec import Struct
 
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
+from nova_netagent.backend import netlink
+
 _ADDRESS = struct.Struct("=BBBBi")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _HOP = struct.Struct("=HBBi")
@@ -83,7 +83,7 @@ def read(index: int) -> Holdings:
         for body in _dump(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, index))
         if _ADDRESS.unpack_from(body)[4] == index and _ADDRESS.unpack_from(body)[3] < _SCOPE_LINK
     )
-    by_link = _packed(_RTA_OIF, struct.pack("=i", index))
+    by_link = netlink.attribute(_RTA_OIF, struct.pack("=i", index))
     routes = tuple(
         _by(bytes(body), index)
         for family in (socket.AF_INET, socket.AF_INET6)
@@ -146,15 +146,15 @@ def _is_moved(body: bytes | memoryview, index: int) -> bool:
 
 def _by(body: bytes, index: int) -> bytes:
     """Of an IPv6 route by several links the part by one: there each is a route of its own, made and deleted alone."""
-    attributes = dict(_attributes(body[_ROUTE.size :]))
+    attributes = dict(netlink.attributes(body[_ROUTE.size :]))
     if body[0] != socket.AF_INET6 or _RTA_MULTIPATH not in attributes:
         return body
     attributes[_RTA_MULTIPATH] = b"".join(hop for link, hop in _hops(attributes[_RTA_MULTIPATH]) if link == index)
-    return body[: _ROUTE.size] + b"".join(_packed(kind, value) for kind, value in attributes.items())
+    return body[: _ROUTE.size] + b"".join(netlink.attribute(kind, value) for kind, value in attributes.items())
 
 
 def _links_of(body: bytes) -> Iterator[int]:
-    for kind, value in _attributes(body[_ROUTE.size :]):
+    for kind, value in netlink.attributes(body[_ROUTE.size :]):
         if kind == _RTA_OIF:
             yield struct.unpack("=i", value)[0]
         elif kind == _RTA_MULTIPATH:
@@ -162,18 +162,22 @@ def _links_of(body: bytes) -> Iterator[int]:
 
 
 def _has_gateway(body: bytes) -> bool:
-    return any(kind == _RTA_GATEWAY for kind, _ in _attributes(body[_ROUTE.size :]))
+    return any(kind == _RTA_GATEWAY for kind, _ in netlink.attributes(body[_ROUTE.size :]))
 
 
 def _address_key(body: bytes) -> str:
     family, length, *_ = _ADDRESS.unpack_from(body)
-    found = dict(_attributes(body[_ADDRESS.size :]))
+    found = dict(netlink.attributes(body[_ADDRESS.size :]))
     return f"{socket.inet_ntop(family, found.get(_IFA_LOCAL) or found[_IFA_ADDRESS])}/{length}"
 
 
 def _route_key(body: bytes) -> str:
     fixed = _ROUTE.pack(*_ROUTE.unpack_from(body)[:8], 0)
-    said = b"".join(_packed(kind, value) for kind, value in _attributes(body[_ROUTE.size :]) if kind != _RTA_CACHEINFO)
+    said = b"".join(
+        netlink.attribute(kind, value)
+        for kind, value in netlink.attributes(body[_ROUTE.size :])
+        if kind != _RTA_CACHEINFO
+    )
     return hashlib.sha1(fixed + said, usedforsecurity=False).hexdigest()
 
 
@@ -190,7 +194,7 @@ def _as_learned(body: bytes, new: int) -> bytes | None:
     reads no advertisement to its end as long as an equal route stands that is not its own.
     """
     family, length = _ROUTE.unpack_from(body)[:2]
-    found = dict(_attributes(body[_ROUTE.size :]))
+    found = dict(netlink.attributes(body[_ROUTE.size :]))
     expires = _expires(found)
     if family != socket.AF_INET6 or length or expires <= 0 or _RTA_GATEWAY not in found:
         return None
@@ -213,17 +217,21 @@ def _learn(message: bytes) -> None:
 def _on_link(body: bytes, new: int) -> bytes:
     family, length, flags, scope, _ = _ADDRESS.unpack_from(body)
     # A label names the link that it was given on, and ifconfig's eth0:1 means nothing on a bridge.
-    kept = b"".join(_packed(kind, value) for kind, value in _attributes(body[_ADDRESS.size :]) if kind != _IFA_LABEL)
+    kept = b"".join(
+        netlink.attribute(kind, value)
+        for kind, value in netlink.attributes(body[_ADDRESS.size :])
+        if kind != _IFA_LABEL
+    )
     return _ADDRESS.pack(family, length, flags, scope, new) + kept
 
 
 def _without_detection(body: bytes) -> bytes:
     """An IPv6 address that is used without duplicate address detection."""
     family, length, flags, scope, index = _ADDRESS.unpack_from(body)
-    attributes = dict(_attributes(body[_ADDRESS.size :]))
+    attributes = dict(netlink.attributes(body[_ADDRESS.size :]))
     (full,) = struct.unpack("=I", attributes.get(_IFA_FLAGS, struct.pack("=I", flags)))
     attributes[_IFA_FLAGS] = struct.pack("=I", full | _IFA_F_NODAD)
-    kept = b"".join(_packed(kind, value) for kind, value in attributes.items())
+    kept = b"".join(netlink.attribute(kind, value) for kind, value in attributes.items())
     return _ADDRESS.pack(family, length, flags | _IFA_F_NODAD, scope, index) + kept
 
 
@@ -235,7 +243,7 @@ def _through(body: bytes, old: int, new: int) -> bytes:
             return b"".join(_hop_by(hop, new if index == old else index) for index, hop in _hops(value))
         return value
 
-    attributes = dict(_attributes(body[_ROUTE.size :]))
+    attributes = dict(netlink.attributes(body[_ROUTE.size :]))
     expires = _expires(attributes)
     attributes.pop(_RTA_CACHEINFO, None)
     if expires > 0:
@@ -243,7 +251,7 @@ def _through(body: bytes, old: int, new: int) -> bytes:
     *fixed, flags = _ROUTE.unpack_from(body)
     # The kernel tells of a link without a carrier by flags that it does not take back.
     head = _ROUTE.pack(*fixed, flags & _RTNH_F_ONLINK)
-    return head + b"".join(_packed(kind, changed(kind, value)) for kind, value in attributes.items())
+    return head + b"".join(netlink.attribute(kind, changed(kind, value)) for kind, value in attributes.items())
 
 
 def _hop_by(hop: bytes, index: int) -> bytes:
@@ -262,34 +270,12 @@ def _hops(value: bytes) -> Iterator[tuple[int, bytes]]:
         offset += (length + 3) & ~3
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size:
-            return
-        yield kind & 0x3FFF, data[offset + _ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-
-
-def _packed(kind: int, value: bytes) -> bytes:
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, memoryview]]:
-    view, offset = memoryview(data), 0
-    while offset + _HEADER.size <= len(view):
-        length, kind, _, _, _ = _HEADER.unpack_from(view, offset)
-        yield kind, view[offset + _HEADER.size : offset + length]
-        offset += (length + 3) & ~3
-
-
 def _dump(kind: int, request: bytes) -> Iterator[memoryview]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
         kernel.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)  # so that the kernel itself leaves out other links
-        kernel.send(_HEADER.pack(_HEADER.size + len(request), kind, _REQUEST | _DUMP, 1, 0) + request)
+        kernel.send(netlink.message(kind, _REQUEST | _DUMP, 1, request))
         while True:
-            for found, body in _messages(kernel.recv(1 << 18)):
+            for found, _, _, body in netlink.messages(memoryview(kernel.recv(1 << 18))):
                 if found in (_DONE, _ERROR):
                     if _code(body) not in (0, -errno.ENODEV):
                         raise MoveFailed(f"the links' holdings cannot be read: {_reason(body)}")
@@ -298,8 +284,8 @@ def _dump(kind: int, request: bytes) -> Iterator[memoryview]:
 
 
 def _send(kernel: socket.socket, kind: int, flags: int, body: bytes, what: str, done_already: int) -> None:
-    kernel.send(_HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _ACK | flags, 1, 0) + body)
-    ((_, answer),) = _messages(kernel.recv(1 << 16))
+    kernel.send(netlink.message(kind, _REQUEST | _ACK | flags, 1, body))
+    ((_, _, _, answer),) = netlink.messages(memoryview(kernel.recv(1 << 16)))
     if _code(answer) not in (0, -done_already):
         raise MoveFailed(f"{what} cannot be moved: {_reason(answer)}")
 

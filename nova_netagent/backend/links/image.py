@@ -9,12 +9,11 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from nova_netagent.backend import netlink
 from nova_netagent.plan_links import ActualLinks, Link
 
-_HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
-_ATTRIBUTE = struct.Struct("=HH")
 
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
@@ -84,7 +83,7 @@ class LinkImage:
                 return True
             except OSError:  # ENOBUFS: notices were lost
                 return False
-            for kind, body in _messages(data):
+            for kind, _, _, body in netlink.messages(memoryview(data)):
                 self._take(kind, body)
 
     def _dump(self) -> None:
@@ -93,7 +92,7 @@ class LinkImage:
         self._view = None
         for request, body in ((_GETLINK, _LINK.pack(0, 0, 0, 0, 0)), (_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0))):
             with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as once:
-                once.send(_HEADER.pack(_HEADER.size + len(body), request, _REQUEST_DUMP, 1, 0) + body)
+                once.send(netlink.message(request, _REQUEST_DUMP, 1, body))
                 for kind, found in _answers(once):
                     self._take(kind, found)
 
@@ -113,7 +112,7 @@ class LinkImage:
             self._links.pop(index, None)
             return
         name, link_kind, master, mtu, mac, parent, vlan, hairpin = "", None, 0, 0, None, 0, None, None
-        for attribute, value in _attributes(body[_LINK.size :]):
+        for attribute, value in netlink.attributes(body[_LINK.size :]):
             if attribute == _IFLA_IFNAME:
                 name = _text(value)
             elif attribute == _IFLA_MASTER:
@@ -127,7 +126,7 @@ class LinkImage:
             elif attribute == _IFLA_LINK_NETNSID:
                 parent = 0  # the index is one of another namespace
             elif attribute == _IFLA_LINKINFO:
-                info = dict(_attributes(value))
+                info = dict(netlink.attributes(value))
                 link_kind = _text(info[_IFLA_INFO_KIND]) if _IFLA_INFO_KIND in info else None
                 if link_kind == "vlan":
                     vlan = _vlan(info.get(_IFLA_INFO_DATA, _NOTHING))
@@ -139,7 +138,7 @@ class LinkImage:
         """A port's bridge attributes, which are told apart; DELLINK here means that it left its bridge."""
         known = self._links.get(index)
         if kind == _NEWLINK and known is not None:
-            port = dict(_attributes(body[_LINK.size :])).get(_IFLA_PROTINFO, _NOTHING)
+            port = dict(netlink.attributes(body[_LINK.size :])).get(_IFLA_PROTINFO, _NOTHING)
             if known[-1] != (hairpin := _hairpin(port)):
                 self._links[index] = (*known[:-1], hairpin)
                 self._view = None
@@ -148,7 +147,7 @@ class LinkImage:
         family, length, _, scope, index = _ADDRESS.unpack_from(body)
         if family not in (socket.AF_INET, socket.AF_INET6):
             return
-        found = dict(_attributes(body[_ADDRESS.size :]))
+        found = dict(netlink.attributes(body[_ADDRESS.size :]))
         packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
         if packed is None:
             return
@@ -173,7 +172,7 @@ class LinkImage:
 def _answers(once: socket.socket) -> Iterator[tuple[int, memoryview]]:
     """The messages of a dump, to its end."""
     while True:
-        for kind, body in _messages(once.recv(1 << 18)):
+        for kind, _, _, body in netlink.messages(memoryview(once.recv(1 << 18))):
             if kind == _NLMSG_DONE:
                 return
             if kind == _NLMSG_ERROR:
@@ -182,36 +181,17 @@ def _answers(once: socket.socket) -> Iterator[tuple[int, memoryview]]:
             yield kind, body
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, memoryview]]:
-    view = memoryview(data)
-    offset = 0
-    while offset + _HEADER.size <= len(view):
-        length, kind, _, _, _ = _HEADER.unpack_from(view, offset)
-        yield kind, view[offset + _HEADER.size : offset + length]
-        offset += (length + 3) & ~3
-
-
-def _attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(view):
-        length, kind = _ATTRIBUTE.unpack_from(view, offset)
-        if length < _ATTRIBUTE.size:
-            return
-        yield kind & 0x3FFF, view[offset + _ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-
-
 _NOTHING = memoryview(b"")
 
 
 def _hairpin(port: memoryview) -> bool | None:
     """Whether a bridge port sends back to where a frame came from; ``None`` where it is not told."""
-    mode = dict(_attributes(port)).get(_IFLA_BRPORT_MODE)
+    mode = dict(netlink.attributes(port)).get(_IFLA_BRPORT_MODE)
     return None if mode is None else bool(mode[0])
 
 
 def _vlan(data: memoryview) -> int | None:
-    number = dict(_attributes(data)).get(_IFLA_VLAN_ID)
+    number = dict(netlink.attributes(data)).get(_IFLA_VLAN_ID)
     return None if number is None else int(struct.unpack("=H", number)[0])
 
 

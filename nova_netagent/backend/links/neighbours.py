@@ -11,10 +11,10 @@ import socket
 import struct
 from collections.abc import Mapping
 
-_HEADER = struct.Struct("=IHHII")
+from nova_netagent.backend import netlink
+
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
-_ATTRIBUTE = struct.Struct("=HH")
-_NEW, _DELETE, _GET = 28, 29, 30
+_DELETE, _GET = 29, 30
 _ERROR = 2
 _REQUEST, _ACK = 0x1, 0x4
 _ADDRESS, _MAC = 1, 2
@@ -33,12 +33,13 @@ def forget(stale: Mapping[tuple[int, str], str]) -> int:
         for (index, address), mac in stale.items():
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             packed = socket.inet_pton(family, address)
-            asked = _NEIGHBOUR.pack(family, index, 0, 0, 0) + _attribute(_ADDRESS, packed)
+            asked = _NEIGHBOUR.pack(family, index, 0, 0, 0) + netlink.attribute(_ADDRESS, packed)
             known = _ask(kernel, _GET, _REQUEST, asked)
             if known is None:
                 continue
             _, _, state, _, _ = _NEIGHBOUR.unpack_from(known)
-            if state & _PERMANENT or _mac(known) in (None, mac):
+            answered = dict(netlink.attributes(known[_NEIGHBOUR.size :])).get(_MAC)
+            if state & _PERMANENT or answered is None or answered.hex(":") == mac:
                 continue
             _ask(kernel, _DELETE, _REQUEST | _ACK, asked)
             forgotten += 1
@@ -47,26 +48,11 @@ def forget(stale: Mapping[tuple[int, str], str]) -> int:
 
 def _ask(kernel: socket.socket, kind: int, flags: int, body: bytes) -> bytes | None:
     """The answer's body; ``None`` where there is nothing of the kind."""
-    kernel.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body)
-    answer = kernel.recv(1 << 16)
-    _, kind, _, _, _ = _HEADER.unpack_from(answer)
+    kernel.send(netlink.message(kind, flags, 0, body))
+    ((kind, _, _, answer),) = netlink.messages(kernel.recv(1 << 16))
     if kind == _ERROR:
-        (code,) = struct.unpack_from("=i", answer, _HEADER.size)
+        (code,) = struct.unpack_from("=i", answer)
         if code not in (0, -errno.ENOENT, -errno.ENODEV, -errno.ENXIO):
             raise OSError(-code, "the table of neighbours")
         return None
-    return answer[_HEADER.size :]
-
-
-def _mac(body: bytes) -> str | None:
-    offset = _NEIGHBOUR.size
-    while offset + _ATTRIBUTE.size <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, offset)
-        if kind == _MAC:
-            return body[offset + _ATTRIBUTE.size : offset + length].hex(":")
-        offset += (length + 3) & ~3
-    return None
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
+    return answer

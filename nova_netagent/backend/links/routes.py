@@ -8,14 +8,13 @@ take or forward.
 import errno
 import socket
 import struct
-from collections.abc import Iterator
 from typing import Literal
 
 from msgspec import Struct
 
-_HEADER = struct.Struct("=IHHII")
+from nova_netagent.backend import netlink
+
 _ROUTE = struct.Struct("=BBBBBBBBI")
-_ATTRIBUTE = struct.Struct("=HH")
 _NLMSG_ERROR = 2
 _RTM_GETROUTE = 26
 _REQUEST = 1
@@ -71,21 +70,20 @@ def ask(asked: Asked) -> Route:
         attributes.append((_RTA_MARK, struct.pack("=I", asked.mark)))
     source_length = length if asked.source is not None else 0
     body = _ROUTE.pack(family, length, source_length, 0, 0, 0, 0, 0, _RTM_F_LOOKUP_TABLE)
-    body += b"".join(_attribute(kind, value) for kind, value in attributes)
+    body += b"".join(netlink.attribute(kind, value) for kind, value in attributes)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as once:
-        once.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETROUTE, _REQUEST, 1, 0) + body)
+        once.send(netlink.message(_RTM_GETROUTE, _REQUEST, 1, body))
         answer = once.recv(1 << 16)
     return _parsed(answer, family)
 
 
 def _parsed(answer: bytes, family: int) -> Route:
-    _, kind, _, _, _ = _HEADER.unpack_from(answer)
-    body = answer[_HEADER.size :]
+    ((kind, _, _, body),) = netlink.messages(answer)
     if kind == _NLMSG_ERROR:
         (code,) = struct.unpack_from("=i", body)
         return Route("unreachable", reason=_REFUSALS.get(-code, f"the kernel says: {errno.errorcode.get(-code, code)}"))
     route_type = _ROUTE.unpack_from(body)[7]
-    found = dict(_attributes(body[_ROUTE.size :]))
+    found = dict(netlink.attributes(body[_ROUTE.size :]))
     interface = _name(found[_RTA_OIF]) if _RTA_OIF in found else None
     source = socket.inet_ntop(family, found[_RTA_PREFSRC]) if _RTA_PREFSRC in found else None
     known = _KINDS.get(route_type)
@@ -99,18 +97,3 @@ def _name(packed: bytes) -> str | None:
         return socket.if_indextoname(struct.unpack("=I", packed)[0])
     except OSError:
         return None
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    size = _ATTRIBUTE.size + len(value)
-    return _ATTRIBUTE.pack(size, kind) + value + b"\0" * (-size % 4)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        size, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if size < _ATTRIBUTE.size:
-            return
-        yield kind & 0x3FFF, data[offset + _ATTRIBUTE.size : offset + size]
-        offset += (size + 3) & ~3

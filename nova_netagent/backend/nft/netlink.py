@@ -14,6 +14,7 @@ from struct import Struct as Layout
 from typing import NamedTuple, TypeVar
 
 from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable
+from nova_netagent.backend.netlink import HEADER, messages
 from nova_netagent.backend.nft import attributes, userdata
 from nova_netagent.backend.nft.attributes import parse, parse_list, read_number, read_signed, read_string
 from nova_netagent.backend.nft.batch import DUMP, HEAD, REQUEST, SUBSYSTEM, Batch
@@ -34,7 +35,6 @@ _ERROR, _DONE = 2, 3
 _INTERRUPTED, _REASONS_FOLLOW = 0x10, 0x200
 _REASON_TEXT, _REASON_OFFSET = 1, 2
 _INTERVAL_END = 1
-_HEADER = Layout("=IHHII")
 _SIGNED = Layout("=i")
 _NATIVE = Layout("=I")
 _ATTEMPTS = 20
@@ -255,7 +255,7 @@ class Netlink:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
         self._send_room = size
 
-    def _faults(self, first: int, messages: int) -> list[_Fault]:
+    def _faults(self, first: int, count: int) -> list[_Fault]:
         """What the kernel found wrong; its answers are there when ``send`` returns.
 
         A transaction whose last message is not acknowledged was cut short.
@@ -267,9 +267,9 @@ class Netlink:
                 data = self._socket.recv(_READ, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
-            for kind, flags, sequence, content in _messages(data):
+            for kind, flags, sequence, content in messages(data):
                 index = sequence - first - 1
-                if kind != _ERROR or not -1 <= index <= messages:
+                if kind != _ERROR or not -1 <= index <= count:
                     continue
                 number = -_SIGNED.unpack_from(content)[0]
                 if number == 0:
@@ -306,7 +306,7 @@ class Netlink:
         interrupted = False
         while True:
             # Several messages, of which the last may be the end of the dump.
-            for kind, flags, answered, content in _messages(self._socket.recv(_READ)):
+            for kind, flags, answered, content in messages(self._socket.recv(_READ)):
                 if answered != sequence:
                     continue  # of an earlier dump that was given up
                 interrupted |= bool(flags & _INTERRUPTED)
@@ -340,18 +340,10 @@ def _raise_unless_done(content: bytes) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    at = 0
-    while at + _HEADER.size <= len(data):
-        size, kind, flags, sequence, _port = _HEADER.unpack_from(data, at)
-        yield kind, flags, sequence, data[at + _HEADER.size : at + size]
-        at += size + (-size % 4)
-
-
 def _fault(index: int, number: int, content: bytes, reasons: bool) -> _Fault:
     words, offset = os.strerror(number), None
     if reasons:
-        known = parse(content[_SIGNED.size + _HEADER.size :])
+        known = parse(content[_SIGNED.size + HEADER.size :])
         if _REASON_TEXT in known:
             words = f"{words} ({read_string(known[_REASON_TEXT])})"
         if _REASON_OFFSET in known:

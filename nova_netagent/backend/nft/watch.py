@@ -11,8 +11,8 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from struct import Struct
 
+from nova_netagent.backend.netlink import messages
 from nova_netagent.backend.nft.attributes import parse, read_number, read_string
 from nova_netagent.backend.nft.objects import TableId
 
@@ -22,7 +22,6 @@ _GROUP = 7
 _SO_RCVBUFFORCE = 33
 _ROOM = 8 << 20
 _READ = 1 << 16
-_HEADER = Struct("=IHHII")
 _SUBSYSTEM = 10
 _NEW_TABLE, _DELETE_TABLE, _NEW_GENERATION = 0, 2, 15
 _CHAINS = (3, 5)
@@ -93,7 +92,7 @@ class Watch:
                 continue
             except OSError:
                 return None  # more than there is room for
-            for kind, family, content in _messages(data):
+            for kind, family, content in _told(data):
                 if kind == _NEW_GENERATION:
                     if read_number(parse(content)[1]) == generation:
                         return found
@@ -128,10 +127,8 @@ def _note(touched: Touched, kind: int, known: dict[int, bytes]) -> None:
         touched.whole = True
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    at = 0
-    while at + _HEADER.size <= len(data):
-        size, kind, *_ = _HEADER.unpack_from(data, at)
+def _told(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Of each notice of nf_tables: what it is about, the family, and the attributes."""
+    for kind, _, _, body in messages(data):
         if kind >> 8 == _SUBSYSTEM:
-            yield kind & 0xFF, data[at + _HEADER.size], data[at + _HEADER.size + 4 : at + size]
-        at += size + (-size % 4)
+            yield kind & 0xFF, body[0], body[4:]

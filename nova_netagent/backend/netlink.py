@@ -1,0 +1,47 @@
+"""Netlink's framing, the same in every subsystem: messages with attributes in them, padded to four bytes.
+
+Sources: netlink(7), linux/netlink.h, lib/nlattr.c.
+"""
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import TypeVar
+
+HEADER = Struct("=IHHII")
+"""Of a message: length, kind, flags, sequence, port."""
+ATTRIBUTE = Struct("=HH")
+"""Of an attribute: length, kind."""
+NESTED = 0x8000
+_KIND = 0x3FFF
+
+Data = TypeVar("Data", bytes, memoryview)
+
+
+def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    """A message to the kernel."""
+    return HEADER.pack(HEADER.size + len(body), kind, flags, sequence, 0) + body
+
+
+def messages(data: Data) -> Iterator[tuple[int, int, int, Data]]:
+    """What was received at once: kind, flags, sequence and body of each message."""
+    at = 0
+    while at + HEADER.size <= len(data):
+        size, kind, flags, sequence, _ = HEADER.unpack_from(data, at)
+        yield kind, flags, sequence, data[at + HEADER.size : at + size]
+        at += size + (-size % 4)
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """An attribute with these bytes as its value."""
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def attributes(data: Data) -> Iterator[tuple[int, Data]]:
+    """Kind and value of each attribute, the kind without its flags."""
+    at = 0
+    while at + ATTRIBUTE.size <= len(data):
+        size, kind = ATTRIBUTE.unpack_from(data, at)
+        if size < ATTRIBUTE.size:
+            return
+        yield kind & _KIND, data[at + ATTRIBUTE.size : at + size]
+        at += size + (-size % 4)
