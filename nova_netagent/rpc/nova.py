@@ -88,7 +88,7 @@ class Nova:
         """Have a floating IP lead nowhere any more. Where it was bound and whose it was is known here."""
         del interface, instance_uuid
         id_ = _ipv4("address", address)
-        return self._with_state(lambda state: _delete(_held(state, FloatingIP, id_)))
+        return self._with_state(lambda state: _delete([_held(state, FloatingIP, id_)]))
 
     def migrate_instance_start(
         self,
@@ -101,13 +101,7 @@ class Nova:
     ) -> Asked:
         """Take an instance's floating IPs off this host: it moves to another."""
         del rxtx_factor, project_id
-        _uuid("instance_uuid", instance_uuid)
-        addresses = _addresses(floating_addresses)
-        if not addresses or (source and source == dest):
-            return _nothing("no floating IP moves")
-        if source and source != self._host:
-            return self._elsewhere(source)
-        return self._with_state(lambda state: _delete(*(_held(state, FloatingIP, each) for each in addresses)))
+        return self._moved(instance_uuid, source, dest, floating_addresses, concerns=source, act=_delete)
 
     def migrate_instance_finish(
         self,
@@ -120,13 +114,7 @@ class Nova:
     ) -> Asked:
         """See that the floating IPs of an instance that moved here, described before, are in the kernel."""
         del rxtx_factor, project_id
-        _uuid("instance_uuid", instance_uuid)
-        addresses = _addresses(floating_addresses)
-        if not addresses or (source and source == dest):
-            return _nothing("no floating IP moves")
-        if dest and dest != self._host:
-            return self._elsewhere(dest)
-        return self._with_state(lambda state: _ensure(_held(state, FloatingIP, each) for each in addresses))
+        return self._moved(instance_uuid, source, dest, floating_addresses, concerns=dest, act=_ensure)
 
     # --- networks
 
@@ -135,8 +123,8 @@ class Nova:
         id_ = _instance_uuid(instance_id, instance)
         if host and host != self._host:
             return self._elsewhere(host)
-        act: Callable[[Instance], Asked] = _delete if _flag("teardown", teardown) else lambda item: _ensure([item])
-        return self._with_state(lambda state: act(_held(state, Instance, id_)))
+        act = _delete if _flag("teardown", teardown) else _ensure
+        return self._with_state(lambda state: act([_held(state, Instance, id_)]))
 
     def rpc_setup_network_on_host(self, network_id: Any, teardown: Any = None) -> Asked:
         """See that a network is in the kernel, or take it off this host where no instance is on it any more."""
@@ -150,7 +138,7 @@ class Nova:
             users = sorted(each.id for each in state.of(Instance) for vif in each.vifs if vif.network_id == network.id)
             if users:
                 return _nothing(f"network {network.id} stays: instance {users[0]} is on it")
-            return _delete(network)
+            return _delete([network])
 
         return self._with_state(found)
 
@@ -183,6 +171,28 @@ class Nova:
         return self._with_state(found)
 
     # --- what they share
+
+    def _moved(
+        self,
+        instance_uuid: Any,
+        source: Any,
+        dest: Any,
+        floating_addresses: Any,
+        *,
+        concerns: Any,
+        act: Callable[[Iterable[Object]], Asked],
+    ) -> Asked:
+        """Do what one end of a migration does with the instance's floating IPs.
+
+        :param concerns: the host at that end; where it is not told it is this one.
+        """
+        _uuid("instance_uuid", instance_uuid)
+        addresses = _addresses(floating_addresses)
+        if not addresses or (source and source == dest):
+            return _nothing("no floating IP moves")
+        if concerns and concerns != self._host:
+            return self._elsewhere(concerns)
+        return self._with_state(lambda state: act(_held(state, FloatingIP, each) for each in addresses))
 
     def _with_state(self, found: Callable[[DesiredState], Asked | object]) -> Asked:
         """Go on with the state as it is when the engine has served what came before."""
@@ -221,7 +231,7 @@ def _look(engine: Engine, keys: Iterable[Key]) -> None:
         _refuse_trouble(engine.view.status(key))
 
 
-def _delete(*items: Object) -> Asked:
+def _delete(items: Iterable[Object]) -> Asked:
     return Asked(tuple(Change(Delete(each.KIND, each.id), source="rpc") for each in items))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from nova_netagent.backend import BackendError, Unavailable
+from nova_netagent.backend import BackendError
 from nova_netagent.backend.frames import layout
 from nova_netagent.backend.frames.layout import CHAINS, RULES, SETS, Elements
 from nova_netagent.backend.frames.plan import FramesPlan, Image, image_of, plan_frames
@@ -147,10 +147,7 @@ class KernelFrames:
     @property
     def _kernel(self) -> Netlink:
         if self._netlink is None:
-            try:
-                self._netlink = Netlink()
-            except OSError as error:
-                raise Unavailable(f"cannot reach nf_tables: {error.strerror}") from error
+            self._netlink = Netlink()
         return self._netlink
 
     def _lines(self, plan: FramesPlan) -> list[str]:

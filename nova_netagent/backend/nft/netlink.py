@@ -99,13 +99,19 @@ class Disturbed(Exception):
 
 
 class Netlink:
-    """A socket to the nf_tables of the network namespace in which it is made. One thread only."""
+    """A socket to the nf_tables of the network namespace in which it is made. One thread only.
+
+    :raises Unavailable: there is none to be had.
+    """
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
-        self._socket.bind((0, 0))
-        for option in (_SHORT_ANSWERS, _LONG_REASONS):
-            self._socket.setsockopt(_SOL_NETLINK, option, 1)
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+            self._socket.bind((0, 0))
+            for option in (_SHORT_ANSWERS, _LONG_REASONS):
+                self._socket.setsockopt(_SOL_NETLINK, option, 1)
+        except OSError as error:
+            raise Unavailable(f"cannot reach nf_tables: {error.strerror}") from error
         self._send_room = 0
         with suppress(PermissionError):
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)

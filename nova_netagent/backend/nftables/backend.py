@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
-from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
+from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.nft import Batch, Netlink, expressions
 from nova_netagent.backend.nft.objects import Chain
 from nova_netagent.backend.nft.objects import Family as NftFamily
@@ -291,10 +291,7 @@ class NftablesBackend:
     @property
     def _kernel(self) -> Netlink:
         if self._netlink is None:
-            try:
-                self._netlink = Netlink()
-            except OSError as error:
-                raise Unavailable(f"cannot reach nf_tables: {error.strerror}") from error
+            self._netlink = Netlink()
         return self._netlink
 
     def _table(self, family: Family) -> NftTable:

@@ -57,10 +57,10 @@ def test_what_a_kernel_refuses_is_no_table_of_ours(
 
 
 def test_a_kernel_that_does_not_answer_is_told(backend: NftablesBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(self: Netlink) -> None:
+    def gone(*_: object) -> None:
         raise OSError(93, "Protocol not supported")
 
-    monkeypatch.setattr(Netlink, "__init__", gone)
+    monkeypatch.setattr("nova_netagent.backend.nft.netlink.socket.socket", gone)
     with pytest.raises(Unavailable, match="Protocol not supported"):
         backend.tables()
 
