@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nova_netagent.backend import Backend, BackendError, worlds
 from nova_netagent.backend.conntrack import Conntrack
@@ -32,8 +32,18 @@ def open_store(settings: Settings) -> Store:
     return store
 
 
-def _choose_backend(settings: Settings) -> tuple[str, tuple[str, ...]]:
-    """Which packet filter it shall be, saying why; and what of the other one will be in the way.
+class _Chosen(NamedTuple):
+    """The packet filter that it is, and how it is with the other one."""
+
+    name: str
+    leftovers: bool = False
+    """We left rules in the other one when it was ours."""
+    warnings: tuple[str, ...] = ()
+    """What of the other one will be in the way."""
+
+
+def _choose_backend(settings: Settings) -> _Chosen:
+    """Which packet filter it shall be, saying why.
 
     :raises Undecided: it is left to us, and cannot be known.
     """
@@ -43,14 +53,14 @@ def _choose_backend(settings: Settings) -> tuple[str, tuple[str, ...]]:
     except (OSError, BackendError) as error:
         if configured == "auto":
             raise worlds.Undecided(f"[firewall] backend = auto: cannot see what this host has: {error}") from error
-        return configured, (f"cannot see whether rules of others are in the way: {error}",)
+        return _Chosen(configured, warnings=(f"cannot see whether rules of others are in the way: {error}",))
     if configured == "auto":
         chosen, why = worlds.choose(found["iptables"], found["nftables"])
     else:
         chosen, why = configured, "so it is configured"
     LOG.info("the packet filter is %s: %s", chosen, why)
     other = next(world for name, world in found.items() if name != chosen)
-    return chosen, tuple(worlds.warnings(chosen, other))
+    return _Chosen(chosen, other.ours, tuple(worlds.warnings(chosen, other)))
 
 
 def _open_backend(name: str, settings: Settings) -> Backend[Any]:
@@ -64,12 +74,9 @@ def _open_backend(name: str, settings: Settings) -> Backend[Any]:
     return IptablesBackend(lock_timeout=firewall.lock_timeout, owns_set=owns_set)
 
 
-def open_leftovers(settings: Settings, chosen: str) -> Backend[Any] | None:
-    """The other packet filter, if we left anything in it when it was ours."""
-    owner = Owner(settings.firewall.wrap_name)
-    other = "iptables" if chosen == "nftables" else "nftables"
-    looks = {"iptables": worlds.look_at_iptables, "nftables": worlds.look_at_nftables}
-    return _open_backend(other, settings) if looks[other](owner).ours else None
+def _open_leftovers(settings: Settings, chosen: _Chosen) -> Backend[Any] | None:
+    other = "iptables" if chosen.name == "nftables" else "nftables"
+    return _open_backend(other, settings) if chosen.leftovers else None
 
 
 def open_links(settings: Settings, on_change: Callable[[], None] | None = None) -> LinksBackend:
@@ -107,17 +114,17 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
     :param on_change: called from other threads when links changed or a server ended.
     """
     events = metrics.dnsmasq_events_total
-    chosen, in_the_way = _choose_backend(settings)
+    chosen = _choose_backend(settings)
     frames, warnings = open_frames(settings)
     return Host(
-        rules=_open_backend(chosen, settings),
-        leftovers=open_leftovers(settings, chosen),
+        rules=_open_backend(chosen.name, settings),
+        leftovers=_open_leftovers(settings, chosen),
         links=open_links(settings, on_change),
         frames=frames,
-        others=partial(_others, chosen, settings.firewall.wrap_name),
+        others=partial(_others, chosen.name, settings.firewall.wrap_name),
         servers=DnsmasqServers(Path(directory(settings.state_path)), on_change, lambda what: events.labels(what).inc()),
         flows=Conntrack(),
-        warnings=(*warnings, *in_the_way),
+        warnings=(*warnings, *chosen.warnings),
     )
 
 

@@ -64,6 +64,8 @@ def test_what_cannot_be_seen_is_not_guessed_and_does_not_matter_when_it_is_confi
     monkeypatch.setattr(worlds, "look_at_iptables", denied)
     with pytest.raises(Undecided, match="cannot see what this host has"):
         wiring._choose_backend(Settings())
-    chosen, told = wiring._choose_backend(Settings(firewall=FirewallSettings(backend="nftables")))
-    assert chosen == "nftables"
-    assert "Operation not permitted" in told[0]
+    settings = Settings(firewall=FirewallSettings(backend="nftables"))
+    chosen = wiring._choose_backend(settings)
+    assert chosen.name == "nftables"
+    assert "Operation not permitted" in chosen.warnings[0]
+    assert wiring._open_leftovers(settings, chosen) is None
