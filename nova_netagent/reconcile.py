@@ -253,7 +253,8 @@ class Reconciler:
         self._edit_links(link_plan, outcome, before=False)
         self._forget_made(link_plan, outcome)
         self._remember_uplinks(compiled.links, link_plan, verify)
-        self._persist(partial(self._apply_frames, compiled, outcome), False)
+        if link_plan:  # ports and MACs may be others now
+            self._persist(partial(self._apply_frames, compiled, outcome), False)
         self._introduce(compiled.scope.resolved.ports)
         servers = self._plan_servers(compiled, fresh=verify)
         self._servers.apply(servers)

@@ -41,7 +41,7 @@ def wanted(scope: Scope, memo: Memo) -> WantedFrames:
         for each in part.get(("frames", id_), (ports,), partial(_vifs, ports)):
             if isinstance(each, Secured):
                 secured.append(each)
-            elif not scope.settings.network.manage_links:
+            elif not scope.settings.network.manage_links:  # on a bridge of ours it is no port
                 closed.append(each)
     networks = sorted(scope.resolved.networks.values(), key=lambda each: each.id)
     frames = Frames(
@@ -55,29 +55,26 @@ def wanted(scope: Scope, memo: Memo) -> WantedFrames:
 
 
 def _vifs(ports: tuple[Port, ...]) -> tuple[Secured | Closed, ...]:
-    return tuple(
-        each for port in ports if port.holds_device for each in (_secured(port), _closed(port)) if each is not None
-    )
+    return tuple(each for port in ports if port.holds_device and (each := _judged(port)) is not None)
 
 
-def _closed(port: Port) -> Closed | None:
-    """A vif that passes nothing, on a bridge that somebody else manages; on ours it is no port."""
-    return Closed(port.vif.device, ("instances", port.instance_id, "pending")) if port.network is None else None
-
-
-def _secured(port: Port) -> Secured | None:
-    if port.network is None or not port.vif.port_security_enabled:
+def _judged(port: Port) -> Secured | Closed | None:
+    """What a vif is kept to; ``None``: it is free."""
+    origin = ("instances", port.instance_id, "pending" if port.network is None else "")
+    if port.network is None:  # it passes nothing
+        return Closed(port.vif.device, origin)
+    if not port.vif.port_security_enabled:
         return None
     mac = port.vif.address
     own = [each for family in FAMILIES for each in own_sources(port, family)]
     own.append((values.host(values.link_local(mac)), mac))
-    return Secured(port.vif.device, mac, tuple(dict.fromkeys(own)), ("instances", port.instance_id, ""))
+    return Secured(port.vif.device, mac, tuple(dict.fromkeys(own)), origin)
 
 
 def _hairpins(scope: Scope) -> Iterator[str]:
     """The ports that we put into hairpin mode."""
     if scope.settings.network.manage_links:
-        yield from (port.vif.device for port in scope.all_ports if port.network is not None and port.holds_device)
+        yield from (port.vif.device for port in scope.all_ports if port.network is not None)
 
 
 def _isolated(networks: list[Network], scope: Scope) -> Iterator[Isolated]:
