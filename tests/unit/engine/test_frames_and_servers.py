@@ -51,6 +51,13 @@ def test_an_element_that_the_kernel_refuses_fails_its_own_object(host: Host) -> 
     assert status(host, make_instance(2)) == ("done", "")
 
 
+def test_a_bridge_that_was_just_made_is_redirected_to(host: Host) -> None:
+    """Its MAC is known only after the rules are in; no notice of the kernel's is waited for."""
+    network = make_network(1, dhcp_server="10.1.0.1", gateway="10.1.0.9")
+    host.put(network, make_instance(1))
+    assert host.frames.read()["gateways"] == {f"tap1 : {host.links.links['br1'].mac}"}
+
+
 def test_somebody_who_is_faster_is_waited_for(host: Host) -> None:
     def meddle() -> None:
         host.frames.generation += 1
