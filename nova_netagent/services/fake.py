@@ -25,6 +25,8 @@ class FakeProcess:
         self.hosts = self.dns_hosts = ""
         self.signals: list[int] = []
         self.how: str | None = None
+        self.at_work = False
+        """It has told a client of a lease that it has not written yet."""
         self._system = system
 
     def begin(self) -> None:
@@ -84,6 +86,10 @@ class FakeDescriptor:
     def ready(self) -> bool:
         """Whether it has begun."""
         return self._look().begun
+
+    def idle(self) -> bool:
+        """Unless the test says that it is at work."""
+        return not self._look().at_work
 
     def signal(self, number: int) -> None:
         """Have it obey."""

@@ -360,8 +360,12 @@ class Server:
     # --- leases
 
     def _leases(self) -> tuple[Lease, ...] | None:
-        """The leases; ``None``: they are being written."""
-        if self._looks < LOOKS and not self._system.is_quiet(self.bridge, LEASES, QUIET):
+        """The leases; ``None``: they are being written, or will be.
+
+        A lease is written after the client was told of it: while the server is busy it may be missing.
+        """
+        busy = self._process is not None and not self._process.idle()
+        if self._looks < LOOKS and (busy or not self._system.is_quiet(self.bridge, LEASES, QUIET)):
             self._looks += 1
             return None
         self._looks = 0

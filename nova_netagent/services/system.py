@@ -45,6 +45,9 @@ class Process(Protocol):
     def ready(self) -> bool:
         """Whether it has bound its sockets: before that it dies of a SIGHUP."""
 
+    def idle(self) -> bool:
+        """Whether it has done what it was asked for, signals included, and waits for more."""
+
     def signal(self, number: int) -> None:
         """Send a signal; to one that ended it does nothing."""
 
@@ -271,6 +274,15 @@ class HostProcess:
             return self._pid_file.read_text().strip() == str(self.pid)
         except OSError:
             return False
+
+    def idle(self) -> bool:
+        """By proc(5): it sleeps, and no signal is pending; one that may not be looked at is taken to."""
+        try:
+            status = Path(f"/proc/{self.pid}/status").read_text()
+        except OSError:
+            return True
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        return fields["State"].startswith("S") and not any(int(fields[each], 16) for each in ("SigPnd", "ShdPnd"))
 
     def signal(self, number: int) -> None:
         """Send a signal."""

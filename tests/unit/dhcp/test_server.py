@@ -382,6 +382,19 @@ def test_a_lease_file_that_is_being_written_is_looked_at_again(host: Host) -> No
     assert [each[2] for each in host.system.released] == ["10.1.0.2"]
 
 
+def test_a_lease_that_is_not_written_yet_is_waited_for(host: Host) -> None:
+    host.serve(make_network(1), make_instance(1))
+    host.process.at_work = True
+    host.serve(make_network(1), moved("10.1.0.2"))
+    host.wait(QUIET * 3)
+    assert host.system.released == []
+    host.system.files["br1", LEASES] = f"1795411200 {MAC1} 10.1.0.2 * 01:{MAC1}\n"
+    host.process.at_work = False
+    host.wait(QUIET)
+    assert [each[2] for each in host.system.released] == ["10.1.0.2"]
+    assert host.system.leased("br1") == set()
+
+
 def test_a_lease_file_that_is_always_written_is_taken_as_it_is_in_the_end(host: Host) -> None:
     host.serve(make_network(1), make_instance(1))
     host.system.lease("br1", ("10.1.0.2", MAC1))
