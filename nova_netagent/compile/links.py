@@ -37,7 +37,7 @@ class Address(Struct, frozen=True):
     """With the prefix length of the interface, host bits kept: ``10.0.0.1/24``."""
     scope_link: bool
     announce: bool
-    """Tell the neighbours by gratuitous ARP when it is new."""
+    """Tell the neighbours, by gratuitous ARP when it is new, and of an IPv6 one when its MAC is."""
     origin: Key | None
 
 
@@ -113,5 +113,6 @@ def _gateway_addresses(each: Network, scope: Scope) -> list[Address]:
     if each.gateway_v6 is not None and each.cidr_v6 is not None and 6 in scope.families:
         on_link = each.gateway_v6.startswith("fe80:")
         length = 64 if on_link else values.prefix(each.cidr_v6).length
-        found.append(Address(each.bridge, f"{each.gateway_v6}/{length}", on_link, False, origin))
+        # A link-local gateway is the same on every host.
+        found.append(Address(each.bridge, f"{each.gateway_v6}/{length}", on_link, announce and not on_link, origin))
     return found

@@ -54,7 +54,7 @@ class KernelLinks:
 
         self._route: Any = IPRoute()
         self._image = LinkImage()
-        self._announcer = Announcer(clock)
+        self._announcer = Announcer(clock, self._holder)
         self._host = host
         self._announcements = announcements
         self._failures: dict[str, str] = {}
@@ -220,7 +220,19 @@ class KernelLinks:
     def _set_mac(self, bridge: str, new: NewMac) -> None:
         self._set(bridge, address=new.mac)
         for cidr in new.announce:
-            self._announcer.announce(bridge, new.mac, cidr.partition("/")[0], self._announcements)
+            self._announce(bridge, cidr)
+
+    def _announce(self, interface: str, cidr: str) -> None:
+        if ":" in cidr:
+            # The kernel advertises it whenever the MAC changes (ip-sysctl, ndisc_notify).
+            self._write_sysctls({f"net/ipv6/conf/{interface}/ndisc_notify": "1"})
+        else:
+            self._announcer.announce(interface, cidr, self._announcements)
+
+    def _holder(self, interface: str, cidr: str) -> str | None:
+        """The MAC of an interface that has an address."""
+        found = self._image.read()
+        return found.links[interface].mac if (interface, cidr) in found.addresses else None
 
     def _set_up(self, name: str) -> None:
         self._set(name, state="up")
@@ -269,9 +281,8 @@ class KernelLinks:
         index = self._index(address.interface)
         self._route.addr("add", index=index, address=str(host.ip), prefixlen=host.network.prefixlen, **options)
         self._image.assume(index, f"{host.ip}/{host.network.prefixlen}")
-        mac = self._image.read().links[address.interface].mac
-        if address.announce and mac is not None:
-            self._announcer.announce(address.interface, mac, str(host.ip), self._announcements)
+        if address.announce:
+            self._announce(address.interface, address.cidr)
 
     def _remove_address(self, device: str, cidr: str) -> None:
         host = ipaddress.ip_interface(cidr)

@@ -8,6 +8,7 @@ a sender announces an address by an ARP request for itself).
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 _ETH_P_ARP = 0x0806
 _BROADCAST = b"\xff" * 6
@@ -24,20 +25,24 @@ def announcement(mac: str, address: str) -> bytes:
 
 
 class Announcer:
-    """Announcements that are due, by time.
+    """Announcements that are due, by time; each says what is true when it is sent.
+
+    An address may have gone to another host by then, or its bridge have got another MAC.
 
     :param clock: seconds of a clock that does not jump.
+    :param holder: the MAC of an interface as long as it has an address (with its prefix length).
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], holder: Callable[[str, str], str | None]) -> None:
         self._clock = clock
-        self._due: list[tuple[float, str, bytes]] = []
+        self._holder = holder
+        self._due: list[tuple[float, str, str]] = []
 
-    def announce(self, interface: str, mac: str, address: str, count: int) -> None:
-        """Plan ``count`` announcements, the first at once."""
-        frame = announcement(mac, address)
+    def announce(self, interface: str, cidr: str, count: int) -> None:
+        """Plan ``count`` announcements instead of those that are still due, the first at once."""
         now = self._clock()
-        self._due += [(now + number * _SPACING, interface, frame) for number in range(count)]
+        self._due = [each for each in self._due if each[1:] != (interface, cidr)]
+        self._due += [(now + number * _SPACING, interface, cidr) for number in range(count)]
         self.send_due()
 
     def next_due(self) -> float | None:
@@ -45,14 +50,18 @@ class Announcer:
         return min((when for when, _, _ in self._due), default=None)
 
     def send_due(self) -> None:
-        """Send what is due; an interface that is gone is skipped."""
+        """Send what is due and still true."""
         now = self._clock()
         due = [each for each in self._due if each[0] <= now]
         self._due = [each for each in self._due if each[0] > now]
-        for _, interface, frame in due:
-            try:
-                with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
-                    sender.bind((interface, 0))
-                    sender.send(frame)
-            except OSError:
-                continue
+        for _, interface, cidr in due:
+            mac = self._holder(interface, cidr)
+            if mac is not None:
+                _send(interface, announcement(mac, cidr.partition("/")[0]))
+
+
+def _send(interface: str, frame: bytes) -> None:
+    """Send a frame, unless the interface is gone."""
+    with suppress(OSError), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind((interface, 0))
+        sender.send(frame)

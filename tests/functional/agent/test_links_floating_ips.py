@@ -73,6 +73,18 @@ def is_broadcast(seen: Any) -> bool:
     return bool(seen.destination_mac == "ff:ff:ff:ff:ff:ff")
 
 
+def test_one_that_went_elsewhere_is_not_announced_again(cloud: Cloud) -> None:
+    """Else the next announcement would have the neighbours leave the host that has it now."""
+    claim = arp(1, cloud.host.mac, FLOATING, FLOATING)
+    wire = cloud.outside.wire("eth0", ETH_ARP)
+    with wire.listening():
+        cloud.put(make_floating_ip(1))
+        eventually(lambda: any(claim in seen.data for seen in wire.read()), 2)
+        cloud.delete(make_floating_ip(1))
+        time.sleep(1.2)
+        assert not [seen for seen in wire.read() if claim in seen.data]
+
+
 def test_a_neighbour_that_knew_another_believes_the_announcement(cloud: Cloud) -> None:
     """As after a move from another host."""
     cloud.outside.run(

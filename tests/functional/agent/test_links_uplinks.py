@@ -16,6 +16,7 @@ from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import cleanup, eventually, kernel, metric
 from tests.functional.links.held import ROUTER, advertise, furnish, held
 from tests.lab import Flood, Lab, Namespace, connect, needs, ping, tcp
+from tests.lab.frames import ETH_ARP, arp
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "program:ip")
 
@@ -144,6 +145,29 @@ def test_an_interface_that_comes_later_is_taken_and_one_that_is_taken_is_left(cl
     assert "it is a port of br9 already" in cloud.status(network)["message"]
     cloud.agent.resync()
     assert master(host, "eth7") == "br9"
+
+
+def test_the_neighbours_of_a_bridge_whose_uplink_comes_later_hear_of_its_mac_and_of_no_other(
+    cloud: Cloud, lab: Lab
+) -> None:
+    network = make_network(1, bridge_interface="eth7")
+    body: Any = document(network)
+    guest = cloud.guest(1)
+    cloud.agent.request("PUT", f"/v1/networks/{network.id}", body)
+    cloud.put(make_instance(1))
+    old = cloud.host.links.mac("br1")
+    assert ping(guest, "fd00:1::1")
+    wire = guest.wire("eth0", ETH_ARP)
+    with wire.listening():
+        lab.plug(cloud.host, "eth7", "elsewhere")
+        new = cloud.host.links.mac("eth7")
+        eventually(lambda: cloud.host.links.mac("br1") == new, 2)
+        list(wire.read())
+        time.sleep(1.2)
+        heard = [seen.data for seen in wire.read()]
+    assert any(arp(1, new, "10.1.0.1", "10.1.0.1") in each for each in heard)
+    assert not any(arp(1, old, "10.1.0.1", "10.1.0.1") in each for each in heard)
+    assert new in guest.run(["ip", "-6", "neigh", "show", "fd00:1::1"]).stdout
 
 
 def test_of_two_networks_on_one_interface_the_older_has_it(cloud: Cloud) -> None:

@@ -29,7 +29,7 @@ def test_a_network_wants_a_bridge_with_the_hosts_addresses() -> None:
     key = ("networks", network.id)
     assert links.addresses[1:] == (
         Address("br1", "10.1.0.1/24", False, True, key),
-        Address("br1", "fd00:1::1/64", False, False, key),
+        Address("br1", "fd00:1::1/64", False, True, key),
     )
     assert links.forward == {4, 6}
     assert links.filter_bridges
