@@ -54,6 +54,7 @@ class Site(Cloud):
         self.witness = Witness(self.host, self.agent)
         self._machines: dict[int, Namespace] = {}
         self._behind: dict[str, Namespace] = {}
+        self._gateway_macs: dict[str, str] = {}
         self._lead_to_networks(self.outside)
         self.elsewhere = self.neighbour("elsewhere", "77")
         self.vm1, self.vm2, self.vm3 = self.machine(1), self.machine(2), self.machine(3)
@@ -113,8 +114,20 @@ class Site(Cloud):
     def _settle(self) -> None:
         """Wait for bridges whose first port has just come: until the kernel has noticed they lose what they send."""
         self.witness.look_again()
-        bridges = {str(link["master"]) for link in self.host.links.all().values() if link["master"] and link["running"]}
+        links = self.host.links.all()
+        bridges = {str(link["master"]) for link in links.values() if link["master"] and link["running"]}
         self.host.links.wait_running(*bridges)
+        self._follow_gateways({name: str(links[name]["mac"]) for name in bridges})
+
+    def _follow_gateways(self, macs: Mapping[str, str]) -> None:
+        """Have machines ask anew for gateways that have another MAC, as with an uplink that comes or goes.
+
+        What is announced within a second of the last answer they would not believe (locktime, arp(7)).
+        """
+        if any(self._gateway_macs.get(name) != mac for name, mac in macs.items()):
+            for machine in (*self._machines.values(), *self._behind.values()):
+                machine.run(["ip", "neigh", "flush", "dev", "eth0"])
+        self._gateway_macs |= macs
 
     def forget_flows(self) -> None:
         """Empty the connection table, so that what comes next is new."""

@@ -9,6 +9,7 @@ import pytest
 from nova_netagent.testing import group_id, make_group, make_instance, make_network, make_rule, make_vif
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.conftest import SiteMaker
+from tests.functional.agent.kernel import eventually
 from tests.functional.agent.site import ETHERTYPES, Site
 from tests.lab import Forged, Icmp, Namespace, Tcp, Udp, arrives, needs, refused, tcp, udp
 
@@ -22,13 +23,15 @@ WEB = make_group(
         for n, ethertype in enumerate(("IPv4", "IPv6"))
     ),
 )
+FRAMES = ("bridge", "nova-netagent")
 UPLINKED = make_network(1, bridge_interface="eth1")
 
 
 @contextmanager
 def plugged(site: Site, device: str) -> Iterator[None]:
-    """Somebody puts a link on the bridge of network 1, and takes it off again."""
+    """Somebody puts a link on the bridge of network 1, which the agent sees, and takes it off again."""
     site.host.links.set(device, master="br1", up=True)
+    eventually(lambda: device in site.host.run(["nft", "list", "set", *FRAMES, "closed"]).stdout, 2)
     site.witness.look_again()
     try:
         yield
@@ -110,9 +113,6 @@ def uplinked(site: Site, far: Namespace) -> Site:
     """Instance 1 lets in web traffic, instance 2 nothing."""
     instances = (make_instance(1, (1,)), make_instance(2), make_instance(3, (9,), 2))
     site.describe(UPLINKED, make_network(2), WEB, OPEN, *instances)
-    # The bridge has its uplink's MAC from now on, which IPv6 neighbours are not told.
-    for machine in (far, site.vm1, site.vm2, site.vm3):
-        machine.run(["ip", "neigh", "flush", "dev", "eth0"])
     return site
 
 
