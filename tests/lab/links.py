@@ -121,7 +121,7 @@ class Links:
         """The link's Ethernet address."""
         return str(self.show(name)["mac"])
 
-    def wait_running(self, *names: str, within: float = 2.0) -> None:
+    def wait_running(self, *names: str, within: float = 5.0) -> None:
         """Wait until the links are up, have a carrier and a queue: until then they lose packets silently."""
         deadline = time.monotonic() + within
         for name in names:

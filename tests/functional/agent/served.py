@@ -35,7 +35,7 @@ class Served(Cloud):
         eventually(lambda: [e for e in machine.links.addresses("eth0") if not e["flags"] & TENTATIVE], 5)
         return machine
 
-    def ask(self, machine: Namespace, *options: str, tries: int = 3) -> Answer | None:
+    def ask(self, machine: Namespace, *options: str, tries: int = 8) -> Answer | None:
         """What busybox's client is given; ``None``: nothing."""
         return udhcpc(machine, self.files / machine.name, *options, tries=tries)
 

@@ -40,8 +40,8 @@ def _events(output: Path) -> list[Answer]:
 # --- clients
 
 
-def udhcpc(guest: Namespace, directory: Path, *options: str, tries: int = 3) -> Answer | None:
-    """What busybox's client is given; ``None``: nothing."""
+def udhcpc(guest: Namespace, directory: Path, *options: str, tries: int = 8) -> Answer | None:
+    """What busybox's client is given; ``None``: nothing in ``tries`` seconds."""
     script, output = _script(directory / "udhcpc")
     argv = [
         "busybox",

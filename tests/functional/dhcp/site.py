@@ -83,6 +83,8 @@ class Site:
         )  # fmt: skip
         # Without its link-local address dhclient does not even begin.
         eventually(lambda: [e["address"] for e in guest.links.addresses("eth0") if not e["flags"] & TENTATIVE])
+        # A bridge whose first port has just come loses what it sends until the kernel has noticed.
+        self.host.links.wait_running(f"br{network}")
         return guest
 
     @property

@@ -17,7 +17,7 @@ PLAIN: dict[str, Any] = {"cidr_v6": None, "gateway_v6": None}
 def ask(site: Site, *, number: int = 1, network: int = 1, **fields: Any) -> Answer:
     """Describe a network with one instance, and ask as this instance with busybox's client."""
     site.describe(make_network(network, **(PLAIN | fields)), make_instance(number, network=network))
-    answer = udhcpc(site.guest(number, network), site.directory, tries=6)
+    answer = udhcpc(site.guest(number, network), site.directory)
     assert answer is not None
     return answer
 
