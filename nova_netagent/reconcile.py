@@ -262,9 +262,9 @@ class Reconciler:
         outcome.link_failures = {**link_problems(compiled.links, self._links.read()), **outcome.link_failures}
 
     def _introduce(self, ports: Mapping[str, tuple[Port, ...]]) -> None:
-        """Who has come to an address is asked for; at the start everybody may have been there before."""
+        """The host is told who has come to an address; at the start everybody may have been there before."""
         if self._ports is not None and (now := newcomers(self._ports, ports)):
-            self._links.forget_neighbours(now)
+            self._links.introduce(now)
         self._ports = ports
 
     def _persist(self, apply: Callable[[bool], None], verify: bool) -> None:

@@ -158,12 +158,12 @@ class KernelLinks:
             for name in plan.remove_vlans:
                 self._try(name, partial(self._remove, name))
 
-    def forget_neighbours(self, now: Neighbours) -> None:
-        """Have the host ask anew who has these addresses, unless it knows the MAC that has each now."""
+    def introduce(self, now: Neighbours) -> None:
+        """Tell the host who has these addresses, where it knows of somebody else or has waited for an answer."""
         links = self._image.read().links
-        stale = {(links[bridge].index, address): mac for (bridge, address), mac in now.items() if bridge in links}
+        who = {(links[bridge].index, address): mac for (bridge, address), mac in now.items() if bridge in links}
         try:
-            neighbours.forget(stale)
+            neighbours.correct(who)
         except OSError as error:
             LOG.warning("the host may send to who had an address before: %s", error)
 

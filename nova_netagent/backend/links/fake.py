@@ -35,7 +35,7 @@ class FakeLinks:
         """Interface and route of all that somebody set."""
         self.sysctls: dict[str, str] = dict(_SYSCTLS)
         self.neighbours: dict[tuple[str, str], str] = {}
-        """By link and address, the MAC that answered last."""
+        """By link and address, the MAC that answered last; empty: nobody did."""
         self.written_down: set[tuple[str, str]] = set()
         """Those neighbours that an operator wrote down."""
         self.edits: list[str] = []
@@ -146,11 +146,9 @@ class FakeLinks:
             self._edit(failures, name, f"- vlan {name}", partial(self.remove_link, name))
         _raise(failures)
 
-    def forget_neighbours(self, now: Neighbours) -> None:
-        """Forget who had these addresses."""
-        self.neighbours = {
-            key: mac for key, mac in self.neighbours.items() if key in self.written_down or now.get(key, mac) == mac
-        }
+    def introduce(self, now: Neighbours) -> None:
+        """Put right who has these addresses."""
+        self.neighbours |= {key: now[key] for key in self.neighbours.keys() & now.keys() - self.written_down}
 
     def next_due(self) -> float | None:
         """Nothing is ever due."""

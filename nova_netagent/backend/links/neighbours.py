@@ -1,7 +1,8 @@
-"""Have the host ask anew who has an address, when somebody else has come to it.
+"""Tell the host who has an address now, when somebody has come to it.
 
-Its neighbour table keeps the MAC that answered last for half a minute: an address that is used
-again within that time would lead nowhere. An instance may, but need not, announce itself.
+Its neighbour table keeps the MAC that answered last for half a minute, and for a second that
+nobody answered: an address that is used again within that time would lead nowhere. An instance
+may, but need not, announce itself.
 
 By netlink of our own: pyroute2 0.9 takes a millisecond for each question, this 10 us.
 """
@@ -14,23 +15,24 @@ from collections.abc import Mapping
 from nova_netagent.backend import netlink
 
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
-_DELETE, _GET = 29, 30
+_NEW, _GET = 28, 30
 _ERROR = 2
-_REQUEST, _ACK = 0x1, 0x4
+_REQUEST, _ACK, _REPLACE = 0x1, 0x4, 0x100
 _ADDRESS, _MAC = 1, 2
-_PERMANENT = 0x80
+_STALE, _PERMANENT = 0x04, 0x80
+"""A stale one is used, and asked for anew within seconds (ip-neighbour(8))."""
 
 
-def forget(stale: Mapping[tuple[int, str], str]) -> int:
-    """Forget who had an address, unless it is who has it now, or an operator wrote it down.
+def correct(now: Mapping[tuple[int, str], str]) -> None:
+    """Correct what is known of addresses, unless it is right or an operator wrote it down.
 
-    :param stale: by link's index and address, the MAC that has it now.
-    :returns: how many were forgotten.
+    What waits for an answer is sent at once. Of an address that nobody asked for nothing is known, and stays so.
+
+    :param now: by link's index and address, the MAC that has it now.
     :raises OSError: the kernel cannot be asked.
     """
-    forgotten = 0
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
-        for (index, address), mac in stale.items():
+        for (index, address), mac in now.items():
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             packed = socket.inet_pton(family, address)
             asked = _NEIGHBOUR.pack(family, index, 0, 0, 0) + netlink.attribute(_ADDRESS, packed)
@@ -39,11 +41,11 @@ def forget(stale: Mapping[tuple[int, str], str]) -> int:
                 continue
             _, _, state, _, _ = _NEIGHBOUR.unpack_from(known)
             answered = dict(netlink.attributes(known[_NEIGHBOUR.size :])).get(_MAC)
-            if state & _PERMANENT or answered is None or answered.hex(":") == mac:
+            if state & _PERMANENT or (answered is not None and answered.hex(":") == mac):
                 continue
-            _ask(kernel, _DELETE, _REQUEST | _ACK, asked)
-            forgotten += 1
-    return forgotten
+            told = _NEIGHBOUR.pack(family, index, _STALE, 0, 0) + netlink.attribute(_ADDRESS, packed)
+            told += netlink.attribute(_MAC, bytes.fromhex(mac.replace(":", "")))
+            _ask(kernel, _NEW, _REQUEST | _ACK | _REPLACE, told)
 
 
 def _ask(kernel: socket.socket, kind: int, flags: int, body: bytes) -> bytes | None:

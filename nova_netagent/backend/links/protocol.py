@@ -43,8 +43,8 @@ class LinksBackend(Protocol):
     def finish(self, plan: LinkPlan) -> None:
         """What comes after the rules: uplinks, bridges, addresses, ports, forwarding."""
 
-    def forget_neighbours(self, now: Neighbours) -> None:
-        """Have the host ask anew who has these addresses, unless it knows the MAC that has each now."""
+    def introduce(self, now: Neighbours) -> None:
+        """Tell the host who has these addresses, where it knows of somebody else or has waited for an answer."""
 
     def next_due(self) -> float | None:
         """When ``do_due`` has something to do, by time.monotonic()."""

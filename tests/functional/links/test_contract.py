@@ -86,7 +86,8 @@ class KernelWorld:
             self._ip(f"{'route' if _is_route(thing) else 'addr'} del {thing} dev {name}")
 
     def answered(self, bridge: str, address: str, mac: str, *, permanent: bool = False) -> None:
-        self._ip(f"neigh add {address} lladdr {mac} dev {bridge} nud {'permanent' if permanent else 'reachable'}")
+        state = "permanent" if permanent else "reachable" if mac else "failed"
+        self._ip(f"neigh add {address} {'lladdr' if mac else ''} {mac} dev {bridge} nud {state}")
 
     def neighbours(self) -> set[tuple[str, str, str]]:
         lines = self._namespace.run(["ip", "neigh", "show"]).stdout.splitlines()

@@ -55,7 +55,7 @@ class LinksWorld(Protocol):
         """Somebody takes them away."""
 
     def answered(self, bridge: str, address: str, mac: str, *, permanent: bool = False) -> None:
-        """Somebody answered for an address; ``permanent``: an operator wrote it down."""
+        """Somebody answered for an address, or without ``mac`` nobody; ``permanent``: an operator wrote it down."""
 
     def neighbours(self) -> set[tuple[str, str, str]]:
         """Who answered last: bridge, address and MAC."""
@@ -304,21 +304,24 @@ class LinksContract:
         assert links.held("eth1") == set()
         assert "203.0.113.0/24" in links.held("br1")
 
-    # VLANs
-
-    def test_who_had_an_address_is_forgotten_when_another_comes_to_it(self, links: LinksWorld, host: Host) -> None:
+    def test_the_host_knows_who_has_an_address_when_another_comes_to_it(self, links: LinksWorld, host: Host) -> None:
         host.put(make_network(1))
         old, mine, other = "02:00:00:00:00:77", make_vif(1).address, make_vif(3).address
         links.answered("br1", "10.1.0.2", old)
         links.answered("br1", "fd00:1::2", mine)
         links.answered("br1", "10.1.0.4", other)
         links.answered("br1", "fd00:1::4", old, permanent=True)
-        host.put(make_instance(1), make_instance(3))
+        links.answered("br1", "10.1.0.6", "")
+        host.put(make_instance(1), make_instance(3), make_instance(5))
         assert links.neighbours() == {
+            ("br1", "10.1.0.2", mine),
             ("br1", "fd00:1::2", mine),
             ("br1", "10.1.0.4", other),
             ("br1", "fd00:1::4", old),
+            ("br1", "10.1.0.6", make_vif(5).address),
         }
+
+    # VLANs
 
     def test_a_vlan_link_is_made_joined_and_removed(self, vlans: LinksWorld, host: Host) -> None:
         network = make_network(1, bridge_interface="eth1", vlan=7, mtu=1400)
