@@ -14,9 +14,10 @@ from nova_netagent.backend.iptables.commit import Commit, replace_table
 from nova_netagent.backend.iptables.encoder import Encoder
 from nova_netagent.backend.iptables.image import CountedChain, Image
 from nova_netagent.backend.iptables.lock import XtablesLock
+from nova_netagent.backend.iptables.saved import saved_lines
 from nova_netagent.backend.iptables.sets import KernelSets
 from nova_netagent.backend.iptables.tables import KernelTables
-from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Rule, Table, TableId
+from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Opaque, Rule, Table, TableId
 from nova_netagent.netfilter.text import rule_text
 from nova_netagent.plan import EncodedTable, Insert, SetPlan, TablePlan
 
@@ -52,6 +53,8 @@ class IptablesBackend:
         """In which turn of the lock a table was read or committed last."""
         self._doubtful: set[TableId] = set()
         self._missing: set[TableId] = set()
+        self._spellings: dict[TableId, dict[bytes, str]] = {}
+        """What iptables-save says of rules with matches that are not ours: a process each, so remembered."""
 
     @property
     def lock_wait(self) -> float:
@@ -155,8 +158,20 @@ class IptablesBackend:
         self._sets.note_cut(ends)
 
     def describe(self, table: TableId, key: bytes) -> str:
-        """A rule as iptables-save writes it, as far as we know its matches."""
-        return rule_text(self.parse(table, key), table.family)
+        """A rule as iptables-save writes it, which is asked about matches that are not ours."""
+        rule = self.parse(table, key)
+        known = not any(isinstance(each, Opaque) for each in (*rule.matches, rule.target))
+        return (None if known else self._spelling(table, key)) or rule_text(rule, table.family)
+
+    def _spelling(self, table: TableId, key: bytes) -> str:
+        """What iptables-save says of a rule of a table as it was read last; empty: nothing."""
+        spellings = self._spellings.setdefault(table, {})
+        if key not in spellings and table in self._images:
+            lines = saved_lines(table)
+            for chain, keys in self._images[table].chains.items():
+                if key in keys and len(keys) == len(lines.get(chain, ())):
+                    spellings.update(zip(keys, lines[chain], strict=True))
+        return spellings.setdefault(key, "")
 
     def parse(self, table: TableId, key: bytes) -> Rule:
         """A rule as a value; what our values cannot say of it is ``Opaque``."""

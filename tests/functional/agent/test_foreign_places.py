@@ -60,10 +60,7 @@ def test_what_the_regular_expressions_match_keeps_its_place(
     [
         B,
         "-p tcp -m tcp --dport 22 -j ACCEPT",
-        pytest.param(
-            "-m limit --limit 5/min -j ACCEPT",
-            marks=pytest.mark.xfail(strict=True, reason="of matches that are not ours only the name is known"),
-        ),
+        "-m limit --limit 5/min -j ACCEPT",
     ],
 )
 def test_a_regular_expression_sees_the_line_as_nova_did(lab: Lab, rule: str) -> None:

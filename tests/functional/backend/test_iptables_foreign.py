@@ -215,15 +215,39 @@ def _command(table: TableId) -> str:
     return "iptables-legacy" if table.family == 4 else "ip6tables-legacy"
 
 
-def test_what_we_know_of_a_foreign_rule_is_described(backend: IptablesBackend) -> None:
-    iptables(FILTER, "-A INPUT -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT")
-    iptables(FILTER, "-A INPUT -f -j DROP")
-    iptables(FILTER, "-A INPUT -m limit --limit 5/min -j LOG")
-    described = [backend.describe(FILTER, key) for key in backend.read(FILTER, fresh=True)["INPUT"]]
-    assert described[0] == "-s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT"
+FOREIGN = (
+    "-s 10.0.0.0/8 -p tcp -m tcp --dport 22 -j ACCEPT",
+    "-f -j DROP",
+    "-m limit --limit 5/min -j LOG",
+)
+
+
+def test_a_foreign_rule_is_described_as_iptables_save_does(backend: IptablesBackend) -> None:
+    for rule in FOREIGN:
+        iptables(FILTER, f"-A INPUT {rule}")
+    assert [backend.describe(FILTER, key) for key in backend.read(FILTER, fresh=True)["INPUT"]] == list(FOREIGN)
+
+
+def test_where_nobody_can_say_more_a_foreign_rule_is_described_as_far_as_we_know(
+    backend: IptablesBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rule in FOREIGN:
+        iptables(FILTER, f"-A INPUT {rule}")
+    keys = backend.read(FILTER, fresh=True)["INPUT"]
+    monkeypatch.setenv("PATH", "/nonexistent")
+    described = [backend.describe(FILTER, key) for key in keys]
+    assert described[0] == FOREIGN[0]
     assert "ip header" in described[1]
     assert "-m limit" in described[2]
     assert "-j LOG" in described[2]
+
+
+def test_a_chain_that_changed_meanwhile_is_not_taken_for_what_was_read(backend: IptablesBackend) -> None:
+    for rule in FOREIGN:
+        iptables(FILTER, f"-A INPUT {rule}")
+    keys = backend.read(FILTER, fresh=True)["INPUT"]
+    iptables(FILTER, "-D INPUT 1")
+    assert "-m limit --limit" not in backend.describe(FILTER, keys[2])
 
 
 def test_a_target_without_options_is_not_a_jump(backend: IptablesBackend) -> None:
