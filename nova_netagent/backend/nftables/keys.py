@@ -116,10 +116,14 @@ def verdict(listed: bytes) -> Verdict | None:
 
 
 def words(listed: bytes) -> str:
-    """What can be said of a rule that is not ours."""
+    """What can be said of a rule that is not ours: the kinds of its expressions, and what it does if that is plain."""
     names = [attributes.read_string(attributes.parse(each)[1]) for each in attributes.parse_list(listed)]
-    target = jumps_to(listed)
-    return f"({' '.join(names)}){'' if target is None else f' -> {target}'}"
+    chain, plain = jumps_to(listed), verdict(listed)
+    target = Jump(chain) if chain is not None else plain
+    if target is None:
+        return f"({' '.join(names)})"
+    asks = f"({' '.join(names[:-1])}) " if names[:-1] else ""
+    return asks + rule_text(Rule(target), 4)
 
 
 def described(key: bytes, family: Family) -> str:

@@ -11,6 +11,7 @@ from nova_netagent.model import Object, document
 from nova_netagent.testing import make_instance, make_network, make_vif
 from tests.functional.agent.forkserver import ForkedAgent
 from tests.lab import Agent, Lab, Namespace
+from tests.lab.agent import BACKEND
 
 CONFIG: dict[str, dict[str, Any]] = {
     "network": {"public_interface": "eth0", "allow_same_net_traffic": False},
@@ -22,6 +23,7 @@ class Cloud:
 
     :param program: start the daemon as the program that it is, half a second each time, and not as a fork.
     :param kind: how it is started otherwise.
+    :param backend: its packet filter, unless the configuration names another.
     """
 
     def __init__(
@@ -32,12 +34,14 @@ class Cloud:
         *,
         program: bool = False,
         kind: type[Agent] = ForkedAgent,
+        backend: str = BACKEND,
     ) -> None:
         self.lab = lab
         self.host = host or lab.host()
-        merged = {group: dict(options) for group, options in CONFIG.items()}
+        merged = {**{group: dict(options) for group, options in CONFIG.items()}, "firewall": {"backend": backend}}
         for group, options in (config or {}).items():
             merged.setdefault(group, {}).update(options)
+        self.backend = str(merged["firewall"]["backend"])
         self.agent: Agent = lab.agent(self.host, merged, kind=Agent if program else kind)
 
     @property

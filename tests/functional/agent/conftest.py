@@ -9,13 +9,20 @@ import pytest
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.site import Site
 from tests.lab import Lab
-from tests.lab.agent import BACKENDS
+from tests.lab.agent import BACKEND, BACKENDS
 
 
 @pytest.fixture
-def cloud(lab: Lab) -> Cloud:
-    """A host with the agent running and nothing described."""
-    return Cloud(lab)
+def cloud(request: pytest.FixtureRequest, lab: Lab) -> Cloud:
+    """A host with the agent running and nothing described; of each packet filter for a test that is ON_BOTH."""
+    asked = "backend" in request.fixturenames
+    return Cloud(lab, backend=request.getfixturevalue("backend") if asked else BACKEND)
+
+
+ON_BOTH = pytest.mark.usefixtures("backend")
+"""A test, or all of a module, that says something about the packet filter: it runs on each."""
+ON_ONE = pytest.mark.parametrize("backend", BACKENDS[:1], indirect=True)
+"""A test that says nothing about the packet filter, though its host is one of each."""
 
 
 class SiteMaker(Protocol):

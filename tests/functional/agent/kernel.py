@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from tests.functional.agent.nft import held
 from tests.lab import Agent, Namespace, ipsets, iptables_save
 from tests.lab.agent import REPOSITORY
 from tests.lab.tables import Family
@@ -28,15 +29,22 @@ def tables(host: Namespace, family: Family = 4, *, counters: bool = False) -> di
 
 
 def kernel(host: Namespace) -> dict[str, Any]:
-    """Rules, sets, ports, addresses and links; not those link-local addresses that the kernel makes."""
+    """Rules of either packet filter, sets, ports, links, and those addresses that it does not make itself."""
     links = host.links.all()
     return {
         "IPv4": _used(tables(host, 4)),
         "IPv6": _used(tables(host, 6)),
         "sets": ipsets(host),
+        "nf_tables": held(host),
         "links": {name: (link["master"], link["up"]) for name, link in links.items()},
         "addresses": addresses(host),
     }
+
+
+def chains(host: Namespace) -> set[str]:
+    """The names of all IPv4 chains, of whichever packet filter."""
+    legacy = {line.split()[0][1:] for lines in tables(host).values() for line in lines if line.startswith(":")}
+    return legacy | {name.split()[-1] for name in held(host) if re.match(r"table ip \S+ chain ", name)}
 
 
 def _used(found: dict[str, list[str]]) -> dict[str, list[str]]:

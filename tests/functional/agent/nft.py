@@ -1,6 +1,7 @@
 """nf_tables of a host, as its operator sees and changes them with nft(8)."""
 
 import re
+import shutil
 
 from tests.lab import Namespace
 
@@ -18,17 +19,25 @@ def listed(host: Namespace, *what: str) -> str:
 
 
 def held(host: Namespace) -> dict[str, str]:
-    """Every chain, set and map by table and name; elements in order, as the kernel has none."""
+    """Every table, chain, set and map by name, with what it says; elements in order, as the kernel has none.
+
+    Without nft(8) there is nothing to see, and no backend that puts anything there.
+    """
     found: dict[str, str] = {}
     table = block = ""
+    if shutil.which("nft") is None:
+        return found
     for line in listed(host).splitlines():
         if line.startswith("table "):
             table = line.removesuffix(" {")
+            found[table] = ""
         elif match := re.match(r"\t(\w+ \S+) {", line):
             block = f"{table} {match[1]}"
             found[block] = ""
         elif line.startswith("\t\t"):
             found[block] += line.strip() + "\n"
+        elif line.startswith("\t") and line != "\t}":
+            found[table] += line.strip() + "\n"
     return {name: _ordered(text) for name, text in found.items()}
 
 

@@ -48,9 +48,7 @@ class Site(Cloud):
         kind: type[Agent] = ForkedAgent,
         backend: str = BACKEND,
     ) -> None:
-        firewall = {"backend": backend, **(config or {}).get("firewall", {})}
-        super().__init__(lab, {**(config or {}), "firewall": firewall}, host, kind=kind)
-        self.backend = backend
+        super().__init__(lab, config, host, kind=kind, backend=backend)
         self.witness = Witness(self.host, self.agent)
         self._machines: dict[int, Namespace] = {}
         self._behind: dict[str, Namespace] = {}

@@ -27,10 +27,10 @@ from nova_netagent.testing import (
     make_vif,
 )
 from tests.functional.agent.forkserver import ForkedAgent
-from tests.functional.agent.kernel import cleanup, kernel, tables
+from tests.functional.agent.kernel import chains, cleanup, kernel
 from tests.lab import Lab, needs, veth
 
-KILLS = int(os.environ.get("NOVA_NETAGENT_KILLS", "40"))
+KILLS = int(os.environ.get("NOVA_NETAGENT_KILLS", "30"))
 SEED = int(os.environ.get("NOVA_NETAGENT_SEED", "0")) or random.randrange(1, 1 << 32)
 CLIENTS = 4
 LONGEST_RUN = 0.15
@@ -116,7 +116,7 @@ class Bodies:
             return {**body, "revision": self._revision}
 
 
-def new_host(lab: Lab, directory: Path, name: str) -> ForkedAgent:
+def new_host(lab: Lab, directory: Path, name: str, backend: str) -> ForkedAgent:
     """A host with taps that are on no bridge; both hosts compile the same rules."""
     host = lab.host(name)
     for number in TAPS:
@@ -124,6 +124,7 @@ def new_host(lab: Lab, directory: Path, name: str) -> ForkedAgent:
     config = {
         "DEFAULT": {"my_ip": "192.0.2.10"},
         "network": {"public_interface": "eth0", "fixed_range": "10.0.0.0/8", "send_arp_for_ha": False},
+        "firewall": {"backend": backend},
     }
     agent = ForkedAgent(host, directory / name, config)
     lab.agents.append(agent)
@@ -133,10 +134,10 @@ def new_host(lab: Lab, directory: Path, name: str) -> ForkedAgent:
 class Rig:
     """The host whose agent is killed, and another whose agent never is."""
 
-    def __init__(self, lab: Lab, directory: Path) -> None:
+    def __init__(self, lab: Lab, directory: Path, backend: str) -> None:
         self.random = random.Random(SEED)
-        self.agent = new_host(lab, directory, "killed")
-        self.reference = new_host(lab, directory, "spared")
+        self.agent = new_host(lab, directory, "killed", backend)
+        self.reference = new_host(lab, directory, "spared", backend)
         self.before = {agent: self.of_host(agent) for agent in (self.agent, self.reference)}
         self.ledger = Ledger()
         self.bodies = Bodies()
@@ -201,13 +202,13 @@ class Rig:
 
     def check_kernel_of_the_dead(self) -> None:
         """What was answered is in the kernel, whatever else was on its way."""
-        chains = {line.split()[0][1:] for line in tables(self.agent.namespace)["filter"] if line.startswith(":")}
+        there_are = chains(self.agent.namespace)
         links = self.agent.namespace.links.all()
         for number in TAPS[:5]:
             key = key_of(make_instance(number))
             if key not in self.ledger.in_flight.keys() | self.ledger.only_on_disk:
                 there = self.ledger.acknowledged[key] is not None
-                assert (f"nova-netagent-inst-{key[1][:8]}" in chains) >= there
+                assert (f"nova-netagent-inst-{key[1][:8]}" in there_are) >= there
                 assert there or links[make_vif(number).device]["master"] is None
 
     @property
@@ -253,9 +254,9 @@ def same(stored: Body | None, sent: Body | None) -> bool:
 
 
 @pytest.fixture
-def rig(lab: Lab, tmp_path: Path) -> Iterator[Rig]:
+def rig(lab: Lab, tmp_path: Path, backend: str) -> Iterator[Rig]:
     """Both hosts; a failure tells the seed."""
-    made = Rig(lab, tmp_path)
+    made = Rig(lab, tmp_path, backend)
     try:
         yield made
     finally:
@@ -276,7 +277,7 @@ def test_killed_at_any_instant_it_comes_back_to_what_was_acknowledged(rig: Rig) 
         rig.agent.start()
         state = rig.check_state()
         rig.check_kernel(state)
-        if number % 20 == 0:
+        if number % 15 == 0:
             rig.check_cold_start(state)
     assert rig.ledger.answered > KILLS
     rig.agent.state({})
