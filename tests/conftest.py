@@ -1,5 +1,7 @@
 """Functional tests and benchmarks run in private network namespaces; see tests/lab."""
 
+from hypothesis import settings
+
 from tests.lab.plugin import (
     lab,
     new_namespace,
@@ -21,3 +23,6 @@ __all__ = [
     "pytest_sessionfinish",
     "pytest_terminal_summary",
 ]
+
+settings.register_profile("patient", deadline=None)  # no test asserts a time: the machine may be busy
+settings.load_profile("patient")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from nova_netagent.backend.nft import attributes, expressions, objects, userdata
 from nova_netagent.backend.nft.attributes import nested, number, string
-from nova_netagent.backend.nft.objects import Chain, Element, Set, TableId, element_text
+from nova_netagent.backend.nft.objects import Chain, Element, Family, Set, TableId, element_text
 from nova_netagent.backend.nft.statements import Rule
 
 SUBSYSTEM = 10
@@ -57,6 +57,7 @@ class Batch:
             return "the transaction"
         message = self._messages[index]
         what = message.what if isinstance(message.what, str) else message.what()
+        what = f"{Family(message.family).name.lower()} {what}"
         if message.elements is None or offset is None:
             return what
         described, elements = message.elements

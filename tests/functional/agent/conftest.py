@@ -25,6 +25,10 @@ ON_ONE = pytest.mark.parametrize("backend", BACKENDS[:1], indirect=True)
 """A test that says nothing about the packet filter, though its host is one of each."""
 
 
+ON_IPTABLES = pytest.mark.parametrize("backend", [each for each in BACKENDS if each == "iptables"], indirect=True)
+"""A test of what only the legacy tables have."""
+
+
 class SiteMaker(Protocol):
     """Makes hosts."""
 

@@ -6,10 +6,10 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from tests.functional.agent.nft import held
+from tests.functional.agent import nft
 from tests.lab import Agent, Namespace, ipsets, iptables_save
 from tests.lab.agent import REPOSITORY
 from tests.lab.tables import Family
@@ -35,7 +35,7 @@ def kernel(host: Namespace) -> dict[str, Any]:
         "IPv4": _used(tables(host, 4)),
         "IPv6": _used(tables(host, 6)),
         "sets": ipsets(host),
-        "nf_tables": held(host),
+        "nf_tables": nft.held(host),
         "links": {name: (link["master"], link["up"]) for name, link in links.items()},
         "addresses": addresses(host),
     }
@@ -44,7 +44,7 @@ def kernel(host: Namespace) -> dict[str, Any]:
 def chains(host: Namespace) -> set[str]:
     """The names of all IPv4 chains, of whichever packet filter."""
     legacy = {line.split()[0][1:] for lines in tables(host).values() for line in lines if line.startswith(":")}
-    return legacy | {name.split()[-1] for name in held(host) if re.match(r"table ip \S+ chain ", name)}
+    return legacy | {name.split()[-1] for name in nft.held(host) if re.match(r"table ip \S+ chain ", name)}
 
 
 def _used(found: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -56,6 +56,13 @@ def addresses(host: Namespace) -> set[tuple[str, str]]:
     """Device and address of all that are not made by the kernel itself."""
     found = ((each["device"], f"{each['address']}/{each['prefix']}") for each in host.links.addresses())
     return {(device, address) for device, address in found if not re.match("fe80::.*ff:fe", address)}
+
+
+def counted(host: Namespace) -> list[tuple[str, int, int]]:
+    """Every rule of either packet filter with its packets and bytes."""
+    families: tuple[Family, ...] = (4, 6)
+    found = [lines for family in families for lines in tables(host, family, counters=True).values()]
+    return [each for lines in found for each in counters(lines)] + nft.counted(host)
 
 
 def counters(lines: list[str]) -> list[tuple[str, int, int]]:
@@ -108,3 +115,8 @@ def lock_held() -> Iterator[Callable[[], None]]:
         yield lambda: fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
+
+
+def hindered(host: Namespace, backend: str) -> AbstractContextManager[Callable[[], None]]:
+    """Our rules cannot be written, to the end of the block or until it is said that they can."""
+    return lock_held() if backend == "iptables" else nft.table_owned(host)

@@ -2,7 +2,12 @@
 
 import re
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+from nova_netagent.backend.nft import Batch, Netlink
+from nova_netagent.backend.nft.attributes import number, string
+from nova_netagent.backend.nft.objects import Family, TableId
 from tests.lab import Namespace
 
 W = "nova-netagent"
@@ -53,3 +58,45 @@ def handle(host: Namespace, chain: str, part: str, family: str = "ip") -> str:
     """The handle of the first rule of a chain in whose text this is."""
     text = host.run(["nft", "-a", "list", "chain", family, W, chain]).stdout
     return next(line.rpartition("# handle ")[2] for line in text.splitlines() if part in line)
+
+
+def counted(host: Namespace) -> list[tuple[str, int, int]]:
+    """Every rule that counts, in its place, with its packets and bytes."""
+    found, place = [], ""
+    text = "" if shutil.which("nft") is None else host.run(["nft", "list", "ruleset"]).stdout
+    for line in text.splitlines():
+        if line.endswith("{"):
+            place = line.strip()
+        elif match := re.search(r"counter packets (\d+) bytes (\d+)", line):
+            found.append((f"{place} {line.replace(match[0], '').strip()}", int(match[1]), int(match[2])))
+    return found
+
+
+def generation(host: Namespace) -> int:
+    """Counts every change of the host's nf_tables."""
+    netlink = host.call(Netlink)
+    try:
+        return netlink.generation()
+    finally:
+        netlink.close()
+
+
+class _Owned(Batch):
+    """A table with the owner flag: it goes with the socket, and nobody else may change it meanwhile."""
+
+    def add_table(self, table: TableId, comment: str | None = None) -> None:
+        self._add(table, 0, 0x400, string(1, table.name) + number(2, 0x2), "table")
+
+
+@contextmanager
+def table_owned(host: Namespace) -> Iterator[Callable[[], None]]:
+    """Somebody else owns an empty IPv4 table of our name, to the end of the block or until he is told to let go."""
+    owner, ours, batch = host.call(Netlink), TableId(Family.IP, W), _Owned()
+    if owner.table_flags(ours) is not None:
+        batch.delete_table(ours)
+    batch.add_table(ours)
+    owner.commit(batch)
+    try:
+        yield owner.close
+    finally:
+        owner.close()

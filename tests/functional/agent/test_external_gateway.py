@@ -49,10 +49,10 @@ class Elsewhere:
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[Elsewhere]:
     with Lab(tmp_path_factory.mktemp("gateway")) as lab:
         host = lab.host(uplinks={"eth1": "wire"})
-        cloud = Cloud(lab, CONFIG, host)
+        cloud = Cloud(lab, CONFIG, host, backend=backend)
         service, forced = lab.station("metadata", "77"), lab.station("forced", "78")
         service.links.add_route("10.1.0.0/24", via=host.ip4)
         lab.outside.links.add_route("198.51.100.0/24", device="eth0")

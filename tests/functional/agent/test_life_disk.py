@@ -9,8 +9,10 @@ import pytest
 from nova_netagent.model import document
 from nova_netagent.testing import make_group, make_instance, make_network, make_rule
 from tests.functional.agent.cloud import CONFIG, Cloud
+from tests.functional.agent.conftest import ON_ONE
 from tests.functional.agent.forkserver import ForkedAgent
 from tests.functional.agent.kernel import eventually, kernel
+from tests.functional.agent.meddling import DRIFT
 from tests.lab import Lab, needs, privileges
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "real_root")
@@ -19,9 +21,9 @@ pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "real_root"
 class Disk(Cloud):
     """A host whose agent keeps its state on a small file system of its own."""
 
-    def __init__(self, lab: Lab, directory: Path) -> None:
-        self.lab, self.host = lab, lab.host()
-        self.agent = ForkedAgent(self.host, directory / "agent", CONFIG)
+    def __init__(self, lab: Lab, directory: Path, backend: str) -> None:
+        self.lab, self.host, self.backend = lab, lab.host(), backend
+        self.agent = ForkedAgent(self.host, directory / "agent", {**CONFIG, "firewall": {"backend": backend}})
         lab.agents.append(self.agent)
         self.host.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(self.agent.state_path)])
         self.agent.start()
@@ -56,14 +58,15 @@ class Disk(Cloud):
 
 
 @pytest.fixture
-def disk(lab: Lab, tmp_path: Path) -> Disk:
-    return Disk(lab, tmp_path)
+def disk(lab: Lab, tmp_path: Path, backend: str) -> Disk:
+    return Disk(lab, tmp_path, backend)
 
 
 BIG: Any = document(make_group(7, *(make_rule(n, remote_ip_prefix=f"10.{n >> 8}.{n & 255}.0/24") for n in range(2000))))
 PATH = f"/v1/security-groups/{BIG['id']}"
 
 
+@ON_ONE
 def test_on_a_full_disk_what_has_no_room_is_refused_and_the_rest_goes_on(disk: Disk) -> None:
     disk.network(1)
     before = kernel(disk.host)
@@ -100,6 +103,7 @@ def test_what_cannot_be_written_is_refused_and_nothing_changes(disk: Disk) -> No
     disk.delete(make_instance(1))
 
 
+@ON_ONE
 def test_what_was_acknowledged_before_is_there_after_a_crash_on_a_full_disk(disk: Disk) -> None:
     disk.network(1)
     disk.instance(1)
@@ -111,6 +115,7 @@ def test_what_was_acknowledged_before_is_there_after_a_crash_on_a_full_disk(disk
     assert [len(disk.agent.get(kind)) for kind in ("networks", "instances", "security-groups")] == [1, 1, 0]
 
 
+@ON_ONE
 def test_a_link_that_comes_while_nothing_can_be_noted_is_joined_later(disk: Disk) -> None:
     """And the agent lives on meanwhile."""
     disk.network(1)
@@ -129,6 +134,6 @@ def test_rules_are_repaired_while_nothing_can_be_noted(disk: Disk) -> None:
     disk.put(make_network(1))
     before = kernel(disk.host)
     disk.forbid()
-    disk.host.run(["iptables-legacy", "-w", "-F", "nova-netagent-INPUT"])
+    DRIFT[disk.backend]["a verdict is turned"](disk.host)
     assert disk.agent.resync()["repaired"]
     assert kernel(disk.host) == before

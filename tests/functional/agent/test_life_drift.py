@@ -7,7 +7,7 @@ import pytest
 
 from nova_netagent.testing import make_floating_ip, make_group, make_provider_rule, make_rule
 from tests.functional.agent.cloud import Cloud
-from tests.functional.agent.conftest import ON_ONE
+from tests.functional.agent.conftest import ON_IPTABLES, ON_ONE
 from tests.functional.agent.kernel import eventually, kernel, metric
 from tests.functional.agent.meddling import DRIFT
 from tests.functional.agent.nft import W
@@ -111,7 +111,7 @@ def packets(cloud: Cloud, chain: str) -> list[int]:
     return [rule["packets"] for rule in found["rules"]]
 
 
-@pytest.mark.parametrize("backend", [each for each in BACKENDS if each == "iptables"], indirect=True)
+@ON_IPTABLES
 def test_what_is_others_keeps_its_counters_in_a_table_that_is_repaired(shared: Cloud) -> None:
     """In nf_tables ours are tables of our own."""
     restored = "*filter\n[7:70] -A FORWARD -s 192.0.2.99\nCOMMIT\n"

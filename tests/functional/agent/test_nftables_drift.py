@@ -5,13 +5,10 @@ from threading import Event, Thread
 
 import pytest
 
-from nova_netagent.backend.nft import Batch, Netlink
-from nova_netagent.backend.nft.attributes import number, string
-from nova_netagent.backend.nft.objects import Family, TableId
 from nova_netagent.testing import make_provider_rule
 from tests.functional.agent.cloud import CONFIG, Cloud
 from tests.functional.agent.meddling import DRIFT
-from tests.functional.agent.nft import W, held, nft
+from tests.functional.agent.nft import W, held, nft, table_owned
 from tests.functional.agent.test_life_drift import furnished, reaches
 from tests.lab import Lab, Namespace, needs
 
@@ -99,26 +96,14 @@ def test_a_busy_neighbour_delays_nobody(shared: Cloud) -> None:
     assert agent.resync()["repaired"] == []
 
 
-class _Owned(Batch):
-    """A table with the owner flag: it goes with the socket, and nobody else may change it meanwhile."""
-
-    def add_table(self, table: TableId, comment: str | None = None) -> None:
-        self._add(table, 0, 0x400, string(1, table.name) + number(2, 0x2), "table")
-
-
 def test_a_table_that_somebody_owns_is_told_and_had_when_he_lets_go(lab: Lab) -> None:
     host = lab.host()
     cloud = furnished(Cloud(lab, NFTABLES, host))
     before = held(host)
-    ours, owner = TableId(Family.IP, W), host.call(Netlink)
-    batch = _Owned()
-    batch.delete_table(ours)
-    batch.add_table(ours)
-    owner.commit(batch)
-    status, answer = cloud.agent.request("POST", "/v1/resync")
-    assert status == 503, answer
-    assert "Operation not permitted" in str(answer)
-    owner.close()
+    with table_owned(host):
+        status, answer = cloud.agent.request("POST", "/v1/resync")
+        assert status == 503, answer
+        assert "Operation not permitted" in str(answer)
     assert cloud.agent.resync()["repaired"]
     assert held(host) == before
 

@@ -26,11 +26,12 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def pair(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[Pair]:
     with Lab(tmp_path_factory.mktemp("lab")) as lab:
         clouds, machines = [], []
         for number, floating in enumerate(FLOATING, 1):
-            cloud = Cloud(lab, {"network": {"fixed_range": "10.0.0.0/8"}}, lab.host(f"host{number}"))
+            config = {"network": {"fixed_range": "10.0.0.0/8"}}
+            cloud = Cloud(lab, config, lab.host(f"host{number}"), backend=backend)
             cloud.host.links.add_route("198.51.100.0/24", device="eth0")
             cloud.put(make_network(number), ALL, floating)
             machines.append(cloud.instance(number, (1,), number))
