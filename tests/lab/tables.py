@@ -1,4 +1,4 @@
-"""What the legacy tables and the ipsets of a namespace hold, as its operator would see it."""
+"""What the tables of iptables and the ipsets of a namespace hold, as its operator would see it."""
 
 import re
 from typing import Literal
@@ -6,21 +6,34 @@ from typing import Literal
 from tests.lab.namespace import Namespace
 
 Family = Literal[4, 6]
-COMMANDS = {4: "iptables-legacy", 6: "ip6tables-legacy"}
+World = Literal["legacy", "nft"]
+"""Which iptables(8): the one of the legacy tables, or the one that writes nf_tables."""
+
+
+def command(family: Family, world: World = "legacy") -> str:
+    """The program for a family's tables."""
+    return f"{'iptables' if family == 4 else 'ip6tables'}-{world}"
 
 
 def iptables(namespace: Namespace, rule: str, *, family: Family = 4) -> str:
     """Run one iptables-legacy command, written as one line: ``-A FORWARD -p tcp --dport 80 -j DROP``."""
-    return namespace.run([COMMANDS[family], "-w", *rule.split()]).stdout
+    return namespace.run([command(family), "-w", *rule.split()]).stdout
 
 
-def iptables_save(namespace: Namespace, *, counters: bool = False, family: Family = 4, table: str | None = None) -> str:
+def iptables_save(
+    namespace: Namespace,
+    *,
+    counters: bool = False,
+    family: Family = 4,
+    table: str | None = None,
+    world: World = "legacy",
+) -> str:
     """The tables in the format of iptables-save, without its dated comments.
 
     Without ``counters`` those of the built-in chains' policies are 0 as well, since traffic of
     no interest moves them.
     """
-    argv = [f"{COMMANDS[family]}-save", *(["-c"] if counters else []), *(["-t", table] if table else [])]
+    argv = [f"{command(family, world)}-save", *(["-c"] if counters else []), *(["-t", table] if table else [])]
     lines = [line for line in namespace.run(argv).stdout.splitlines() if not line.startswith("#")]
     if not counters:
         lines = [re.sub(r"^(:\S+ \S+) \[\d+:\d+\]$", r"\1 [0:0]", line) for line in lines]

@@ -12,15 +12,17 @@ from typing import Any
 from tests.functional.agent import nft
 from tests.lab import Agent, Namespace, ipsets, iptables_save
 from tests.lab.agent import REPOSITORY
-from tests.lab.tables import Family
+from tests.lab.tables import Family, World
 
 LOCK = "/run/xtables.lock"
 
 
-def tables(host: Namespace, family: Family = 4, *, counters: bool = False) -> dict[str, list[str]]:
-    """The legacy tables by name, each as the lines of iptables-save."""
+def tables(
+    host: Namespace, family: Family = 4, *, counters: bool = False, world: World = "legacy"
+) -> dict[str, list[str]]:
+    """The tables of iptables by name, each as the lines of iptables-save."""
     found: dict[str, list[str]] = {}
-    for line in iptables_save(host, family=family, counters=counters).splitlines():
+    for line in iptables_save(host, family=family, counters=counters, world=world).splitlines():
         if line.startswith("*"):
             found[line[1:]] = lines = []
         elif line != "COMMIT":

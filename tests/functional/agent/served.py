@@ -13,6 +13,7 @@ from tests.functional.agent.kernel import eventually
 from tests.functional.dhcp.clients import Answer, dhclient, udhcpc
 from tests.functional.dhcp.running import dnsmasqs, leased
 from tests.lab import Lab, Namespace
+from tests.lab.agent import BACKEND
 
 TENTATIVE = 0x40
 
@@ -74,12 +75,12 @@ class Served(Cloud):
 
 
 @contextmanager
-def serving(config: Mapping[str, Mapping[str, Any]] | None = None) -> Iterator[Served]:
+def serving(config: Mapping[str, Mapping[str, Any]] | None = None, backend: str = BACKEND) -> Iterator[Served]:
     """Such a host, its files where an unprivileged dnsmasq reaches them: pytest's directories are closed to others."""
     directory = Path(tempfile.mkdtemp(prefix="netagent-"))
     directory.chmod(0o755)
     try:
         with Lab(directory) as lab:
-            yield Served(lab, config)
+            yield Served(lab, config, backend=backend)
     finally:
         shutil.rmtree(directory)

@@ -88,20 +88,6 @@ def test_two_networks_do_not_mix(served: Served) -> None:
     assert served.pids().keys() == {"br1", "br2"}
 
 
-def test_groups_and_policies_do_not_stand_in_the_way(served: Served) -> None:
-    """No group at all, and an operator who lets nothing in."""
-    served.put(make_network(1), make_instance(1))
-    machine = served.client(1)
-    for program in ("iptables-legacy", "ip6tables-legacy"):
-        served.host.run([program, "-P", "INPUT", "DROP"])
-    try:
-        assert served.ask(machine)
-        assert served.ask6(machine) == "fd00:1::2"
-    finally:
-        for program in ("iptables-legacy", "ip6tables-legacy"):
-            served.host.run([program, "-P", "INPUT", "ACCEPT"])
-
-
 def test_who_was_described_first_is_given_his_address_the_moment_his_tap_comes(served: Served) -> None:
     served.put(make_network(1), make_instance(1))
     eventually(lambda: served.told(1), 2)

@@ -20,11 +20,12 @@ from nova_netagent.testing import (
 from tests.functional.agent import foreign
 from tests.functional.agent.conftest import SiteMaker
 from tests.functional.agent.site import Site
-from tests.functional.agent.test_foreign_rules import COMMANDS, restore
+from tests.functional.agent.test_foreign_rules import restore
 from tests.functional.agent.test_random_states import CONFIGS, PACKETS, Places, Sent, packets, states
 from tests.functional.agent.witness import Disagreement, packet_of
 from tests.lab import Forged, Namespace, Seen, Tcp, arrives, iptables, needs
 from tests.lab.probes import IpProbe
+from tests.lab.tables import command
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
 
@@ -283,7 +284,7 @@ def described(site: Site) -> Iterator[Site]:
     saved = {family: site.agent.iptables_save(family=family) for family in (4, 6)}
     yield site
     for family, text in saved.items():
-        site.host.run([f"{COMMANDS[family]}-restore"], stdin=text)
+        site.host.run([f"{command(family)}-restore"], stdin=text)
 
 
 def gets_in(site: Site, port: int) -> bool:

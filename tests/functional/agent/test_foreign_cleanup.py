@@ -7,9 +7,11 @@ import pytest
 
 from nova_netagent.testing import make_group, make_instance, make_network, make_rule
 from tests.functional.agent.cloud import Cloud
+from tests.functional.agent.conftest import ON_BOTH
 from tests.functional.agent.foreign import DOCKER_4
 from tests.functional.agent.kernel import addresses, cleanup, kernel, lock_held
-from tests.functional.agent.test_foreign_rules import restore, saved, use
+from tests.functional.agent.nft import W, nft
+from tests.functional.agent.test_foreign_rules import BESIDE, restore, saved, use
 from tests.lab import Agent, Lab, Namespace, needs
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
@@ -48,11 +50,12 @@ def without_taps(host: Namespace) -> dict[str, Any]:
     return kernel(host)
 
 
-def test_nothing_of_ours_is_left(lab: Lab) -> None:
+@ON_BOTH
+def test_nothing_of_ours_is_left(lab: Lab, backend: str) -> None:
     host = lab.host()
     host.sysctl("net/bridge/bridge-nf-call-iptables", 0)
     before, found = kernel(host), settings_of(host)
-    cloud = Cloud(lab, host=host)
+    cloud = Cloud(lab, host=host, backend=backend)
     use(cloud)
     assert len({name for name in SYSCTLS if host.sysctl(name) != found[name]}) >= 4
     cloud.agent.stop()
@@ -61,6 +64,7 @@ def test_nothing_of_ours_is_left(lab: Lab) -> None:
     assert settings_of(host) == found
 
 
+@ON_BOTH
 def test_after_a_crash_nothing_is_left_either(cloud: Cloud) -> None:
     use(cloud)
     cloud.agent.kill9()
@@ -72,9 +76,11 @@ def test_after_a_crash_nothing_is_left_either(cloud: Cloud) -> None:
     assert "198.51.100" not in left
 
 
-def test_what_is_others_is_not_gone(lab: Lab) -> None:
+@ON_BOTH
+def test_what_is_others_is_not_gone(lab: Lab, backend: str) -> None:
     host = lab.host()
-    restore(host, DOCKER_4)
+    restore(host, DOCKER_4, world=BESIDE[backend])
+    nft(host, "add table inet theirs", f"add table ip {W}-2", f"add chain ip {W}-2 {W}-inst-a0000001")
     host.run(["ipset", "restore"], stdin=SETS)
     links = host.links
     for bridge in ("br1", "br0"):
@@ -86,7 +92,7 @@ def test_what_is_others_is_not_gone(lab: Lab) -> None:
         host.sysctl(name, 1)
     host.sysctl("net/ipv6/conf/eth0/accept_ra", 2)
     before, found = kernel(host), settings_of(host)
-    cloud = Cloud(lab, host=host)
+    cloud = Cloud(lab, host=host, backend=backend)
     use(cloud)
     lab.instance(host, "theirs", tap="theirs", bridge="br0", addresses=(), gateways=())
     cloud.agent.stop()
@@ -97,6 +103,7 @@ def test_what_is_others_is_not_gone(lab: Lab) -> None:
     assert settings_of(host) == found
 
 
+@ON_BOTH
 def test_what_nobody_described_and_is_of_our_grammar_goes(cloud: Cloud) -> None:
     """The state does not know it: left by an agent whose state is lost."""
     cloud.network(1)
@@ -105,10 +112,12 @@ def test_what_nobody_described_and_is_of_our_grammar_goes(cloud: Cloud) -> None:
     shutil.rmtree(cloud.agent.state_path)
     cloud.agent.state_path.mkdir()
     cleanup(cloud.agent)
+    assert "nova" not in str(kernel(cloud.host)["nf_tables"])
     assert saved(cloud.host) == {}
     assert cloud.agent.ipsets() == {}
 
 
+@ON_BOTH
 def test_the_described_objects_stay_on_disk(cloud: Cloud) -> None:
     use(cloud)
     before = kernel(cloud.host)
@@ -118,6 +127,7 @@ def test_the_described_objects_stay_on_disk(cloud: Cloud) -> None:
     assert kernel(cloud.host) == before
 
 
+@ON_BOTH
 def test_beside_a_running_agent_everything_is_put_back(cloud: Cloud) -> None:
     use(cloud)
     before = kernel(cloud.host)
@@ -129,6 +139,7 @@ def test_beside_a_running_agent_everything_is_put_back(cloud: Cloud) -> None:
     assert "br1" not in str(without_taps(cloud.host))
 
 
+@ON_BOTH
 def test_a_second_time_there_is_nothing(cloud: Cloud) -> None:
     use(cloud)
     cloud.agent.stop()

@@ -16,7 +16,8 @@ from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.foreign import WORLDS
 from tests.functional.agent.kernel import cleanup, kernel, tables
 from tests.lab import Lab, Namespace, needs
-from tests.lab.tables import COMMANDS, Family
+from tests.lab.agent import BACKENDS
+from tests.lab.tables import Family, World, command
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
 
@@ -41,23 +42,23 @@ Saved = dict[tuple[Family, str], list[str]]
 """By family and table the lines of iptables-save -c."""
 
 
-def restore(host: Namespace, text: str, family: Family = 4) -> None:
+def restore(host: Namespace, text: str, family: Family = 4, world: World = "legacy") -> None:
     """Load rules with their counters, beside those that are there."""
-    host.run([f"{COMMANDS[family]}-restore", "-c", "--noflush"], stdin=text)
+    host.run([f"{command(family, world)}-restore", "-c", "--noflush"], stdin=text)
 
 
-def saved(host: Namespace) -> Saved:
+def saved(host: Namespace, world: World = "legacy") -> Saved:
     return {
         (family, name): lines
         for family in FAMILIES
-        for name, lines in tables(host, family, counters=True).items()
+        for name, lines in tables(host, family, counters=True, world=world).items()
         if not all(re.match(r":[A-Z]+ ACCEPT ", line) for line in lines)
     }
 
 
-def foreign(host: Namespace) -> Saved:
+def foreign(host: Namespace, world: World = "legacy") -> Saved:
     """What is there but for our chains, our jumps, and the chains that we share with nobody here."""
-    return {table: [x for x in lines if not is_ours(table, x)] for table, lines in saved(host).items()}
+    return {table: [x for x in lines if not is_ours(table, x)] for table, lines in saved(host, world).items()}
 
 
 def is_ours(table: tuple[Family, str], line: str) -> bool:
@@ -109,26 +110,35 @@ def use(cloud: Cloud) -> None:
     cloud.delete(make_instance(2), make_floating_ip(2))
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_a_whole_life_beside_them(lab: Lab, world: str) -> None:
-    """Start, use, kill, restart, resync, stop, cleanup: after each step they are as they were."""
+BESIDE: dict[str, World] = {"iptables": "legacy", "nftables": "nft"}
+CASES = [(backend, name, BESIDE[backend]) for backend in BACKENDS for name in WORLDS]
+CASES += [(backend, "docker", BESIDE[other]) for backend in BACKENDS for other in BESIDE if other != backend]
+
+
+@pytest.mark.parametrize(("backend", "program", "world"), CASES, indirect=["backend"])
+def test_a_whole_life_beside_them(lab: Lab, backend: str, program: str, world: World) -> None:
+    """Start, use, kill, restart, resync, stop, cleanup: after each step they are as they were.
+
+    They write the legacy tables, or nf_tables as Debian's plain iptables does: where ours are, or elsewhere.
+    """
     host = lab.host()
-    for family, text in zip(FAMILIES, WORLDS[world], strict=True):
-        restore(host, text, family)
-    before, whole = saved(host), kernel(host)
-    cloud = Cloud(lab, host=host)
-    assert same_but_for_traffic(before, foreign(host))
+    for family, text in zip(FAMILIES, WORLDS[program], strict=True):
+        restore(host, text, family, world)
+    before, whole = saved(host, world), kernel(host)
+    assert before
+    cloud = Cloud(lab, host=host, backend=backend)
+    assert same_but_for_traffic(before, foreign(host, world))
     use(cloud)
-    assert same_but_for_traffic(before, foreign(host))
+    assert same_but_for_traffic(before, foreign(host, world))
     cloud.agent.kill9()
     cloud.agent.start()
-    assert same_but_for_traffic(before, foreign(host))
+    assert same_but_for_traffic(before, foreign(host, world))
     assert cloud.agent.resync()["repaired"] == []
     cloud.agent.restart()
-    assert same_but_for_traffic(before, foreign(host))
+    assert same_but_for_traffic(before, foreign(host, world))
     cloud.agent.stop()
     cleanup(cloud.agent)
-    assert same_but_for_traffic(before, saved(host))
+    assert same_but_for_traffic(before, saved(host, world))
     for number in (1, 2):
         host.links.delete(f"tap{number}")
     assert kernel(host) == whole

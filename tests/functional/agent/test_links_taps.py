@@ -10,6 +10,7 @@ import pytest
 
 from nova_netagent.testing import make_group, make_instance, make_network, make_rule, make_vif
 from tests.functional.agent.cloud import Cloud
+from tests.functional.agent.conftest import ON_BOTH
 from tests.functional.agent.kernel import eventually
 from tests.lab import Forged, Namespace, Udp, needs, ping, refused, veth
 from tests.lab.frames import ETH_IPV4, UDP, ethernet, ip, udp
@@ -49,6 +50,7 @@ def storm(sender: Namespace, receiver: Namespace, source: str, destination: str)
         arrived += [seen.data for seen in receiver.wire().read() if b"STORM" in seen.data]
 
 
+@ON_BOTH
 def test_nothing_gets_in_while_an_instance_comes_and_goes(cloud: Cloud) -> None:
     """Its groups let nothing in: not before its rules are in the kernel, not after they are gone."""
     cloud.network(1)
@@ -63,6 +65,7 @@ def test_nothing_gets_in_while_an_instance_comes_and_goes(cloud: Cloud) -> None:
     assert not arrived
 
 
+@ON_BOTH
 def test_nothing_forged_gets_out_while_an_instance_comes_and_goes(cloud: Cloud) -> None:
     cloud.network(1)
     cloud.put(make_group(1, make_rule(1)))
@@ -125,6 +128,7 @@ def test_hairpin_mode_that_somebody_switched_off(cloud: Cloud) -> None:
     assert hairpin(cloud) == "1"
 
 
+@ON_BOTH
 def test_the_tap_of_a_deleted_instance_is_on_no_bridge_when_it_comes_again(cloud: Cloud) -> None:
     cloud.network(1)
     cloud.instance(1)
@@ -159,6 +163,7 @@ def test_a_tap_waits_for_its_network(cloud: Cloud) -> None:
     assert master(cloud) is None
 
 
+@ON_BOTH
 def test_a_port_that_nobody_described_passes_nothing(cloud: Cloud) -> None:
     cloud.network(1)
     cloud.put(make_group(1, make_rule(1)))
@@ -169,6 +174,7 @@ def test_a_port_that_nobody_described_passes_nothing(cloud: Cloud) -> None:
     assert master(cloud, "tap2") == "br1", "it is not ours to take off"
 
 
+@ON_BOTH
 def test_a_tap_of_an_instance_without_port_security_is_joined_too(cloud: Cloud) -> None:
     cloud.network(1)
     first, second = cloud.guest(1), cloud.guest(2)
