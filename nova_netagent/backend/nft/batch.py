@@ -6,7 +6,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from nova_netagent.backend.nft import attributes, expressions, objects, userdata
-from nova_netagent.backend.nft.attributes import nested, number, string
+from nova_netagent.backend.nft.attributes import nested, number, parse, read_string, string
 from nova_netagent.backend.nft.objects import Chain, Element, Family, Set, TableId, element_text
 from nova_netagent.backend.nft.statements import Rule
 
@@ -63,6 +63,13 @@ class Batch:
         described, elements = message.elements
         at = _element_at(message.body, offset - HEAD.size)
         return what if at is None else f"{what}: {element_text(described, elements[at])}"
+
+    def table(self, index: int) -> TableId | None:
+        """The table that a message is about."""
+        if not 0 <= index < len(self._messages):
+            return None
+        message = self._messages[index]
+        return TableId(Family(message.family), read_string(parse(message.body)[1]))
 
     def deletes(self, index: int) -> bool:
         """Whether a message takes a chain or a set away."""

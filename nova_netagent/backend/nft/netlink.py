@@ -173,6 +173,11 @@ class Netlink:
             return None
         return read_number(answer[2]) if 2 in answer else 0
 
+    def owner(self, table: TableId) -> int | None:
+        """The netlink port, mostly a process's number, of who alone may change a table; ``None``: that is no one."""
+        answer = next(self._ask(_GET_TABLE, table.family, attributes.string(1, table.name), 0))
+        return read_number(answer[7]) if 7 in answer else None
+
     def everything(self) -> Everything:
         """What there is of anybody's, without what is in it.
 
@@ -248,7 +253,15 @@ class Netlink:
             sure = generation is not None
             if sure and fault.errno == errno.EBUSY and batch.deletes(fault.at):
                 raise RuleRefused(f"{what}: it is in use")
-            raise _translated(fault.errno, f"{what}: {fault.words}", sure=sure)
+            raise _translated(fault.errno, f"{what}: {fault.words}{self._forbidden(batch, fault)}", sure=sure)
+
+    def _forbidden(self, batch: Batch, fault: _Fault) -> str:
+        """Who it is that owns a table which we may not change: the kernel says no more than that we may not."""
+        table = batch.table(fault.at) if fault.errno == errno.EPERM else None
+        owner = None
+        with suppress(BackendError, _NotThereError):
+            owner = None if table is None else self.owner(table)
+        return "" if owner is None else f": another program owns the table (netlink port {owner})"
 
     def _make_room(self, size: int) -> None:
         """A transaction is one message, which has to fit into the send buffer."""

@@ -103,7 +103,7 @@ def test_a_table_that_somebody_owns_is_told_and_had_when_he_lets_go(lab: Lab) ->
     with table_owned(host):
         status, answer = cloud.agent.request("POST", "/v1/resync")
         assert status == 503, answer
-        assert "Operation not permitted" in str(answer)
+        assert "another program owns the table" in str(answer)
     assert cloud.agent.resync()["repaired"]
     assert held(host) == before
 

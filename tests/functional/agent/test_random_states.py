@@ -197,6 +197,8 @@ class Places:
         self.machines["far"] = far
         for station in (site.outside, site.elsewhere):
             station.links.add_route("198.51.100.0/24", via=site.host.ip4)  # also to those that are bound nowhere
+            for which in ("all", "eth0"):  # from where the host sends them elsewhere, which they would not forget
+                station.sysctl(f"net/ipv4/conf/{which}/accept_redirects", 0)
 
     def describe(self, described: list[Any]) -> None:
         """Tell the agent; from then on those take part who can be found by their neighbours."""

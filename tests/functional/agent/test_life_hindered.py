@@ -1,0 +1,94 @@
+"""Our rules cannot be written for a while: who waits is told why, and nothing is open meanwhile.
+
+With iptables another holds its lock; in nf_tables he owns our table.
+"""
+
+from typing import Any
+
+import pytest
+
+from nova_netagent.model import document
+from nova_netagent.testing import make_group, make_instance, make_provider_rule, make_rule
+from tests.functional.agent.cloud import Cloud
+from tests.functional.agent.kernel import LOCK, eventually, hindered, kernel, metric
+from tests.lab import Lab, needs
+
+pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
+
+SOON = 2.0
+WHY = {
+    "iptables": (LOCK, "0.3 s", "pid"),
+    "nftables": ("another program owns the table", "Operation not permitted", "port"),
+}
+
+
+@pytest.fixture
+def impatient(lab: Lab, backend: str) -> Cloud:
+    """It waits for the lock of iptables a moment."""
+    return Cloud(lab, {"firewall": {"lock_timeout": 0.3}}, backend=backend)
+
+
+def put(cloud: Cloud, each: Any) -> tuple[int, Any]:
+    body: Any = document(each)
+    return cloud.agent.request("PUT", f"/v1/{each.KIND.replace('_', '-')}/{each.id}", body)
+
+
+def test_the_answer_names_it_and_the_change_is_kept(impatient: Cloud) -> None:
+    cloud = impatient
+    with hindered(cloud.host, cloud.backend) as release:
+        code, answer = put(cloud, make_provider_rule(1))
+        assert code == 503
+        for word in WHY[cloud.backend]:
+            assert word in answer["error"]["message"]
+        assert cloud.status(make_provider_rule(1))["state"] == "pending"
+        assert WHY[cloud.backend][0] in cloud.status(make_provider_rule(1))["message"]
+        report = cloud.agent.request("GET", "/v1/status")[1]
+        assert (report["enforcing"], WHY[cloud.backend][0] in report["failure"]) == (False, True)
+        assert cloud.agent.request("GET", "/readyz")[0] == 200, "the stored state has been applied once"
+        assert cloud.agent.request("GET", "/livez")[0] == 200
+        eventually(lambda: metric(cloud.agent, "pending_oldest_seconds") > 0, SOON)
+        release()
+        eventually(lambda: cloud.status(make_provider_rule(1))["state"] == "done", SOON)
+    assert "203.0.113.0/24" in str(kernel(cloud.host))
+    eventually(lambda: metric(cloud.agent, "pending_oldest_seconds") == 0, SOON)
+    assert cloud.agent.request("GET", "/v1/status")[1]["failure"] == ""
+
+
+def test_what_is_deleted_meanwhile_passes_nothing(impatient: Cloud) -> None:
+    """The port leaves its bridge though the rules cannot be changed."""
+    cloud = impatient
+    cloud.network(1)
+    cloud.put(make_group(1, make_rule(1)))
+    cloud.instance(1, (1,))
+    with hindered(cloud.host, cloud.backend):
+        code, _ = cloud.agent.request("DELETE", f"/v1/instances/{make_instance(1).id}")
+        assert code == 503
+        assert cloud.host.links.all()["tap1"]["master"] is None
+        assert cloud.agent.get("instances") == []
+    eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], SOON)
+    assert "inst-a0000001" not in str(kernel(cloud.host))
+
+
+def test_a_new_instance_is_on_no_bridge_before_its_rules_are_in(impatient: Cloud) -> None:
+    cloud = impatient
+    cloud.network(1)
+    cloud.guest(1)
+    with hindered(cloud.host, cloud.backend):
+        assert put(cloud, make_instance(1))[0] == 503
+        assert cloud.host.links.all()["tap1"]["master"] is None
+    eventually(lambda: cloud.host.links.all()["tap1"]["master"] == "br1", SOON)
+    # The status is published a moment after the port was joined.
+    eventually(lambda: cloud.status(make_instance(1))["state"] == "done", SOON)
+
+
+def test_held_at_a_resync_it_says_so(impatient: Cloud) -> None:
+    cloud = impatient
+    with hindered(cloud.host, cloud.backend):
+        code, answer = cloud.agent.request("POST", "/v1/resync")
+        assert (code, WHY[cloud.backend][0] in answer["error"]["message"]) == (503, True)
+        code, answer = cloud.agent.request("GET", "/v1/plan")
+        if cloud.backend == "iptables":
+            assert (code, LOCK in answer["error"]["message"]) == (503, True)
+        else:  # which can be read all the same
+            assert (code, len(answer["plan"]) > 20) == (200, True)
+    eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], SOON)
