@@ -8,7 +8,18 @@ from nova_netagent.backend.nft import attributes, expressions, objects
 from nova_netagent.backend.nft.expressions import Expression, Meta
 from nova_netagent.backend.nftables import matches, targets
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
-from nova_netagent.netfilter.rule import ACCEPT, DROP, RETURN, Comment, Family, Jump, Physdev, Rule, Verdict
+from nova_netagent.netfilter.rule import (
+    ACCEPT,
+    DROP,
+    RETURN,
+    ChecksumFill,
+    Comment,
+    Family,
+    Jump,
+    Physdev,
+    Rule,
+    Verdict,
+)
 from nova_netagent.netfilter.text import match_text, rule_text
 
 _NOTHING_COUNTED = (0).to_bytes(8, "big")
@@ -74,7 +85,7 @@ def refuse_name(chain: str) -> None:
 
 
 def comment(rule: Rule, family: Family) -> str | None:
-    """What nft(8) shows beside a rule: the bridge ports that it cannot show, and what the rule is there for."""
+    """What nft(8) shows beside a rule: what it cannot show of it, and what the rule is there for."""
     words = []
     for each in rule.matches:
         if isinstance(each, Physdev):
@@ -83,6 +94,8 @@ def comment(rule: Rule, family: Family) -> str | None:
             words.append(each.text)
     if rule.origin is not None:
         words += filter(None, rule.origin)
+    if isinstance(rule.target, ChecksumFill):
+        words.append("(only counted: nf_tables fills no checksum)")
     return objects.comment(" ".join(words)) if words else None
 
 

@@ -28,6 +28,10 @@ _GUARDS: Mapping[tuple[Match, ...], str] = {
     (Conntrack(frozenset({"DNAT"})),): "-called",
     (Physdev(bridged=False),): "-routed",
 }
+_WHEN: Mapping[tuple[Match, ...], str] = {
+    (Conntrack(frozenset({"DNAT"})),): "to who came by a floating IP",
+    (Physdev(bridged=False),): "when it is routed",
+}
 _CHAINS = ("PREROUTING", "OUTPUT", "POSTROUTING", "float-snat")
 
 
@@ -149,14 +153,17 @@ def _map(shape: Shape, physical: str, family: Family) -> Set:
     address = _ADDRESS[family]
     if shape.kind is Nat.DESTINATION:
         return Set(f"{physical}-floating", (address,), address, comment="where a floating IP leads")
-    name, key = f"{physical}-fixed", [address]
+    name, key, when = f"{physical}-fixed", [address], [_WHEN[shape.guard]] if shape.guard else []
     if shape.destination:
         name += "-itself"
         key.append(address)
+        when.append("to itself")
     if shape.interface:
         name += "-out"
         key.append(INTERFACE_NAME)
-    return Set(name + _GUARDS[shape.guard], tuple(key), address, comment="as which floating IP a fixed IP shows")
+        when.append("out by that interface")
+    comment = ", ".join(["as which floating IP a fixed IP shows", *when])
+    return Set(name + _GUARDS[shape.guard], tuple(key), address, comment=comment)
 
 
 def _lookup(shape: Shape, physical: str, family: Family) -> bytes:
