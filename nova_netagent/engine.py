@@ -141,7 +141,10 @@ class Engine:
         wanted: Sequence[Family] = FAMILIES if self._settings.use_ipv6 else (4,)
         self._compiler = Compiler(self._settings, self.host.rules.tables(wanted))
         if 4 not in self._compiler.families:
-            raise Unavailable(f"this kernel lacks a table of {', '.join(map(str, needed(4)))}")
+            tables = ", ".join(map(str, needed(4)))
+            raise Unavailable(
+                f"[firewall] backend = {self._settings.firewall.backend}: this kernel lacks a table of {tables}"
+            )
         warnings = self.host.warnings
         if len(self._compiler.families) < len(wanted):
             warnings += ("this kernel lacks tables of IPv6: instances' IPv6 is not filtered",)

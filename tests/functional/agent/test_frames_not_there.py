@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from nova_netagent.testing import make_group, make_instance, make_network, make_rule
-from tests.functional.agent.cloud import CONFIG
 from tests.functional.agent.frameless_agent import REASON
 from tests.functional.agent.kernel import cleanup, ctl
 from tests.functional.agent.site import Site
@@ -19,15 +18,15 @@ pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "
 class Frameless(Agent):
     """The daemon, by a program that takes frames from it."""
 
-    def __init__(self, namespace: Namespace, directory: Path, config: object) -> None:
+    def __init__(self, namespace: Namespace, directory: Path, config: dict[str, dict[str, str]]) -> None:
         command = [sys.executable, str(Path(__file__).with_name("frameless_agent.py"))]
-        super().__init__(namespace, directory, CONFIG, command=command)
+        super().__init__(namespace, directory, config, command=command)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[Site]:
     with Lab(tmp_path_factory.mktemp("frameless")) as lab:
-        made = Site(lab, kind=Frameless)
+        made = Site(lab, kind=Frameless, backend=backend)
         rules = (make_rule(1), make_rule(2, ethertype="IPv6"))
         made.describe(make_group(1, *rules), make_instance(1, (1,)), make_instance(2, (1,)))
         yield made

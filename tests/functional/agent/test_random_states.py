@@ -226,15 +226,7 @@ class Places:
         return sent.probe
 
     def judge(self, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged, **fields: str) -> Seen | None:
-        """Ask both witnesses; once they disagree there is time to find out where.
-
-        Of some thousand packets one is lost on its way, and not by a rule: it is sent once more.
-        """
-        try:
-            return self.site.judge(sender, receiver, probe, **fields)
-        except Disagreement:
-            if "state" not in fields:
-                self.site.forget_flows()
+        """Ask both witnesses; once they disagree there is time to find out where."""
         try:
             return self.site.judge(sender, receiver, probe, **fields)
         except Disagreement:
