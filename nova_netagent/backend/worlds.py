@@ -4,6 +4,7 @@ Sources: linux/netfilter_ipv4/ip_tables.h (``struct ipt_getinfo``, ``struct ipt_
 of legacy iptables is in /proc/net/ip_tables_names once somebody in the namespace has used it.
 """
 
+import errno
 import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from nova_netagent.backend import BackendError, sockopt
+from nova_netagent.backend import BackendError, Unavailable, sockopt
 from nova_netagent.backend.nft import Netlink
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.netfilter.owner import FILTER_TOP, POSTROUTING_BOTTOM, Owner
@@ -19,8 +20,11 @@ from nova_netagent.netfilter.owner import FILTER_TOP, POSTROUTING_BOTTOM, Owner
 _PROC = Path("/proc")
 _SYMBOL = b" nf_tables_newrule"
 
+_NO_NF_TABLES = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
+
 _GET_INFO, _GET_ENTRIES = 64, 65
 _INFO = struct.Struct("=32sI5I5III")
+_TABLES = ("filter", "nat", "mangle", "raw", "security")
 _DROP = -1
 _NF_DROP = 0
 
@@ -75,29 +79,38 @@ def warnings(chosen: str, other: World) -> Iterator[str]:
 
 def look_at_iptables(owner: Owner) -> World:
     """The legacy tables; only those that are in use already are asked."""
-    known = [_proc_names(name) for name in ("ip_tables_names", "ip6_tables_names")]
+    known = {family: _tables_in_use(family) for family in _LAYOUTS}
     foreign, ours, closed = 0, False, []
-    for family, names in zip((4, 6), known, strict=True):
+    for family, names in known.items():
         for table in names or ():
             legacy = _LegacyTable(family, table)
             foreign += legacy.foreign(owner)
             ours |= legacy.is_used(owner)
             closed += legacy.closed()
-    return World(any(names is not None for names in known), foreign, ours, tuple(closed))
+    return World(any(names is not None for names in known.values()), foreign, ours, tuple(closed))
 
 
 def look_at_nftables(owner: Owner) -> World:
-    """nf_tables; not asked where nothing shows that the kernel has it.
+    """nf_tables; not asked where it shows that the kernel has not loaded it.
+
+    Where that is hidden, as it is from a service with ProtectKernelTunables, the kernel is asked,
+    and may load it: it will be needed for frames a moment later.
 
     :raises Unavailable: it does not answer.
     """
-    if not _has_nf_tables():
+    has = _has_nf_tables()
+    if has is False:
         return World()
     netlink = Netlink()
     try:
         ours = {(family, owner.wrap_name) for family in (NftFamily.IP, NftFamily.IP6, NftFamily.BRIDGE)}
         filters = ours - {(NftFamily.BRIDGE, owner.wrap_name)}
         found = netlink.everything()
+    except Unavailable as error:
+        refused = isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_NF_TABLES
+        if has or not refused:
+            raise
+        return World()
     finally:
         netlink.close()
     foreign = sum(count for table, count in found.rules.items() if table not in ours)
@@ -109,18 +122,12 @@ def look_at_nftables(owner: Owner) -> World:
     return World(True, foreign, any(table in filters for table in found.tables), closed)
 
 
-def _has_nf_tables() -> bool:
+def _has_nf_tables() -> bool | None:
+    """``None``: who knows."""
     if (Path("/sys/module/nf_tables")).exists():
         return True
     try:
         return _SYMBOL in (_PROC / "kallsyms").read_bytes()  # built in
-    except OSError:
-        return False
-
-
-def _proc_names(name: str) -> list[str] | None:
-    try:
-        return (_PROC / "net" / name).read_text().split()
     except OSError:
         return None
 
@@ -138,6 +145,37 @@ _LAYOUTS: Mapping[int, _Layout] = {
     4: _Layout(socket.AF_INET, socket.SOL_IP, 88, 112),
     6: _Layout(socket.AF_INET6, socket.IPPROTO_IPV6, 140, 168),
 }
+
+
+def _tables_in_use(family: int) -> list[str] | None:
+    """The legacy tables of this namespace; ``None`` where the kernel has none at all.
+
+    The kernel lets nobody but root read their names. Who is not root asks for each, which
+    loads no module; a table of a module that is there may come to be by it, empty.
+    """
+    try:
+        return _names_file(family).read_text().split()
+    except PermissionError:
+        return [table for table in _TABLES if _is_there(family, table)]
+    except OSError:
+        return None
+
+
+def _names_file(family: int) -> Path:
+    return _PROC / "net" / ("ip_tables_names" if family == 4 else "ip6_tables_names")
+
+
+def _is_there(family: int, table: str) -> bool:
+    """Whether the kernel has a table, told by what is wrong with too small a buffer for it."""
+    layout = _LAYOUTS[family]
+    with socket.socket(layout.socket_family, socket.SOCK_RAW, socket.IPPROTO_RAW) as asking:
+        try:
+            sockopt.ask(asking, layout.level, _GET_ENTRIES, bytearray(struct.pack("=32sI4x", table.encode(), 0)))
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOENT):
+                raise
+            return error.errno == errno.EAGAIN
+    return True
 
 
 class _Entry(Struct, frozen=True):

@@ -233,6 +233,38 @@ def test_it_takes_turns_with_iptables(service: Service) -> None:
     assert "203.0.113.9" in service.rules()
 
 
+FOREIGN = """\
+table inet theirs {
+    chain input {
+        type filter hook input priority 0; policy accept;
+        ip saddr 203.0.113.7 drop
+        ip saddr 203.0.113.8 drop
+    }
+}
+"""
+"""More rules than anybody has in the legacy tables of this machine."""
+
+
+def test_it_follows_the_host_to_nf_tables_and_back(service: Service) -> None:
+    """From within the unit's sandbox it sees whose world this is, and may do there what it must."""
+    machine = service.machine
+    before = machine.run("cat", CONFIGURATION)
+    machine.run("nft", "-f", "-", input=FOREIGN)
+    machine.write(CONFIGURATION, before + "[firewall]\nbackend = auto\n")
+    machine.run("systemctl", "restart", "nova-netagent")
+    assert "enforcing with nftables" in machine.show("StatusText")
+    assert "nova-netagent-inst-" in machine.run("nft", "list", "table", "ip", "nova-netagent")
+    assert "nova" not in service.rules()
+    service.put(make_network(2))
+    assert service.request("POST", "/v1/resync")["repaired"] == []
+    machine.run("nft", "delete", "table", "inet", "theirs")
+    machine.write(CONFIGURATION, before)
+    machine.run("systemctl", "restart", "nova-netagent")
+    assert "enforcing with iptables" in machine.show("StatusText")
+    assert "nova-netagent-inst-" in service.rules()
+    assert "table ip " not in machine.run("nft", "list", "tables")
+
+
 # --- the unit as a text
 
 
