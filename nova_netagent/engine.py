@@ -29,7 +29,8 @@ from nova_netagent.explain.report import Explanation
 from nova_netagent.history import History, Why
 from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
-from nova_netagent.model import DesiredState, Key
+from nova_netagent.model import KINDS, DesiredState, Key
+from nova_netagent.model.lineage import changed
 from nova_netagent.netfilter.rule import FAMILIES, Family
 from nova_netagent.reconcile import Outcome, Reconciler
 from nova_netagent.requests import Answer, Change, NotApplied, Wake
@@ -606,13 +607,7 @@ class Engine:
 
 def _touched(old: DesiredState, new: DesiredState) -> frozenset[Key]:
     """The objects that are not the same in two states, the removed ones included."""
-    found = set()
-    for kind in ("networks", "security_groups", "provider_rules", "instances", "floating_ips"):
-        before, after = old.entries(kind), new.entries(kind)
-        if before is not after:
-            found |= {(kind, id_) for id_, entry in after.items() if before.get(id_) is not entry}
-            found |= {(kind, id_) for id_ in before if id_ not in after}
-    return frozenset(found)
+    return frozenset((kind, id_) for kind in KINDS for id_ in changed(old.entries(kind), new.entries(kind)))
 
 
 def _some(lines: Iterable[str], most: int = 20) -> str:

@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 from msgspec.structs import replace
 
 from nova_netagent.model import KINDS, DesiredState, Entry, Key, Object, State, Tombstone, claims
+from nova_netagent.model.lineage import follow
 from nova_netagent.model.state import TOMBSTONE_SECONDS
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -65,8 +62,11 @@ def fold(state: DesiredState, event: Event, now: float) -> DesiredState:
 
 
 def _without_expired(state: DesiredState, now: float) -> DesiredState:
-    kept = {key: stone for key, stone in state.tombstones.items() if now - stone.at < TOMBSTONE_SECONDS}
-    return state if len(kept) == len(state.tombstones) else replace(state, tombstones=kept)
+    oldest = next(iter(state.tombstones.values()), None)
+    if oldest is None or now - oldest.at < TOMBSTONE_SECONDS:
+        return state
+    gone = [key for key, stone in state.tombstones.items() if now - stone.at >= TOMBSTONE_SECONDS]
+    return replace(state, tombstones=follow(state.tombstones, {}, gone))
 
 
 def _refuse_late(state: DesiredState, item: Object) -> None:
@@ -99,9 +99,8 @@ def _put(state: DesiredState, item: Object) -> DesiredState:
         changes=1 if old is None else old.changes + 1,
         since={claim: known.get(claim, sequence) for claim in claims(item)},
     )
-    tombstones = _without(state.tombstones, (item.KIND, item.id))
-    changed = replace(state, sequence=sequence, tombstones=tombstones)
-    return _with_kind(changed, item.KIND, {**entries, item.id: entry})
+    changed = replace(state, sequence=sequence, tombstones=_exhumed(state, (item.KIND, item.id)))
+    return _with_kind(changed, item.KIND, follow(entries, {item.id: entry}))
 
 
 def _delete(state: DesiredState, key: Key, revision: int | None, now: float) -> DesiredState:
@@ -112,11 +111,11 @@ def _delete(state: DesiredState, key: Key, revision: int | None, now: float) -> 
             raise LateRevision(f"revision {revision} of {id_} is below the stored {entry.revision}")
         buried = state.tombstones.get(key)
         if buried is None or buried.revision < revision:
-            tombstones = {**state.tombstones, key: Tombstone(revision, now)}
-            state = replace(state, tombstones=tombstones)
+            # The youngest is the last, so that none but the first need be asked for its age.
+            state = replace(state, tombstones=follow(_exhumed(state, key), {key: Tombstone(revision, now)}))
     if entry is None:
         return state
-    return _with_kind(state, kind, _without(state.entries(kind), id_))
+    return _with_kind(state, kind, follow(state.entries(kind), {}, [id_]))
 
 
 def _replace(state: DesiredState, wanted: State, now: float, since: DesiredState) -> DesiredState:
@@ -156,7 +155,6 @@ def _with_kind(state: DesiredState, kind: str, entries: Mapping[str, Entry]) -> 
     return replace(state, **{kind: entries})
 
 
-def _without(mapping: Mapping[K, V], key: K) -> Mapping[K, V]:
-    if key not in mapping:
-        return mapping
-    return {k: v for k, v in mapping.items() if k != key}
+def _exhumed(state: DesiredState, key: Key) -> Mapping[Key, Tombstone]:
+    """The tombstones without an object's."""
+    return follow(state.tombstones, {}, [key] if key in state.tombstones else ())

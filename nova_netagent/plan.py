@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from nova_netagent.model.lineage import changed
 from nova_netagent.netfilter.rule import IpSet, TableId
 
 K = TypeVar("K")
@@ -321,13 +322,12 @@ def _sweep(
 
 def plan_sets(desired: Mapping[str, IpSet], actual: Mapping[str, IpSet], owns: Callable[[str], bool]) -> SetPlan:
     """The edits that make the sets of ours hold what is desired; one of another type is made anew."""
-    actual = {name: each for name, each in actual.items() if name not in desired or desired[name].type == each.type}
-    common = [(desired[name], actual[name]) for name in desired if name in actual]
-    add = {new.name: new.members - old.members for new, old in common if new.members - old.members}
-    remove = {new.name: old.members - new.members for new, old in common if old.members - new.members}
+    others = sorted(changed(actual, desired))
+    new = [(desired[name], actual.get(name)) for name in others if name in desired]
+    common = [(each, old) for each, old in new if old is not None and old.type == each.type]
     return SetPlan(
-        create=tuple(each for name, each in desired.items() if name not in actual),
-        add=add,
-        remove=remove,
-        destroy=tuple(name for name in actual if owns(name) and name not in desired),
+        create=tuple(each for each, old in new if old is None or old.type != each.type),
+        add={each.name: each.members - old.members for each, old in common if each.members - old.members},
+        remove={each.name: old.members - each.members for each, old in common if old.members - each.members},
+        destroy=tuple(name for name in others if name not in desired and owns(name)),
     )

@@ -29,5 +29,7 @@ def frames_on(wanted: WantedFrames, actual: ActualLinks) -> Frames:
     frames = wanted.frames
     closed_devices = {each.device for each in closed}
     # A vif's port on another bridge than its own: nothing passes until it is back.
-    secured = tuple(each for each in frames.secured if each.device not in closed_devices)
+    secured = frames.secured
+    if closed_devices:
+        secured = tuple(each for each in secured if each.device not in closed_devices)
     return replace(frames, secured=secured, closed=(*frames.closed, *closed), gateways=tuple(gateways))

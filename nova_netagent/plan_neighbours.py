@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from nova_netagent.compile.resolve import Port
+from nova_netagent.model.lineage import changed
 
 Neighbours = Mapping[tuple[str, str], str]
 """By bridge and address, the MAC that has it."""
@@ -11,11 +12,9 @@ Neighbours = Mapping[tuple[str, str], str]
 def newcomers(before: Mapping[str, tuple[Port, ...]], now: Mapping[str, tuple[Port, ...]]) -> Neighbours:
     """The addresses that have another MAC than before, or none before: what they cost is what changed."""
     found: dict[tuple[str, str], str] = {}
-    for id_, ports in now.items():
-        known = before.get(id_, ())
-        if known is not ports:
-            had = _held(known)
-            found |= {key: mac for key, mac in _held(ports).items() if had.get(key) != mac}
+    for id_ in changed(before, now):
+        had = _held(before.get(id_, ()))
+        found |= {key: mac for key, mac in _held(now.get(id_, ())).items() if had.get(key) != mac}
     return found
 
 

@@ -16,12 +16,14 @@ from typing import Any
 from nova_netagent.backend import Backend, BackendError, RuleRefused, TableChanged
 from nova_netagent.backend.links.protocol import LinksFailed
 from nova_netagent.compile import ALL_TABLES, Compiled
+from nova_netagent.compile.frames import WantedFrames
 from nova_netagent.compile.links import Links
 from nova_netagent.compile.resolve import Port
 from nova_netagent.compile.skeleton import hooks
 from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import Key
+from nova_netagent.netfilter.frames import Frames
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import IpSet, Ruleset, Table, TableId
 from nova_netagent.plan import Insert, Placement, SetPlan, TablePlan, plan_removal, plan_sets, plan_table
@@ -101,6 +103,9 @@ class Reconciler:
         self._tables: dict[TableId, Table] = {}
         self._sets: Mapping[str, IpSet] | None = None
         self._ports: Mapping[str, tuple[Port, ...]] | None = None
+        self._settled: tuple[Links, ActualLinks, LinkPlan] | None = None
+        """The links for which there was nothing to do when they were looked at last, and the plan that says so."""
+        self._frames_on: tuple[WantedFrames, ActualLinks, Frames] | None = None
 
     def host_addresses(self) -> Mapping[str, str]:
         """The host's addresses, each with its interface."""
@@ -286,8 +291,15 @@ class Reconciler:
 
     def _apply_frames(self, compiled: Compiled, outcome: Outcome, verify: bool) -> None:
         if self._frames is not None:
-            desired = frames_on(compiled.frames, self._links.read())
+            desired = self._frames_here(compiled.frames)
             self._count_frames(self._frames.apply(desired, verify), outcome)
+
+    def _frames_here(self, wanted: WantedFrames) -> Frames:
+        """The frames that this host shall pass: the same object as long as it is of the same."""
+        actual, known = self._links.read(), self._frames_on
+        if known is None or known[0] is not wanted or known[1] is not actual:
+            self._frames_on = known = wanted, actual, frames_on(wanted, actual)
+        return known[2]
 
     def _count_frames(self, lines: list[str], outcome: Outcome) -> None:
         if lines:
@@ -306,7 +318,7 @@ class Reconciler:
 
     def _apply_rules(self, ruleset: Ruleset, outcome: Outcome, verify: bool) -> None:
         changed = [table for table in _ordered(ruleset) if verify or not _same(self._tables.get(table.id), table)]
-        if not changed and ruleset.sets == self._sets:
+        if not changed and ruleset.sets is self._sets:
             return
         done = Outcome()
         try:
@@ -332,7 +344,7 @@ class Reconciler:
                 with self._metrics.apply_seconds.labels(str(table.id), self._backend.name).time():
                     self._commit(self._plan_table(table, verify), outcome)
             self._finish_sets(set_plan)
-        self._sets = dict(ruleset.sets)
+        self._sets = ruleset.sets
         for table in changed:
             self._tables[table.id] = table
             self._count_rules(table)
@@ -415,11 +427,15 @@ class Reconciler:
 
     def _plan_links(self, desired: Links, *, closely: bool = False) -> LinkPlan:
         """:param closely: see as well whether somebody's routes lead by an uplink, whose bridge should have them."""
-        actual = self._links.read()
+        actual, known = self._links.read(), self._settled
+        if known is not None and not closely and known[0] is desired and known[1] is actual:
+            return known[2]
         forwarding = self._links.read_sysctls((FORWARD_IPV6,)).get(FORWARD_IPV6) == "1"
         asked = questions(desired, actual, self._made, forwarding=forwarding, closely=closely)
         sysctls, held = self._links.read_sysctls(asked.sysctls), self._links.held(asked.held)
-        return plan_links(desired, actual, self._made, sysctls, held)
+        plan = plan_links(desired, actual, self._made, sysctls, held)
+        self._settled = None if plan or plan.make or plan.forget else (desired, actual, plan)
+        return plan
 
     def _edit_links(self, plan: LinkPlan, outcome: Outcome, *, before: bool) -> None:
         if not plan:

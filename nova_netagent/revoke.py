@@ -13,6 +13,7 @@ from msgspec import Struct
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.resolve import Group, Port, Resolved
 from nova_netagent.model import values
+from nova_netagent.model.lineage import changed
 from nova_netagent.model.protocols import TCP
 from nova_netagent.netfilter.flow import EXPECTED, Addresses, Flow, Side
 from nova_netagent.netfilter.packet import Packet
@@ -67,15 +68,13 @@ def _of_ports(old: Resolved, new: Resolved, arrives_closed: bool) -> Iterator[st
     :param arrives_closed: an instance that is not described passes nothing, so one that arrives has
         no flows but those that the host judged from which it came.
     """
-    for id_ in {*old.ports, *new.ports}:
-        before, after = old.ports.get(id_, ()), new.ports.get(id_, ())
-        if before is not after:
-            for port in {*before} ^ {*after}:
-                if arrives_closed and id_ not in old.ports:
-                    continue
-                yield from _own(port)
-                # A pair with everybody would have every flow looked at; it names nobody (see Whereabouts).
-                yield from (pair.ip_address for pair in port.vif.pairs if not pair.ip_address.endswith("/0"))
+    for id_ in changed(old.ports, new.ports):
+        if arrives_closed and id_ not in old.ports:
+            continue
+        for port in {*old.ports.get(id_, ())} ^ {*new.ports.get(id_, ())}:
+            yield from _own(port)
+            # A pair with everybody would have every flow looked at; it names nobody (see Whereabouts).
+            yield from (pair.ip_address for pair in port.vif.pairs if not pair.ip_address.endswith("/0"))
 
 
 def _own(port: Port) -> Iterator[str]:
@@ -85,10 +84,10 @@ def _own(port: Port) -> Iterator[str]:
 
 def _of_groups(old: Resolved, new: Resolved) -> Iterator[str]:
     narrowed: dict[str, set[int]] = {}
-    gone = {id_ for id_ in old.groups if id_ not in new.groups}
-    for id_, group in old.groups.items():
-        families = _narrowed(group, new.groups.get(id_), gone)
-        if families:
+    others = changed(old.groups, new.groups)
+    gone = {id_ for id_ in others if id_ not in new.groups}
+    for id_ in old.groups if gone else others:  # what a group let in that is gone may have been another's rule
+        if id_ in old.groups and (families := _narrowed(old.groups[id_], new.groups.get(id_), gone)):
             narrowed[id_] = families
     if narrowed:
         for port in (port for ports in old.ports.values() for port in ports):
@@ -110,10 +109,10 @@ def _narrowed(old: Group, new: Group | None, gone: set[str]) -> set[int]:
 
 
 def _of_members(before: Compiled, after: Compiled) -> Iterator[str]:
-    for name, old in before.ruleset.sets.items():
-        new = after.ruleset.sets.get(name)
-        if new is not None and new is not old:
-            yield from old.members - new.members
+    old, new = before.ruleset.sets, after.ruleset.sets
+    for name in changed(old, new):
+        if name in old and name in new:
+            yield from old[name].members - new[name].members
 
 
 def _of_floating_ips(old: Resolved, new: Resolved) -> Iterator[str]:

@@ -6,12 +6,13 @@ fsync (sqlite.org/wal.html). One thread uses a store.
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from nova_netagent.model import KINDS, DesiredState, Entry, Key, Object, Tombstone, claims
+from nova_netagent.model.lineage import changed
 
 SCHEMA_VERSION = 2
 
@@ -81,7 +82,7 @@ class Store:
         kinds: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
         try:
             rows = self._db.execute("SELECT kind, id, body, revision, changes, since FROM object").fetchall()
-            stones = self._db.execute("SELECT kind, id, revision, at FROM tombstone").fetchall()
+            stones = self._db.execute("SELECT kind, id, revision, at FROM tombstone ORDER BY at").fetchall()
             (sequence,) = self._db.execute("SELECT value FROM counter WHERE name = 'sequence'").fetchone()
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}") from error
@@ -106,8 +107,12 @@ class Store:
             return
         with self._transaction() as db:
             for kind in KINDS:
-                db.executemany("DELETE FROM object WHERE kind = ? AND id = ?", _gone(kind, old, new))
-                db.executemany("REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?)", _rows(kind, old, new))
+                after = new.entries(kind)
+                ids = changed(old.entries(kind), after)
+                gone = [(kind, id_) for id_ in ids if id_ not in after]
+                rows = [_row(kind, id_, after[id_]) for id_ in ids if id_ in after]
+                db.executemany("DELETE FROM object WHERE kind = ? AND id = ?", gone)
+                db.executemany("REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?)", rows)
             if new.tombstones is not old.tombstones:
                 _save_tombstones(db, old.tombstones, new.tombstones)
             db.execute("UPDATE counter SET value = ? WHERE name = 'sequence'", (new.sequence,))
@@ -204,23 +209,13 @@ class _Transaction:
             raise StoreError(f"{self._path}: {error}") from error
 
 
-def _gone(kind: str, old: DesiredState, new: DesiredState) -> Iterator[tuple[str, str]]:
-    before, after = old.entries(kind), new.entries(kind)
-    if before is not after:
-        yield from ((kind, id_) for id_ in before if id_ not in after)
-
-
-def _rows(kind: str, old: DesiredState, new: DesiredState) -> Iterator[tuple[object, ...]]:
-    before, after = old.entries(kind), new.entries(kind)
-    if before is after:
-        return
-    for id_, entry in after.items():
-        if before.get(id_) is not entry:
-            since = json.dumps([[number, *claim] for claim, number in entry.since.items()])
-            yield kind, id_, _encoder.encode(entry.object), entry.revision, entry.changes, since
+def _row(kind: str, id_: str, entry: Entry) -> tuple[object, ...]:
+    since = json.dumps([[number, *claim] for claim, number in entry.since.items()])
+    return kind, id_, _encoder.encode(entry.object), entry.revision, entry.changes, since
 
 
 def _save_tombstones(db: sqlite3.Connection, old: Mapping[Key, Tombstone], new: Mapping[Key, Tombstone]) -> None:
-    db.executemany("DELETE FROM tombstone WHERE kind = ? AND id = ?", [key for key in old if key not in new])
-    fresh = [(*key, stone.revision, stone.at) for key, stone in new.items() if old.get(key) != stone]
+    keys = changed(old, new)
+    db.executemany("DELETE FROM tombstone WHERE kind = ? AND id = ?", [key for key in keys if key not in new])
+    fresh = [(*key, new[key].revision, new[key].at) for key in keys if key in new]
     db.executemany("REPLACE INTO tombstone VALUES (?, ?, ?, ?)", fresh)

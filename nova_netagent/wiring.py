@@ -10,6 +10,7 @@ from nova_netagent.backend import Backend, BackendError, worlds
 from nova_netagent.backend.conntrack import Conntrack
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
+from nova_netagent.backend.nft.commits import Commits
 from nova_netagent.backend.nft.others import OtherChain, other_chains
 from nova_netagent.compile.dhcp import directory
 from nova_netagent.engine import Engine
@@ -63,12 +64,12 @@ def _choose_backend(settings: Settings) -> _Chosen:
     return _Chosen(chosen, other.ours, tuple(worlds.warnings(chosen, other)))
 
 
-def _open_backend(name: str, settings: Settings) -> Backend[Any]:
+def _open_backend(name: str, settings: Settings, commits: Commits | None = None) -> Backend[Any]:
     firewall, owns_set = settings.firewall, Owner(settings.firewall.wrap_name).owns_set
     if name == "nftables":
         from nova_netagent.backend.nftables import NftablesBackend
 
-        return NftablesBackend(firewall.wrap_name, owns_set)
+        return NftablesBackend(firewall.wrap_name, owns_set, commits)
     from nova_netagent.backend.iptables import IptablesBackend
 
     return IptablesBackend(lock_timeout=firewall.lock_timeout, owns_set=owns_set)
@@ -87,11 +88,11 @@ def open_links(settings: Settings, on_change: Callable[[], None] | None = None) 
     return KernelLinks(settings.host, announcements, on_change)
 
 
-def open_frames(settings: Settings) -> tuple[FramesBackend | None, tuple[str, ...]]:
+def open_frames(settings: Settings, commits: Commits | None = None) -> tuple[FramesBackend | None, tuple[str, ...]]:
     """What judges frames below IP, or a warning where the kernel cannot; called in the thread that will use it."""
     from nova_netagent.backend.frames import KernelFrames
 
-    frames = KernelFrames(settings.firewall.wrap_name)
+    frames = KernelFrames(settings.firewall.wrap_name, commits)
     reason = frames.supported()
     if reason is None:
         return frames, ()
@@ -115,9 +116,10 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
     """
     events = metrics.dnsmasq_events_total
     chosen = _choose_backend(settings)
-    frames, warnings = open_frames(settings)
+    commits = Commits()
+    frames, warnings = open_frames(settings, commits)
     return Host(
-        rules=_open_backend(chosen.name, settings),
+        rules=_open_backend(chosen.name, settings, commits),
         leftovers=_open_leftovers(settings, chosen),
         links=open_links(settings, on_change),
         frames=frames,

@@ -1,6 +1,6 @@
 """The compiler: desired state and settings in, rules and links out. Pure, ordered once, memoised."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from msgspec import Struct
@@ -60,6 +60,7 @@ class Compiler:
         self.tables = frozenset(ALL_TABLES if tables is None else tables)
         self.families = tuple(family for family in FAMILIES if all(t in self.tables for t in needed(family)))
         self.has_nat = TableId(4, "nat") in self.tables
+        self._owner = Owner(settings.firewall.wrap_name)
         self._memo = Memo()
 
     def compile(self, state: DesiredState, refused: Mapping[Key, str] | None = None) -> Compiled:
@@ -72,25 +73,24 @@ class Compiler:
         scope = Scope(
             resolved=resolved,
             settings=self._settings,
-            owner=Owner(self._settings.firewall.wrap_name),
+            owner=self._owner,
             names=names_of(resolved, memo),
             families=self.families,
         )
         placed = Placed()
         skeleton.place(scope, placed)
-        cut_sets = list(cut.place(scope, placed))
+        cut_sets = memo.intern("cut sets", {each.name: each for each in cut.place(scope, placed)})
         metadata.place(scope, placed)
         fixed_range.place(scope, placed)
         network.place(scope, placed)
         security_group.place_provider(scope, placed)
         used = instance.place(scope, memo, placed)
-        sets = security_group.place(scope, memo, placed, used)
+        group_sets = security_group.place(scope, memo, placed, used)
         floating_ip.place(scope, placed)
         zones.place(scope, placed)
-        sets |= {each.name: each for each in cut_sets}
         whereabouts = (resolved.networks, resolved.ports, resolved.floating_ips)
         compiled = Compiled(
-            ruleset=_gather(scope, memo, placed, sets, self.tables),
+            ruleset=_gather(scope, memo, placed, [cut_sets, *group_sets], self.tables),
             links=memo.get("links", whereabouts, partial(links.links_of, scope)),
             frames=memo.get("frames", whereabouts, partial(frames.wanted, scope, memo)),
             servers=memo.get("servers", (*whereabouts, state.instances), partial(dhcp.services, scope, state, memo)),
@@ -107,7 +107,7 @@ def needed(family: Family) -> tuple[TableId, ...]:
 
 
 def _gather(
-    scope: Scope, memo: Memo, placed: Placed, sets: Mapping[str, IpSet], present: Collection[TableId]
+    scope: Scope, memo: Memo, placed: Placed, sets: Sequence[Mapping[str, IpSet]], present: Collection[TableId]
 ) -> Ruleset:
     tables = {}
     for family in scope.families:
@@ -115,11 +115,18 @@ def _gather(
             id_ = TableId(family, name)
             if id_ not in present:
                 continue
-            chains = placed.chains.get(id_, {})
-            for chain, rules in placed.rules[id_].items():
-                chains[chain] = memo.intern((id_, chain), Chain(chain, tuple(rules)))
-            tables[id_] = memo.intern(id_, Table(id_, chains, skeleton.hooks(name, scope.owner)))
-    return Ruleset(tables, sets)
+            single = {
+                chain: memo.intern((id_, chain), Chain(chain, tuple(rules)))
+                for chain, rules in placed.rules[id_].items()
+            }
+            chains = memo.merged(("chains", id_), [single, *placed.chains.get(id_, ())], _name)
+            hooks = skeleton.hooks(name, scope.owner)
+            tables[id_] = memo.get(id_, (chains, hooks), partial(Table, id_, chains, hooks))
+    return Ruleset(tables, memo.merged("sets", sets, _name))
+
+
+def _name(each: Chain | IpSet) -> str:
+    return each.name
 
 
 def empty_ruleset(settings: Settings) -> Ruleset:

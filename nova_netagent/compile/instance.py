@@ -20,6 +20,7 @@ from nova_netagent.compile.parts import Placed, Reasoned, Scope, chain_of, netwo
 from nova_netagent.compile.resolve import Port, Side
 from nova_netagent.compile.uplinks import uplink_of
 from nova_netagent.model import values
+from nova_netagent.model.lineage import changed, follow
 from nova_netagent.netfilter.rule import (
     DROP,
     FAMILIES,
@@ -34,7 +35,7 @@ from nova_netagent.netfilter.rule import (
     Target,
 )
 
-Used = Mapping[Side, set[str]]
+Used = Mapping[Side, frozenset[str]]
 """The groups whose chains are jumped to."""
 
 _Pattern = Callable[[str], Physdev]
@@ -127,28 +128,30 @@ def _place(pieces: Mapping[str, Piece], scope: Scope, memo: Memo) -> _Placed:
     used: dict[Side, set[str]] = {}
     for side, group_id in {each for piece in all_pieces for own_family in piece.families for each in own_family.used}:
         used.setdefault(side, set()).add(group_id)
-    return _Placed(placed, used)
+    return _Placed(placed, {side: part.intern(("used", side), frozenset(ids)) for side, ids in used.items()})
 
 
 class _Layer(Struct, frozen=True):
     """The chains of all instances, and what they were made from."""
 
     pieces: Mapping[str, Piece]
-    chains: Mapping[TableId, dict[str, Chain]]
+    chains: Mapping[TableId, Mapping[str, Chain]]
 
 
 def _chains(pieces: Mapping[str, Piece], last: _Layer | None) -> _Layer:
     """The chains of all instances; those of last time, but for the instances that came, went or changed."""
-    before = last.pieces if last is not None else {}
-    chains = {table: dict(found) for table, found in last.chains.items()} if last is not None else {}
-    for id_, piece in before.items():
-        if pieces.get(id_) is not piece:
-            for table, name, _chain in piece.chains():
-                del chains[table][name]
-    for id_, piece in pieces.items():
-        if before.get(id_) is not piece:
-            for table, name, chain in piece.chains():
-                chains.setdefault(table, {})[name] = chain
+    last = last or _Layer({}, {})
+    put: dict[TableId, dict[str, Chain]] = {}
+    gone: dict[TableId, set[str]] = {}
+    for id_ in changed(last.pieces, pieces):
+        for table, name, _chain in last.pieces[id_].chains() if id_ in last.pieces else ():
+            gone.setdefault(table, set()).add(name)
+        for table, name, chain in pieces[id_].chains() if id_ in pieces else ():
+            put.setdefault(table, {})[name] = chain
+    chains = dict(last.chains)
+    for table in put.keys() | gone.keys():
+        new = put.get(table, {})
+        chains[table] = follow(chains.get(table, {}), new, gone.get(table, set()) - new.keys())
     return _Layer(pieces, chains)
 
 

@@ -4,8 +4,11 @@ The model is frozen, so an object that is the same object gives the same result:
 costs what it touches, not what the host holds.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple, TypeVar, cast
+
+from nova_netagent.model.lineage import changed, follow, ordered
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -59,33 +62,71 @@ class Memo:
         if same and sources is last.sources:
             self._used[key] = (depends_on, last)
             return last.results
-        results: dict[str, Any] = {}
+        others = changed(last.sources, sources)
+        made: dict[str, Any] = {}
         narrow: dict[str, tuple[object, ...]] = {}
-        other = len(sources) != len(last.results)
-        before, old, old_narrow = last.sources, last.results, last.narrow
-        for id_, source in sources.items():
-            kept = old.get(id_)
-            is_kept = kept is not None and before.get(id_) is source
+        for id_ in others if same else sources:
+            if id_ not in sources:
+                continue
+            source, kept = sources[id_], last.results.get(id_)
+            is_kept = kept is not None and last.sources.get(id_) is source
             if narrowed is not None:
-                if is_kept and same:
-                    narrow[id_] = old_narrow[id_]
-                else:
-                    narrow[id_] = now = narrowed(id_, source)
-                    is_kept = is_kept and _same(old_narrow[id_], now)
+                narrow[id_] = now = narrowed(id_, source)
+                is_kept = is_kept and _same(last.narrow[id_], now)
             elif not same:
                 is_kept = False
-            if is_kept:
-                results[id_] = kept
-                continue
-            made = make(id_, source, kept)
-            if kept is not None and made == kept:
-                made = kept
-            results[id_] = made
-            other = other or made is not kept
-        if not other and list(results) == list(old):
-            results = old
+            if not is_kept:
+                result = make(id_, source, kept)
+                if kept is None or result != kept:
+                    made[id_] = result
+        gone = [id_ for id_ in others if id_ not in sources and id_ in last.results]
+        results = follow(last.results, made, gone)
+        if list(results) != list(sources):
+            results = ordered(results, {id_: results[id_] for id_ in sources})
+        if narrowed is not None:
+            narrow = {**last.narrow, **narrow}
+            for id_ in gone:
+                del narrow[id_]
         self._used[key] = (depends_on, _Each(sources, results, narrow))
         return results
+
+    def merged(self, key: Hashable, parts: Sequence[Mapping[Any, T]], name: Callable[[T], str]) -> Mapping[str, T]:
+        """The values of several mappings by names of their own, of which no two are alike.
+
+        The very mapping of last time where it is the same; otherwise made from it.
+        """
+        known = self._used.get(key) or self._known.get(key)
+        last: _Merged = known[1] if known is not None else _NOT_MERGED
+        put: dict[str, Any] = {}
+        gone: dict[str, None] = {}
+        for before, after in zip_longest(last.parts, parts, fillvalue=_NONE):
+            for id_ in changed(before, after):
+                if id_ in before:
+                    gone[name(before[id_])] = None
+                if id_ in after:
+                    put[name(after[id_])] = after[id_]
+        whole = follow(last.whole, put, [each for each in gone if each not in put])
+        self._used[key] = ((), _Merged(tuple(parts), whole))
+        return whole
+
+    def picked(self, key: Hashable, source: Mapping[str, S], ids: frozenset[str]) -> Mapping[str, S]:
+        """The part of a mapping that these keys have, all of which it has; made from that of last time."""
+        known = self._used.get(key) or self._known.get(key)
+        last: _Picked = known[1] if known is not None else _NOT_PICKED
+        put = {id_: source[id_] for id_ in changed(last.source, source) if id_ in ids}
+        put |= {id_: source[id_] for id_ in ids - last.ids}
+        part = follow(last.part, put, last.ids - ids)
+        self._used[key] = ((), _Picked(source, ids, part))
+        return part
+
+    def keys(self, key: Hashable, source: Mapping[str, object]) -> frozenset[str]:
+        """The keys of a mapping: the same object as long as they are the same."""
+        known = self._used.get(key) or self._known.get(key)
+        before, keys = known[1] if known is not None else (_NONE, frozenset())
+        if any((id_ in before) != (id_ in source) for id_ in changed(before, source)):
+            keys = frozenset(source)
+        self._used[key] = ((), (source, keys))
+        return cast("frozenset[str]", keys)
 
     def last(self, key: Hashable) -> Any:
         """The result of last time, whatever it depended on; ``None`` where there is none."""
@@ -118,11 +159,29 @@ class _Each(NamedTuple):
     """What is remembered of many results."""
 
     sources: Mapping[str, Any]
-    results: dict[str, Any]
+    results: Mapping[str, Any]
     narrow: dict[str, tuple[object, ...]]
 
 
+class _Merged(NamedTuple):
+    """What is remembered of mappings that became one."""
+
+    parts: tuple[Mapping[Any, Any], ...]
+    whole: Mapping[str, Any]
+
+
+class _Picked(NamedTuple):
+    """What is remembered of a part of a mapping."""
+
+    source: Mapping[str, Any]
+    ids: frozenset[str]
+    part: Mapping[str, Any]
+
+
+_NONE: Mapping[Any, Any] = {}
 _NOTHING = _Each({}, {}, {})
+_NOT_MERGED = _Merged((), {})
+_NOT_PICKED = _Picked({}, frozenset(), {})
 
 
 def _same(known: tuple[object, ...], given: tuple[object, ...]) -> bool:

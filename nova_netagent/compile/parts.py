@@ -76,27 +76,24 @@ class Placed:
 
     def __init__(self) -> None:
         self.rules: dict[TableId, dict[str, list[Rule]]] = {}
-        self.chains: dict[TableId, dict[str, Chain]] = {}
+        self.chains: dict[TableId, list[Mapping[str, Chain]]] = {}
+        """Whole chains, by whatever they are told apart by; no two of a table have the same name."""
 
     def add(self, family: Family, table: str, chain: str, *rules: Rule) -> None:
         """Append rules to a chain, which comes to be if it is not there."""
         self.rules.setdefault(TableId(family, table), {}).setdefault(chain, []).extend(rules)
 
-    def add_chain(self, family: Family, table: str, chain: Chain) -> None:
-        """Add a whole chain, kept as the object it is."""
-        self.add_chains(family, table, {chain.name: chain})
-
     def add_all(self, other: "Placed") -> None:
         """Add what was gathered elsewhere."""
-        for table, chains in other.chains.items():
-            self.add_chains(table.family, table.name, chains)
+        for table, found in other.chains.items():
+            self.chains.setdefault(table, []).extend(found)
         for table, lists in other.rules.items():
             for chain, rules in lists.items():
                 self.add(table.family, table.name, chain, *rules)
 
     def add_chains(self, family: Family, table: str, chains: Mapping[str, Chain]) -> None:
-        """Add whole chains by name."""
-        self.chains.setdefault(TableId(family, table), {}).update(chains)
+        """Add whole chains, kept as the objects they are."""
+        self.chains.setdefault(TableId(family, table), []).append(chains)
 
 
 Reasoned = tuple[Rule, str]

@@ -28,6 +28,7 @@ from nova_netagent.model import (
     protocols,
     values,
 )
+from nova_netagent.model.lineage import changed, ordered
 from nova_netagent.netfilter.rule import Family
 from nova_netagent.settings import Settings
 
@@ -139,14 +140,14 @@ def resolve(
     holders = memo.intern("holders", claimed.holders)
     ports = _ports(state, networks, groups, holders, memo.intern("host's own", named.hosts_own), refused, memo)
     troubled = memo.get("troubled", (ports,), lambda: _troubled(ports))
-    missing = memo.get("missing", (groups, state.security_groups), lambda: _missing(groups, state))
+    missing = _missing(groups, memo.keys("described groups", state.security_groups), memo)
     for key, found in (*troubled.items(), *missing.items()):
         problems.setdefault(key, []).extend(found)
     return Resolved(
         networks=networks,
         ports=ports,
         groups=groups,
-        known_groups=memo.intern("known groups", frozenset(groups)),
+        known_groups=memo.keys("known groups", groups),
         floating_ips=memo.intern("floating IPs", tuple(_floating_ips(state, networks, ports, without, problems))),
         provider_rules=tuple(r for r in state.of(ProviderRule) if ("provider_rules", r.id) not in refused),
         problems={key: tuple(found) for key, found in problems.items()},
@@ -163,13 +164,18 @@ def _troubled(ports: Mapping[str, tuple[Port, ...]]) -> Mapping[Key, list[Proble
     return found
 
 
-def _missing(groups: Mapping[str, Group], state: DesiredState) -> Mapping[Key, list[Problem]]:
-    found: dict[Key, list[Problem]] = {
-        ("security_groups", id_): list(_missing_remotes(group.definition, state))
-        for id_, group in groups.items()
-        if any(remote not in state.security_groups for remotes in group.remotes.values() for remote in remotes)
-    }
-    return found
+def _missing(groups: Mapping[str, Group], described: frozenset[str], memo: Memo) -> Mapping[Key, tuple[Problem, ...]]:
+    """What the groups lack whose rules name groups that are not described."""
+
+    def lacks(_id: str, group: Group, _last: tuple[Problem, ...] | None) -> tuple[Problem, ...]:
+        return tuple(_missing_remotes(group.definition, described))
+
+    lacking = memo.each("lacking", groups, (described,), lacks)
+    return memo.get(
+        "missing",
+        (lacking,),
+        lambda: {(SecurityGroup.KIND, id_): problems for id_, problems in lacking.items() if problems},
+    )
 
 
 def _usable_networks(
@@ -290,15 +296,14 @@ def _claimed_anew(state: DesiredState, last: _Claimed) -> Oldest | None:
     """The claims of last time, changed by those that came and went; ``None`` where one is contested."""
     oldest = dict(last.oldest)
     before, after = last.instances, state.instances
-    for id_, entry in before.items():
-        if after.get(id_) is not entry:
-            for claim in entry.since:
-                del oldest[claim[:-1]]
-    for id_, entry in after.items():
-        if before.get(id_) is not entry:
-            for claim, since in entry.since.items():
-                if oldest.setdefault(claim[:-1], (since, claim))[1] is not claim:
-                    return None
+    others = changed(before, after)
+    for id_ in others:
+        for claim in before[id_].since if id_ in before else ():
+            del oldest[claim[:-1]]
+    for id_ in others:
+        for claim, since in after[id_].since.items() if id_ in after else ():
+            if oldest.setdefault(claim[:-1], (since, claim))[1] is not claim:
+                return None
     return oldest
 
 
@@ -359,7 +364,11 @@ def _ports(
         why = refused.get(("instances", id_)) if refused else None
         return _make_ports(entry.object, networks, judges, holders, hosts_own, why)
 
-    instances = memo.get("sorted", (state.instances,), lambda: dict(sorted(state.instances.items())))
+    instances = memo.get(
+        "sorted",
+        (state.instances,),
+        lambda: ordered(memo.last("sorted") or {}, dict(sorted(state.instances.items()))),
+    )
     return memo.each("ports", instances, (networks, judges, holders, hosts_own, refused), make, narrowed)
 
 
@@ -451,11 +460,11 @@ def _address_problem(address: str, network: Network | None, holder: str | None) 
     return None
 
 
-def _missing_remotes(group: SecurityGroup, state: DesiredState) -> Iterable[Problem]:
+def _missing_remotes(group: SecurityGroup, described: frozenset[str]) -> Iterable[Problem]:
     return [
         ("pending", f"rule {rule.id} waits for security group {rule.remote_group_id}")
         for rule in group.rules
-        if rule.remote_group_id is not None and rule.remote_group_id not in state.security_groups
+        if rule.remote_group_id is not None and rule.remote_group_id not in described
     ]
 
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.parts import Placed, Reasoned, Scope, chain_of, network
-from nova_netagent.compile.resolve import Direction, Group, Side
+from nova_netagent.compile.resolve import Direction, Group, Port, Side
 from nova_netagent.model import SecurityGroup, SecurityGroupRule, protocols, values
+from nova_netagent.model.lineage import changed, follow
 from nova_netagent.netfilter.rule import (
     ACCEPT,
     DROP,
@@ -26,7 +27,6 @@ from nova_netagent.netfilter.rule import (
     PortRange,
     Ports,
     Rule,
-    TableId,
 )
 
 _CHAIN_KIND: Mapping[Direction, str] = {"ingress": "sgi", "egress": "sge"}
@@ -46,35 +46,36 @@ def set_name(group_id: str, family: Family, scope: Scope) -> str:
     return scope.owner.set(f"g{family}-{scope.names.groups[group_id]}")
 
 
-def place(scope: Scope, memo: Memo, placed: Placed, used: Mapping[Side, Iterable[str]]) -> dict[str, IpSet]:
-    """The chains of the groups that some vif's chain jumps to, and the sets their rules name."""
-    groups = scope.resolved.groups
-    remotes: set[tuple[str, Family]] = set()
+def place(scope: Scope, memo: Memo, placed: Placed, used: Mapping[Side, frozenset[str]]) -> list[Mapping[str, IpSet]]:
+    """The chains of the groups that some vif's chain jumps to, and by family the sets that their rules name."""
+    known_groups = scope.resolved.known_groups
+    remotes: dict[Family, list[_Remotes]] = {family: [] for family in scope.families}
     for side, group_ids in used.items():
         direction, family = side
-        table = TableId(family, "filter" if direction == "ingress" else "mangle")
-        members = memo.get(("used groups", side), (groups, group_ids), partial(_picked, groups, group_ids))
+        members = memo.picked(("used groups", side), scope.resolved.groups, group_ids)
         chains = _Chains(side, scope)
-        made = memo.each(
-            ("group chains", side), members, (scope.resolved.known_groups, scope.names), chains.make, chains.names
-        )
-        placed.add_chains(family, table.name, memo.get(("named", side), (made,), partial(_by_name, made)))
-        remotes |= {
-            (remote, family)
-            for group in members.values()
-            if group.remotes
-            for remote in group.remotes.get(side, ())
-            if remote in groups
-        }
-    return {each.name: each for each in _sets(scope, memo, memo.intern("remotes", frozenset(remotes)))}
+        made = memo.each(("group chains", side), members, (known_groups, scope.names), chains.make, chains.names)
+        placed.add_chains(family, "filter" if direction == "ingress" else "mangle", made)
+        remotes[family].append(memo.each(("remotes", side), members, (), partial(_remotes, side)))
+    wanted = {
+        family: memo.get(("wanted sets", family), (known_groups, *named), partial(_wanted, known_groups, named))
+        for family, named in remotes.items()
+    }
+    return [
+        _sets(scope, memo, family, memo.intern(("set groups", family), ids)) for family, ids in wanted.items() if ids
+    ]
 
 
-def _picked(groups: Mapping[str, Group], ids: Iterable[str]) -> Mapping[str, Group]:
-    return {id_: groups[id_] for id_ in ids}
+_Remotes = Mapping[str, tuple[str, ...]]
+"""The groups that each group's rules name."""
 
 
-def _by_name(chains: Mapping[str, Chain]) -> Mapping[str, Chain]:
-    return {chain.name: chain for chain in chains.values()}
+def _remotes(side: Side, _id: str, group: Group, _last: tuple[str, ...] | None) -> tuple[str, ...]:
+    return group.remotes.get(side, ())
+
+
+def _wanted(known: frozenset[str], remotes: Iterable[_Remotes]) -> frozenset[str]:
+    return known & {remote for each in remotes for ids in each.values() for remote in ids}
 
 
 class _Chains:
@@ -189,65 +190,54 @@ def _port_range(low: int | None, high: int | None) -> PortRange | None:
     return None if low is None or high is None or (low, high) == (0, 65535) else (low, high)
 
 
-def _sets(scope: Scope, memo: Memo, wanted: frozenset[tuple[str, Family]]) -> Iterable[IpSet]:
-    if not wanted:
-        return ()
-    groups, ports = scope.resolved.groups, scope.resolved.ports
-    members = memo.get("members", (ports,), lambda: _members(scope, memo.last("members")))
-    # By the set's name, which has the family in it and is one group's alone.
-    sources = memo.get(
-        "set sources", (groups, wanted, scope.names), lambda: _named(scope, wanted, memo.last("set sources") or {})
-    )
+def _sets(scope: Scope, memo: Memo, family: Family, ids: frozenset[str]) -> Mapping[str, IpSet]:
+    """The sets of these groups' members in a family, by group."""
+    ports = scope.resolved.ports
+    members = memo.get("members", (ports,), lambda: _members(ports, memo.last("members")))
 
-    def here(name: str, source: "_Source") -> tuple[object, ...]:
-        return (members.get((source.id, source.family)),)
+    def here(id_: str, _group: Group) -> tuple[object, ...]:
+        return members.here.get((id_, family)), scope.names.groups[id_]
 
-    def make(name: str, source: "_Source", _last: IpSet | None) -> IpSet:
-        definition = groups[source.id].definition
-        found = members.get((source.id, source.family), frozenset())
-        return _set(name, source.id, source.family, found, definition.members or ())
+    def make(id_: str, group: Group, _last: IpSet | None) -> IpSet:
+        found = members.here.get((id_, family), {})
+        elsewhere = frozenset(cidr for cidr in group.definition.members or () if (":" in cidr) == (family == 6))
+        origin = (SecurityGroup.KIND, id_, "members")
+        return IpSet(set_name(id_, family, scope), family, elsewhere.union(*found.values()), origin)
 
-    return memo.each("sets", sources, (members,), make, here).values()
+    picked = memo.picked(("set groups picked", family), scope.resolved.groups, ids)
+    return memo.each(("sets", family), picked, (members, scope.names), make, here)
 
 
-class _Source(NamedTuple):
-    """What a set is made from, but for the addresses of members here."""
+class _Members(NamedTuple):
+    """Who of the instances here is a member of what, and what they were told from."""
 
-    id: str
-    family: Family
-    elsewhere: tuple[str, ...] | None
-
-
-def _named(scope: Scope, wanted: Iterable[tuple[str, Family]], last: Mapping[str, _Source]) -> Mapping[str, _Source]:
-    found = {}
-    for id_, family in sorted(wanted):
-        name = set_name(id_, family, scope)
-        source = _Source(id_, family, scope.resolved.groups[id_].definition.members)
-        kept = last.get(name)
-        found[name] = kept if kept == source and kept is not None else source
-    return found
+    ports: Mapping[str, tuple[Port, ...]]
+    here: Mapping[tuple[str, Family], Mapping[str, frozenset[str]]]
+    """By group and family the addresses of each instance."""
 
 
-Members = Mapping[tuple[str, Family], frozenset[str]]
+def _members(ports: Mapping[str, tuple[Port, ...]], last: _Members | None) -> _Members:
+    before, here = last or _Members({}, {})
+    touched: dict[tuple[str, Family], dict[str, frozenset[str]]] = {}
+    for id_ in changed(before, ports):
+        old, new = _memberships(before.get(id_, ())), _memberships(ports.get(id_, ()))
+        for key in old.keys() | new.keys():
+            if old.get(key) != new.get(key):
+                its = touched.setdefault(key, dict(here.get(key, {})))
+                its.pop(id_, None)
+                its |= {id_: new[key]} if key in new else {}
+    put = {key: its for key, its in touched.items() if its}
+    return _Members(ports, follow(here, put, [key for key in touched if key not in put]))
 
 
-def _members(scope: Scope, last: Members | None) -> Members:
-    """By group and family the addresses of its members here; the same objects as long as they are equal."""
+def _memberships(ports: Iterable[Port]) -> Mapping[tuple[str, Family], frozenset[str]]:
+    """The addresses of an instance, by the groups and families in which they are."""
     found: dict[tuple[str, Family], set[str]] = {}
-    for port in scope.all_ports:
+    for port in ports:
         for judge in port.groups if port.network is not None else ():
             for address in port.addresses:
                 found.setdefault((judge.id, 6 if ":" in address else 4), set()).add(values.host(address))
-    before = last or {}
-    return {
-        key: kept if (kept := before.get(key)) is not None and kept == addresses else frozenset(addresses)
-        for key, addresses in found.items()
-    }
-
-
-def _set(name: str, group_id: str, family: Family, here: frozenset[str], members: Iterable[str]) -> IpSet:
-    elsewhere = {cidr for cidr in members if (":" in cidr) == (family == 6)}
-    return IpSet(name, family, here | elsewhere, ("security_groups", group_id, "members"))
+    return {key: frozenset(addresses) for key, addresses in found.items()}
 
 
 def place_provider(scope: Scope, placed: Placed) -> None:

@@ -6,6 +6,7 @@ where what instances may send is judged before any NAT.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from nova_netagent.compile import egress, ingress, source
 from nova_netagent.compile.parts import Placed, Scope
@@ -21,6 +22,7 @@ CHAINS: Mapping[str, tuple[str, ...]] = {
 TABLES = tuple(CHAINS)
 
 
+@lru_cache(64)
 def hooks(table: str, owner: Owner) -> tuple[Hook, ...]:
     """Our rules in the chains of a table that are not ours alone."""
     return tuple(_hooks(table, owner))

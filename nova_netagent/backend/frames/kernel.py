@@ -7,6 +7,7 @@ from nova_netagent.backend.frames import layout
 from nova_netagent.backend.frames.layout import CHAINS, RULES, SETS, Elements
 from nova_netagent.backend.frames.plan import FramesPlan, Image, image_of, plan_frames
 from nova_netagent.backend.nft import Batch, Netlink, expressions
+from nova_netagent.backend.nft.commits import Commits, following
 from nova_netagent.backend.nft.netlink import ListedChain, ListedRule, ListedSet
 from nova_netagent.backend.nft.objects import Family, TableId, element_text
 from nova_netagent.backend.nft.statements import Rule
@@ -42,9 +43,11 @@ class KernelFrames:
     """What may pass the bridges of the network namespace that the thread is in. One thread only.
 
     :param wrap_name: the name of the table.
+    :param commits: what others of this agent commit in nf_tables, in the same thread.
     """
 
-    def __init__(self, wrap_name: str) -> None:
+    def __init__(self, wrap_name: str, commits: Commits | None = None) -> None:
+        self._commits = commits or Commits()
         self._table = TableId(Family.BRIDGE, wrap_name)
         self._netlink: Netlink | None = None
         self._known: tuple[int, Image] | None = None
@@ -108,7 +111,7 @@ class KernelFrames:
         :raises Unavailable: the kernel cannot do it now.
         """
         generation, image = self._look(fresh=verify)
-        if desired == self._held:
+        if desired is self._held or desired == self._held:
             return []
         elements = layout.elements(desired)
         plan = plan_frames(image, elements)
@@ -116,7 +119,8 @@ class KernelFrames:
             self._known = self._held = None
             self._kernel.commit(_batch(self._table, plan), generation=generation)
             # The kernel took it on this generation and no other, so the next one is ours.
-            self._known = generation % 0xFFFFFFFF + 1, image_of(elements)
+            self._commits.note(generation, (self._table,))
+            self._known = following(generation), image_of(elements)
         self._held = desired
         return self._lines(plan)
 
@@ -157,8 +161,12 @@ class KernelFrames:
 
     def _look(self, *, fresh: bool) -> tuple[int, Image]:
         """Our table, and the generation of the ruleset in which it is so."""
-        if not fresh and self._known is not None and self._known[0] == self._kernel.generation():
-            return self._known
+        if not fresh and self._known is not None:
+            known, image = self._known
+            generation = self._kernel.generation()
+            if self._commits.spared(self._table, known, generation):
+                self._known = generation, image
+                return self._known
         self._held = None
         self._known = self._kernel.steadily(self._read)
         return self._known

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.nft import Batch, Netlink, expressions
+from nova_netagent.backend.nft.commits import Commits, following
 from nova_netagent.backend.nft.objects import Chain
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.nft.objects import TableId as NftTable
@@ -38,7 +39,6 @@ LOG = logging.getLogger(__name__)
 
 TABLES = tuple(BUILTIN_CHAINS)
 _FAMILIES: dict[Family, NftFamily] = {4: NftFamily.IP, 6: NftFamily.IP6}
-_LAST_GENERATION = 0xFFFFFFFF
 _MUCH = 500
 """From so many messages on a transaction of ours is not listened to."""
 _ATTEMPTS = 20
@@ -52,12 +52,14 @@ class NftablesBackend:
 
     :param wrap_name: their name.
     :param owns_set: whether a set is ours by its name.
+    :param commits: what others of this agent commit in nf_tables, in the same thread.
     """
 
     name = "nftables"
     atomic = True
 
-    def __init__(self, wrap_name: str, owns_set: Callable[[str], bool]) -> None:
+    def __init__(self, wrap_name: str, owns_set: Callable[[str], bool], commits: Commits | None = None) -> None:
+        self._commits = commits or Commits()
         self.see_with = f"nft list table ip {wrap_name} (IPv6: nft list table ip6 {wrap_name})"
         self.lock_wait = 0.0
         self._wrap_name = wrap_name
@@ -421,7 +423,8 @@ class NftablesBackend:
         batch = opened.batch(destroy=False)
         if len(batch):
             self._kernel.commit(batch, generation=generation)
-            generation = _after(generation)
+            self._note_commit(generation)
+            generation = following(generation)
         for family, name in opened.going():
             alone = Batch()
             alone.delete_set(self._table(family), name)
@@ -431,19 +434,24 @@ class NftablesBackend:
                 LOG.warning("%s", error)
                 opened.in_use.append(name)
             else:
-                generation = _after(generation)
+                self._note_commit(generation)
+                generation = following(generation)
         self._forget()
 
     def _remember(self, opened: "_Transaction") -> None:
         # The kernel took it on this generation and no other, so the next one is ours.
         assert self._generation is not None
-        self._generation = _after(self._generation)
+        self._note_commit(self._generation)
+        self._generation = following(self._generation)
         for each in opened.edits.values():
             each.done()
         self._images, self._chains, self._told = opened.images, opened.chains, opened.told
         heard = self._watch is not None and self._watch.skip(self._generation)
         if not heard and self._kernel.generation() != self._generation:
             self._forget()  # somebody came between
+
+    def _note_commit(self, generation: int) -> None:
+        self._commits.note(generation, list(map(self._table, FAMILIES)))
 
     # --- chains
 
@@ -682,11 +690,6 @@ def _trial(family: Family) -> bytes:
     """A rule that asks what only some kernels can answer."""
     asked = (Physdev(incoming="trial"), Conntrack(frozenset({"NEW"})))
     return keys.key(Rule(DROP, matches=asked), family, str)
-
-
-def _after(generation: int) -> int:
-    """The generation after a commit of ours."""
-    return generation % _LAST_GENERATION + 1
 
 
 def _refuse_family(name: str, family: Family, wanted: Iterable[str]) -> None:

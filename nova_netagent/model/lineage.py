@@ -1,0 +1,80 @@
+"""Mappings that know what they were made from: what changed between two of them is told without a search.
+
+The state, and what is compiled from it, are mappings of a thousand things of which a change
+concerns one. Each version of such a mapping is another object, as they are frozen; all versions
+of a line share one log of the keys that changed. Two mappings that are not of a line are compared.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_ABSENT = object()
+_SHORTEST = 1000
+"""So many keys a log may always have; from twice the mapping's own on a search is no longer."""
+
+
+class _Version(dict[K, V]):
+    """One version of a mapping; nobody edits it."""
+
+    __slots__ = ("at", "log")
+
+    def __init__(self, content: Mapping[K, V], log: list[K]) -> None:
+        super().__init__(content)
+        self.log = log
+        self.at = len(log)
+        """How much of the log was written for this version and those before it."""
+
+
+def follow(before: Mapping[K, V], put: Mapping[K, V], gone: Iterable[K] = ()) -> Mapping[K, V]:
+    """The next version of a mapping; the same object where nothing is put and nothing goes.
+
+    One thread makes all versions of a line.
+
+    :param put: the values by their keys, new ones at the end.
+    :param gone: keys that go; all of them are there.
+    """
+    gone = tuple(gone)
+    if not put and not gone:
+        return before
+    after = _Version(before, _log(before))
+    for key in gone:
+        del after[key]
+    after.update(put)
+    after.log += (*put, *gone)
+    after.at = len(after.log)
+    return after
+
+
+def ordered(before: Mapping[K, V], after: Mapping[K, V]) -> Mapping[K, V]:
+    """The next version of a mapping, whole and in an order of its own; the same object where it is the same."""
+    keys = changed(before, after)
+    if not keys and list(before) == list(after):
+        return before
+    made = _Version(after, _log(before))
+    made.log += keys
+    made.at = len(made.log)
+    return made
+
+
+def changed(before: Mapping[K, V], after: Mapping[K, V]) -> Collection[K]:
+    """The keys that have another object in one mapping than in the other, or are in one alone; in no order."""
+    if before is after:
+        return ()
+    if isinstance(before, _Version) and isinstance(after, _Version) and before.log is after.log:
+        low, high = sorted((before.at, after.at))
+        keys = set(after.log[low:high])
+        return [key for key in keys if before.get(key, _ABSENT) is not after.get(key, _ABSENT)]
+    found = [key for key, value in after.items() if before.get(key, _ABSENT) is not value]
+    if len(before) - len(after) + len(found):  # else every key of the one is one of the other
+        found += [key for key in before if key not in after]
+    return found
+
+
+def _log(before: Mapping[K, V]) -> list[K]:
+    """The log for what comes after a mapping: its own, unless another version came after it already."""
+    if isinstance(before, _Version) and before.at == len(before.log) < 2 * len(before) + _SHORTEST:
+        return before.log
+    return []
