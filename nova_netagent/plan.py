@@ -160,20 +160,19 @@ def plan_table(
         resync and not at every change.
     """
     edits: list[Edit[K]] = []
-    shared = [hook for hook in desired.hooks if hook.shared]
-    wanted = [*desired.chains, *(hook.chain for hook in shared)]
-    edits += [AddChain(name) for name in wanted if name not in actual]
-    for name, keys in desired.chains.items():
-        now = actual.get(name, ())
-        if now is not keys:
-            edits += diff_chain(name, now, keys)
+    others = changed(actual, desired.chains)
+    shared = [hook.chain for hook in desired.hooks if hook.shared]
+    edits += [AddChain(name) for name in (*others, *shared) if name not in actual]
+    for name in others:
+        if name in desired.chains:
+            edits += diff_chain(name, actual.get(name, ()), desired.chains[name])
     for hook in desired.hooks:
         now = actual.get(hook.chain, ())
         if hook.shared:
             edits += _edit_shared(hook, now)
         else:
             edits += _edit_builtin(hook, now, placement, keep_position, _others_before(hook, desired, actual, jumps_to))
-    edits += _sweep([name for name in actual if name not in desired.chains and owns(name)], desired, actual, jumps_to)
+    edits += _sweep([name for name in others if name not in desired.chains and owns(name)], desired, actual, jumps_to)
     return TablePlan(desired.id, tuple(edits))
 
 

@@ -22,7 +22,7 @@ from nova_netagent.compile.resolve import Port
 from nova_netagent.compile.skeleton import hooks
 from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
-from nova_netagent.model import Key
+from nova_netagent.model import Key, lineage
 from nova_netagent.netfilter.frames import Frames
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import IpSet, Ruleset, Table, TableId
@@ -336,8 +336,7 @@ class Reconciler:
         actual_sets = self._backend.read_sets() if verify or known is None else known
         self._sets = None
         set_plan = plan_sets(ruleset.sets, actual_sets, self._owner.owns_set)
-        for table in changed:
-            self._tables.pop(table.id, None)
+        before = {table.id: self._tables.pop(table.id, None) for table in changed}
         with self._backend.transaction():
             self._backend.prepare_sets(set_plan)
             for table in changed:
@@ -347,7 +346,7 @@ class Reconciler:
         self._sets = ruleset.sets
         for table in changed:
             self._tables[table.id] = table
-            self._count_rules(table)
+            self._count_rules(table, before[table.id])
         self._count_sets(set_plan, outcome)
 
     def _finish_sets(self, plan: SetPlan, backend: Backend[Any] | None = None) -> None:
@@ -409,10 +408,16 @@ class Reconciler:
             outcome.edits[kind.__name__.lower()] += count
         outcome.plans.append(partial(self._lines, plan, backend))
 
-    def _count_rules(self, table: Table) -> None:
+    def _count_rules(self, table: Table, before: Table | None) -> None:
         labels = (str(table.id.family), table.id.name)
         self._metrics.chains.labels(*labels).set(len(table.chains))
-        self._metrics.rules.labels(*labels).set(sum(len(chain.rules) for chain in table.chains.values()))
+        if before is None:
+            self._metrics.rules.labels(*labels).set(sum(len(chain.rules) for chain in table.chains.values()))
+        else:
+            others = lineage.changed(before.chains, table.chains)
+            come = sum(len(table.chains[name].rules) for name in others if name in table.chains)
+            gone = sum(len(before.chains[name].rules) for name in others if name in before.chains)
+            self._metrics.rules.labels(*labels).inc(come - gone)
 
     def _lines(self, plan: TablePlan[Any], backend: Backend[Any] | None = None) -> Iterator[str]:
         describe = (backend or self._backend).describe

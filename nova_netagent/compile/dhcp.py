@@ -15,7 +15,7 @@ from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.metadata import METADATA_IP
 from nova_netagent.compile.parts import Scope
 from nova_netagent.compile.resolve import Port
-from nova_netagent.model import DesiredState, Instance, Network, values
+from nova_netagent.model import DesiredState, Entry, Instance, Network, values
 from nova_netagent.settings import Settings
 
 MOST_LEASES = 65536
@@ -104,11 +104,9 @@ def services(scope: Scope, state: DesiredState, memo: Memo) -> Mapping[str, Dhcp
             served.setdefault(network.bridge, []).append(network)
     clients: dict[str, list[_Client]] = {bridge: [] for bridge in served}
     domain = domain_name(scope.settings.network.dhcp_domain)
-    for id_, ports in scope.resolved.ports.items() if served else ():
-        instance = state.instances[id_].object
-        assert isinstance(instance, Instance)
-        make = partial(_clients, ports, instance.hostname, domain)
-        for client in part.get(("dhcp client", id_), (ports, instance), make):
+    owners = part.paired("owners", scope.resolved.ports if served else {}, state.instances)
+    for its in part.each("clients", owners, (domain,), partial(_clients, domain)).values():
+        for client in its:
             if client.network.bridge in clients:
                 clients[client.network.bridge].append(client)
     found = {}
@@ -154,8 +152,11 @@ def domain_name(text: str) -> str:
 # --- clients
 
 
-def _clients(ports: Iterable[Port], hostname: str | None, domain: str) -> tuple[_Client, ...]:
-    name = host_name(hostname)
+def _clients(domain: str, _id: str, owner: tuple[tuple[Port, ...], Entry | None], _last: object) -> tuple[_Client, ...]:
+    ports, entry = owner
+    assert entry is not None
+    assert isinstance(entry.object, Instance)
+    name = host_name(entry.object.hostname)
     return tuple(
         _client(port.network, port, name, domain) for port in ports if port.network is not None and port.addresses
     )

@@ -1,7 +1,6 @@
 """What may pass the bridges below IP: every vif as itself, and what a network asks of its uplink."""
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 
 from msgspec import Struct
 
@@ -37,8 +36,8 @@ def wanted(scope: Scope, memo: Memo) -> WantedFrames:
     part = memo.part("frames")
     secured: list[Secured] = []
     closed: list[Closed] = []
-    for id_, ports in scope.resolved.ports.items():
-        for each in part.get(("frames", id_), (ports,), partial(_vifs, ports)):
+    for vifs in part.each("vifs", scope.resolved.ports, (), _vifs).values():
+        for each in vifs:
             if isinstance(each, Secured):
                 secured.append(each)
             elif not scope.settings.network.manage_links:  # on a bridge of ours it is no port
@@ -54,7 +53,7 @@ def wanted(scope: Scope, memo: Memo) -> WantedFrames:
     return WantedFrames(frames, _bridges(networks, scope))
 
 
-def _vifs(ports: tuple[Port, ...]) -> tuple[Secured | Closed, ...]:
+def _vifs(_id: str, ports: tuple[Port, ...], _last: object) -> tuple[Secured | Closed, ...]:
     return tuple(each for port in ports if port.holds_device and (each := _judged(port)) is not None)
 
 

@@ -6,6 +6,7 @@ costs what it touches, not what the host holds.
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import zip_longest
+from operator import is_
 from typing import Any, NamedTuple, TypeVar, cast
 
 from nova_netagent.model.lineage import changed, follow, ordered
@@ -119,6 +120,18 @@ class Memo:
         self._used[key] = ((), _Picked(source, ids, part))
         return part
 
+    def paired(self, key: Hashable, left: Mapping[str, S], right: Mapping[str, T]) -> Mapping[str, tuple[S, T | None]]:
+        """What two mappings have for each key of the first; made from what they had last time."""
+        known = self._used.get(key) or self._known.get(key)
+        last: _Paired = known[1] if known is not None else _NOT_PAIRED
+        others = {*changed(last.left, left), *changed(last.right, right)}
+        put = {id_: (left[id_], right.get(id_)) for id_ in others if id_ in left}
+        pairs = follow(last.pairs, put, [id_ for id_ in others if id_ in last.left and id_ not in left])
+        if list(pairs) != list(left):
+            pairs = ordered(pairs, {id_: pairs[id_] for id_ in left})
+        self._used[key] = ((), _Paired(left, right, pairs))
+        return pairs
+
     def keys(self, key: Hashable, source: Mapping[str, object]) -> frozenset[str]:
         """The keys of a mapping: the same object as long as they are the same."""
         known = self._used.get(key) or self._known.get(key)
@@ -178,16 +191,25 @@ class _Picked(NamedTuple):
     part: Mapping[str, Any]
 
 
+class _Paired(NamedTuple):
+    """What is remembered of two mappings that were laid side by side."""
+
+    left: Mapping[str, Any]
+    right: Mapping[str, Any]
+    pairs: Mapping[str, tuple[Any, Any]]
+
+
 _NONE: Mapping[Any, Any] = {}
 _NOTHING = _Each({}, {}, {})
 _NOT_MERGED = _Merged((), {})
 _NOT_PICKED = _Picked({}, frozenset(), {})
+_NOT_PAIRED = _Paired({}, {}, {})
 
 
 def _same(known: tuple[object, ...], given: tuple[object, ...]) -> bool:
     if len(known) != len(given):
         return False
-    if known == ():
+    if all(map(is_, known, given)):
         return True
     # A plain loop: this runs some thousand times for a change, and a generator costs twice as much.
     for a, b in zip(known, given, strict=True):

@@ -16,6 +16,7 @@ from nova_netagent.model.lineage import changed, follow
 from nova_netagent.netfilter.rule import (
     ACCEPT,
     DROP,
+    FAMILIES,
     Chain,
     Family,
     Icmp,
@@ -195,39 +196,50 @@ def _sets(scope: Scope, memo: Memo, family: Family, ids: frozenset[str]) -> Mapp
     ports = scope.resolved.ports
     members = memo.get("members", (ports,), lambda: _members(ports, memo.last("members")))
 
-    def here(id_: str, _group: Group) -> tuple[object, ...]:
-        return members.here.get((id_, family)), scope.names.groups[id_]
+    def name(id_: str, _source: _Source) -> tuple[object, ...]:
+        return (scope.names.groups[id_],)
 
-    def make(id_: str, group: Group, _last: IpSet | None) -> IpSet:
-        found = members.here.get((id_, family), {})
+    def make(id_: str, source: _Source, _last: IpSet | None) -> IpSet:
+        group, here = source
         elsewhere = frozenset(cidr for cidr in group.definition.members or () if (":" in cidr) == (family == 6))
         origin = (SecurityGroup.KIND, id_, "members")
-        return IpSet(set_name(id_, family, scope), family, elsewhere.union(*found.values()), origin)
+        return IpSet(set_name(id_, family, scope), family, elsewhere.union(*(here or {}).values()), origin)
 
     picked = memo.picked(("set groups picked", family), scope.resolved.groups, ids)
-    return memo.each(("sets", family), picked, (members, scope.names), make, here)
+    sources = memo.paired(("set sources", family), picked, members.here[family])
+    return memo.each(("sets", family), sources, (scope.names,), make, name)
+
+
+_Addresses = Mapping[str, frozenset[str]]
+"""Of a group's members here, by instance."""
+_Source = tuple[Group, _Addresses | None]
 
 
 class _Members(NamedTuple):
     """Who of the instances here is a member of what, and what they were told from."""
 
     ports: Mapping[str, tuple[Port, ...]]
-    here: Mapping[tuple[str, Family], Mapping[str, frozenset[str]]]
-    """By group and family the addresses of each instance."""
+    here: Mapping[Family, Mapping[str, _Addresses]]
+    """By family and group."""
 
 
 def _members(ports: Mapping[str, tuple[Port, ...]], last: _Members | None) -> _Members:
-    before, here = last or _Members({}, {})
-    touched: dict[tuple[str, Family], dict[str, frozenset[str]]] = {}
+    before, here = last or _Members({}, {family: {} for family in FAMILIES})
+    touched: dict[Family, dict[str, dict[str, frozenset[str]]]] = {family: {} for family in FAMILIES}
     for id_ in changed(before, ports):
         old, new = _memberships(before.get(id_, ())), _memberships(ports.get(id_, ()))
         for key in old.keys() | new.keys():
             if old.get(key) != new.get(key):
-                its = touched.setdefault(key, dict(here.get(key, {})))
+                group_id, family = key
+                its = touched[family].setdefault(group_id, dict(here[family].get(group_id, {})))
                 its.pop(id_, None)
                 its |= {id_: new[key]} if key in new else {}
-    put = {key: its for key, its in touched.items() if its}
-    return _Members(ports, follow(here, put, [key for key in touched if key not in put]))
+    return _Members(ports, {family: _edited(here[family], groups) for family, groups in touched.items()})
+
+
+def _edited(here: Mapping[str, _Addresses], touched: Mapping[str, _Addresses]) -> Mapping[str, _Addresses]:
+    put = {id_: its for id_, its in touched.items() if its}
+    return follow(here, put, [id_ for id_ in touched if id_ in here and id_ not in put])
 
 
 def _memberships(ports: Iterable[Port]) -> Mapping[tuple[str, Family], frozenset[str]]:

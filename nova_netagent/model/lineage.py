@@ -60,12 +60,12 @@ def ordered(before: Mapping[K, V], after: Mapping[K, V]) -> Mapping[K, V]:
 
 
 def changed(before: Mapping[K, V], after: Mapping[K, V]) -> Collection[K]:
-    """The keys that have another object in one mapping than in the other, or are in one alone; in no order."""
+    """The keys that have another object in one mapping than in the other, or are in one alone."""
     if before is after:
         return ()
     if isinstance(before, _Version) and isinstance(after, _Version) and before.log is after.log:
         low, high = sorted((before.at, after.at))
-        keys = set(after.log[low:high])
+        keys = dict.fromkeys(after.log[low:high])
         return [key for key in keys if before.get(key, _ABSENT) is not after.get(key, _ABSENT)]
     found = [key for key, value in after.items() if before.get(key, _ABSENT) is not value]
     if len(before) - len(after) + len(found):  # else every key of the one is one of the other

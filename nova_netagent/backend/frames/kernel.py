@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from nova_netagent.backend import BackendError
 from nova_netagent.backend.frames import layout
-from nova_netagent.backend.frames.layout import CHAINS, RULES, SETS, Elements
+from nova_netagent.backend.frames.layout import CHAINS, RULES, SETS, Elements, Laid
 from nova_netagent.backend.frames.plan import FramesPlan, Image, image_of, plan_frames
 from nova_netagent.backend.nft import Batch, Netlink, expressions
 from nova_netagent.backend.nft.commits import Commits, following
@@ -51,7 +51,7 @@ class KernelFrames:
         self._table = TableId(Family.BRIDGE, wrap_name)
         self._netlink: Netlink | None = None
         self._known: tuple[int, Image] | None = None
-        self._held: Frames | None = None
+        self._held: Laid | None = None
         """What the table as we know it was made from."""
 
     def close(self) -> None:
@@ -111,17 +111,19 @@ class KernelFrames:
         :raises Unavailable: the kernel cannot do it now.
         """
         generation, image = self._look(fresh=verify)
-        if desired is self._held or desired == self._held:
+        held = self._held
+        if held is not None and (desired is held.frames or desired == held.frames):
             return []
-        elements = layout.elements(desired)
-        plan = plan_frames(image, elements)
+        laid = layout.lay_out(desired, held)
+        plan = plan_frames(image, laid.elements)
         if plan:
             self._known = self._held = None
             self._kernel.commit(_batch(self._table, plan), generation=generation)
             # The kernel took it on this generation and no other, so the next one is ours.
             self._commits.note(generation, (self._table,))
-            self._known = following(generation), image_of(elements)
-        self._held = desired
+            generation = following(generation)
+        self._known = generation, image_of(laid.elements)
+        self._held = laid
         return self._lines(plan)
 
     def remove(self) -> list[str]:

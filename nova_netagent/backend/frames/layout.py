@@ -14,8 +14,11 @@ iptables: who is refused here is not tracked, and the bridge learns no MAC from 
 """
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from nova_netagent.backend.nft import objects
 from nova_netagent.backend.nft.expressions import Base, Meta, Verdict
@@ -53,6 +56,7 @@ from nova_netagent.backend.nft.statements import (
     within,
 )
 from nova_netagent.model import values
+from nova_netagent.model.lineage import follow
 from nova_netagent.netfilter.frames import Box, Frames, Secured, boxes, without_contained
 from nova_netagent.netfilter.rule import Origin
 
@@ -244,12 +248,57 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
 }
 
 
+class Laid(Struct, frozen=True):
+    """Frames, and the elements of every set that they ask for."""
+
+    frames: Frames
+    elements: Elements
+
+
 def elements(frames: Frames) -> Elements:
     """The elements of every set."""
+    return lay_out(frames).elements
+
+
+def lay_out(frames: Frames, last: Laid | None = None) -> Laid:
+    """The elements of every set; made from what was laid out last, where only vifs came, went or changed."""
+    if last is not None and not frames.gateways and _but_vifs(frames) == _but_vifs(last.frames):
+        gone = list(_of_vifs(last.frames, frames))
+        come = list(_of_vifs(frames, last.frames))
+        return Laid(frames, {name: _edited(name, known, gone, come) for name, known in last.elements.items()})
     found: dict[str, dict[bytes, Element]] = {name: {} for name in SETS}
     for set_name, element in _elements(frames):
         found[set_name].setdefault(element.key, element)
-    return found
+    return Laid(frames, found)
+
+
+def _but_vifs(frames: Frames) -> Frames:
+    """What the frames are about beside vifs."""
+    return replace(frames, secured=(), hairpins=())
+
+
+def _of_vifs(frames: Frames, others: Frames) -> Iterator[tuple[str, Element]]:
+    """The elements of the vifs that other frames do not have."""
+    known = {id(each) for each in others.secured}
+    for vif in frames.secured:
+        if id(vif) not in known:
+            yield from _of_secured(vif)
+    for device in {*frames.hairpins}.difference(others.hairpins):
+        yield "hairpins", _echo(device)
+
+
+def _edited(
+    name: str,
+    known: Mapping[bytes, Element],
+    gone: Iterable[tuple[str, Element]],
+    come: Iterable[tuple[str, Element]],
+) -> Mapping[bytes, Element]:
+    put = {each.key: each for set_name, each in come if set_name == name}
+    return follow(known, put, {each.key for set_name, each in gone if set_name == name and each.key not in put})
+
+
+def _echo(device: str) -> Element:
+    return Element(key((interface_name(device), interface_name(device))))
 
 
 def _elements(frames: Frames) -> Iterator[tuple[str, Element]]:
@@ -262,7 +311,7 @@ def _elements(frames: Frames) -> Iterator[tuple[str, Element]]:
         yield "uplinks", _device(each.uplink)
         yield "isolated", Element(key((interface_name(each.uplink), _ipv4(each.address))))
     for device in frames.hairpins:
-        yield "hairpins", Element(key((interface_name(device), interface_name(device))))
+        yield "hairpins", _echo(device)
     for gateway in frames.gateways:
         yield "ports", _device(gateway.device)
         yield "gateways", Element(interface_name(gateway.device), data=_mac(gateway.mac))

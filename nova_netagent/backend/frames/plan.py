@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from nova_netagent.backend.frames.layout import CHAINS, SETS, Elements
 from nova_netagent.backend.nft.objects import Element, element_text
+from nova_netagent.model.lineage import changed
 
 _REMOVED_AND_ADDED = (("-", "remove"), ("+", "add"))
 
@@ -83,9 +84,9 @@ def plan_frames(actual: Image, desired: Elements) -> FramesPlan:
     add: dict[str, Sequence[Element]] = {}
     for name, wanted in desired.items():
         present = actual.elements.get(name, {})
-        if present != wanted:
-            remove[name] = _missing_from(wanted, present)
-            add[name] = _missing_from(present, wanted)
+        others = [key for key in sorted(changed(present, wanted)) if present.get(key) != wanted.get(key)]
+        remove[name] = [present[key] for key in others if key in present]
+        add[name] = [wanted[key] for key in others if key in wanted]
     return FramesPlan(
         make_table=not actual.exists,
         wake_table=actual.exists and not actual.awake,
@@ -98,10 +99,6 @@ def plan_frames(actual: Image, desired: Elements) -> FramesPlan:
         add={name: new for name, new in add.items() if new},
         fill=fill,
     )
-
-
-def _missing_from(known: Mapping[bytes, Element], asked: Mapping[bytes, Element]) -> list[Element]:
-    return sorted((each for key, each in asked.items() if known.get(key) != each), key=lambda element: element.key)
 
 
 def _words(set_name: str, element: Element) -> str:

@@ -19,6 +19,7 @@ from nova_netagent.backend.nftables.image import Image, Keys
 from nova_netagent.backend.nftables.laid import STRAY, Laid, seen
 from nova_netagent.backend.nftables.names import BASE_CHAINS, FILTER, Names
 from nova_netagent.backend.nftables.transaction import TableEdits, edited
+from nova_netagent.model.lineage import follow
 from nova_netagent.netfilter.rule import (
     DROP,
     FAMILIES,
@@ -72,7 +73,7 @@ class NftablesBackend:
         self._generation: int | None = None
         """In which the images are right; ``None``: they were never read, or are not to be trusted."""
         self._images: dict[Family, Image] = {}
-        self._chains: dict[TableId, dict[str, Keys]] = {}
+        self._chains: dict[TableId, Mapping[str, Keys]] = {}
         """The tables of the compiler, as far as anybody asked for them since the images were read."""
         self._read: set[TableId] = set()
         """Those that may be edited."""
@@ -458,7 +459,7 @@ class NftablesBackend:
     def _images_now(self) -> dict[Family, Image]:
         return self._images if self._open is None else self._open.images
 
-    def _chains_of(self, table: TableId) -> dict[str, Keys]:
+    def _chains_of(self, table: TableId) -> Mapping[str, Keys]:
         chains = self._chains if self._open is None else self._open.chains
         if table not in chains:
             chains[table] = self._seen(table)
@@ -501,15 +502,13 @@ class NftablesBackend:
         chains = self._chains_of(table)
         after = edited(plan.edits, chains, str(table))
         edits = opened.table(table.family)
-        now = dict(chains)
+        put: dict[str, Keys] = {}
         entered: list[tuple[Keys, Keys]] = []
         for name, rules in after.items():
             before = chains.get(name)
-            if rules is None:
-                del now[name]
-            else:
+            if rules is not None:
                 encoded = self._encoder.keys(table, name)
-                now[name] = rules = encoded if encoded == rules and encoded is not None else rules
+                put[name] = rules = encoded if encoded == rules and encoded is not None else rules
             if table.name == FILTER and (self._dispatches(name, before or ()) or self._dispatches(name, rules or ())):
                 entered.append((before or (), rules or ()))
                 if dispatch.is_root(name, f"{self._wrap_name}-"):
@@ -524,6 +523,7 @@ class NftablesBackend:
                 edits.set_rules(physical, rules)
             else:
                 _edit_laid(physical, None if rules is None else laid, edits)
+        now = follow(chains, put, [name for name, rules in after.items() if rules is None and name in chains])
         if entered:
             self._edit_dispatch(table, now, entered, edits)
         opened.chains[table] = now
@@ -537,9 +537,7 @@ class NftablesBackend:
         if stray:
             nodes = [each for name, each in now.items() if self._dispatches(name, each)]
             wanted, shapes = layout.entries(nodes, root, family)
-            for name, each in list(known.items()):
-                if layout.is_map(name, root, each.data_size) and name not in wanted:
-                    wanted = {**wanted, name: {}}
+            wanted = {**{name: {} for name in layout.maps_of(known, root)}, **wanted}
             shapes = self._shapes[family] = {**self._shapes.get(family, {}), **shapes}
             for name, elements in wanted.items():
                 if elements:
@@ -560,7 +558,7 @@ class NftablesBackend:
                     [each for key, each in new.items() if key not in old or old[key].data != each.data],
                     [each for key, each in old.items() if key not in new or new[key].data != each.data],
                 )
-        maps = {name: each for name, each in known.items() if layout.is_map(name, root, each.data_size)}
+        maps = layout.maps_of(known, root)
         used = {name for name, each in maps.items() if name in shapes and each.elements}
         rules = now.get(root)
         looked_into = [shapes[name] for name in used]
@@ -622,7 +620,7 @@ class _Transaction:
     def __init__(
         self,
         images: Mapping[Family, Image],
-        chains: Mapping[TableId, dict[str, Keys]],
+        chains: Mapping[TableId, Mapping[str, Keys]],
         told: Mapping[str, _Told],
         handles: Callable[[Family, str, Keys], tuple[int, ...]],
     ) -> None:
@@ -632,7 +630,7 @@ class _Transaction:
         self.in_use: list[str] = []
         self._handles = handles
 
-    def begin(self, images: Mapping[Family, Image], chains: Mapping[TableId, dict[str, Keys]]) -> None:
+    def begin(self, images: Mapping[Family, Image], chains: Mapping[TableId, Mapping[str, Keys]]) -> None:
         """Begin with what there is, before anything is edited."""
         self.images = {family: known.copy() for family, known in images.items()}
         self.chains = dict(chains)

@@ -6,6 +6,7 @@ from functools import partial
 from nova_netagent.backend.nftables import allowances, dispatch, keys, translations
 from nova_netagent.backend.nftables.keys import Key, refuse_name
 from nova_netagent.backend.nftables.names import FILTER, Names
+from nova_netagent.model.lineage import changed, follow
 from nova_netagent.netfilter.rule import Chain, Family, Rule, Table, TableId
 from nova_netagent.plan import EncodedHook, EncodedTable
 
@@ -18,7 +19,7 @@ class Encoder:
     def __init__(self, names: Names) -> None:
         self._names = names
         self._head = f"{names.wrap_name}-"
-        self._known: dict[TableId, tuple[Mapping[str, Chain], dict[str, Keys]]] = {}
+        self._known: dict[TableId, tuple[Mapping[str, Chain], Mapping[str, Keys]]] = {}
         """By table: its chains when they were encoded last, and their keys."""
         self._hooks: dict[TableId, tuple[EncodedHook[bytes], ...]] = {}
 
@@ -29,13 +30,13 @@ class Encoder:
         """
         chains, known = self._known.get(table.id, ({}, {}))
         place = partial(self._names.physical, table.id.name)
-        encoded = {}
-        for name, chain in table.chains.items():
-            if chains.get(name) is chain:
-                encoded[name] = known[name]
-            else:
+        others = changed(chains, table.chains)
+        put = {}
+        for name in others:
+            if name in table.chains:
                 refuse_name(name)
-                encoded[name] = self._chain(name, chain.explained, table.id, place)
+                put[name] = self._chain(name, table.chains[name].explained, table.id, place)
+        encoded = follow(known, put, [name for name in others if name not in table.chains])
         self._known[table.id] = (table.chains, encoded)
         hooks = tuple(
             EncodedHook(hook.chain, self._chain(hook.chain, hook.rules, table.id, place), hook.shared)

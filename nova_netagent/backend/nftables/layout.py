@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from nova_netagent.backend.nft.objects import VERDICT, Element
 from nova_netagent.backend.nftables import dispatch
 from nova_netagent.backend.nftables.dispatch import Entry, Shape, Way
-from nova_netagent.backend.nftables.image import Image, Keys
+from nova_netagent.backend.nftables.image import HeldSet, Image, Keys
 from nova_netagent.backend.nftables.laid import STRAY
 from nova_netagent.netfilter.rule import Family
 
@@ -41,9 +41,10 @@ def root_rules(keys: Keys, shapes: Iterable[Shape], root: str, family: Family) -
     return (*plain[:at], *dispatch.lookups(shapes, root, family), *plain[at:])
 
 
-def is_map(name: str, root: str, data_size: int) -> bool:
-    """Whether a set is one of the maps of the dispatch."""
-    return name.startswith(f"{root}-") and data_size == VERDICT.size
+def maps_of(sets: Mapping[str, HeldSet], root: str) -> dict[str, HeldSet]:
+    """Those of the sets that are maps of the dispatch."""
+    head = f"{root}-"
+    return {name: sets[name] for name in sets if name.startswith(head) and sets[name].data_size == VERDICT.size}
 
 
 def seen_dispatch(image: Image, root: str, desired: Mapping[str, Keys], family: Family) -> dict[str, Keys]:
@@ -55,7 +56,7 @@ def seen_dispatch(image: Image, root: str, desired: Mapping[str, Keys], family: 
     if held is None:
         return {}
     wanted, shapes = entries(desired.values(), root, family)
-    maps = {name: each for name, each in image.sets.items() if is_map(name, root, each.data_size)}
+    maps = maps_of(image.sets, root)
     fit = {
         name for name, shape in shapes.items() if name in maps and maps[name].fits(dispatch.map_of(shape, root, family))
     }
