@@ -47,6 +47,8 @@ RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 """Seconds to the first retry after a failure, doubled up to the most."""
 SHARING = 16
 """So often it is looked, before a commit, whether changes came while others were saved."""
+COMING_SECONDS, STALLED_SECONDS = 0.25, 0.01
+"""How long, in all and for the next one, callers are waited for who have begun to ask."""
 MEDDLING_SECONDS = 2.0
 """How long whoever changes our rules is left alone, where the kernel tells of it at once."""
 
@@ -66,6 +68,7 @@ class Engine:
     """Owns store and host; everything but ``submit`` and ``view`` is for its own thread.
 
     :param open_host: opens the kernel, in the engine's thread.
+    :param coming: whether there are callers who have begun to ask, and are not here yet.
     """
 
     def __init__(
@@ -76,7 +79,9 @@ class Engine:
         metrics: Metrics,
         on_progress: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
+        coming: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._coming = coming
         self._settings = settings
         self._open = (open_store, open_host)
         self._metrics = metrics
@@ -259,7 +264,7 @@ class Engine:
 
     def _change(self, changes: list[Change]) -> None:
         before = self._state
-        accepted = self._accept(changes)
+        accepted = self._accept([*changes, *self._changes_to_come()])
         for _ in range(SHARING):
             # What came while this was saved shares its commit, which takes much longer.
             waiting = self._waiting_changes()
@@ -272,16 +277,29 @@ class Engine:
             if change.wait:
                 self._finish(change, found, made)
 
+    def _changes_to_come(self) -> list[Change]:
+        """The changes of those who have begun to ask: all of them together take hardly longer than one."""
+        found: list[Change] = []
+        end = time.monotonic() + COMING_SECONDS
+        while self._coming() and time.monotonic() < end:
+            try:
+                self._sort_out(self._requests.get(timeout=STALLED_SECONDS), found)
+            except queue.Empty:
+                break
+        return found
+
     def _waiting_changes(self) -> list[Change]:
         """The changes in the queue; other requests are put off."""
-        found = []
+        found: list[Change] = []
         while not self._requests.empty():
-            request = self._requests.get_nowait()
-            if isinstance(request, Change):
-                found.append(request)
-            else:
-                self._put_off.append(request)
+            self._sort_out(self._requests.get_nowait(), found)
         return found
+
+    def _sort_out(self, request: Request, changes: list[Change]) -> None:
+        if isinstance(request, Change):
+            changes.append(request)
+        else:
+            self._put_off.append(request)
 
     def _accept(self, changes: list[Change]) -> list[tuple[Change, DesiredState, DesiredState]]:
         """Fold changes into the state and save it; each with the state that it found and the one that it made."""

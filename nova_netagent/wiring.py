@@ -130,7 +130,12 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
     )
 
 
-def make_engine(settings: Settings, metrics: Metrics, on_progress: Callable[[], None] = lambda: None) -> Engine:
+def make_engine(
+    settings: Settings,
+    metrics: Metrics,
+    on_progress: Callable[[], None] = lambda: None,
+    coming: Callable[[], bool] = lambda: False,
+) -> Engine:
     """An engine on this host's kernel, not running yet."""
     engine = Engine(
         settings,
@@ -138,5 +143,6 @@ def make_engine(settings: Settings, metrics: Metrics, on_progress: Callable[[], 
         open_host=lambda: open_host(settings, metrics, engine.wake),
         metrics=metrics,
         on_progress=on_progress,
+        coming=coming,
     )
     return engine

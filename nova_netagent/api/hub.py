@@ -7,6 +7,7 @@ which the loop reads. Signal handlers may poke the same way; they never switch g
 
 import logging
 import os
+import select
 import signal
 import socket
 import struct
@@ -60,6 +61,9 @@ class Hub:
         self._poked = event.Event()
         self._gone: BaseException | None = None
         self._aside = ThreadPoolExecutor(1, "aside")
+        self._begun: set[object] = set()
+        """The greenthreads that read what somebody asks."""
+        self._servers: list[Server] = []
         self._deliverer = eventlet.spawn(self._deliver)
 
     # --- waiting for native threads
@@ -72,7 +76,20 @@ class Hub:
         if self._gone is not None:
             raise self._gone
         self._submit(request)
+        self.came()
         return self.wait(request.answer)
+
+    def comes(self) -> None:
+        """The greenthread that runs has begun to read what somebody asks."""
+        self._begun.add(eventlet.getcurrent())
+
+    def came(self) -> None:
+        """It is with the engine now, or is no longer to come."""
+        self._begun.discard(eventlet.getcurrent())
+
+    def coming(self) -> bool:
+        """Whether somebody has begun to ask, and the engine has not been told yet. For any thread."""
+        return bool(self._begun) or any(server.has_callers() for server in self._servers)
 
     def offload(self, function: Callable[[], T]) -> T:
         """Run something long in a thread of its own and wait, greenly, for its result."""
@@ -157,7 +174,9 @@ class Hub:
 
         :param wrap: makes of each accepted connection what is spoken over: TLS, for one.
         """
-        return Server(listener, app, wrap)
+        server = Server(listener, app, wrap, self)
+        self._servers.append(server)
+        return server
 
     def close(self) -> None:
         """End the loop's own greenthread and thread. The eventfd stays: late answers still write to it."""
@@ -172,7 +191,7 @@ class Server:
     file descriptors run out, and knows one connection only of a unix socket.
     """
 
-    def __init__(self, listener: socket.socket, app: Any, wrap: Callable[[Any], Any] | None = None) -> None:
+    def __init__(self, listener: socket.socket, app: Any, wrap: Callable[[Any], Any] | None, hub: Hub) -> None:
         self._listener = greenio.GreenSocket(listener)
         self._wrap = wrap
         self._wsgi = wsgi.Server(
@@ -185,6 +204,7 @@ class Server:
             keepalive=KEEP_ALIVE,
             socket_timeout=SOCKET_TIMEOUT,
         )
+        self._wsgi.hub = hub
         self._pool = eventlet.GreenPool(CONNECTIONS)
         self._connections: dict[int, list[Any]] = {}
         self._accepting = eventlet.spawn(self._accept)
@@ -212,6 +232,18 @@ class Server:
         for _, sock, _ in self._connections.values():
             _shutdown(sock, socket.SHUT_RDWR)
         return finished
+
+    def has_callers(self) -> bool:
+        """Whether somebody waits to be accepted, or has said something that nobody has read yet. For any thread."""
+        asked = select.poll()
+        try:
+            asked.register(self._listener.fileno(), select.POLLIN)
+            for _, sock, state in tuple(self._connections.values()):
+                if state == wsgi.STATE_IDLE:
+                    asked.register(sock.fileno(), select.POLLIN)
+        except (OSError, ValueError):
+            return False  # one was closed this instant
+        return any(found == select.POLLIN for _, found in asked.poll(0))
 
     def _accept(self) -> None:
         while True:
@@ -264,6 +296,7 @@ class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no t
         return environ
 
     def parse_request(self) -> bool:
+        self.server.hub.comes()
         if not super().parse_request():
             return False
         if len(self.headers.get_all("content-length", ())) > 1:
@@ -273,7 +306,10 @@ class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no t
 
     def handle_one_request(self) -> None:
         self._whole = False
-        super().handle_one_request()
+        try:
+            super().handle_one_request()
+        finally:
+            self.server.hub.came()
         if not self.raw_requestline:
             self._whole = True  # the client is gone, or idle for too long
 

@@ -137,7 +137,7 @@ class Daemon:
         self._metrics = Metrics()
         self._hub: Hub | None = None
         self._rpc: Rpc | None = None
-        self._engine: Engine = make_engine(settings, self._metrics, self._poke)
+        self._engine: Engine = make_engine(settings, self._metrics, self._poke, self._coming)
         self._signals: set[signal.Signals] = set()
         self._was_ready = False
         self._told = ""
@@ -227,6 +227,9 @@ class Daemon:
         return 0
 
     # --- how it is
+
+    def _coming(self) -> bool:
+        return self._hub is not None and self._hub.coming()
 
     def _poke(self) -> None:
         if self._hub is not None:

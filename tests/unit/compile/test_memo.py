@@ -1,6 +1,10 @@
 """A change costs what it touches: what did not change is the same object."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nova_netagent.compile import Compiler
 from nova_netagent.compile.memo import Memo
@@ -249,3 +253,54 @@ def test_equal_rules_of_many_chains_are_one_object_and_each_says_whose_it_is() -
     assert one.explained[0].origin == ("instances", make_instance(1).id, "replies")
     assert [rule.origin for rule in other.explained] == list(other.origins())
     assert ("security_groups", group_id(2), "") in other.origins()
+
+
+# --- what is put together from parts
+
+
+class Named(NamedTuple):
+    """Something with a name of its own, equal to others."""
+
+    name: str
+    what: int
+
+
+MAPPINGS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2), max_size=5)
+
+
+@given(st.lists(st.tuples(MAPPINGS, MAPPINGS), max_size=6))
+def test_what_is_put_together_from_last_time_is_what_is_put_together_anew(
+    steps: list[tuple[dict[str, int], dict[str, int]]],
+) -> None:
+    memo = Memo()
+    for left, right in steps:
+        ids = frozenset(key for key in left if key in right)
+        assert memo.picked("picked", left, ids) == {key: left[key] for key in ids}
+        assert memo.paired("paired", left, right) == {key: (left[key], right.get(key)) for key in left}
+        assert list(memo.paired("paired", left, right)) == list(left)
+        assert memo.keys("keys", left) == left.keys()
+        parts = [{key: Named(f"{side}{key}", value) for key, value in its.items()} for side, its in enumerate(steps[0])]
+        parts.append({key: Named(f"2{value}{key}", value) for key, value in right.items()})
+        expected = {each.name: each for part in parts for each in part.values()}
+        assert memo.merged("merged", parts, lambda each: each.name) == expected
+        memo.forget_unused()
+
+
+def test_what_is_put_together_of_the_same_is_the_same_object() -> None:
+    memo = Memo()
+    left, right = {"a": object(), "b": object()}, {"a": object()}
+    part = {"a": Named("one", 1)}
+    made = []
+    for _ in range(2):
+        picked = memo.picked("picked", left, frozenset("a"))
+        merged = memo.merged("merged", [part], lambda each: each.name)
+        made.append((picked, memo.paired("paired", left, right), memo.keys("keys", left), merged))
+        memo.forget_unused()
+    assert all(one is other for one, other in zip(*made, strict=True))
+
+
+def test_a_name_that_passes_from_one_to_another_stays() -> None:
+    memo = Memo()
+    first, second = Named("x", 1), Named("x", 2)
+    memo.merged("merged", [{"a": first}, {}], lambda each: each.name)
+    assert memo.merged("merged", [{}, {"b": second}], lambda each: each.name) == {"x": second}

@@ -1,6 +1,7 @@
 """What the engine does when something fails: nothing is lost, nobody else is touched, it is retried."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,39 @@ def test_what_comes_while_a_change_is_saved_shares_its_commit(host: Host, monkey
     assert not question.answer.done()
     host.engine.serve(host.engine._take())
     assert question.answer.result() == sorted(make_instance(number).id for number in (1, 2, 3))
+
+
+def commits_of(host: Host, change: Change, coming: Callable[[], bool]) -> int:
+    """How often the tables were committed for a change, when others are coming."""
+    host.engine._coming = coming
+    before = host.backend.commits
+    host.engine.serve([change])
+    return host.backend.commits - before
+
+
+def test_who_has_begun_to_ask_shares_the_commit(host: Host) -> None:
+    host.put(make_network(1), make_group(1))
+    later = [Change(Put(make_instance(number))) for number in (2, 3)]
+    asked: list[Change] = []
+
+    def coming() -> bool:
+        if later:
+            asked.append(later.pop())
+            host.engine.submit(asked[-1])
+        return bool(asked) and not asked[-1].answer.done() and not host.engine._requests.empty()
+
+    first = Change(Put(make_instance(1)))
+    assert commits_of(host, first, coming) == 4  # filter and raw of both families
+    assert [each.answer.result(0).change for each in (first, *asked)] == ["created"] * 3
+
+
+def test_who_begins_to_ask_and_stalls_holds_nobody(host: Host) -> None:
+    host.put(make_network(1), make_group(1))
+    looks: list[bool] = []
+    change = Change(Put(make_instance(1)))
+    assert commits_of(host, change, lambda: looks.append(True) or True) == 4  # type: ignore[func-returns-value]
+    assert change.answer.result(0).change == "created"
+    assert looks == [True]
 
 
 def test_a_plan_of_an_event_changes_nothing(host: Host) -> None:

@@ -1,0 +1,46 @@
+"""What is laid out from last time is what is laid out anew."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nova_netagent.backend.frames import layout
+from nova_netagent.backend.frames.plan import image_of, plan_frames
+from nova_netagent.netfilter.frames import Closed, Frames, Gateway, Isolated, Secured
+
+DEVICES = ("tap1", "tap2", "tap3")
+MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
+ADDRESSES = ("192.0.2.1/32", "192.0.2.0/24", "2001:db8::1/128", "2001:db8::/64")
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> Frames:
+    secured, closed = [], []
+    for device in DEVICES:
+        kind = draw(st.sampled_from(("secured", "secured", "closed", "absent")))
+        if kind == "secured":
+            mac = draw(st.sampled_from(MACS))
+            prefixes = draw(st.sets(st.sampled_from(ADDRESSES)))
+            origin = ("instances", draw(st.sampled_from("ab")), "")
+            secured.append(Secured(device, mac, tuple((each, mac) for each in sorted(prefixes)), origin))
+        elif kind == "closed":
+            closed.append(Closed(device))
+    return Frames(
+        secured=tuple(secured),
+        closed=tuple(closed),
+        isolated=tuple(Isolated("eth0", "192.0.2.9") for _ in range(draw(st.integers(0, 1)))),
+        gateways=tuple(Gateway("tap1", MACS[0]) for _ in range(draw(st.integers(0, 1)))),
+        hairpins=tuple(sorted(draw(st.sets(st.sampled_from(DEVICES))))),
+    )
+
+
+@given(st.lists(frames(), min_size=1, max_size=5))
+def test_from_frames_to_frames(steps: list[Frames]) -> None:
+    laid = None
+    for each in steps:
+        before, laid = laid, layout.lay_out(each, laid)
+        anew = layout.elements(each)
+        assert laid.elements == anew
+        if before is not None:
+            assert plan_frames(image_of(before.elements), laid.elements) == plan_frames(
+                image_of(layout.elements(before.frames)), anew
+            )
