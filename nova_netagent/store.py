@@ -81,20 +81,16 @@ class Store:
         """
         kinds: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
         try:
-            rows = self._db.execute("SELECT kind, id, body, revision, changes, since FROM object").fetchall()
+            # Row by row: all bodies at once would be as much again as the model.
+            for kind, id_, *row in self._db.execute("SELECT kind, id, body, revision, changes, since FROM object"):
+                try:
+                    kinds[kind][id_] = _entry(kind, *row)
+                except (KeyError, msgspec.MsgspecError) as error:
+                    raise StoreError(f"{self._path}: {kind} {id_} does not read: {error}") from error
             stones = self._db.execute("SELECT kind, id, revision, at FROM tombstone ORDER BY at").fetchall()
             (sequence,) = self._db.execute("SELECT value FROM counter WHERE name = 'sequence'").fetchone()
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}") from error
-        for kind, id_, body, revision, changes, since in rows:
-            try:
-                item: Object = _decoders[kind].decode(body)
-            except (KeyError, msgspec.MsgspecError) as error:
-                raise StoreError(f"{self._path}: {kind} {id_} does not read: {error}") from error
-            known = {tuple(claim): number for number, *claim in json.loads(since)}
-            # What an older version did not count as a claim is as old as the object's oldest.
-            oldest = min(known.values(), default=0)
-            kinds[kind][id_] = Entry(item, revision, changes, {each: known.get(each, oldest) for each in claims(item)})
         tombstones = {(kind, id_): Tombstone(revision, at) for kind, id_, revision, at in stones}
         return DesiredState(**kinds, tombstones=tombstones, sequence=sequence)
 
@@ -207,6 +203,14 @@ class _Transaction:
             self._db.execute("ROLLBACK")
         if isinstance(error, sqlite3.Error):
             raise StoreError(f"{self._path}: {error}") from error
+
+
+def _entry(kind: str, body: bytes, revision: int | None, changes: int, since: str) -> Entry:
+    item: Object = _decoders[kind].decode(body)
+    known = {tuple(claim): number for number, *claim in json.loads(since)}
+    # What an older version did not count as a claim is as old as the object's oldest.
+    oldest = min(known.values(), default=0)
+    return Entry(item, revision, changes, {each: known.get(each, oldest) for each in claims(item)})
 
 
 def _row(kind: str, id_: str, entry: Entry) -> tuple[object, ...]:

@@ -115,7 +115,7 @@ def _jump(wrap_name: str, name: str) -> Rule:
     return Rule(Jump(Owner(wrap_name).chain(name)))
 
 
-@lru_cache(65536)
+@lru_cache(4096)
 def judged_by(chain: str, group_id: str) -> Rule:
     """The rule that jumps to a group's chain: one object for all members."""
     return Rule(Jump(chain), origin=("security_groups", group_id, ""))

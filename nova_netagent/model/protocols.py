@@ -32,6 +32,8 @@ NUMBERS = {
     "udplite": 136,
 }
 ICMP, TCP, UDP, DCCP, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 33, 58, 132, 136
+_SPELT = {name: name for name in NUMBERS}
+"""One string for each, whoever's rule it is of."""
 WITH_PORTS = frozenset({TCP, UDP, DCCP, SCTP, UDPLITE})
 WITH_TYPES = frozenset({ICMP, ICMPV6})
 
@@ -44,8 +46,8 @@ def parse(value: str | int) -> str | int:
     given = value
     if isinstance(value, str):
         if not (value.isascii() and value.isdigit()):
-            name = value.lower()
-            if name not in NUMBERS:
+            name = _SPELT.get(value.lower())
+            if name is None:
                 known = ", ".join(sorted(NUMBERS))
                 raise ValueError(f"{value!r} is not a protocol: a number from 0 to 255 or one of {known}")
             return name

@@ -56,7 +56,7 @@ def uuid(text: str) -> str:
     lowered = text.lower()
     if not _UUID.match(lowered):
         raise ValueError(f"{text!r} is not a UUID")
-    return lowered
+    return text if lowered == text else lowered
 
 
 @lru_cache(65536)

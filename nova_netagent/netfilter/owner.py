@@ -65,7 +65,7 @@ class Owner(Struct, frozen=True):
         return name.startswith(head) and _SET.match(name, len(head)) is not None
 
 
-@lru_cache(65536)
+@lru_cache(4096)
 def _wrapped(wrap_name: str, name: str) -> str:
     if not _CHAIN.match(name):
         raise ValueError(f"{name!r} is not a chain name of ours")

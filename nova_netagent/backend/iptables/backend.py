@@ -3,7 +3,6 @@
 import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -233,20 +232,13 @@ class IptablesBackend:
     def _read(self, table: TableId) -> Image:
         remembered = self._images.get(table)
         try:
-            image = self._tables(table.family).read(table.name, remembered)
+            image = self._tables(table.family).read(table.name, remembered, partial(self._encoder.keys, table))
         except OSError as e:
             raise _unavailable(table, e) from e
-        if remembered is None or image.chains is not remembered.chains:
-            chains = {name: self._encoded(table, name, keys) for name, keys in image.chains.items()}
-            image = replace(image, chains=chains)
         self._images[table] = image
         self._doubtful.discard(table)
         self._note_turn(table)
         return image
-
-    def _encoded(self, table: TableId, chain: str, keys: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        encoded = self._encoder.keys(table, chain)
-        return encoded if encoded is not None and encoded == keys else keys
 
     def _still(self, plan: TablePlan[bytes]) -> Image:
         """The table as it is now, in which what the plan edits is as it was when the plan was made.

@@ -103,7 +103,7 @@ def _protocol(number: int) -> int:
     return number
 
 
-@lru_cache(65536)
+@lru_cache(4096)
 def _address(text: str, family: Family) -> tuple[bytes, bytes]:
     prefix = values.prefix(text)
     if prefix.family != family:

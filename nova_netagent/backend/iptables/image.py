@@ -4,7 +4,7 @@ Sources: linux/netfilter_ipv4/ip_tables.h and libiptc, for how built-in and user
 chains lie in a table.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from struct import Struct
@@ -75,10 +75,17 @@ class Image:
         return slice(ROOM + self.starts[number], ROOM + self.starts[number + 1])
 
 
-def image_of(blob: bytearray, hooks: Mapping[int, int], layout: Layout, previous: Image | None = None) -> Image:
-    """Take a table apart; chains that ``previous`` has alike are the same objects.
+def image_of(
+    blob: bytearray,
+    hooks: Mapping[int, int],
+    layout: Layout,
+    previous: Image | None = None,
+    known: Callable[[str], Keys | None] = lambda _: None,
+) -> Image:
+    """Take a table apart; chains that are known, or that ``previous`` has alike, are the same objects.
 
     :param hooks: by number where the chain of a hook begins.
+    :param known: a chain as it may be, by its name: what is alike is not held twice, not even for a moment.
     """
     if previous is not None and _same(blob, previous, layout):
         return replace(previous, blob=blob)
@@ -88,8 +95,8 @@ def image_of(blob: bytearray, hooks: Mapping[int, int], layout: Layout, previous
     chains: dict[str, Keys] = {}
     starts = []
     for chain in _chains(masked, places, _names(hooks), layout):
-        kept = old.get(chain.name)
-        chains[chain.name] = kept if kept == chain.keys else chain.keys
+        kept = (known(chain.name), old.get(chain.name))
+        chains[chain.name] = next((keys for keys in kept if keys == chain.keys), chain.keys)
         starts.append(places.starts[chain.begin])
     end = places.starts[-2]
     return Image(

@@ -5,12 +5,12 @@ linux/netfilter/x_tables.h (``xt_counters_info``); ip6_tables.h has the same in 
 """
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import NamedTuple
 
 from nova_netagent.backend import sockopt
-from nova_netagent.backend.iptables.image import HOOKS, CountedChain, Image, counted, image_of
+from nova_netagent.backend.iptables.image import HOOKS, CountedChain, Image, Keys, counted, image_of
 from nova_netagent.backend.iptables.layout import COUNTERS, LAYOUTS, ROOM
 from nova_netagent.netfilter.rule import Family
 
@@ -60,13 +60,16 @@ class KernelTables:
         hooks = {number: numbers[number] for number in range(len(HOOKS)) if valid_hooks & 1 << number}
         return TableInfo(hooks, entries=numbers[10], size=numbers[11])
 
-    def read(self, table: str, previous: Image | None = None) -> Image:
-        """A table; its chains are the same objects where ``previous`` has them alike.
+    def read(
+        self, table: str, previous: Image | None = None, known: Callable[[str], Keys | None] = lambda _: None
+    ) -> Image:
+        """A table; its chains are the same objects where they are known, or ``previous`` has them alike.
 
+        :param known: a chain as it may be, by its name.
         :raises OSError: EAGAIN when the table kept changing while it was read.
         """
         info, blob = self.entries(table)
-        return image_of(blob, info.hooks, self.layout, previous)
+        return image_of(blob, info.hooks, self.layout, previous, known)
 
     def counters(self, table: str) -> dict[str, CountedChain]:
         """A table's chains with counters and policies.

@@ -53,7 +53,7 @@ _ADDRESS_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ADDRESS_SIZE = {4: 4, 6: 16}
 
 
-@lru_cache(65536)
+@lru_cache(4096)
 def encode_target(target: Target, family: Family) -> bytes:
     """A target's bytes; a verdict and a jump carry their name, as libiptc takes them.
 
@@ -87,7 +87,7 @@ def jump(chain: bytes) -> bytes:
     return standard_target(chain, JUMP_MARK)
 
 
-@lru_cache(65536)
+@lru_cache(4096)
 def jump_chain(target: bytes) -> str | None:
     """The chain that a target jumps to, if it is a jump."""
     head = EXTENSION.size
