@@ -13,6 +13,9 @@ LENGTH = 50
 MOST_LINES = 40
 """So many edits of each are told."""
 
+_MUCH = 1000
+"""From so many edits on a plan is not kept for its first lines: a cold start's is as large as the rules."""
+
 Why = Literal["start", "change", "resync", "retry", "links"]
 
 
@@ -41,14 +44,17 @@ class _Kept(Struct):
 
 
 class History:
-    """A ring of attempts. Lines are written only when somebody asks: an attempt must cost nothing."""
+    """A ring of attempts. Lines are written only when somebody asks, as long as their plan is small."""
 
     def __init__(self) -> None:
         self._kept: deque[_Kept] = deque(maxlen=LENGTH)
 
     def done(self, at: float, why: Why, edits: int, seconds: float, lines: Callable[[], Iterable[str]]) -> None:
         """Remember an attempt that edited something."""
-        if edits:
+        if edits > _MUCH:
+            first = tuple(islice(lines(), MOST_LINES))
+            self._kept.append(_Kept(at, why, "", edits, seconds, lambda: first))
+        elif edits:
             self._kept.append(_Kept(at, why, "", edits, seconds, lines))
 
     def failed(self, at: float, why: Why, message: str, seconds: float) -> None:

@@ -104,13 +104,13 @@ class KernelFrames:
 
         What drifted is put right in the same transaction. Nothing to do writes nothing.
 
-        :param verify: read everything back first; otherwise only if anybody else changed
-            anything of nf_tables since.
+        :param verify: makes no difference: the kernel counts every change, so that what nobody else
+            changed need not be read back.
         :raises TableChanged: somebody did so in between: call again.
         :raises RuleRefused: the kernel refuses it, and says what of it.
         :raises Unavailable: the kernel cannot do it now.
         """
-        generation, image = self._look(fresh=verify)
+        generation, image = self._look(fresh=False)
         held = self._held
         if held is not None and (desired is held.frames or desired == held.frames):
             return []
