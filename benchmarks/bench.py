@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks import clouds, packets, peers, scene
 from benchmarks.control import Control, programs
 from benchmarks.figures import Figure, markdown
+from benchmarks.nft import Nft
 from benchmarks.scene import RULES, Scene
 from tests.lab import Lab, isolation
 
@@ -47,6 +48,7 @@ def measure(what: Scene, arguments: argparse.Namespace, report: Report) -> None:
     with tempfile.TemporaryDirectory() as folder, Lab(Path(folder)) as lab:
         control = Control(lab, what, arguments.runs, arguments.seconds, report.note)
         control.run()
+        Nft(lab, what, arguments.runs, control.one_more, report.note).run()
         for name, python in arguments.clouds.items():
             if what.size > arguments.cloud_size:
                 continue

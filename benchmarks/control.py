@@ -269,6 +269,9 @@ class Control:
         _, text = agent.request("GET", "/metrics")
         lines = [line for line in str(text).splitlines() if line.startswith("netagent_applies_total{")]
         writes = sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+        agent.stop()
+        peers.empty(agent.namespace)
+        self._add("start to ready, nothing in the kernel", timed(agent.start), runs=1)
         self._add("restart to ready", statistics.median(times), runs=3)
         self._add("tables written by a restart", writes, unit="")
 

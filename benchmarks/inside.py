@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.figures import timed
 from benchmarks.scene import CONFIG, Scene
@@ -15,6 +15,7 @@ from nova_netagent import wiring
 from nova_netagent.backend.iptables.entry import encode
 from nova_netagent.backend.iptables.libiptc import Handle
 from nova_netagent.backend.iptables.tables import KernelTables
+from nova_netagent.backend.nft import Batch, Netlink
 from nova_netagent.cmd.agent import collect_rarely
 from nova_netagent.compile import Compiler
 from nova_netagent.events import Put, Replace, fold
@@ -22,7 +23,7 @@ from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState
 from nova_netagent.netfilter.rule import RETURN, Family, Rule, TableId
 from nova_netagent.reconcile import Reconciler
-from nova_netagent.settings import MetadataSettings, NetworkSettings, Settings
+from nova_netagent.settings import FirewallSettings, MetadataSettings, NetworkSettings, Settings
 from tests.lab import Namespace
 
 CHANGED_BY_AN_INSTANCE = [TableId(family, table) for family in (4, 6) for table in ("raw", "filter")]
@@ -45,8 +46,9 @@ def answer(name: str, arguments: list[Any]) -> None:
 class _Host:
     """Compiler and kernel of one host, rules only."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, backend: Literal["iptables", "nftables"] = "iptables") -> None:
         self.settings = Settings(
+            firewall=FirewallSettings(backend=backend),
             state_path=folder,
             network=NetworkSettings(
                 (CONFIG["network"]["fixed_range"],), CONFIG["DEFAULT"]["my_ip"], "eth0", manage_links=False
@@ -87,6 +89,41 @@ def member(size: int, shared: int, runs: int) -> tuple[float, float]:
             ours.append(timed(lambda state=state: host.apply(state)))  # type: ignore[misc]
             commits.append(_commit([TableId(4, "filter")]))
     return statistics.median(ours[2:]), statistics.median(commits[2:])
+
+
+def nft(size: int, shared: int, runs: int) -> dict[str, tuple[float, float]]:
+    """A whole state and one instance more with nftables: processor time, and what of it the kernel's part is."""
+    scene = Scene(size, shared)
+    with tempfile.TemporaryDirectory() as folder:
+        state = fold(DesiredState(), Replace(scene.state()), 0.0)
+        host = _Host(folder, "nftables")
+        cold = _beside_its_send(lambda: host.apply(state, verify=True))
+        more = []
+        for number in range(size + 1, size + runs + 3):
+            state = fold(state, Put(scene.group(scene.group_of(number))), 0.0)
+            state = fold(state, Put(scene.instance(number)), 0.0)
+            more.append(_beside_its_send(lambda state=state: host.apply(state)))  # type: ignore[misc]
+    ours, sends = zip(*more[2:], strict=True)
+    return {"cold": cold, "more": (statistics.median(ours), statistics.median(sends))}
+
+
+def _beside_its_send(function: Callable[[], object]) -> tuple[float, float]:
+    """Milliseconds of processor time that a call takes, and that the transactions take which it sends."""
+    sends: list[float] = []
+    transact = Netlink._transact
+
+    def timed_send(self: Netlink, batch: Batch, generation: int | None, *, commit: bool) -> None:
+        start = time.process_time()
+        transact(self, batch, generation, commit=commit)
+        sends.append((time.process_time() - start) * 1000)
+
+    Netlink._transact = timed_send  # type: ignore[method-assign]
+    try:
+        start = time.process_time()
+        function()
+        return (time.process_time() - start) * 1000, sum(sends)
+    finally:
+        Netlink._transact = transact  # type: ignore[method-assign]
 
 
 def bare_commit(runs: int) -> float:

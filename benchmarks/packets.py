@@ -9,14 +9,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from benchmarks import peers, scene
+from benchmarks import nft, peers, scene
 from benchmarks.figures import Figure
 from benchmarks.scene import RULES, Scene
 from nova_netagent.model import Object
 from nova_netagent.testing import make_group, make_rule
 from tests.lab import Lab, Namespace
 
+NFTABLES = "ours, nftables"
 PORT = 5001
 _GATEWAY = "10.1.0.1"
 _SECONDS = 0.5
@@ -105,8 +107,16 @@ def _open_group(what: Scene, number: int) -> Object:
 
 
 def _with_ours(lab: Lab, size: int) -> Place:
-    place = Place(lab, size, "ours")
-    agent = lab.agent(place.host, scene.CONFIG)
+    return _with_agent(lab, size, "ours", scene.CONFIG)
+
+
+def _with_nftables(lab: Lab, size: int) -> Place:
+    return _with_agent(lab, size, NFTABLES, nft.CONFIG)
+
+
+def _with_agent(lab: Lab, size: int, name: str, config: dict[str, dict[str, Any]]) -> Place:
+    place = Place(lab, size, name)
+    agent = lab.agent(place.host, config)
     what = Scene(size)
     agent.state(scene.body(what.state()))
     agent.put("security-groups", scene.body(_open_group(what, size)))
@@ -151,6 +161,7 @@ def novas_rules(size: int) -> Iterator[str]:
 
 _PLACES: Mapping[str, Callable[[Lab, int], Place]] = {
     "ours": _with_ours,
+    NFTABLES: _with_nftables,
     "nova's list": _with_novas,
     "no rules": _with_none,
 }
@@ -162,7 +173,7 @@ def measure(sizes: list[int], runs: int, note: Callable[[Figure], None]) -> None
     with ExitStack() as stack:
         places = []
         for size in sizes:
-            for make in _PLACES.values() if size == sizes[0] else (_with_ours, _with_novas):
+            for make in _PLACES.values() if size == sizes[0] else (_with_ours, _with_nftables, _with_novas):
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 lab = stack.enter_context(Lab(Path(folder)))
                 places.append(make(lab, size))
@@ -195,7 +206,15 @@ def _note(
         row = f"CPU ns a {program}, {way}"
         note(Figure(size, "private", row, ours, "ns", "no rules", none, runs))
         note(Figure(size, "private", row, ours, "ns", "nova's list", novas, runs))
+        note(
+            Figure(
+                size, "private", f"nftables: {row}", best[NFTABLES, size, program, bridged], "ns", "ours", ours, runs
+            )
+        )
     if len(sizes) > 1:
+        near, far = (best[NFTABLES, size, program, bridged] for size in (sizes[0], sizes[-1]))
+        row = f"nftables: CPU ns a {program}, {way}"
+        note(Figure(sizes[-1], "private", row, far, "ns", f"to the last of {sizes[0]}", near, runs, 1.15))
         first, last = (best["ours", size, program, bridged] for size in (sizes[0], sizes[-1]))
         against = f"to the last of {sizes[0]}"
         note(Figure(sizes[-1], "private", f"CPU ns a {program}, {way}", last, "ns", against, first, runs, 1.15))

@@ -23,6 +23,16 @@ def restore(host: Namespace, saved: Saved) -> None:
             host.run([f"{_PREFIX[family]}-restore", "--noflush", "-w"], stdin=text)
 
 
+def empty(host: Namespace) -> None:
+    """Take everything out of a host's kernel: a machine that has just booted."""
+    for name in _PREFIX.values():
+        for table in ("filter", "nat", "mangle", "raw"):
+            host.run([name, "-w", "-t", table, "-F"])
+            host.run([name, "-w", "-t", table, "-X"])
+    host.run(["ipset", "destroy"])
+    host.run(["nft", "flush", "ruleset"])
+
+
 def copy_sets(host: Namespace, other: Namespace) -> None:
     """Make another host's sets those of a host: its rules refer to them."""
     other.run(["ipset", "restore", "-exist"], stdin=host.run(["ipset", "save"]).stdout)

@@ -25,6 +25,7 @@ from nova_netagent.backend.iptables.layout import (
     standard_target,
 )
 from nova_netagent.backend.iptables.targets import FALL_THROUGH, VERDICTS, jump_chain
+from nova_netagent.model.lineage import follow
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
 from nova_netagent.netfilter.rule import Family, TableId
 from nova_netagent.plan import AddChain, Delete, Insert, RemoveChain, TablePlan
@@ -173,14 +174,12 @@ class Assembler:
         return Replacement(before, image, splices)
 
     def _chains_after(self, before: Image, edited: Mapping[str, _Edited | None]) -> Chains:
-        chains = dict(before.chains)
+        put: dict[str, Keys] = {}
         for name, chain in edited.items():
-            if chain is None:
-                del chains[name]
-            else:
+            if chain is not None:
                 keys, encoded = tuple(chain.keys), self._encoded(name)
-                chains[name] = encoded if encoded is not None and encoded == keys else keys
-        return chains
+                put[name] = encoded if encoded is not None and encoded == keys else keys
+        return follow(before.chains, put, [name for name in edited if name not in put and name in before.chains])
 
     def _write(self, splice: _Splice, keys: Keys, before: Image, said: dict[bytes, _Said]) -> bytes:
         """A chain's entries, its jumps left open; where they are is remembered."""

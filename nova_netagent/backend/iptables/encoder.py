@@ -8,6 +8,7 @@ from nova_netagent.backend.iptables.entry import encode
 from nova_netagent.backend.iptables.image import Chains, Keys
 from nova_netagent.backend.iptables.layout import encoded_name
 from nova_netagent.backend.iptables.sets import KernelSets
+from nova_netagent.model.lineage import changed, follow
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
 from nova_netagent.netfilter.rule import Chain, Hook, Rule, Table, TableId
 from nova_netagent.plan import EncodedHook, EncodedTable
@@ -40,20 +41,21 @@ class Encoder:
             known = _Encoded(Table(table.id, {}, ()), EncodedTable(table.id, {}, ()), {}, self._sets.generation)
         elif known.table is table and known.generation == self._sets.generation:
             return known.keys
-        before, keys = known.table.chains, dict(known.keys.chains)
-        indexes = {name: its for name, its in known.indexes.items() if self._holds(its)}
+        indexes = dict(known.indexes)
+        if known.generation != self._sets.generation:
+            indexes = {name: its for name, its in indexes.items() if self._holds(its)}
         stale = known.indexes.keys() - indexes.keys()
-        for name in before.keys() - table.chains.keys():
-            del keys[name]
-            indexes.pop(name, None)
+        others = changed(known.table.chains, table.chains)
+        put: dict[str, Keys] = {}
         done: _Done = {}
-        for name, chain in table.chains.items():
-            if before.get(name) is not chain or name in stale:
+        for name in dict.fromkeys((*others, *stale)):
+            indexes.pop(name, None)
+            if name in table.chains:
                 relied: dict[str, int] = {}
-                keys[name] = self._encode_chain(table.id, chain, actual.get(name), relied, done)
-                indexes.pop(name, None)
+                put[name] = self._encode_chain(table.id, table.chains[name], actual.get(name), relied, done)
                 if relied:
                     indexes[name] = relied
+        keys = follow(known.keys.chains, put, [name for name in others if name not in table.chains])
         hooks = known.keys.hooks
         if table.hooks != known.table.hooks:
             hooks = tuple(self._encode_hook(table.id, hook) for hook in table.hooks)

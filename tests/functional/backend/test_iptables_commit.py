@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -412,9 +412,9 @@ def test_a_table_is_read_once_under_one_lock(backend: IptablesBackend, monkeypat
     tables: list[str] = []
     read = KernelTables.read
 
-    def counted(kernel: KernelTables, table: str, previous: Image | None = None) -> Image:
+    def counted(kernel: KernelTables, table: str, *known: Any) -> Image:
         tables.append(table)
-        return read(kernel, table, previous)
+        return read(kernel, table, *known)
 
     monkeypatch.setattr(KernelTables, "read", counted)
     with backend.locked():
