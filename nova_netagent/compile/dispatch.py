@@ -8,7 +8,8 @@ A tree is outlined first and written down when all nodes of a table are known: t
 are hashes, and two that clash must part (``owner.short_ids``).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from msgspec import Struct
@@ -170,8 +171,11 @@ def _part(entries: Sequence[AddressEntry]) -> tuple[list[AddressEntry], list[Add
 
 def _shared_bits(entries: Sequence[AddressEntry]) -> int:
     """How many leading bits the prefixes of entries have in common."""
-    low = min(entry.prefix.value for entry in entries)
-    high = max(entry.prefix.last for entry in entries)
+    if entries[0].prefix.length == entries[-1].prefix.length:  # all are of one length, and so in order
+        low, high = entries[0].prefix.value, entries[-1].prefix.last
+    else:
+        low = min(entry.prefix.value for entry in entries)
+        high = max(entry.prefix.last for entry in entries)
     return FAMILY_BITS[entries[0].prefix.family] - (low ^ high).bit_length()
 
 
@@ -210,12 +214,9 @@ def _grow_devices(key: str, entries: Sequence[DeviceEntry], tail: tuple[Rule, ..
     if len(entries) <= LEAF:
         return _node(key, (entry.rule for entry in entries), (), tail)
     shared = _shared_letters(entries)
-    groups: dict[str, list[DeviceEntry]] = {}
-    for entry in entries:
-        groups.setdefault(entry.device[: shared + 1], []).append(entry)
     first: list[Rule] = []
     below: list[Node] = []
-    for letters, group in sorted(groups.items()):
+    for letters, group in _by_letters(entries, shared + 1):
         # A device that is named exactly like the prefix of others has no letters to part by.
         deeper = [entry for entry in group if entry.device != letters]
         here = [entry for entry in group if entry.device == letters]
@@ -225,6 +226,16 @@ def _grow_devices(key: str, entries: Sequence[DeviceEntry], tail: tuple[Rule, ..
             here += deeper
         first += [entry.rule for entry in here]
     return _node(key, first, below, tail)
+
+
+def _by_letters(entries: Sequence[DeviceEntry], count: int) -> Iterator[tuple[str, Sequence[DeviceEntry]]]:
+    """The entries of a sorted list by so many first letters of their names."""
+    low = 0
+    while low < len(entries):
+        letters = entries[low].device[:count]
+        high = bisect_right(entries, letters, low, key=lambda entry: entry.device[:count])
+        yield letters, entries[low:high]
+        low = high
 
 
 def _shared_letters(entries: Sequence[DeviceEntry]) -> int:

@@ -5,6 +5,7 @@ egress in mangle PREROUTING (W-out-ID), the sender's own addresses in raw PREROU
 (W-src-ID). An instance that is pending has chains too: they let nothing through.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -78,6 +79,10 @@ class Piece(Struct, frozen=True):
         """Each by its table and name."""
         return (each for family in self.families for each in family.chains)
 
+    def used(self) -> Iterator[tuple[Side, str]]:
+        """Each group that a vif is judged by, by side."""
+        return (each for family in self.families for each in family.used)
+
 
 class _Placed(Struct, frozen=True):
     """What all instances add to the tables."""
@@ -125,25 +130,29 @@ def _place(pieces: Mapping[str, Piece], scope: Scope, memo: Memo) -> _Placed:
         ways.place_receivers(receivers, addresses)
         ways.place_senders(senders, astray)
         ways.place_judged(judged)
-    used: dict[Side, set[str]] = {}
-    for side, group_id in {each for piece in all_pieces for own_family in piece.families for each in own_family.used}:
-        used.setdefault(side, set()).add(group_id)
-    return _Placed(placed, {side: part.intern(("used", side), frozenset(ids)) for side, ids in used.items()})
+    used = {side: part.intern(("used", side), frozenset(users)) for side, users in layer.users.items() if users}
+    return _Placed(placed, used)
 
 
 class _Layer(Struct, frozen=True):
-    """The chains of all instances, and what they were made from."""
+    """The chains of all instances and the groups that they use, and what they were made from."""
 
     pieces: Mapping[str, Piece]
     chains: Mapping[TableId, Mapping[str, Chain]]
+    users: Mapping[Side, Mapping[str, int]]
+    """By side and group how often it is used, by how many vifs."""
 
 
 def _chains(pieces: Mapping[str, Piece], last: _Layer | None) -> _Layer:
     """The chains of all instances; those of last time, but for the instances that came, went or changed."""
-    last = last or _Layer({}, {})
+    last = last or _Layer({}, {}, {})
     put: dict[TableId, dict[str, Chain]] = {}
     gone: dict[TableId, set[str]] = {}
+    more: dict[Side, Counter[str]] = {}
     for id_ in changed(last.pieces, pieces):
+        for sign, piece in ((-1, last.pieces.get(id_)), (1, pieces.get(id_))):
+            for side, group_id in piece.used() if piece is not None else ():
+                more.setdefault(side, Counter())[group_id] += sign
         for table, name, _chain in last.pieces[id_].chains() if id_ in last.pieces else ():
             gone.setdefault(table, set()).add(name)
         for table, name, chain in pieces[id_].chains() if id_ in pieces else ():
@@ -152,7 +161,16 @@ def _chains(pieces: Mapping[str, Piece], last: _Layer | None) -> _Layer:
     for table in put.keys() | gone.keys():
         new = put.get(table, {})
         chains[table] = follow(chains.get(table, {}), new, gone.get(table, set()) - new.keys())
-    return _Layer(pieces, chains)
+    users = dict(last.users)
+    for side, counts in more.items():
+        # A plain sum of counters would go through all of them.
+        found = dict(users.get(side, {}))
+        for group_id, count in counts.items():
+            found[group_id] = found.get(group_id, 0) + count
+            if not found[group_id]:
+                del found[group_id]
+        users[side] = found
+    return _Layer(pieces, chains, users)
 
 
 # --- one instance
