@@ -39,6 +39,9 @@ CONNECTIONS = 4096
 SOCKET_TIMEOUT = 30.0
 """Seconds that a client may take over each piece of a request or an answer."""
 
+DAWDLING = 0.05
+"""Seconds after which nobody waits any more for who is still asking: a client may take minutes over it."""
+
 KEEP_ALIVE = 75.0
 """Seconds that an idle connection is kept."""
 
@@ -61,8 +64,8 @@ class Hub:
         self._poked = event.Event()
         self._gone: BaseException | None = None
         self._aside = ThreadPoolExecutor(1, "aside")
-        self._begun: set[object] = set()
-        """The greenthreads that read what somebody asks."""
+        self._begun: dict[object, float] = {}
+        """The greenthreads that read what somebody asks, each with when it began, by time.monotonic()."""
         self._servers: list[Server] = []
         self._deliverer = eventlet.spawn(self._deliver)
 
@@ -81,15 +84,18 @@ class Hub:
 
     def comes(self) -> None:
         """The greenthread that runs has begun to read what somebody asks."""
-        self._begun.add(eventlet.getcurrent())
+        self._begun[eventlet.getcurrent()] = time.monotonic()
 
     def came(self) -> None:
         """It is with the engine now, or is no longer to come."""
-        self._begun.discard(eventlet.getcurrent())
+        self._begun.pop(eventlet.getcurrent(), None)
 
     def coming(self) -> bool:
-        """Whether somebody has begun to ask, and the engine has not been told yet. For any thread."""
-        return bool(self._begun) or any(server.has_callers() for server in self._servers)
+        """Whether somebody has just begun to ask, and the engine has not been told yet. For any thread."""
+        late = time.monotonic() - DAWDLING
+        return any(began > late for began in tuple(self._begun.values())) or any(
+            server.has_callers() for server in self._servers
+        )
 
     def offload(self, function: Callable[[], T]) -> T:
         """Run something long in a thread of its own and wait, greenly, for its result."""

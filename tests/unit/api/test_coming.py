@@ -8,6 +8,7 @@ from typing import Any
 import eventlet
 import pytest
 
+from nova_netagent.api import hub
 from nova_netagent.api.hub import Hub
 
 REQUEST = b"PUT / HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\n"
@@ -75,6 +76,15 @@ def test_who_is_read_comes_until_the_engine_is_told(desk: Desk) -> None:
         assert desk.asked == [b"body"]
         assert not desk.coming_when_told
         assert not desk.hub.coming()  # the connection is kept
+
+
+def test_who_dawdles_is_not_waited_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with desk.connect() as client:
+        client.sendall(REQUEST)
+        desk.turn()
+        assert desk.hub.coming()
+        monkeypatch.setattr(hub, "DAWDLING", 0.0)
+        assert not desk.hub.coming()
 
 
 def test_who_leaves_in_the_middle_does_not_come(desk: Desk) -> None:
