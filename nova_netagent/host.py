@@ -8,8 +8,19 @@ from nova_netagent.backend import Backend
 from nova_netagent.backend.conntrack import FlowTable
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
-from nova_netagent.backend.nft.others import OtherChain
+from nova_netagent.backend.nft.others import OtherTable
 from nova_netagent.services.protocol import DhcpServers
+
+
+@dataclass(frozen=True)
+class Others:
+    """Everybody's rules that are not in the tables which our own backend reads.
+
+    :ivar legacy: the legacy tables, to be read only; ``None`` where our own rules are in them.
+    """
+
+    nft: Sequence[OtherTable] = ()
+    legacy: Backend[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -26,8 +37,8 @@ class Host:
     """The packet filter that was ours before, where anything of ours is still in it."""
     warnings: tuple[str, ...] = ()
     """What this kernel cannot do, and what that means."""
-    others: Callable[[], Sequence[OtherChain]] = tuple
-    """Who else judges packets where ``rules`` does not look."""
+    others: "Callable[[], Others]" = lambda: Others()
+    """What judges packets where ``rules`` does not look."""
 
     def close(self) -> None:
         """Close sockets and descriptors; the kernel keeps everything, and servers go on."""

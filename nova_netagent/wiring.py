@@ -1,20 +1,19 @@
 """What a program needs to work on this host, put together from its settings."""
 
 import logging
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nova_netagent.backend import Backend, BackendError, worlds
+from nova_netagent.backend import Backend, BackendError, Unavailable, worlds
 from nova_netagent.backend.conntrack import Conntrack
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
 from nova_netagent.backend.nft.commits import Commits
-from nova_netagent.backend.nft.others import OtherChain, other_chains
+from nova_netagent.backend.nft.others import OtherTable, other_tables
 from nova_netagent.compile.dhcp import directory
 from nova_netagent.engine import Engine
-from nova_netagent.host import Host
+from nova_netagent.host import Host, Others
 from nova_netagent.metrics import Metrics
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.services import DnsmasqServers
@@ -100,13 +99,29 @@ def open_frames(settings: Settings, commits: Commits | None = None) -> tuple[Fra
     return None, (f"{UNJUDGED}: {reason}",)
 
 
-def _others(chosen: str, wrap_name: str) -> list[OtherChain]:
-    """Who judges packets beside the tables that our own rules are in."""
-    if chosen == "iptables":
-        return other_chains(wrap_name)
-    from nova_netagent.backend.iptables.others import legacy_chains  # imports libiptc
+class _OthersRules:
+    """Reads what judges packets beside the tables that our own rules are in."""
 
-    return [*other_chains(wrap_name), *legacy_chains()]
+    def __init__(self, chosen: str, wrap_name: str) -> None:
+        self._chosen = chosen
+        self._own = {wrap_name}
+        self._legacy: Backend[Any] | None = None
+
+    def __call__(self) -> Others:
+        if self._chosen == "nftables" and self._legacy is None:
+            from nova_netagent.backend.iptables import IptablesBackend  # imports libiptc
+
+            self._legacy = IptablesBackend(lock_timeout=0.0, owns_set=lambda name: False)
+        return Others(self._tables(), self._legacy)
+
+    def _tables(self) -> Sequence[OtherTable]:
+        has = worlds.has_nf_tables()
+        try:
+            return () if has is False else other_tables(self._own)
+        except Unavailable as error:
+            if has or not worlds.lacks_nf_tables(error):
+                raise
+            return ()
 
 
 def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None] | None = None) -> Host:
@@ -123,7 +138,7 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
         leftovers=_open_leftovers(settings, chosen),
         links=open_links(settings, on_change),
         frames=frames,
-        others=partial(_others, chosen.name, settings.firewall.wrap_name),
+        others=_OthersRules(chosen.name, settings.firewall.wrap_name),
         servers=DnsmasqServers(Path(directory(settings.state_path)), on_change, lambda what: events.labels(what).inc()),
         flows=Conntrack(),
         warnings=(*warnings, *chosen.warnings),

@@ -39,6 +39,9 @@ class Backend(Protocol[K]):
     atomic: bool
     """Whether a ``transaction`` is carried out whole or not at all."""
 
+    lead: int
+    """By how much its chains' priorities come before those of iptables' tables."""
+
     see_with: str
     """The command with which an operator sees our rules."""
 

@@ -37,6 +37,7 @@ class FakeBackend:
 
     name = "fake"
     atomic = False
+    lead = 0
     see_with = "FakeBackend.chains"
 
     def __init__(

@@ -98,7 +98,7 @@ def look_at_nftables(owner: Owner) -> World:
 
     :raises Unavailable: it does not answer.
     """
-    has = _has_nf_tables()
+    has = has_nf_tables()
     if has is False:
         return World()
     netlink = Netlink()
@@ -107,8 +107,7 @@ def look_at_nftables(owner: Owner) -> World:
         filters = ours - {(NftFamily.BRIDGE, owner.wrap_name)}
         found = netlink.everything()
     except Unavailable as error:
-        refused = isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_NF_TABLES
-        if has or not refused:
+        if has or not lacks_nf_tables(error):
             raise
         return World()
     finally:
@@ -122,8 +121,13 @@ def look_at_nftables(owner: Owner) -> World:
     return World(True, foreign, any(table in filters for table in found.tables), closed)
 
 
-def _has_nf_tables() -> bool | None:
-    """``None``: who knows."""
+def lacks_nf_tables(error: Unavailable) -> bool:
+    """Whether the kernel, asked for nf_tables, refused because it has none."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_NF_TABLES
+
+
+def has_nf_tables() -> bool | None:
+    """Whether the kernel shows that it has nf_tables; nothing is loaded. ``None``: it does not show it."""
     if (Path("/sys/module/nf_tables")).exists():
         return True
     try:

@@ -62,8 +62,7 @@ def _show(session: Session, found: Document) -> None:
     verdict = screen.verdict(_ENDS.get(found["verdict"], "may pass or not"), found["verdict"] == "ACCEPT")
     screen.wrapped(f"It {verdict}: {found['reason']}.")
     if not found["certain"]:
-        why = "" if found["doubts"] else " other rules judge it as well"
-        screen.wrapped(f"That is not certain:{why}", indent="  ")
+        screen.wrapped("That is not certain:", indent="  ")
     for doubt in found["doubts"]:
         rule = doubt["rule"]
         what = _ENDS.get(doubt["verdict"], "may pass or not")

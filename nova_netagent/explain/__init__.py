@@ -3,4 +3,5 @@
 question    what is asked                     live      the kernel's rules, read as they are met
 scene       links, addresses, routes, ports   owners    whose a rule is
 proposal    what would let it through         report    what is answered
+foreign     others' rules in nf_tables
 """

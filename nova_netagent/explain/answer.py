@@ -74,8 +74,9 @@ class _Case:
         self._question = question
         self._world = world
         self._actual: ActualLinks = world.host.links.read()
-        around = Surroundings(self._is_local, self._leads_to)
-        self._live = LiveRules(world.host.rules, world.compiled.ruleset, world.compiled.scope.owner, around)
+        around = Surroundings(self._is_local, self._leads_to, self._index_of)
+        owner = world.compiled.scope.owner
+        self._live = LiveRules(world.host.rules, world.compiled.ruleset, owner, around, world.host.others())
         self._scene = self._scene_of(world.compiled)
         self._notes: list[str] = []
         self._sender = self._find_sender()
@@ -87,12 +88,11 @@ class _Case:
         rules = [each for hop in end.journey.hops for each in self._met(hop)]
         refused_by = rules[-1] if end.verdict in ("DROP", "REJECT", "UNKNOWN") and rules else None
         self._note(end)
-        elsewhere = self._judged_elsewhere(end)
         question = self._question
         return Explanation(
             verdict=end.verdict,
             reason=self._reason(end, rules, refused_by),
-            certain=not elsewhere and all(each.verdict == end.verdict for each in doubts),
+            certain=all(each.verdict == end.verdict for each in doubts),
             way=self._way(end),
             state=",".join(sorted(question.packet.states)),
             sent=self._at(question.packet, self._sender),
@@ -114,6 +114,10 @@ class _Case:
 
     def _leads_to(self, address: str) -> str | None:
         return self._world.host.links.route(Asked(address)).interface
+
+    def _index_of(self, name: str) -> int | None:
+        link = self._actual.links.get(name)
+        return None if link is None else link.index
 
     def _find_sender(self) -> str | None:
         """The link that the packet comes by; ``None``: the host sends it."""
@@ -220,7 +224,7 @@ class _Case:
     # --- what was met
 
     def _met(self, hop: Hop) -> Iterator[MetRule]:
-        table = self._live.table(TableId(hop.walk.packet.family, hop.table))
+        table = self._live.met(TableId(hop.walk.packet.family, hop.table))
         if table is None:
             return
         callers: dict[str, Holder] = {}
@@ -310,19 +314,6 @@ class _Case:
             self._notes.append("no destination port was given: rules that name ports do not match")
         if self._live.doubts:
             self._notes.append("foreign rules that depend on more than the packet were taken not to apply")
-
-    def _judged_elsewhere(self, end: End) -> bool:
-        """Whether somebody else's rules, which are not read here, may refuse what passes; each is noted."""
-        if end.verdict != "ACCEPT":
-            return False
-        hooks = {hop.hook for hop in end.journey.hops}
-        family = self._question.family
-        found = [each for each in self._world.host.others() if each.sees(family) and each.hook in hooks]
-        for each in found:
-            policy = ", policy drop" if each.drops else ""
-            rules = f"{each.rules} rule{'' if each.rules == 1 else 's'}"
-            self._notes.append(f"{each.text} judges it as well, and is not read here ({rules}{policy})")
-        return bool(found)
 
     def _note_link(self, device: str | None) -> None:
         port = self._scene.ports.get(device or "")

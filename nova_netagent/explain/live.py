@@ -1,49 +1,74 @@
 """The kernel's own rules, read when they are met: everybody's, with their counters."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 from msgspec.structs import replace
 
 from nova_netagent.backend import Backend
+from nova_netagent.backend.nft.others import HOOKS
+from nova_netagent.explain.foreign.decode import decode
+from nova_netagent.explain.foreign.fields import Around
+from nova_netagent.explain.foreign.walk import OtherHook, OtherRules
+from nova_netagent.explain.rules import LiveRule
+from nova_netagent.host import Others
 from nova_netagent.netfilter.foreign import Surroundings, applies
+from nova_netagent.netfilter.journey import PASSAGES
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.packet import CannotTell, Packet, Step, Walk, matches, walk
-from nova_netagent.netfilter.rule import InSet, IpSet, Opaque, Rule, Ruleset, Table, TableId
+from nova_netagent.netfilter.rule import FAMILIES, InSet, IpSet, Match, Opaque, Rule, Ruleset, Table, TableId
+
+_PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0}
+_NAT_PRIORITIES = {"PREROUTING": -100, "OUTPUT": -100, "INPUT": 100, "POSTROUTING": 100}
+"""Of iptables' tables (linux/netfilter_ipv4.h)."""
+LEGACY = "iptables-legacy "
+"""Begins the names of the legacy tables, where they are not the ones that our own rules are in."""
 
 Place = tuple[TableId, str, int]
 """A table, a chain and a rule's index in it."""
 
 
-@dataclass(frozen=True)
-class LiveRule:
-    """A rule as the kernel has it; ``ours`` is the compiled one that it is, with its origin."""
+class Met(Protocol):
+    """What a packet met at a hook."""
 
-    rule: Rule
-    text: str
-    packets: int
-    octets: int
-    ours: Rule | None
-    stray: bool
-    """It stands in a chain of ours without being of ours."""
+    id: TableId
+    """The table, by the name by which an operator finds it."""
+
+    def start(self, hook: str) -> str:
+        """The chain by which packets enter it there."""
+
+    def at(self, step: Step) -> LiveRule | None:
+        """The rule that matched; ``None`` when it is not in the kernel."""
 
 
 class LiveTable:
     """One table of the kernel's.
 
     :param wanted: what it must hold of ours; ``None`` where nothing of ours belongs there.
+    :param shown: the name by which an operator finds it, if that is not its own.
     """
 
-    def __init__(self, id_: TableId, backend: Backend[Any], wanted: Table | None, owner: Owner) -> None:
-        self.id = id_
+    def __init__(
+        self, id_: TableId, backend: Backend[Any], wanted: Table | None, owner: Owner, shown: str | None = None
+    ) -> None:
+        self.id = TableId(id_.family, shown or id_.name)
+        self._held = id_
         self._backend = backend
         self._owner = owner
         self._counted = backend.counters(id_)
         self._encoded = None if wanted is None else backend.encode(wanted)
         self._wanted = wanted
         self._chains: dict[str, tuple[LiveRule, ...]] = {}
+
+    def start(self, hook: str) -> str:
+        """The built-in chain."""
+        return hook
+
+    def at(self, step: Step) -> LiveRule | None:
+        """The rule that matched; ``None`` when it is not in the kernel."""
+        live = (self.chain(step.chain) or ())[step.index : step.index + 1]
+        return live[0] if live and live[0].rule == step.rule else None
 
     def policy(self, chain: str) -> str:
         """What becomes of a packet at the end of a built-in chain."""
@@ -68,8 +93,11 @@ class LiveTable:
         owned = self._owner.owns_chain(name)
         for packets, octets, key in self._counted[name][1]:
             known = ours.get(key)
-            rule = known or self._backend.parse(self.id, key)
-            yield LiveRule(rule, self._backend.describe(self.id, key), packets, octets, known, owned and known is None)
+            rule = known or self._backend.parse(self._held, key)
+            strange = next((each.data for each in rule.matches if _is_nft(each)), None)
+            described = self._backend.describe(self._held, key)
+            text = described if strange is None else decode(strange, self.id.family, {}).text
+            yield LiveRule(rule, text, packets, octets, known, owned and known is None)
 
     def _ours(self, name: str) -> Mapping[Any, Rule]:
         if self._wanted is None or self._encoded is None:
@@ -109,12 +137,16 @@ class LiveRules:
     :ivar doubts: the rules of which it could not be told whether they apply, in the order in which they were met.
     """
 
-    def __init__(self, backend: Backend[Any], ruleset: Ruleset, owner: Owner, around: Surroundings) -> None:
+    def __init__(
+        self, backend: Backend[Any], ruleset: Ruleset, owner: Owner, around: Surroundings, others: Others
+    ) -> None:
         self._backend = backend
         self._ruleset = ruleset
         self._owner = owner
         self._around = around
+        self._others = others
         self._loaded = frozenset(backend.loaded_tables())
+        self._loaded_legacy = frozenset(() if others.legacy is None else others.legacy.loaded_tables())
         self._tables: dict[TableId, LiveTable] = {}
         self._instead: Ruleset | None = None
         self._walked: dict[tuple[TableId, str], Sequence[Rule]] = {}
@@ -122,13 +154,45 @@ class LiveRules:
         self.assumed: frozenset[Place] = frozenset()
         """Those of the doubtful rules that are taken to apply."""
 
+    def met(self, id_: TableId) -> Met | None:
+        """A table, or a base chain of a foreign one in nf_tables, as ``tables_at`` names it."""
+        return self._hooks.get(id_) or self.table(id_)
+
     def table(self, id_: TableId) -> LiveTable | None:
         """A table, if it is in use."""
-        if id_ not in self._loaded:
-            return None
         if id_ not in self._tables:
-            self._tables[id_] = LiveTable(id_, self._backend, self._ruleset.tables.get(id_), self._owner)
-        return self._tables[id_]
+            legacy = TableId(id_.family, id_.name.removeprefix(LEGACY))
+            if id_ in self._loaded:
+                self._tables[id_] = LiveTable(id_, self._backend, self._ruleset.tables.get(id_), self._owner)
+            elif id_ != legacy and legacy in self._loaded_legacy and self._others.legacy is not None:
+                self._tables[id_] = LiveTable(legacy, self._others.legacy, None, self._owner, id_.name)
+        return self._tables.get(id_)
+
+    def tables_at(self, hook: str, family: int) -> list[tuple[str, bool]]:
+        """What packets of a family meet at a hook, in order, and whether each translates."""
+        found = []
+        for name in PASSAGES[hook]:
+            priority = _NAT_PRIORITIES[hook] if name == "nat" else _PRIORITIES[name]
+            found.append((priority - self._backend.lead, name, name == "nat"))
+            if self._loaded_legacy:
+                found.append((priority, LEGACY + name, name == "nat"))
+        for key, each in self._hooks.items():
+            if (key.family, each.hook) == (family, hook):
+                found.append((each.priority, key.name, each.translates))
+        return [(name, translates) for _, name, translates in sorted(found, key=lambda each: each[0])]
+
+    @cached_property
+    def _hooks(self) -> Mapping[TableId, OtherHook]:
+        """The base chains of others, by the names by which packets meet them."""
+        found = {}
+        for table in self._others.nft:
+            rules = OtherRules(table)
+            for family in filter(table.sees, FAMILIES):
+                for hook in HOOKS:
+                    for base in table.base_chains(hook):
+                        each = OtherHook(rules, family, hook, base)
+                        found[each.key] = each
+        return found
 
     @cached_property
     def _sets(self) -> Mapping[str, IpSet]:
@@ -140,6 +204,9 @@ class LiveRules:
 
     def walk(self, id_: TableId, hook: str, packet: Packet) -> Walk:
         """What one table does to a packet at one hook; ``UNKNOWN`` where a program of somebody's decides."""
+        other = self._hooks.get(id_)
+        if other is not None:
+            return other.walk(packet, self._around, lambda chain, index: self._doubt((other.id, chain, index)))
         table = self.table(id_)
         if table is None:
             return Walk("ACCEPT", packet)
@@ -149,7 +216,7 @@ class LiveRules:
             chains, sets = self._with_ours(table, self._instead), self._instead.sets
 
         def judge(step: Step, packet: Packet) -> bool:
-            return self._applies(id_, step, packet, sets)
+            return self._applies(id_, Around(hook, self._around), step, packet, sets)
 
         try:
             return walk(chains, hook, packet, sets, table.policy(hook), judge)
@@ -166,7 +233,7 @@ class LiveRules:
             chains |= {name: chain.explained for name, chain in wanted.chains.items()}
         return chains
 
-    def _applies(self, id_: TableId, step: Step, packet: Packet, sets: Mapping[str, IpSet]) -> bool:
+    def _applies(self, id_: TableId, around: Around, step: Step, packet: Packet, sets: Mapping[str, IpSet]) -> bool:
         rule = step.rule
         unknown = [each for each in rule.matches if _is_unknown(each, sets)]
         if not unknown:
@@ -174,14 +241,30 @@ class LiveRules:
         known = tuple(each for each in rule.matches if each not in unknown)
         if not matches(replace(rule, matches=known), packet, sets):
             return False
-        found = [applies(each, packet, self._around) if isinstance(each, Opaque) else None for each in unknown]
+        found = [_holds(each, packet, around) for each in unknown]
         if False in found:
             return False
         if None not in found:
             return True
-        place = (id_, step.chain, step.index)
+        return self._doubt((id_, step.chain, step.index))
+
+    def _doubt(self, place: Place) -> bool:
+        """Note a rule of which it cannot be told whether it applies; whether it is taken to."""
         self.doubts[place] = None
         return place in self.assumed
+
+
+def _holds(match: Match, packet: Packet, around: Around) -> bool | None:
+    if not isinstance(match, Opaque):
+        return None
+    if _is_nft(match):
+        return decode(match.data, packet.family, {}).holds(packet, around)
+    return applies(match, packet, around.surroundings)
+
+
+def _is_nft(match: Match) -> TypeGuard[Opaque]:
+    """Whether it is a rule of nf_tables that somebody put into a chain of ours."""
+    return isinstance(match, Opaque) and match.name == "nft"
 
 
 def _is_unknown(match: object, sets: Mapping[str, IpSet]) -> bool:

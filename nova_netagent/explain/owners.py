@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from nova_netagent.explain.live import LiveRule, LiveTable
+from nova_netagent.explain.live import Met
 from nova_netagent.explain.report import Holder, MetRule
+from nova_netagent.explain.rules import LiveRule
 from nova_netagent.model import DesiredState, FloatingIP, Instance, Network, ProviderRule, SecurityGroup
 from nova_netagent.model.objects import SecurityGroupRule
 from nova_netagent.netfilter.foreign import program_of
@@ -16,10 +17,9 @@ AGENT = Holder(True, "the agent, for every packet")
 OPERATOR = Holder(False, "the policy of the chain, which is the operator's")
 
 
-def met(state: DesiredState, table: LiveTable, hook: str, step: Step) -> MetRule:
+def met(state: DesiredState, table: Met, hook: str, step: Step) -> MetRule:
     """A rule that a packet met, with its counters and owner."""
-    live = (table.chain(step.chain) or ())[step.index : step.index + 1]
-    found = live[0] if live and live[0].rule == step.rule else None
+    found = table.at(step)
     return MetRule(
         family=table.id.family,
         table=table.id.name,
@@ -30,14 +30,14 @@ def met(state: DesiredState, table: LiveTable, hook: str, step: Step) -> MetRule
         effect=effect(step),
         packets=0 if found is None else found.packets,
         bytes=0 if found is None else found.octets,
-        owner=_owner_of(state, step, found),
+        owner=_owner_of(state, step, found, table.id.name),
     )
 
 
-def _owner_of(state: DesiredState, step: Step, found: LiveRule | None) -> Holder:
+def _owner_of(state: DesiredState, step: Step, found: LiveRule | None, table: str) -> Holder:
     if step.rule.origin is not None:
         return holder(state, step.rule.origin)
-    return AGENT if found is None else owner(state, found, step.chain)
+    return AGENT if found is None else owner(found, step.chain, table)
 
 
 def why(state: DesiredState, refused_by: MetRule) -> str:
@@ -60,18 +60,20 @@ def why(state: DesiredState, refused_by: MetRule) -> str:
     return whose.text
 
 
-def policy(table: LiveTable, hop: Hop) -> MetRule:
-    """The policy of a built-in chain as what decided."""
-    name = hop.walk.verdict
-    return MetRule(table.id.family, hop.table, hop.hook, hop.hook, 0, f"policy {name}", name, 0, 0, OPERATOR)
+def policy(table: Met, hop: Hop) -> MetRule:
+    """The policy of a built-in or base chain as what decided."""
+    name, chain = hop.walk.verdict, table.start(hop.hook)
+    program = program_of(chain, *table.id.name.split()[1:])
+    whose = OPERATOR if program is None else Holder(False, f"foreign, the policy of the chain, probably of {program}")
+    return MetRule(table.id.family, table.id.name, hop.hook, chain, 0, f"policy {name}", name, 0, 0, whose)
 
 
-def owner(state: DesiredState, live: LiveRule, chain: str) -> Holder:
+def owner(live: LiveRule, chain: str, table: str) -> Holder:
     """Whose a live rule is."""
     if live.ours is not None:
         return AGENT
     target = live.rule.target
-    program = program_of(chain, target.chain if isinstance(target, Jump) else "")
+    program = program_of(chain, target.chain if isinstance(target, Jump) else "", *table.split()[1:])
     if live.stray:
         return Holder(False, "foreign, in a chain of ours: the next resync takes it out")
     return Holder(False, f"foreign, probably {program}" if program else "foreign, not the agent's")

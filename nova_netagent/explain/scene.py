@@ -1,6 +1,6 @@
 """The host as it is now: its links, addresses and routes, and who is behind which port."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from nova_netagent.backend.links.routes import Asked, Route
@@ -34,6 +34,10 @@ class LiveScene(Scene):
     """By bridge."""
     pairs: tuple[tuple[Prefix, str], ...] = field(default=(), kw_only=True)
     """What vifs may send from beside their own, with their devices."""
+
+    def tables_at(self, hook: str, packet: Packet) -> Sequence[tuple[str, bool]]:
+        """Everybody's tables, as they stand."""
+        return self.live.tables_at(hook, packet.family)
 
     def walk_table(self, table: TableId, hook: str, packet: Packet) -> Walk:
         """What one table does to a packet at one hook."""

@@ -50,6 +50,8 @@ class Surroundings:
     """Whether an address is the host's own."""
     leads_to: Callable[[str], str | None]
     """The interface by which the host would answer an address."""
+    index_of: Callable[[str], int | None] = lambda name: None
+    """The number of a link."""
 
 
 def applies(match: Opaque, packet: Packet, around: Surroundings) -> bool | None:
@@ -98,12 +100,17 @@ _PROGRAMS: tuple[tuple[str, str], ...] = (
     ("CNI-", "a CNI plugin"),
     ("FLANNEL-", "flannel"),
     ("NETAVARK", "podman"),
+    ("netavark", "podman"),
+    ("docker", "docker"),
+    ("firewalld", "firewalld"),
+    ("libvirt_", "libvirt"),
+    ("kube-proxy", "kube-proxy"),
 )
 _FIREWALLD = ("_ZONES", "_public", "_direct", "_POLICIES", "_POLICIES_pre", "_POLICIES_post", "_ZONES_SOURCE")
 
 
 def program_of(*chains: str) -> str | None:
-    """Whose a foreign rule probably is, by the name of the chain it stands in or jumps to."""
+    """Whose a foreign rule probably is, by the names of the chain it stands in or jumps to, or of its table."""
     for chain in chains:
         for start, name in _PROGRAMS:
             if chain.startswith(start):
@@ -177,14 +184,18 @@ def _addrtype(match: Opaque, packet: Packet, around: Surroundings) -> bool | Non
     else:
         source, destination, inverted = _ADDRTYPE.unpack_from(match.data)
     sides = ((source, packet.source, inverted & 1), (destination, packet.destination, inverted & 2))
-    return all(bool(mask & _address_type(address, around)) != bool(invert) for mask, address, invert in sides if mask)
+    return all(bool(mask & _type_bit(address, around)) != bool(invert) for mask, address, invert in sides if mask)
 
 
-def _address_type(address: str, around: Surroundings) -> int:
-    kind = _cast(address)
-    if kind != "unicast":
-        return _BROADCAST if kind == "broadcast" else _MULTICAST
-    return _LOCAL if around.is_local(address) else _UNICAST
+def _type_bit(address: str, around: Surroundings) -> int:
+    kind = address_type(address, around)
+    return next(bit for bit, name in _ADDRESS_TYPES.items() if name.lower() == kind)
+
+
+def address_type(address: str, around: Surroundings) -> str:
+    """``unicast``, ``local``, ``broadcast`` or ``multicast``, as the host's routing has it."""
+    kind = cast(address)
+    return "local" if kind == "unicast" and around.is_local(address) else kind
 
 
 def _conntrack(match: Opaque, packet: Packet, around: Surroundings) -> bool | None:
@@ -197,7 +208,7 @@ def _conntrack(match: Opaque, packet: Packet, around: Surroundings) -> bool | No
 
 def _pkttype(match: Opaque, packet: Packet, around: Surroundings) -> bool | None:
     kind, inverted = _PKTTYPE.unpack_from(match.data)
-    return bool(_PACKET_TYPES.index(_cast(packet.destination)) == kind) != bool(inverted)
+    return bool(_PACKET_TYPES.index(cast(packet.destination)) == kind) != bool(inverted)
 
 
 def _iprange(match: Opaque, packet: Packet, around: Surroundings) -> bool | None:
@@ -216,7 +227,7 @@ def _rpfilter(match: Opaque, packet: Packet, around: Surroundings) -> bool | Non
     flags = match.data[0]
     back = around.leads_to(packet.source)
     found = back is not None and (bool(flags & 0x01) or back == packet.in_interface)
-    found = found or (_cast(packet.source) == "unicast" and packet.source in ("0.0.0.0", "::"))
+    found = found or (cast(packet.source) == "unicast" and packet.source in ("0.0.0.0", "::"))
     return found != bool(flags & 0x08)
 
 
@@ -226,7 +237,8 @@ def _in(port: int | None, low: int, high: int) -> bool:
     return port is not None and low <= port <= high
 
 
-def _cast(address: str) -> str:
+def cast(address: str) -> str:
+    """``unicast``, ``broadcast`` or ``multicast``, by the address alone."""
     known = values.prefix(address)
     if address == "255.255.255.255":
         return "broadcast"

@@ -22,7 +22,7 @@ from nova_netagent.model.values import Prefix
 from nova_netagent.netfilter.packet import Packet, Step, Walk, chains_of, walk
 from nova_netagent.netfilter.rule import IpSet, Rule, Ruleset, TableId
 
-_PASSAGES: Mapping[str, tuple[str, ...]] = {
+PASSAGES: Mapping[str, tuple[str, ...]] = {
     "PREROUTING": ("raw", "mangle", "nat"),
     "INPUT": ("mangle", "filter", "nat"),
     "FORWARD": ("mangle", "filter"),
@@ -57,7 +57,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Hop:
-    """One table at one hook, and what it did to the packet."""
+    """One table at one hook, and what it did to the packet; of a foreign table one of its base chains."""
 
     table: str
     hook: str
@@ -169,6 +169,10 @@ class Scene:
         trip.leave()
         return trip.end()
 
+    def tables_at(self, hook: str, packet: Packet) -> Sequence[tuple[str, bool]]:
+        """The tables that a packet meets at a hook, in order, and whether each translates."""
+        return [(name, name == "nat") for name in PASSAGES[hook]]
+
     def walk_table(self, table: TableId, hook: str, packet: Packet) -> Walk:
         """What one table does to a packet at one hook."""
         return walk(self.tables.get(table, {}), hook, packet, self.sets)
@@ -215,16 +219,19 @@ class _Trip:
         self._hops: list[Hop] = []
         self._verdict = "ACCEPT"
 
-    def pass_hook(self, hook: str, tables: Sequence[str] | None = None) -> None:
+    def pass_hook(self, hook: str) -> None:
         """Meet the tables of a hook, unless the packet was refused before."""
-        for table in tables or _PASSAGES[hook]:
+        translated = False
+        for table, translates in self._scene.tables_at(hook, self.packet):
             if self.refused:
                 return
-            # The mangling of a flow is decided by its first packet, and kept by connection tracking.
-            if table == "nat" and "NEW" not in self.packet.states:
+            # The mangling of a flow is decided by its first packet, and kept by connection tracking;
+            # who decided it first at a hook decided it for all (nf_nat_inet_fn).
+            if translates and (translated or "NEW" not in self.packet.states):
                 continue
             walked = self._scene.walk_table(TableId(self.packet.family, table), hook, self.packet)
             self._hops.append(Hop(table, hook, walked))
+            translated |= translates and _ends(walked.packet) != _ends(self.packet)
             self._verdict, self.packet = walked.verdict, walked.packet
 
     @property
@@ -248,6 +255,10 @@ class _Trip:
     def end(self) -> Journey:
         """What came of it."""
         return Journey(self._verdict, self.packet, tuple(self._hops))
+
+
+def _ends(packet: Packet) -> tuple[object, ...]:
+    return packet.source, packet.source_port, packet.destination, packet.destination_port
 
 
 def tables_of(ruleset: Ruleset) -> Mapping[TableId, Chains]:

@@ -40,7 +40,7 @@ from nova_netagent.netfilter.rule import (
     Zone,
 )
 
-_PASSING = frozenset(
+PASSING = frozenset(
     {"", "AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "CT", "DSCP", "ECN", "HL", "IDLETIMER", "LED"}
     | {"LOG", "NFLOG", "NOTRACK", "RATEEST", "SECMARK", "SET", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TRACE", "TTL"}
     | {"ULOG"}
@@ -196,7 +196,7 @@ def walk(
                 packet = replace(packet, mark=(packet.mark & ~mask) ^ value)
             case ChecksumFill() | Zone():
                 pass
-            case Opaque(name) if name in _PASSING:
+            case Opaque(name) if name in PASSING:
                 pass
             case Opaque("REJECT"):
                 return Walk("REJECT", packet, tuple(steps))

@@ -38,6 +38,7 @@ class IptablesBackend:
 
     name = "iptables"
     atomic = False
+    lead = 0
     see_with = "iptables-legacy-save (IPv6: ip6tables-legacy-save)"
 
     def __init__(self, lock_timeout: float, owns_set: Callable[[str], bool], commit: Commit = replace_table) -> None:

@@ -76,6 +76,8 @@ class ListedSet(NamedTuple):
     data_size: int
     fields: tuple[int, ...]
     """The sizes of a concatenation's fields, of sets with ranges."""
+    data_type: int = 0
+    """Of a map, by nft(8)'s number; verdicts have one of their own."""
 
 
 class Everything(NamedTuple):
@@ -403,12 +405,13 @@ def _set(answer: dict[int, bytes]) -> ListedSet:
         read_number(answer[5]),
         read_number(answer[7]) if 7 in answer else 0,
         tuple(read_number(parse(field)[1]) for field in parse_list(concatenation)),
+        read_number(answer[6]) if 6 in answer else 0,
     )
 
 
 def _element(data: bytes) -> Element:
     known = parse(data)
-    key = parse(known[1])[1]
+    key = parse(known[1])[1] if 1 in known else b""
     end = parse(known[10])[1] if 10 in known else None
     held = parse(known[2]) if 2 in known else {}
     return Element(

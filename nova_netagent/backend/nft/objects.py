@@ -130,7 +130,8 @@ class Element(Struct, frozen=True):
 
     ``end`` is the upper end of a range; of a plain element, and of one that is its own end,
     it is ``None``. A set of ranges of one field has two elements for each: where it begins,
-    and one that ``closes`` it, the first key that is no longer in it.
+    and one that ``closes`` it, the first key that is no longer in it. A set's catch-all has
+    an empty key.
     """
 
     key: bytes

@@ -1,54 +1,70 @@
-"""Who else judges packets: base chains of nf_tables that are not ours, those of Debian's plain iptables among them."""
+"""What others have in nf_tables: their tables with everything in them, those of Debian's plain iptables among them."""
+
+from collections.abc import Collection, Mapping
 
 from msgspec import Struct
 
-from nova_netagent.backend.nft.netlink import Netlink
-from nova_netagent.backend.nft.objects import Family, TableId
+from nova_netagent.backend.nft.netlink import ListedChain, ListedRule, ListedSet, Netlink
+from nova_netagent.backend.nft.objects import Element, Family, TableId
 
 HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
-_SEEN_BY = {4: ("inet", "ip", "iptables-legacy"), 6: ("inet", "ip6", "ip6tables-legacy")}
 _FAMILIES = (Family.IP, Family.IP6, Family.INET)
+_SEEN_BY = {4: (Family.INET, Family.IP), 6: (Family.INET, Family.IP6)}
+_DROP = 0
 
 
-class OtherChain(Struct, frozen=True):
-    """A base chain of somebody else's."""
+class OtherTable(Struct, frozen=True):
+    """A table of somebody else's."""
 
-    family: str
-    """``ip``, ``ip6`` or ``inet``, as nft(8) writes it, or the command that shows a legacy table."""
-    table: str
-    name: str
-    hook: str
-    drops: bool
-    """Its policy drops what no rule of it accepts."""
-    rules: int
+    id: TableId
+    chains: Mapping[str, ListedChain]
+    rules: Mapping[str, tuple[ListedRule, ...]]
+    """By chain, in order."""
+    sets: Mapping[str, tuple[ListedSet, tuple[Element, ...]]]
 
     @property
     def text(self) -> str:
-        """Where it is to be found."""
-        return f"{self.family} {self.table} {self.name}"
+        """As nft(8) names it: ``inet firewalld``."""
+        return f"{self.id.family.name.lower()} {self.id.name}"
 
     def sees(self, family: int) -> bool:
         """Whether packets of an address family meet it."""
-        return self.family in _SEEN_BY[family]
+        return self.id.family in _SEEN_BY[family]
+
+    def base_chains(self, hook: str) -> list[ListedChain]:
+        """The chains that packets enter by at a hook, if they do anything."""
+        found = (each for each in self.chains.values() if each.hook is not None and each.hook < len(HOOKS))
+        return [
+            each
+            for each in found
+            if HOOKS[each.hook or 0] == hook and (self.rules.get(each.name) or each.policy == _DROP)
+        ]
 
 
-def other_chains(own_table: str) -> list[OtherChain]:
-    """The base chains of the namespace that are in no table of that name, if they do anything.
+def other_tables(own: Collection[str]) -> list[OtherTable]:
+    """The tables of the namespace that judge packets, but for those of these names.
 
     :raises Unavailable: the kernel does not list them.
     """
     netlink = Netlink()
     try:
-        found = []
-        for family in _FAMILIES:
-            for table, chain in netlink.hooked(family):
-                if table == own_table or chain.hook is None or chain.hook >= len(HOOKS):
-                    continue
-                rules = len(netlink.rules(TableId(family, table), chain.name))
-                drops = chain.policy == 0
-                if rules or drops:
-                    name = family.name.lower()
-                    found.append(OtherChain(name, table, chain.name, HOOKS[chain.hook], drops, rules))
-        return found
+        return [
+            _read(netlink, table)
+            for table in dict.fromkeys(
+                TableId(family, name) for family in _FAMILIES for name, _ in netlink.hooked(family) if name not in own
+            )
+        ]
     finally:
         netlink.close()
+
+
+def _read(netlink: Netlink, table: TableId) -> OtherTable:
+    rules: dict[str, list[ListedRule]] = {}
+    for each in netlink.rules(table):
+        rules.setdefault(each.chain, []).append(each)
+    return OtherTable(
+        table,
+        {each.name: each for each in netlink.chains(table)},
+        {name: tuple(found) for name, found in rules.items()},
+        {each.name: (each, tuple(netlink.elements(table, each.name))) for each in netlink.sets(table)},
+    )

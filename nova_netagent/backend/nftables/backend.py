@@ -17,7 +17,7 @@ from nova_netagent.backend.nftables import allowances, dispatch, image, keys, la
 from nova_netagent.backend.nftables.encoder import Encoder
 from nova_netagent.backend.nftables.image import Image, Keys
 from nova_netagent.backend.nftables.laid import STRAY, Laid, seen
-from nova_netagent.backend.nftables.names import BASE_CHAINS, FILTER, Names
+from nova_netagent.backend.nftables.names import BASE_CHAINS, BEFORE_OTHERS, FILTER, Names
 from nova_netagent.backend.nftables.transaction import TableEdits, edited
 from nova_netagent.model.lineage import follow
 from nova_netagent.netfilter.rule import (
@@ -58,6 +58,7 @@ class NftablesBackend:
 
     name = "nftables"
     atomic = True
+    lead = BEFORE_OTHERS
 
     def __init__(self, wrap_name: str, owns_set: Callable[[str], bool], commits: Commits | None = None) -> None:
         self._commits = commits or Commits()

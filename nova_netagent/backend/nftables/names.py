@@ -23,7 +23,7 @@ _OWN: Mapping[str, re.Pattern[str]] = {
     "raw": re.compile(r"(no-server|unspecified|zones|src-[0-9a-f]{8})\Z"),
 }
 _HOOKS = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}
-_BEFORE_OTHERS = 5
+BEFORE_OTHERS = 5
 """So far before the priority at which iptables has the table, and most other programs theirs."""
 _PRIORITIES = {"raw": -300, "mangle": -150, FILTER: 0}
 _NAT_PRIORITIES = {"PREROUTING": -100, "OUTPUT": -100, "INPUT": 100, "POSTROUTING": 100}
@@ -70,7 +70,7 @@ def _base_chain(table: str, chain: str) -> Chain:
     priority = _NAT_PRIORITIES[chain] if table == "nat" else _PRIORITIES[table]
     # What the host sends has to find its way anew when its mark changes.
     type_ = "nat" if table == "nat" else "route" if (table, chain) == ("mangle", "OUTPUT") else "filter"
-    return Chain(f"{table}-{chain}", BaseHook(_HOOKS[chain], priority - _BEFORE_OTHERS, type_))
+    return Chain(f"{table}-{chain}", BaseHook(_HOOKS[chain], priority - BEFORE_OTHERS, type_))
 
 
 BASE_CHAINS: Mapping[str, Chain] = {

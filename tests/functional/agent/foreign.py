@@ -323,3 +323,92 @@ COMMIT
 COMMIT
 """
 """Another agent of nova's kind (reference dump of nova-compute), which shares two chains with us."""
+
+
+# --- the same in nf_tables; @REFUSED@ stands for whom they refuse
+
+DOCKER_NFT = """\
+table ip filter {
+	chain DOCKER { ip daddr 172.17.0.2 iifname != "docker0" oifname "docker0" tcp dport 80 counter accept
+	}
+	chain DOCKER-ISOLATION-STAGE-1 {
+		iifname "docker0" oifname != "docker0" counter jump DOCKER-ISOLATION-STAGE-2
+		counter return
+	}
+	chain DOCKER-ISOLATION-STAGE-2 {
+		oifname "docker0" counter drop
+		counter return
+	}
+	chain DOCKER-USER {
+		ip daddr @REFUSED@ tcp dport 80 counter drop
+		counter return
+	}
+	chain FORWARD {
+		type filter hook forward priority filter; policy accept;
+		counter jump DOCKER-USER
+		counter jump DOCKER-ISOLATION-STAGE-1
+		oifname "docker0" ct state related,established counter accept
+		oifname "docker0" counter jump DOCKER
+		iifname "docker0" oifname != "docker0" counter accept
+		iifname "docker0" oifname "docker0" counter accept
+	}
+}
+"""
+
+FIREWALLD_NFT = """\
+table inet firewalld {
+	chain filter_PREROUTING {
+		type filter hook prerouting priority filter + 10; policy accept;
+		icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept
+		meta nfproto ipv6 fib saddr . mark . iif oif missing drop
+	}
+	chain filter_FORWARD {
+		type filter hook forward priority filter + 10; policy accept;
+		ct state { established, related } accept
+		ct status dnat accept
+		iifname "lo" accept
+		ct state invalid drop
+		ip6 daddr { ::/96, ::ffff:0.0.0.0/96, 2002:a00::/24 } reject with icmpv6 type addr-unreachable
+		jump filter_FORWARD_ZONES
+		reject with icmpx admin-prohibited
+	}
+	chain filter_FORWARD_ZONES {
+		iifname "nowhere" goto filter_FWD_internal
+		goto filter_FWD_public
+	}
+	chain filter_FWD_internal { accept
+	}
+	chain filter_FWD_public {
+		jump filter_FWD_public_deny
+		jump filter_FWD_public_allow
+		reject with icmpx admin-prohibited
+	}
+	chain filter_FWD_public_deny { ip daddr @REFUSED@ tcp dport { 22, 80 } reject with icmpx host-unreachable
+	}
+	chain filter_FWD_public_allow { oifname { "eth0", "br1", "br2" } accept
+	}
+}
+"""
+
+OPERATOR_NFT = """\
+table inet site {
+	set blocked { type ipv4_addr; flags interval; elements = { 203.0.113.0/30, @REFUSED@/32 }
+	}
+	map by_port { type inet_service : verdict; elements = { 25 : drop, 80 : jump web, 443 : jump web }
+	}
+	chain web { ip daddr @blocked log prefix "blocked " drop
+	}
+	chain forward {
+		type filter hook forward priority -10; policy accept;
+		ct state vmap { established : accept, related : accept, invalid : drop }
+		tcp dport vmap @by_port
+	}
+}
+"""
+
+NFT_WORLDS = {
+    "docker": ("ip filter", "DOCKER-USER", "foreign, probably docker"),
+    "firewalld": ("inet firewalld", "filter_FWD_public_deny", "foreign, probably firewalld"),
+    "operator": ("inet site", "web", "foreign, not the agent's"),
+}
+"""Each one's table, the chain that refuses, and whose explain takes it to be."""

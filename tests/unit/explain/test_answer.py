@@ -5,9 +5,15 @@ from typing import Any
 
 import pytest
 
-from nova_netagent.backend.nft.others import OtherChain
+from nova_netagent.backend.nft import expressions
+from nova_netagent.backend.nft.expressions import Expression, Verdict
+from nova_netagent.backend.nft.netlink import ListedChain, ListedRule
+from nova_netagent.backend.nft.objects import Family as NftFamily
+from nova_netagent.backend.nft.objects import TableId as NftTable
+from nova_netagent.backend.nft.others import OtherTable
 from nova_netagent.explain.question import Question
 from nova_netagent.explain.report import Explanation
+from nova_netagent.host import Others
 from nova_netagent.model.objects import Invalid
 from nova_netagent.netfilter.rule import ACCEPT, DROP, Comment, Jump, Opaque, Ports, Rule, TableId
 from nova_netagent.testing import (
@@ -157,11 +163,44 @@ def test_what_is_not_here_is_refused(host: Host, fields: dict[str, str], field: 
     assert caught.value.field == field
 
 
-def test_who_else_judges(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = [OtherChain("ip", "filter", name, name, True, 3) for name in ("FORWARD", "INPUT")]
-    other.append(OtherChain("ip6", "filter", "FORWARD", "FORWARD", True, 3))
-    object.__setattr__(host.engine.host, "others", lambda: other)
+def others(host: Host, *tables: OtherTable) -> None:
+    object.__setattr__(host.engine.host, "others", lambda: Others(tables))
+
+
+def base(name: str, *, policy: int = 1, hook: int = 2) -> ListedChain:
+    return ListedChain(name, hook, 0, "filter", policy)
+
+
+def test_the_policy_of_anothers_chain_is_the_cause(host: Host) -> None:
+    chains = {"input": base("input", policy=0, hook=1), "forward": base("forward", policy=0)}
+    six = OtherTable(NftTable(NftFamily.IP6, "docker"), chains, {}, {})
+    others(host, six)
+    assert explain(host, OUTSIDE, "10.1.0.2:80").verdict == "ACCEPT"
+    others(host, six, OtherTable(NftTable(NftFamily.IP, "docker"), chains, {}, {}))
     found = explain(host, OUTSIDE, "10.1.0.2:80")
-    told = [note for note in found.notes if "judges" in note]
-    assert told == ["ip filter FORWARD judges it as well, and is not read here (3 rules, policy drop)"]
+    assert found.reason.startswith("the policy of IPv4 ip docker forward refuses it: foreign, ")
+    assert found.refused_by is not None
+    assert (found.refused_by.owner.ours, found.certain) == (False, True)
+    assert found.proposal is not None
+    assert not found.proposal.works
+
+
+def test_what_anothers_rule_asks_and_no_packet_tells(host: Host) -> None:
+    limited = expressions.encode((Expression("limit"), expressions.verdict(Verdict.DROP)))
+    rules = {"forward": (ListedRule("forward", 2, limited, "mine"),)}
+    others(host, OtherTable(NftTable(NftFamily.INET, "fw"), {"forward": base("forward")}, rules, {}))
+    found = explain(host, OUTSIDE, "10.1.0.2:80")
+    assert (found.verdict, found.certain) == ("ACCEPT", False)
+    (doubt,) = found.doubts
+    assert (doubt.verdict, doubt.rule.table, doubt.rule.chain, doubt.rule.number) == ("DROP", "inet fw", "forward", 1)
+    assert doubt.rule.rule == 'limit rate … drop comment "mine"'
+
+
+def test_an_expression_that_is_not_known_is_a_doubt(host: Host) -> None:
+    strange = expressions.encode((Expression("neverheard", ((1, b"x"),)), expressions.verdict(Verdict.DROP)))
+    broken = expressions.encode((Expression("cmp"), expressions.verdict(Verdict.DROP)))
+    rules = {"forward": (ListedRule("forward", 2, strange, None), ListedRule("forward", 3, broken, None))}
+    others(host, OtherTable(NftTable(NftFamily.INET, "fw"), {"forward": base("forward")}, rules, {}))
+    found = explain(host, OUTSIDE, "10.1.0.2:80")
+    assert [each.rule.rule for each in found.doubts] == ["(neverheard) drop", "(cmp) drop"]
     assert not found.certain

@@ -1,0 +1,18 @@
+"""A rule as it stands in the kernel, whoever's it is."""
+
+from dataclasses import dataclass
+
+from nova_netagent.netfilter.rule import Rule
+
+
+@dataclass(frozen=True)
+class LiveRule:
+    """A rule as the kernel has it; ``ours`` is the compiled one that it is, with its origin."""
+
+    rule: Rule
+    text: str
+    packets: int
+    octets: int
+    ours: Rule | None
+    stray: bool
+    """It stands in a chain of ours without being of ours."""
