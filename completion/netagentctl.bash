@@ -54,7 +54,7 @@ _netagentctl()
         apply) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout -f --file --dry-run --exit-code' -- "$word") ;;
         plan) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout --exit-code' -- "$word") ;;
         chains) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout --table --family' -- "$word") ;;
-        explain) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout --proto --src --dst --in-dev --out-dev --state --icmp-type --icmp-code --mac --all --graph --routed' -- "$word") ;;
+        explain) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout --proto --src --dst --in-dev --out-dev --state --icmp-type --icmp-code --mac --all --graph --trace --routed' -- "$word") ;;
         graph) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout -o --output --dot --table --family --whole' -- "$word") ;;
         resync) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout' -- "$word") ;;
         render) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout -f --file' -- "$word") ;;

@@ -1,6 +1,7 @@
 """Take everything of ours out of the kernel: ``netagentctl cleanup``."""
 
 from nova_netagent import wiring
+from nova_netagent.backend import trace
 from nova_netagent.compile import empty_ruleset
 from nova_netagent.metrics import Metrics
 from nova_netagent.reconcile import Reconciler
@@ -20,7 +21,10 @@ def run(settings: Settings) -> list[str]:
     host = wiring.open_host(settings, Metrics())
     try:
         reconciler = Reconciler(settings.firewall, host, store, Metrics())
-        return list(reconciler.remove_everything(empty_ruleset(settings)).lines())
+        note = trace.note(settings.state_path)
+        traced = trace.sweep(settings.firewall.wrap_name, note, has_nf_tables=host.can_trace)
+        lines = list(reconciler.remove_everything(empty_ruleset(settings)).lines())
+        return [*lines, *(["what a trace had left"] if traced else [])]
     finally:
         host.close()
         store.close()

@@ -12,25 +12,31 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable
+from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable, trace
+from nova_netagent.backend.trace import Watch
 from nova_netagent.compile import Compiled, Compiler, needed
 from nova_netagent.culprits import culprits
 from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
 from nova_netagent.explain.answer import World, explain
+from nova_netagent.explain.live import LiveRules
 from nova_netagent.explain.owners import with_owners
 from nova_netagent.explain.question import Question
-from nova_netagent.explain.report import Explanation
+from nova_netagent.explain.report import Explanation, Trace
+from nova_netagent.explain.traced import told
 from nova_netagent.history import History, Why
 from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import KINDS, DesiredState, Key
 from nova_netagent.model.lineage import changed
+from nova_netagent.netfilter.foreign import Surroundings
 from nova_netagent.netfilter.rule import FAMILIES, Family
 from nova_netagent.reconcile import Outcome, Reconciler
 from nova_netagent.requests import Answer, Change, NotApplied, Wake
@@ -192,6 +198,7 @@ class Engine:
         self.open()
         everything = frozenset(key for key, _ in self._state.all_entries())
         self._publish(unapplied=everything)
+        self._sweep_traces()
         self._apply(verify=True)
 
     @property
@@ -526,6 +533,7 @@ class Engine:
         """Read everything back and repair it; the repairs, a line each."""
         same = self._applied is self._state
         self._meddled = None
+        self._sweep_traces()
         with self._metrics.resync_seconds.time():
             outcome = self._apply(verify=True)
         if same and outcome:
@@ -563,6 +571,39 @@ class Engine:
             return state, compiler.compile(state, {**self._refused, **self._conflicts()})
 
         return explain(question, World(self._state, self._compiled, self.host, changed, self._troubles()))
+
+    def _sweep_traces(self) -> None:
+        """Take away what a trace left that was killed."""
+        try:
+            if trace.sweep(self._settings.firewall.wrap_name, self._trace_note, has_nf_tables=self.host.can_trace):
+                LOG.warning("what a trace had left was taken away")
+        except BackendError as error:
+            LOG.warning("what a trace may have left cannot be taken away: %s", error)
+
+    @property
+    def _trace_note(self) -> Path:
+        return trace.note(self._settings.state_path)
+
+    def watcher(self, question: Question) -> Callable[[float, Callable[[], bool]], Watch]:
+        """What watches the real packets of a question for some seconds: in a thread of its own, as it takes so long.
+
+        :raises Unavailable: this kernel cannot mark packets.
+        """
+        if not self.host.can_trace:
+            raise Unavailable("packets are marked for the kernel's trace by nf_tables, which this kernel does not have")
+        return partial(trace.watch, self._settings.firewall.wrap_name, self._trace_note, question.watched)
+
+    def traced(self, watch: Watch, seconds: int) -> Trace:
+        """What became of the packets that were watched.
+
+        :raises BackendError: the kernel cannot be read.
+        """
+        host, owner = self.host, self._compiled.scope.owner
+        links = host.links.read().links
+        # Whose a rule is and what it says is asked here, not whether it would apply to some packet elsewhere.
+        around = Surroundings(lambda address: False, lambda address: None)
+        live = LiveRules(host.rules, self._compiled.ruleset, owner, around, host.others())
+        return told(watch, seconds, self._state, live, owner, {each.index: name for name, each in links.items()})
 
     def live_chains(self, table: str | None = None, family: int | None = None) -> list[dict[str, object]]:
         """Our chains as the kernel has them now, with counters and with what each rule is there for.

@@ -40,6 +40,9 @@ class Host:
     others: "Callable[[], Others]" = lambda: Others()
     """What judges packets where ``rules`` does not look."""
 
+    can_trace: bool = False
+    """Whether the kernel can tell of real packets which rules they meet."""
+
     def close(self) -> None:
         """Close sockets and descriptors; the kernel keeps everything, and servers go on."""
         self.links.close()

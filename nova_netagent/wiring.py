@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nova_netagent.backend import Backend, BackendError, Unavailable, worlds
+from nova_netagent.backend import Backend, BackendError, Unavailable, trace, worlds
 from nova_netagent.backend.conntrack import Conntrack
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
@@ -104,7 +104,7 @@ class _OthersRules:
 
     def __init__(self, chosen: str, wrap_name: str) -> None:
         self._chosen = chosen
-        self._own = {wrap_name}
+        self._own = {wrap_name, trace.table_of(wrap_name).name}
         self._legacy: Backend[Any] | None = None
 
     def __call__(self) -> Others:
@@ -139,6 +139,7 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
         links=open_links(settings, on_change),
         frames=frames,
         others=_OthersRules(chosen.name, settings.firewall.wrap_name),
+        can_trace=worlds.has_nf_tables(),
         servers=DnsmasqServers(Path(directory(settings.state_path)), on_change, lambda what: events.labels(what).inc()),
         flows=Conntrack(),
         warnings=(*warnings, *chosen.warnings),

@@ -34,6 +34,13 @@ class Offload(Protocol):
         """Raises what the function raises."""
 
 
+class Apart(Protocol):
+    """Run something that takes its time, as watching does, and wait for its result."""
+
+    def __call__(self, function: Callable[[Callable[[], bool]], T], /) -> T:
+        """The function is given what tells whether to leave off. Raises what the function raises."""
+
+
 class Unanswered(Exception):
     """The engine ended before it answered; a change may or may not be on disk."""
 
@@ -54,6 +61,11 @@ class About:
     see_with: str | None = None
 
 
+def to_its_end(function: Callable[[Callable[[], bool]], T], /) -> T:
+    """The plainest way to run something that takes its time."""
+    return function(lambda: False)
+
+
 def at_once(function: Callable[[], T], /) -> T:
     """The plainest way to run something: here and now."""
     return function()
@@ -68,6 +80,7 @@ class Agent:
     :ivar live: whether the engine's loop turns, and if not why.
     :ivar about: asked for each answer, as the backend is known only once it is open.
     :ivar offload: for bodies of many megabytes.
+    :ivar apart: for what watches for a while.
     :ivar rpc: how RPC does; ``None`` where it is off.
     """
 
@@ -78,4 +91,5 @@ class Agent:
     metrics: Metrics
     settings: ApiSettings = field(default_factory=ApiSettings)
     offload: Offload = at_once
+    apart: Apart = to_its_end
     rpc: Callable[[], Connection | None] = lambda: None

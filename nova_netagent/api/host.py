@@ -5,19 +5,24 @@ from typing import Any, TypeVar
 
 import falcon
 import msgspec
+from msgspec.structs import replace
 
 from nova_netagent.api import wire
 from nova_netagent.api.agent import Agent
 from nova_netagent.api.answers import STATES, LiveChains, Plan, Plans, Repairs, StateChanged, totals
-from nova_netagent.api.requests import boolean, one_of, parameters, read_body
+from nova_netagent.api.requests import boolean, integer, one_of, parameters, read_body
 from nova_netagent.engine import Engine, Look
 from nova_netagent.events import Replace
+from nova_netagent.explain.question import Question
+from nova_netagent.explain.report import Trace
 from nova_netagent.model import KINDS, State, document
 from nova_netagent.model.objects import Invalid
 from nova_netagent.requests import Change, NotApplied
 
 T = TypeVar("T")
 
+MOST_TRACED = 60
+"""Seconds for which packets can be watched."""
 TABLES = ("filter", "nat", "mangle", "raw")
 
 
@@ -95,13 +100,20 @@ class Explain(_Look):
     """``/v1/explain``."""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """What becomes of a packet here, rule by rule."""
-        parameters(req)
+        """What becomes of a packet here, rule by rule; with trace=SECONDS of real ones as well, which are watched."""
+        seconds = parameters(req, {"trace": integer(1, MOST_TRACED)}).get("trace", 0)
         question = wire.decode_question(read_body(req, self._agent.settings.max_body_size))
         try:
-            resp.data = wire.encode(self.look(lambda engine: engine.explain(question)))
+            explained = self.look(lambda engine: engine.explain(question))
+            trace = self._trace(question, seconds) if seconds else None
+            resp.data = wire.encode(replace(explained, trace=trace))
         except Invalid as error:
             raise wire.BadRequest(error.field, error.reason) from None
+
+    def _trace(self, question: Question, seconds: int) -> Trace:
+        watch = self.look(lambda engine: engine.watcher(question))
+        watched = self._agent.apart(lambda ended: watch(seconds, ended))
+        return self.look(lambda engine: engine.traced(watched, seconds))
 
 
 class Chains(_Look):

@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import struct
+import threading
 import time
 import warnings
 from collections import deque
@@ -67,6 +68,7 @@ class Hub:
         self._begun: dict[object, float] = {}
         """The greenthreads that read what somebody asks, each with when it began, by time.monotonic()."""
         self._servers: list[Server] = []
+        self._leaving = threading.Event()
         self._deliverer = eventlet.spawn(self._deliver)
 
     # --- waiting for native threads
@@ -100,6 +102,26 @@ class Hub:
     def offload(self, function: Callable[[], T]) -> T:
         """Run something long in a thread of its own and wait, greenly, for its result."""
         return self.wait(self._aside.submit(function))
+
+    def apart(self, function: Callable[[Callable[[], bool]], T]) -> T:
+        """Run something that takes its time in a thread for it alone, and wait, greenly, for its result.
+
+        :param function: is given what tells whether to leave off, as the hub is about to end.
+        """
+        found: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                found.set_result(function(self._leaving.is_set))
+            except BaseException as error:
+                found.set_exception(error)
+
+        threading.Thread(target=run, name="apart", daemon=True).start()
+        return self.wait(found)
+
+    def leave_off(self) -> None:
+        """Have everything that runs ``apart`` come to an end."""
+        self._leaving.set()
 
     def wait(self, future: "Future[T]") -> T:
         """Wait, greenly, for what a native thread is to resolve."""

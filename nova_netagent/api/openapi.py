@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import json
 
-from nova_netagent.api.host import TABLES
+from nova_netagent.api.host import MOST_TRACED, TABLES
 from nova_netagent.api.objects import LIMIT_MAX, path_of
 from nova_netagent.api.requests import REVISION_MAX
 from nova_netagent.api.schemas import Schema, components, id_schema, reference
@@ -226,6 +226,13 @@ def _explain() -> Schema:
         {200: ("Its way, and what refused it.", reference("Explanation"), None)},
         refused=(*_BODY, 503),
         body=(reference("Question"), _QUESTION),
+        parameters=[
+            _query(
+                "trace",
+                {"type": "integer", "minimum": 1, "maximum": MOST_TRACED},
+                "Seconds for which real packets of this kind are watched.",
+            )
+        ],
     )
 
 

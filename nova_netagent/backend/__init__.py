@@ -108,5 +108,11 @@ class Backend(Protocol[K]):
     def parse(self, table: TableId, key: K) -> Rule:
         """A rule as a value; what our values cannot say of it is ``Opaque``."""
 
+    def traced(self, family: Family, chain: str, handle: int) -> tuple[TableId, str, K] | None:
+        """The rule of ours that the trace of nf_tables calls so, by its table, chain and key.
+
+        ``None`` when there is no such rule, or ours are not in nf_tables.
+        """
+
     def jumps_to(self, key: K) -> str | None:
         """The chain that a rule jumps or goes to."""

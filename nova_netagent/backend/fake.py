@@ -202,6 +202,9 @@ class FakeBackend:
         """The rule itself."""
         return key
 
+    def traced(self, family: Family, chain: str, handle: int) -> None:
+        """Nothing: our rules are not in nf_tables."""
+
     def jumps_to(self, key: Rule) -> str | None:
         """The chain that a rule jumps or goes to."""
         return key.target.chain if isinstance(key.target, Jump) else None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from nova_netagent.backend import BackendError, Unavailable, sockopt
+from nova_netagent.backend import BackendError, Unavailable, sockopt, trace
 from nova_netagent.backend.nft import Netlink
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.netfilter.owner import FILTER_TOP, POSTROUTING_BOTTOM, Owner
@@ -105,6 +105,7 @@ def look_at_nftables(owner: Owner) -> World:
     try:
         ours = {(family, owner.wrap_name) for family in (NftFamily.IP, NftFamily.IP6, NftFamily.BRIDGE)}
         filters = ours - {(NftFamily.BRIDGE, owner.wrap_name)}
+        ours.add((NftFamily.INET, trace.table_of(owner.wrap_name).name))
         found = netlink.everything()
     except Unavailable as error:
         if has or not lacks_nf_tables(error):

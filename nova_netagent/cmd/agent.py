@@ -201,6 +201,7 @@ class Daemon:
             metrics=self._metrics,
             settings=self._settings.api,
             offload=hub.offload,
+            apart=hub.apart,
             rpc=lambda: None if self._rpc is None else self._rpc.state(),
         )
 
@@ -230,6 +231,7 @@ class Daemon:
             hub.abandon(ended)
             if self._rpc is not None:
                 self._rpc.abandon(ended)
+        hub.leave_off()
         rpc_stopped = None if self._rpc is None else self._rpc.stop(STOP_SECONDS)
         if not server.stop(STOP_SECONDS):
             LOG.warning("requests were still in flight after %.0f s", STOP_SECONDS)

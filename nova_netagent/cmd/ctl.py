@@ -139,6 +139,9 @@ def _add_explain(commands: "_Commands") -> None:
     asked.add_argument("--mac", metavar="MAC", help="that it is sent from; by default its sender's own")
     asked.add_argument("--all", action="store_true", help="show the agent's own entrances to its chains as well")
     asked.add_argument("--graph", metavar="FILE", help="draw its way as well: FILE.svg or FILE.dot")
+    asked.add_argument(
+        "--trace", type=_traced, metavar="SECONDS", help="watch real packets of its kind as well, of any source port"
+    )
     asked.add_argument("--routed", action="store_true", help="it is sent to the host's MAC, though its end is near")
 
 
@@ -168,6 +171,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0.05 <= value <= 86400:
         raise argparse.ArgumentTypeError(f"{text} is not a time between looks: 0.05 to 86400 seconds")
+    return value
+
+
+def _traced(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= value <= 60:
+        raise argparse.ArgumentTypeError(f"{text} is no time to watch packets: 1 to 60 seconds")
     return value
 
 

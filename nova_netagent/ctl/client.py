@@ -49,6 +49,10 @@ class Client:
         self.path = path
         self._timeout = timeout
 
+    def patient(self, seconds: float) -> "Client":
+        """The same, waiting so much longer for each answer."""
+        return Client(self.path, self._timeout + seconds)
+
     def get(self, target: str) -> Answer:
         """GET, refusals raised as ``Failure``."""
         return self.request("GET", target).accepted()

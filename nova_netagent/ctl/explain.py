@@ -27,7 +27,11 @@ def explain(session: Session) -> int:
     asked = {name: value for name in _FIELDS if (value := getattr(args, name)) is not None}
     if args.routed:
         asked["routed"] = True
-    answer = session.agent.request("POST", "/v1/explain", json.dumps(asked).encode()).accepted()
+    target, agent = "/v1/explain", session.agent
+    if args.trace:
+        target, agent = f"{target}?trace={args.trace}", agent.patient(args.trace)
+        session.screen.progress(f"watching for {args.trace} s …")
+    answer = agent.request("POST", target, json.dumps(asked).encode()).accepted()
     if session.screen.json:
         session.screen.body(answer.body)
     else:
@@ -42,18 +46,7 @@ def _show(session: Session, found: Document) -> None:
     sent, left = found["sent"], found["left"]
     screen.line(f"{sent['proto']} {sent['src']} -> {sent['dst']} ({found['state']}) {_WAYS[found['way']]}")
     _show_end(session, "from", sent)
-    place = ""
-    shown = [rule for rule in found["rules"] if session.args.all or not _leads_only(rule)]
-    for rule in shown:
-        here = f"IPv{rule['family']} {rule['table']} {rule['hook']}"
-        if here != place:
-            screen.line(f"\n  {here}")
-            place = here
-        _show_rule(session, rule)
-    if len(shown) < len(found["rules"]):
-        left_out = len(found["rules"]) - len(shown)
-        screen.line()
-        screen.wrapped(f"({left_out} jumps of the agent's that every packet takes are left out; --all)", indent="  ")
+    _show_rules(session, found["rules"])
     screen.line()
     if (left["src"], left["dst"]) != (sent["src"], sent["dst"]):
         screen.line(f"  translated to {left['src']} -> {left['dst']}")
@@ -72,6 +65,51 @@ def _show(session: Session, found: Document) -> None:
         screen.wrapped(f"Note: {note}.")
     if found["proposal"]:
         _show_proposal(session, found["proposal"])
+    if found.get("trace"):
+        _show_trace(session, found["trace"])
+
+
+def _show_rules(session: Session, rules: list[Document]) -> None:
+    screen, place = session.screen, ""
+    shown = [rule for rule in rules if session.args.all or not _leads_only(rule)]
+    for rule in shown:
+        here = f"IPv{rule['family']} {rule['table']} {rule['hook']}"
+        if here != place:
+            screen.line(f"\n  {here}")
+            place = here
+        _show_rule(session, rule)
+    if len(shown) < len(rules):
+        left_out = len(rules) - len(shown)
+        screen.line()
+        screen.wrapped(f"({left_out} jumps of the agent's that every packet takes are left out; --all)", indent="  ")
+
+
+def _show_trace(session: Session, trace: Document) -> None:
+    """The real packets; those that met the same rules as the one before are only counted."""
+    screen = session.screen
+    screen.line()
+    if not trace["packets"]:
+        screen.wrapped(f"Watched for {trace['seconds']} s: no such packet came.")
+    before: list[tuple[Any, ...]] = []
+    for number, packet in enumerate(trace["packets"], 1):
+        way = f"{packet['src']} -> {packet['dst']}"
+        if (packet["left_src"], packet["left_dst"]) != (packet["src"], packet["dst"]):
+            way += f", translated to {packet['left_src']} -> {packet['left_dst']}"
+        links = [f"{word} {packet[name]}" for word, name in (("from", "in_dev"), ("to", "out_dev")) if packet[name]]
+        end = _ENDS.get(packet["verdict"], "was not seen to leave, and no rule refused it")
+        seen = screen.verdict(end, packet["verdict"] == "ACCEPT")
+        screen.wrapped(f"Packet {number}: {', '.join([way, *links])}: it {seen}.")
+        met = [(rule["table"], rule["chain"], rule["number"], rule["rule"]) for rule in packet["rules"]]
+        if met != before:
+            _show_rules(session, packet["rules"])
+            screen.line()
+        else:
+            screen.line("  by the same rules")
+        before = met
+    if trace["more"]:
+        screen.line(f"({trace['more']} more)")
+    for note in trace["notes"]:
+        screen.wrapped(f"Note: {note}.")
 
 
 def _show_end(session: Session, word: str, end: Document) -> None:

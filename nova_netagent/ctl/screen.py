@@ -32,6 +32,11 @@ class Screen:
         sys.stdout.buffer.write(data + b"\n")
         sys.stdout.buffer.flush()
 
+    def progress(self, text: str) -> None:
+        """What takes a while, where somebody looks on; on standard error, as it is no answer."""
+        if sys.stderr.isatty() and not self.json:
+            print(text, file=sys.stderr)
+
     def clear(self) -> None:
         """Begin again at the top of the terminal; elsewhere a line between."""
         sys.stdout.write("\x1b[H\x1b[2J\x1b[3J" if sys.stdout.isatty() else "\n")

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from msgspec.structs import replace as changed
-
 from nova_netagent.backend.links.routes import Asked
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.resolve import Port as VifPort
@@ -14,7 +12,7 @@ from nova_netagent.events import Event
 from nova_netagent.explain import owners, proposal
 from nova_netagent.explain.live import LiveRules, Place
 from nova_netagent.explain.question import Question, end_text
-from nova_netagent.explain.report import Doubt, Explanation, Holder, MetRule, Outcome, PacketAt, Proposal
+from nova_netagent.explain.report import Doubt, Explanation, MetRule, Outcome, PacketAt, Proposal
 from nova_netagent.explain.scene import LiveScene, scene_of
 from nova_netagent.host import Host
 from nova_netagent.model import DesiredState, FloatingIP, Key, values
@@ -23,7 +21,7 @@ from nova_netagent.netfilter.foreign import Surroundings
 from nova_netagent.netfilter.frames import Redirected
 from nova_netagent.netfilter.journey import Hop, Journey, NoRoute, Port
 from nova_netagent.netfilter.packet import Packet
-from nova_netagent.netfilter.rule import Jump, TableId
+from nova_netagent.netfilter.rule import TableId
 from nova_netagent.plan_links import ActualLinks
 
 MOST_DOUBTS = 16
@@ -227,19 +225,11 @@ class _Case:
         table = self._live.met(TableId(hop.walk.packet.family, hop.table))
         if table is None:
             return
-        callers: dict[str, Holder] = {}
+        callers = owners.Callers(self._world.compiled.scope.owner)
         for step in hop.walk.steps:
-            found = owners.met(self._world.state, table, hop.hook, step)
-            caller = callers.get(step.chain)
-            foreign_place = not self._world.compiled.scope.owner.owns_chain(step.chain)
-            if caller is not None and found.owner.kind is None and (found.owner.ours or foreign_place):
-                # What many share speaks for whoever led there: the fallback, the operator's own drop action.
-                found = changed(found, owner=caller)
-            if isinstance(step.rule.target, Jump) and found.owner.kind is not None:
-                callers[step.rule.target.chain] = found.owner
-            yield found
+            yield callers.named(owners.met(self._world.state, table, hop.hook, step), step)
         if hop.walk.verdict != "ACCEPT" and hop.walk.decided_by is None and hop.walk.verdict != "UNKNOWN":
-            yield owners.policy(table, hop)
+            yield owners.policy(table, hop.hook, hop.walk.verdict)
 
     def _at(self, packet: Packet, device: str | None) -> PacketAt:
         proto = str(self._question.proto)

@@ -17,7 +17,20 @@ from nova_netagent.netfilter.foreign import Surroundings, applies
 from nova_netagent.netfilter.journey import PASSAGES
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.packet import CannotTell, Packet, Step, Walk, matches, walk
-from nova_netagent.netfilter.rule import FAMILIES, InSet, IpSet, Match, Opaque, Rule, Ruleset, Table, TableId
+from nova_netagent.netfilter.rule import (
+    FAMILIES,
+    Family,
+    InSet,
+    IpSet,
+    Jump,
+    Match,
+    Opaque,
+    Rule,
+    Ruleset,
+    Table,
+    TableId,
+    Target,
+)
 
 _PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0}
 _NAT_PRIORITIES = {"PREROUTING": -100, "OUTPUT": -100, "INPUT": 100, "POSTROUTING": 100}
@@ -69,6 +82,11 @@ class LiveTable:
         """The rule that matched; ``None`` when it is not in the kernel."""
         live = (self.chain(step.chain) or ())[step.index : step.index + 1]
         return live[0] if live and live[0].rule == step.rule else None
+
+    def index_of(self, chain: str, key: bytes) -> int | None:
+        """Where in a chain a rule stands, by its key."""
+        held = self._counted.get(chain, (None, ()))[1]
+        return next((index for index, (_, _, each) in enumerate(held) if each == key), None)
 
     def policy(self, chain: str) -> str:
         """What becomes of a packet at the end of a built-in chain."""
@@ -153,6 +171,29 @@ class LiveRules:
         self.doubts: dict[Place, None] = {}
         self.assumed: frozenset[Place] = frozenset()
         """Those of the doubtful rules that are taken to apply."""
+
+    @property
+    def reads_legacy(self) -> bool:
+        """Whether our own rules are in the legacy tables."""
+        return self._others.legacy is None
+
+    def other(self, id_: TableId) -> OtherHook | None:
+        """A base chain of somebody's in nf_tables, as ``tables_at`` names it."""
+        return self._hooks.get(id_)
+
+    def held(self, family: Family, chain: str, handle: int) -> tuple[TableId, str, bytes] | None:
+        """A rule of ours in nf_tables, by the name of its chain there and its handle: as ``Backend.traced``."""
+        return self._backend.traced(family, chain, handle)
+
+    def fitting(self, id_: TableId, hook: str, chain: str, packet: Packet, target: Target | None) -> int | None:
+        """The first rule of a chain that a packet fits, of those that do such a thing."""
+        table = self.table(id_)
+        around = Around(hook, self._around)
+        for index, each in enumerate((table.chain(chain) if table else None) or ()):
+            same = each.rule.target == target if isinstance(target, Jump) else not isinstance(each.rule.target, Jump)
+            if same and self._applies(id_, around, Step(chain, index, each.rule), packet, self._sets):
+                return index
+        return None
 
     def met(self, id_: TableId) -> Met | None:
         """A table, or a base chain of a foreign one in nf_tables, as ``tables_at`` names it."""

@@ -2,15 +2,17 @@
 
 from typing import Any
 
+from msgspec.structs import replace as changed
+
 from nova_netagent.explain.live import Met
 from nova_netagent.explain.report import Holder, MetRule
 from nova_netagent.explain.rules import LiveRule
 from nova_netagent.model import DesiredState, FloatingIP, Instance, Network, ProviderRule, SecurityGroup
 from nova_netagent.model.objects import SecurityGroupRule
 from nova_netagent.netfilter.foreign import program_of
-from nova_netagent.netfilter.journey import Hop
+from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.packet import Step
-from nova_netagent.netfilter.rule import Dnat, Jump, Opaque, Origin, Redirect, Reject, Snat, Verdict
+from nova_netagent.netfilter.rule import Dnat, Jump, Opaque, Origin, Redirect, Reject, Snat, TableId, Verdict
 from nova_netagent.netfilter.text import rule_text, target_text
 
 AGENT = Holder(True, "the agent, for every packet")
@@ -60,12 +62,35 @@ def why(state: DesiredState, refused_by: MetRule) -> str:
     return whose.text
 
 
-def policy(table: Met, hop: Hop) -> MetRule:
+class Callers:
+    """Has rules that many share speak for whoever led there: the fallback, the operator's own drop action."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._of: dict[str, Holder] = {}
+
+    def named(self, found: MetRule, step: Step) -> MetRule:
+        """A rule that was met next, with the owner that it has on this way."""
+        caller = self._of.get(step.chain)
+        foreign_place = not self._owner.owns_chain(step.chain)
+        if caller is not None and found.owner.kind is None and (found.owner.ours or foreign_place):
+            found = changed(found, owner=caller)
+        if isinstance(step.rule.target, Jump) and found.owner.kind is not None:
+            self._of[step.rule.target.chain] = found.owner
+        return found
+
+
+def unplaced(table: TableId, hook: str, chain: str, text: str, does: str, packets: int = 0, octets: int = 0) -> MetRule:
+    """A rule in which we keep several, of which none is meant alone."""
+    return MetRule(table.family, table.name, hook, chain, 0, text, does, packets, octets, AGENT)
+
+
+def policy(table: Met, hook: str, name: str) -> MetRule:
     """The policy of a built-in or base chain as what decided."""
-    name, chain = hop.walk.verdict, table.start(hop.hook)
+    chain = table.start(hook)
     program = program_of(chain, *table.id.name.split()[1:])
     whose = OPERATOR if program is None else Holder(False, f"foreign, the policy of the chain, probably of {program}")
-    return MetRule(table.id.family, table.id.name, hop.hook, chain, 0, f"policy {name}", name, 0, 0, whose)
+    return MetRule(table.id.family, table.id.name, hook, chain, 0, f"policy {name}", name, 0, 0, whose)
 
 
 def owner(live: LiveRule, chain: str, table: str) -> Holder:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from nova_netagent.backend.trace import Watched
 from nova_netagent.model import protocols, values
 from nova_netagent.model.objects import Body, Interface, Invalid, Mac, Protocol
 from nova_netagent.netfilter.packet import Packet
@@ -94,6 +95,14 @@ class Question(Body, frozen=True, kw_only=True):
             mac_source=self.mac,
             states=frozenset({state}),
             opens=state in ("NEW", "INVALID"),
+        )
+
+    @property
+    def watched(self) -> Watched:
+        """The real packets that are meant: of any source port and state, as who asks rarely knows these."""
+        icmp = self._icmp
+        return Watched(
+            self.source[0], self.destination[0], self.number, self.destination[1], None if icmp is None else icmp[0]
         )
 
     @property

@@ -80,6 +80,33 @@ class PacketAt(Struct, frozen=True):
     """Who sends or gets it, as far as it is known here."""
 
 
+class TracedPacket(Struct, frozen=True):
+    """A real packet, and the rules that it met, as the kernel told them."""
+
+    src: str
+    dst: str
+    """As it came."""
+    left_src: str
+    left_dst: str
+    """As it was last seen."""
+    in_dev: str | None
+    out_dev: str | None
+    verdict: Outcome
+    """``UNKNOWN``: no rule refused it, and it was not seen to leave."""
+    rules: Sequence[MetRule]
+
+
+class Trace(Struct, frozen=True):
+    """What became of real packets while they were watched."""
+
+    seconds: int
+    packets: Sequence[TracedPacket]
+    more: int = 0
+    """So many were watched besides."""
+    notes: Sequence[str] = ()
+    """What was not seen, and why."""
+
+
 class Explanation(Struct, frozen=True):
     """What becomes of a packet here, and why."""
 
@@ -97,3 +124,5 @@ class Explanation(Struct, frozen=True):
     doubts: Sequence[Doubt] = ()
     notes: Sequence[str] = ()
     proposal: Proposal | None = None
+    trace: Trace | None = None
+    """The packets of its kind that were watched, if that was asked for."""

@@ -177,6 +177,9 @@ class IptablesBackend:
         """A rule as a value; what our values cannot say of it is ``Opaque``."""
         return entry.decode(key, table.family, self._sets.name)
 
+    def traced(self, family: Family, chain: str, handle: int) -> None:
+        """Nothing: our rules are not in nf_tables."""
+
     def jumps_to(self, key: bytes) -> str | None:
         """The chain that a rule jumps or goes to."""
         return entry.jumps_to(key)

@@ -23,6 +23,7 @@ _NEW_RULE, _DELETE_RULE = 6, 8
 _NEW_SET, _DELETE_SET = 9, 11
 _NEW_ELEMENTS, _DELETE_ELEMENTS = 12, 14
 _INTERVAL_END = 1
+_OWNED = 0x2
 
 
 class _Message(NamedTuple):
@@ -77,10 +78,15 @@ class Batch:
 
     # objects
 
-    def add_table(self, table: TableId, comment: str | None = None) -> None:
-        """Have the table, awake; it may be there."""
+    def add_table(self, table: TableId, comment: str | None = None, *, owned: bool = False) -> None:
+        """Have the table, awake; it may be there.
+
+        :param owned: it goes when the socket that sends this is closed, however that comes about.
+        """
         note = userdata.comment(comment)
-        body = string(1, table.name) + number(2, 0) + (attributes.attribute(6, note) if note else b"")
+        body = (
+            string(1, table.name) + number(2, _OWNED if owned else 0) + (attributes.attribute(6, note) if note else b"")
+        )
         self._add(table, _NEW_TABLE, _CREATE, body, f"table {table.name}")
 
     def delete_table(self, table: TableId) -> None:

@@ -39,6 +39,8 @@ class Meta(IntEnum):
     IIFNAME = 6
     OIFNAME = 7
     IIFTYPE = 8
+    NFTRACE = 12
+    NFPROTO = 15
     L4PROTO = 16
     PKTTYPE = 19
 
@@ -248,6 +250,12 @@ def verdict_text(data: bytes) -> str:
     number = attributes.read_signed(known[1]) if 1 in known else 0
     word = Verdict(number).name.lower() if number in set(Verdict) else str(number)
     return f"{word} {attributes.read_string(known[2])}" if 2 in known else word
+
+
+def limit(rate: int, burst: int) -> Expression:
+    """Go on for so many packets in a second, and no more; ``burst`` at once after a pause."""
+    rate_, second = (each.to_bytes(8, "big") for each in (rate, 1))
+    return Expression("limit", ((1, rate_), (2, second), (3, _number(burst)), (4, _number(0)), (5, _number(0))))
 
 
 def counter() -> Expression:

@@ -263,6 +263,18 @@ class NftablesBackend:
         target = keys.verdict(key) if chain is None else Jump(chain)
         return Rule(target or Opaque("", 0, b""), matches=(Opaque("nft", 0, key),))
 
+    def traced(self, family: Family, chain: str, handle: int) -> tuple[TableId, str, bytes] | None:
+        """The rule that has this handle, by its table, chain and key.
+
+        :raises Unavailable: the kernel does not say.
+        """
+        listed = self._kernel.rules(self._table(family), chain)
+        found = next((keys.uncounted(each.expressions) for each in listed if each.handle == handle), None)
+        if found is None:
+            return None
+        table, name = self._names.logical(chain)
+        return TableId(family, table), name, found
+
     def jumps_to(self, key: bytes) -> str | None:
         """The chain that a rule jumps or goes to."""
         if isinstance(key, keys.Key):

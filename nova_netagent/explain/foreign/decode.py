@@ -331,7 +331,7 @@ class _Decoder:
     # --- what is done
 
     def _verdict(self, code: int, chain: str | None) -> None:
-        target = _target(code, chain)
+        target = target_of(code, chain)
         self._say(_verdict_text(code, chain))
         self.found.act = lambda packet, around: target
 
@@ -485,7 +485,7 @@ def _from_map(find: _Find) -> Act:
         if found is None:
             return None
         there, data = found
-        return False if not there or data is None else _target(*verdict_of(data))
+        return False if not there or data is None else target_of(*verdict_of(data))
 
     return act
 
@@ -502,7 +502,8 @@ def _data_from_map(find: _Find) -> fields.Read:
     return read
 
 
-def _target(code: int, chain: str | None) -> Target | None:
+def target_of(code: int, chain: str | None) -> Target | None:
+    """A verdict of nf_tables as a target; ``None`` for a queue, of which nobody knows here what it decides."""
     match code:
         case 0:
             return DROP

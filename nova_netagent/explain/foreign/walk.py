@@ -13,7 +13,7 @@ from nova_netagent.explain.foreign.sets import OtherSet, sets_of
 from nova_netagent.explain.rules import LiveRule
 from nova_netagent.netfilter.foreign import Surroundings
 from nova_netagent.netfilter.packet import Packet, Step, Walk, walk
-from nova_netagent.netfilter.rule import Family, Jump, Opaque, Rule, TableId, Target, Verdict
+from nova_netagent.netfilter.rule import DROP, Family, Jump, Opaque, Reject, Rule, TableId, Target, Verdict
 
 _TRACKING = -200
 """The priority at which connection tracking sees a packet first (NF_IP_PRI_CONNTRACK)."""
@@ -87,6 +87,16 @@ class OtherHook:
         """A rule that matched."""
         packets, octets = self.rules.counted(step.chain, step.index)
         return LiveRule(step.rule, self.rules.text(step.chain, step.index), packets, octets, None, False)
+
+    def step(self, chain: str, handle: int, target: Target | None, packet: Packet) -> Step | None:
+        """The rule that has this handle, and did that to a packet."""
+        listed = self.rules.table.rules.get(chain, ())
+        index = next((at for at, each in enumerate(listed) if each.handle == handle), None)
+        if index is None:
+            return None
+        if target == DROP and "reject" in self.rules.decoded(chain)[index].text.split():
+            target = Reject()
+        return Step(chain, index, self.rules.rule(chain, index, target or _UNKNOWN))
 
     def walk(self, packet: Packet, around: Surroundings, doubt: Doubt) -> Walk:
         """What it does to a packet; ``UNKNOWN`` where that depends on more than the packet."""

@@ -3,17 +3,29 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
 from msgspec.structs import replace
 
 from nova_netagent.api.agent import About, Agent, Asks
+from nova_netagent.backend import Unavailable
+from nova_netagent.backend.trace import Watch
 from nova_netagent.engine import Look
 from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
 from nova_netagent.explain.question import Question
-from nova_netagent.explain.report import Doubt, Explanation, Holder, MetRule, ObjectChange, PacketAt, Proposal
+from nova_netagent.explain.report import (
+    Doubt,
+    Explanation,
+    Holder,
+    MetRule,
+    ObjectChange,
+    PacketAt,
+    Proposal,
+    Trace,
+    TracedPacket,
+)
 from nova_netagent.history import History
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState, FloatingIP, Instance, Key, Network, SecurityGroup
@@ -110,6 +122,22 @@ class StubEngine:
             notes=("tap1 is down: nothing comes or goes that way",),
             proposal=Proposal((change,), True, ""),
         )
+
+    def watcher(self, question: Question) -> Callable[[float, Callable[[], bool]], Watch]:
+        """Watches no longer than it takes."""
+        if question.proto == "udp":
+            raise Unavailable("packets are being traced already")
+        return lambda seconds, ended: Watch((), {}, "", False)
+
+    def traced(self, watch: Watch, seconds: int) -> Trace:
+        """Two packets that met the same rule, and one that was refused."""
+        allow = MetRule(4, "filter", "FORWARD", "a", 1, "-p tcp -j ACCEPT", "ACCEPT", 5, 300, Holder(True, "the agent"))
+        drop = MetRule(4, "filter", "FORWARD", "a", 2, "-p tcp -j DROP", "DROP", 1, 7, Holder(False, "foreign"))
+        ends = ("192.0.2.1:1", "198.51.100.1:22", "192.0.2.1:1", "10.1.0.2:22")
+        passed = TracedPacket(*ends, "eth0", "br1", "ACCEPT", (allow,))
+        refused = TracedPacket(*ends[:2], *ends[:2], "eth0", None, "DROP", (drop,))
+        unseen = TracedPacket(*ends[:2], *ends[:2], "eth0", None, "UNKNOWN", ())
+        return Trace(seconds, (passed, passed, refused, unseen), 3, ("some rules are missing",))
 
     def _change(self, change: Change) -> Answer:
         before = self.view.state

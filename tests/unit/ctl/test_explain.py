@@ -61,3 +61,36 @@ def test_a_terminal_has_its_width_and_its_colours(ctl: Ctl) -> None:
     shown = on_terminal(ctl, *ASKED, COLUMNS="60")
     assert "\x1b[31mis dropped\x1b[0m" in shown
     assert all(len(line.replace("\x1b[31m", "").replace("\x1b[0m", "")) <= 60 for line in shown.splitlines())
+
+
+def test_real_packets_as_they_were_traced(ctl: Ctl) -> None:
+    way = "192.0.2.1:1 -> 198.51.100.1:22, translated to 192.0.2.1:1 -> 10.1.0.2:22, from eth0"
+    said = ctl(*ASKED, "--trace", "7").out
+    assert said[said.index("Packet 1:") :].splitlines() == [
+        f"Packet 1: {way}, to br1: it passes.",
+        "",
+        "  IPv4 filter FORWARD",
+        "    a 1: -p tcp -j ACCEPT",
+        "      ACCEPT # the agent; 5 packets so far",
+        "",
+        f"Packet 2: {way}, to br1: it passes.",
+        "  by the same rules",
+        "Packet 3: 192.0.2.1:1 -> 198.51.100.1:22, from eth0: it is dropped.",
+        "",
+        "  IPv4 filter FORWARD",
+        "    a 2: -p tcp -j DROP",
+        "      DROP # foreign; 1 packets so far",
+        "",
+        "Packet 4: 192.0.2.1:1 -> 198.51.100.1:22, from eth0: it was not seen to leave, and no rule refused it.",
+        "",
+        "(3 more)",
+        "Note: some rules are missing.",
+    ]
+    assert json.loads(ctl("--format", "json", *ASKED, "--trace", "7").out)["trace"]["more"] == 3
+    assert json.loads(ctl("--format", "json", *ASKED).out)["trace"] is None
+
+
+def test_a_trace_that_cannot_be(ctl: Ctl) -> None:
+    assert ctl(*ASKED, "--trace", "61").said[0] == 2
+    asked = [each if each != "tcp" else "udp" for each in ASKED]
+    assert ctl(*asked, "--trace", "1").said == (1, "", "netagentctl: packets are being traced already\n")
