@@ -465,7 +465,9 @@ class Engine:
         raise RuleRefused(reason)
 
     def _succeed(self, outcome: Outcome, verify: bool) -> None:
-        self._revocation.applied(self._compiled, drifted=verify and self._applied is self._state and outcome.rules)
+        changed = _touched(self._applied, self._state)
+        drifted = verify and self._applied is self._state and outcome.rules
+        self._revocation.applied(self._compiled, drifted=drifted, changed=changed)
         self._applied = self._state
         self._retry_delay, self._next_retry = 0.0, None
         self._pending_since = None
@@ -570,7 +572,8 @@ class Engine:
                 state = fold(state, each, self._clock())
             return state, compiler.compile(state, {**self._refused, **self._conflicts()})
 
-        return explain(question, World(self._state, self._compiled, self.host, changed, self._troubles()))
+        cut_by = self._revocation.cut_by
+        return explain(question, World(self._state, self._compiled, self.host, changed, self._troubles(), cut_by))
 
     def _sweep_traces(self) -> None:
         """Take away what a trace left that was killed."""

@@ -14,11 +14,15 @@ from nova_netagent.backend.conntrack import ConntrackError, FlowTable
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.cut import set_name
 from nova_netagent.metrics import Metrics
+from nova_netagent.model import Key
 from nova_netagent.netfilter.flow import Addresses
 from nova_netagent.revoke import Cut, concerned, ends, revoked
 from nova_netagent.store import Store, StoreError
 
 LOG = logging.getLogger(__name__)
+
+MOST_CAUSES = 4096
+"""Of so many ends of flows it is remembered which change cut them."""
 
 RETRY_FIRST, RETRY_MOST = 1.0, 30.0
 """Seconds to the first retry after a failure, doubled up to the most."""
@@ -54,6 +58,9 @@ class Revocation:
         self._started = False
         self._disagreeing = self._owed
         """Whether the agent that was here before may have left flows that are not allowed."""
+        self._changed: Collection[Key] = ()
+        self._causes: dict[str, Collection[Key]] = {}
+        """Of the last flows that were cut, by their ends, what had changed."""
         self._delay = 0.0
         self.failure = ""
         """Why flows could not be cut, until they could."""
@@ -69,11 +76,17 @@ class Revocation:
             self._store.owe_cuts(True)
             self._owed = True
 
-    def applied(self, compiled: Compiled, *, drifted: bool) -> None:
+    def cut_by(self, end: str) -> Collection[Key]:
+        """The objects whose change cut the flow that has an end; none when that is not remembered."""
+        return self._causes.get(end, ())
+
+    def applied(self, compiled: Compiled, *, drifted: bool, changed: Collection[Key] = ()) -> None:
         """Cut what is no longer allowed, now that this is in the kernel.
 
         :param drifted: the rules had been others: flows may have been let in by those.
+        :param changed: the objects that are not as they were.
         """
+        self._changed = changed
         if drifted:
             self._before = None
         elif not self._started and not self._disagreeing:
@@ -106,6 +119,15 @@ class Revocation:
         self._settle()
         self._delay, self.failure, self.due = 0.0, "", None
 
+    def _remember_why(self, ends_: Collection[str]) -> None:
+        if not self._changed:
+            return
+        for each in ends_:
+            self._causes.pop(each, None)
+            self._causes[each] = self._changed
+        while len(self._causes) > MOST_CAUSES:
+            del self._causes[next(iter(self._causes))]
+
     def _settle(self) -> None:
         if not self._owed:
             return
@@ -129,6 +151,7 @@ class Revocation:
         for cut in cuts:
             if cut.remembered:
                 remembered.setdefault(set_name(cut.flow.family, owner), set()).update(ends(cut))
+                self._remember_why(ends(cut))
         if remembered:
             # Before they are deleted: the next segment would open the flow again.
             self._backend.note_cut(remembered)

@@ -102,6 +102,12 @@ class Backend(Protocol[K]):
         Nothing that is only read back tells of them: ``read_sets`` shows such a set as empty.
         """
 
+    def cut_ago(self, name: str, end: str) -> float | None:
+        """How many seconds ago a flow with this end was cut; ``None``: it was not, or is forgotten.
+
+        :param end: as ``note_cut`` was told.
+        """
+
     def describe(self, table: TableId, key: K) -> str:
         """A rule as iptables-save writes it, as far as we know its matches."""
 

@@ -194,6 +194,10 @@ class FakeBackend:
                 raise RuleRefused(f"the set {name} is of another type")
             self.cut.setdefault(name, set()).update(members)
 
+    def cut_ago(self, name: str, end: str) -> float | None:
+        """How long ago a flow with this end was cut: just now."""
+        return 0.0 if end in self.cut.get(name, ()) else None
+
     def describe(self, table: TableId, key: Rule) -> str:
         """A rule as iptables-save writes it."""
         return rule_text(key, table.family)

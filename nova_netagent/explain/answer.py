@@ -1,16 +1,17 @@
 """From a question to its explanation."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
 from nova_netagent.backend.links.routes import Asked
 from nova_netagent.compile import Compiled
+from nova_netagent.compile.cut import set_name
 from nova_netagent.compile.resolve import Port as VifPort
 from nova_netagent.events import Event
 from nova_netagent.explain import owners, proposal
-from nova_netagent.explain.live import LiveRules, Place
+from nova_netagent.explain.live import LiveRules, Place, ends_of
 from nova_netagent.explain.question import Question, end_text
 from nova_netagent.explain.report import Doubt, Explanation, MetRule, Outcome, PacketAt, Proposal
 from nova_netagent.explain.scene import LiveScene, scene_of
@@ -40,6 +41,8 @@ class World:
     host: Host
     changed: Callable[[list[Event]], tuple[DesiredState, Compiled]]
     troubles: Mapping[Key, tuple[str, str]]
+    cut_by: Callable[[str], Collection[Key]] = lambda end: ()
+    """The objects whose change cut the flow that has an end, if that is remembered."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class _Case:
         self._live = LiveRules(world.host.rules, world.compiled.ruleset, owner, around, world.host.others())
         self._scene = self._scene_of(world.compiled)
         self._notes: list[str] = []
+        self._packet = self._as_it_would_be(question.packet)
         self._sender = self._find_sender()
         self._bridged_to = self._find_receiver()
 
@@ -86,14 +90,13 @@ class _Case:
         rules = [each for hop in end.journey.hops for each in self._met(hop)]
         refused_by = rules[-1] if end.verdict in ("DROP", "REJECT", "UNKNOWN") and rules else None
         self._note(end)
-        question = self._question
         return Explanation(
             verdict=end.verdict,
             reason=self._reason(end, rules, refused_by),
             certain=all(each.verdict == end.verdict for each in doubts),
             way=self._way(end),
-            state=",".join(sorted(question.packet.states)),
-            sent=self._at(question.packet, self._sender),
+            state=",".join(sorted(self._packet.states)),
+            sent=self._at(self._packet, self._sender),
             left=self._at(end.packet, _leaves_by(end.packet)),
             rules=rules,
             refused_by=refused_by,
@@ -103,6 +106,22 @@ class _Case:
         )
 
     # --- the way
+
+    def _as_it_would_be(self, packet: Packet) -> Packet:
+        """The packet; one of a TCP connection that was cut is of no known one, and is not its first either."""
+        name = set_name(packet.family, self._world.compiled.scope.owner)
+        ends = [each for each in ends_of(packet) if self._live.cut_ago(name, each) is not None]
+        if not ends:
+            return packet
+        ago = min(self._live.cut_ago(name, each) or 0.0 for each in ends)
+        changed_by = next(filter(None, map(self._world.cut_by, ends)), ())
+        by = ", ".join(owners.holder(self._world.state, (*each, "")).text for each in sorted(changed_by))
+        told = f"a connection between these ends was cut {duration(ago)} ago" + (f", by a change of {by}" if by else "")
+        if packet.states & {"ESTABLISHED", "RELATED"}:
+            self._notes.append(f"{told}: connection tracking knows it no more, and no segment of it passes")
+            return replace(packet, states=frozenset({"NEW"}), opens=False)
+        self._notes.append(f"{told}: its segments do not pass (--state ESTABLISHED); a new one is judged by the rules")
+        return packet
 
     def _scene_of(self, compiled: Compiled) -> LiveScene:
         return scene_of(compiled, self._actual, self._live, self._world.host.links.route)
@@ -173,7 +192,7 @@ class _Case:
         return self._scene.uplinks.get(port.bridge)
 
     def _walk(self) -> End:
-        packet = self._question.packet
+        packet = self._packet
         frame = self._frame_refused()
         if frame is not None:
             return End("DROP", Journey("DROP", packet, ()), frame)
@@ -287,7 +306,7 @@ class _Case:
         question = self._question
         for device in (self._sender, self._bridged_to, _leaves_by(end.packet)):
             self._note_link(device)
-        if "NEW" not in question.packet.states:
+        if "NEW" not in self._packet.states:
             self._notes.append("NAT was decided by its flow's first packet: the nat table is not asked again")
         floating = self._world.state.get(FloatingIP, question.destination[0])
         if floating is not None and ("floating_ips", floating.id) in self._world.troubles:
@@ -348,6 +367,14 @@ class _Case:
 
 def _leaves_by(packet: Packet) -> str | None:
     return packet.physdev_out or packet.out_interface
+
+
+def duration(seconds: float) -> str:
+    """A time that has passed, in the largest unit of which it has more than one."""
+    for size, name in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def _redirects(each: Redirected, source: str, destination: str) -> bool:

@@ -13,6 +13,7 @@ from nova_netagent.explain.foreign.fields import Around
 from nova_netagent.explain.foreign.walk import OtherHook, OtherRules
 from nova_netagent.explain.rules import LiveRule
 from nova_netagent.host import Others
+from nova_netagent.model.protocols import TCP
 from nova_netagent.netfilter.foreign import Surroundings, applies
 from nova_netagent.netfilter.journey import PASSAGES
 from nova_netagent.netfilter.owner import Owner
@@ -35,6 +36,8 @@ from nova_netagent.netfilter.rule import (
 _PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0}
 _NAT_PRIORITIES = {"PREROUTING": -100, "OUTPUT": -100, "INPUT": 100, "POSTROUTING": 100}
 """Of iptables' tables (linux/netfilter_ipv4.h)."""
+CUT_DIRECTIONS = ("src,src,dst", "dst,dst,src")
+"""How the set of what was cut is asked, by either end."""
 LEGACY = "iptables-legacy "
 """Begins the names of the legacy tables, where they are not the ones that our own rules are in."""
 
@@ -168,6 +171,7 @@ class LiveRules:
         self._tables: dict[TableId, LiveTable] = {}
         self._instead: Ruleset | None = None
         self._walked: dict[tuple[TableId, str], Sequence[Rule]] = {}
+        self._cut: dict[tuple[str, str], float | None] = {}
         self.doubts: dict[Place, None] = {}
         self.assumed: frozenset[Place] = frozenset()
         """Those of the doubtful rules that are taken to apply."""
@@ -282,12 +286,28 @@ class LiveRules:
         known = tuple(each for each in rule.matches if each not in unknown)
         if not matches(replace(rule, matches=known), packet, sets):
             return False
-        found = [_holds(each, packet, around) for each in unknown]
+        found = [self._holds(each, packet, around) for each in unknown]
         if False in found:
             return False
         if None not in found:
             return True
         return self._doubt((id_, step.chain, step.index))
+
+    def _holds(self, match: Match, packet: Packet, around: Around) -> bool | None:
+        if isinstance(match, InSet) and match.direction in CUT_DIRECTIONS:
+            end = _end(packet, match.direction)
+            return end is not None and self.cut_ago(match.name, end) is not None
+        if not isinstance(match, Opaque):
+            return None
+        if _is_nft(match):
+            return decode(match.data, packet.family, {}).holds(packet, around)
+        return applies(match, packet, around.surroundings)
+
+    def cut_ago(self, name: str, end: str) -> float | None:
+        """As ``Backend.cut_ago``, asked once."""
+        if (name, end) not in self._cut:
+            self._cut[name, end] = self._backend.cut_ago(name, end)
+        return self._cut[name, end]
 
     def _doubt(self, place: Place) -> bool:
         """Note a rule of which it cannot be told whether it applies; whether it is taken to."""
@@ -295,12 +315,18 @@ class LiveRules:
         return place in self.assumed
 
 
-def _holds(match: Match, packet: Packet, around: Around) -> bool | None:
-    if not isinstance(match, Opaque):
+def ends_of(packet: Packet) -> tuple[str, ...]:
+    """The ends of the flow that a packet is part of, as a cut one is remembered."""
+    found = (_end(packet, direction) for direction in CUT_DIRECTIONS)
+    return tuple(each for each in found if each is not None)
+
+
+def _end(packet: Packet, direction: str) -> str | None:
+    if packet.protocol != TCP or packet.source_port is None or packet.destination_port is None:
         return None
-    if _is_nft(match):
-        return decode(match.data, packet.family, {}).holds(packet, around)
-    return applies(match, packet, around.surroundings)
+    if direction == "src,src,dst":
+        return f"{packet.source},tcp:{packet.source_port},{packet.destination}"
+    return f"{packet.destination},tcp:{packet.destination_port},{packet.source}"
 
 
 def _is_nft(match: Match) -> TypeGuard[Opaque]:
@@ -309,4 +335,6 @@ def _is_nft(match: Match) -> TypeGuard[Opaque]:
 
 
 def _is_unknown(match: object, sets: Mapping[str, IpSet]) -> bool:
-    return isinstance(match, Opaque) or (isinstance(match, InSet) and match.name not in sets)
+    if isinstance(match, InSet):
+        return match.name not in sets or match.direction in CUT_DIRECTIONS
+    return isinstance(match, Opaque)

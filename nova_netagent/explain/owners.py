@@ -139,6 +139,8 @@ def _named(state: DesiredState, kind: str, id_: str) -> tuple[str | None, str]:
             return name, f"network {name or id_}" if id_ else "the networks"
         case "floating_ips":
             return None, f"floating IP {id_}" if state.get(FloatingIP, id_) else f"floating IP {id_} (not described)"
+        case "connections":
+            return None, "a connection that was cut when a change revoked it"
         case "provider_rules":
             known = state.get(ProviderRule, id_)
             return None, f"provider rule {id_}" + ("" if known is None else f" ({known.remote_ip_prefix})")

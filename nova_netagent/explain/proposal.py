@@ -246,6 +246,8 @@ def _what_refuses(rule: MetRule) -> str:
             return f"{rule.owner.text} is for every instance: delete or narrow it, no group overrules it"
         case "networks":
             return f"{rule.owner.text}: no group overrules what a network refuses"
+        case "connections":
+            return "what was cut stays cut: the ends have to open a new connection, which the rules judge"
         case "floating_ips":
             return f"{rule.owner.text} refuses it"
     return f"{rule.owner.text} refuses it"

@@ -157,6 +157,10 @@ class IptablesBackend:
         """
         self._sets.note_cut(ends)
 
+    def cut_ago(self, name: str, end: str) -> float | None:
+        """How long ago a flow with this end was cut, in seconds. :raises Unavailable: the kernel does not say."""
+        return self._sets.cut_ago(name, end)
+
     def describe(self, table: TableId, key: bytes) -> str:
         """A rule as iptables-save writes it, which is asked about matches that are not ours."""
         rule = self.parse(table, key)

@@ -23,7 +23,7 @@ NO_MATCH = " nomatch"
 
 _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 6 << 8
-_CREATE, _DESTROY, _LIST, _ADD, _DELETE, _TYPE = 2, 3, 7, 9, 10, 13
+_CREATE, _DESTROY, _LIST, _ADD, _DELETE, _TEST, _TYPE = 2, 3, 7, 9, 10, 11, 13
 
 _REQUEST, _ACKNOWLEDGE, _EXCLUSIVE, _DUMP = 0x01, 0x04, 0x200, 0x300
 _ERROR, _DONE = 2, 3
@@ -34,6 +34,8 @@ _ATTR_DATA, _ATTR_ADT, _ATTR_LINENO, _ATTR_REVISION_MIN = range(7, 11)
 _DATA_IP, _DATA_CIDR, _DATA_PORT, _DATA_TIMEOUT, _DATA_PROTO, _DATA_FLAGS, _DATA_LINENO = 1, 3, 4, 6, 7, 8, 9
 _DATA_HASHSIZE, _DATA_MAXELEM, _DATA_IP2 = 18, 19, 20
 _HEADERS_ONLY = 4
+_NOT_IN = 4103
+"""IPSET_ERR_EXIST: what TEST answers of what is not in the set."""
 _FLAG_NO_MATCH, _FLAG_FORCE_ADD = 1 << 2, 1 << 5
 
 _PROTOCOL = 6
@@ -162,6 +164,25 @@ class Ipset:
             if _ATTR_ADT in message:
                 found.update(_member(data) for _, data in attributes(message[_ATTR_ADT]))
         return frozenset(found)
+
+    def remaining(self, name: str, end: str) -> float | None:
+        """In how many seconds an end of a flow is forgotten; ``None`` when it is not in the set, or there is no set.
+
+        :raises IpsetError: it is a set of another type.
+        """
+        doing = f"cannot ask the set {name}"
+        try:
+            self._command(_TEST, _set_name(name) + _encode_end(end, 0), doing)
+        except IpsetError as e:
+            if e.errno in (_NOT_IN, errno.ENOENT, NO_SUBSYSTEM):
+                return None
+            raise
+        for message in self._ask(_LIST, _set_name(name), doing, flags=_DUMP):
+            for _, data in attributes(message.get(_ATTR_ADT, b"")):
+                fields = dict(attributes(data))
+                if _is_end(fields, end) and _DATA_TIMEOUT in fields:
+                    return float(_BIG_NUMBER.unpack(fields[_DATA_TIMEOUT])[0])
+        return None
 
     def index(self, name: str) -> int | None:
         """The kernel's index of a set, which is what a rule has; ``None`` when there is no such set."""
@@ -312,6 +333,14 @@ def _encode_end(member: str, number: int) -> bytes:
         + attribute(_DATA_LINENO, _NUMBER.pack(number))
     )
     return attribute(_ATTR_DATA | NESTED, body)
+
+
+def _is_end(fields: dict[int, bytes], end: str) -> bool:
+    address, port, peer = end.split(",")
+    here, there = (fields[kind][4:] for kind in (_DATA_IP, _DATA_IP2))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    wanted = (socket.inet_pton(family, address), socket.inet_pton(family, peer), int(port.removeprefix("tcp:")))
+    return (here, there, int.from_bytes(fields[_DATA_PORT], "big")) == wanted
 
 
 def _address(kind: int, text: str) -> bytes:

@@ -14,7 +14,7 @@ from nova_netagent.backend.iptables.ipset import (
     IpsetError,
     SetHeader,
 )
-from nova_netagent.netfilter.rule import IpSet
+from nova_netagent.netfilter.rule import CUT_SECONDS, IpSet
 from nova_netagent.plan import SetPlan
 
 _HALVES = {
@@ -115,6 +115,14 @@ class KernelSets:
                 self._kernel.add(name, members)
         except OSError as e:
             raise _translated(e) from e
+
+    def cut_ago(self, name: str, end: str) -> float | None:
+        """How long ago a flow with this end was cut, in seconds. :raises Unavailable: the kernel does not say."""
+        try:
+            left = self._kernel.remaining(name, end)
+        except OSError as e:
+            raise Unavailable(e.strerror or str(e)) from e
+        return None if left is None else CUT_SECONDS - left
 
     def index(self, name: str) -> int:
         """The index that a rule has for a set; one that no set has, when the set is not there (yet)."""

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.netlink import HEADER, messages
 from nova_netagent.backend.nft import attributes, userdata
-from nova_netagent.backend.nft.attributes import parse, parse_list, read_number, read_signed, read_string
+from nova_netagent.backend.nft.attributes import nested, parse, parse_list, read_number, read_signed, read_string
 from nova_netagent.backend.nft.batch import DUMP, HEAD, REQUEST, SUBSYSTEM, Batch
 from nova_netagent.backend.nft.objects import Element, Family, SetFlag, TableId
 
@@ -235,6 +235,20 @@ class Netlink:
         found = [_element(each) for listed in raw for each in parse_list(listed)]
         self._elements[table, set_name] = raw, tuple(found)
         return found
+
+    def remaining(self, table: TableId, set_name: str, key: bytes) -> float | None:
+        """In how many seconds an element is forgotten; ``None`` when it is not there, or stays.
+
+        :raises Unavailable: the kernel does not say.
+        """
+        key_ = nested(1, nested(1, attributes.attribute(1, key)))
+        body = attributes.string(1, table.name) + attributes.string(2, set_name) + nested(3, key_)
+        try:
+            answer = next(self._ask(_GET_ELEMENTS, table.family, body, 0))
+        except _NotThereError:
+            return None
+        known = parse(next(parse_list(answer[3])))
+        return attributes.read_long(known[5]) / 1000 if 5 in known else None
 
     # transactions
 

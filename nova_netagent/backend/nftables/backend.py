@@ -21,6 +21,7 @@ from nova_netagent.backend.nftables.names import BASE_CHAINS, BEFORE_OTHERS, FIL
 from nova_netagent.backend.nftables.transaction import TableEdits, edited
 from nova_netagent.model.lineage import follow
 from nova_netagent.netfilter.rule import (
+    CUT_SECONDS,
     DROP,
     FAMILIES,
     Conntrack,
@@ -236,6 +237,12 @@ class NftablesBackend:
         except RuleRefused as error:
             LOG.warning("%s: what was noted before is forgotten", error)
             self._note_cut(ends, forget=True)
+
+    def cut_ago(self, name: str, end: str) -> float | None:
+        """How long ago a flow with this end was cut, in seconds. :raises Unavailable: the kernel does not say."""
+        family: Family = 6 if ":" in end.partition(",")[0] else 4
+        left = self._kernel.remaining(self._table(family), name, members.end(end).key)
+        return None if left is None else CUT_SECONDS - left
 
     def _note_cut(self, ends: Mapping[str, Collection[str]], *, forget: bool) -> None:
         with self.transaction():

@@ -26,7 +26,7 @@ from tests.functional.agent.site import Site
 from tests.functional.agent.test_foreign_rules import restore
 from tests.functional.agent.test_random_states import CONFIGS, PACKETS, Places, Sent, packets, states
 from tests.functional.agent.witness import Disagreement, packet_of
-from tests.lab import Forged, Namespace, Seen, Tcp, arrives, iptables, needs
+from tests.lab import Forged, Namespace, Seen, Tcp, arrives, connect, iptables, needs
 from tests.lab.probes import IpProbe
 from tests.lab.tables import command
 
@@ -268,6 +268,30 @@ def test_what_waits_is_said(site: Site) -> None:
     site.describe(make_instance(1, (7,)))
     found = site.agent.explain({"proto": "tcp", "src": "192.0.2.1:5000", "dst": "10.1.0.2:80"})
     assert any("instance vm1 is pending: " in note for note in found["notes"]), found["notes"]
+
+
+def test_a_connection_that_was_cut(site: Site) -> None:
+    """Its segments are refused from either end, whatever the rules say since; who asks is told why."""
+    site.describe(WEB, make_instance(1, (1,)))
+    with connect(site.outside, site.vm1, 80) as old:
+        client = "{}:{}".format(*old.client.getsockname())
+        site.put(make_group(1))
+        site.put(WEB)
+        assert old.dead(0.3)
+        for src, dst in ((client, "10.1.0.2:80"), ("10.1.0.2:80", client)):
+            found = site.agent.explain({"proto": "tcp", "src": src, "dst": dst, "state": "ESTABLISHED"})
+            assert (found["verdict"], found["state"]) == ("DROP", "NEW")
+            assert found["refused_by"]["chain"] == "nova-netagent-cut"
+            assert "a connection that was cut when a change revoked it" in found["reason"]
+            assert any("was cut" in note and "by a change of security group group1" in note for note in found["notes"])
+            assert "open a new connection" in found["proposal"]["text"]
+        found = site.agent.explain({"proto": "tcp", "src": client, "dst": "10.1.0.2:80"})
+        assert found["verdict"] == "ACCEPT"
+        assert any("a new one is judged by the rules" in note for note in found["notes"])
+        site.agent.restart()
+        found = site.agent.explain({"proto": "tcp", "src": client, "dst": "10.1.0.2:80", "state": "ESTABLISHED"})
+        assert found["verdict"] == "DROP"
+        assert any("was cut" in note and "by a change" not in note for note in found["notes"])
 
 
 # --- foreign rules in the way

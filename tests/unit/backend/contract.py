@@ -446,6 +446,12 @@ class BackendContract:
         for _ in range(2):
             backend.note_cut({"ours-cut": ends})
         assert world.noted("ours-cut") == ends
+        for each in ends:
+            ago = backend.cut_ago("ours-cut", each)
+            assert ago is not None
+            assert 0 <= ago < 60
+        assert backend.cut_ago("ours-cut", f"{one},tcp:40001,{other}") is None
+        assert backend.cut_ago("ours-gone", f"{one},tcp:40000,{other}") is None
         assert backend.read_sets() == {"ours-cut": cut}
         with pytest.raises(TableChanged):
             backend.note_cut({"ours-gone": ends})
