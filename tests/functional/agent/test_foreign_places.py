@@ -1,4 +1,7 @@
-"""Where our jumps stand among foreign rules, and what a foreign rule that leads to us does."""
+"""Where our jumps stand among foreign rules, and what a foreign rule that leads to us does.
+
+In nf_tables nobody else's rules are in our chains, and no jump leads from one table to another.
+"""
 
 import pytest
 
