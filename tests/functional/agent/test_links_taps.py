@@ -85,7 +85,7 @@ def test_a_tap_that_comes_later_is_joined_at_once(cloud: Cloud) -> None:
     guest = cloud.guest(1)
     eventually(lambda: master(cloud) == "br1", 1)
     assert ping(cloud.outside, guest)
-    assert hairpin(cloud) == "1"
+    eventually(lambda: hairpin(cloud) == "1", 1)
 
 
 def test_a_tap_that_is_down_is_set_up(cloud: Cloud) -> None:
