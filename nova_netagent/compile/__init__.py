@@ -77,20 +77,14 @@ class Compiler:
             names=names_of(resolved, memo),
             families=self.families,
         )
-        placed = Placed()
-        skeleton.place(scope, placed)
-        cut_sets = memo.intern("cut sets", {each.name: each for each in cut.place(scope, placed)})
-        metadata.place(scope, placed)
-        fixed_range.place(scope, placed)
-        network.place(scope, placed)
-        security_group.place_provider(scope, placed)
-        used = instance.place(scope, memo, placed)
-        group_sets = security_group.place(scope, memo, placed, used)
-        floating_ip.place(scope, placed)
-        zones.place(scope, placed)
         whereabouts = (resolved.networks, resolved.ports, resolved.floating_ips)
+        # All that the parts but those of the groups look at.
+        seen = (*whereabouts, resolved.provider_rules, resolved.uplinks, scope.names)
+        around = memo.get("around", seen, partial(_around, scope, memo))
+        groups = Placed()
+        group_sets = security_group.place(scope, memo, groups, around.used)
         compiled = Compiled(
-            ruleset=_gather(scope, memo, placed, [cut_sets, *group_sets], self.tables),
+            ruleset=_gather(scope, memo, around, groups, group_sets, self.tables),
             links=memo.get("links", whereabouts, partial(links.links_of, scope)),
             frames=memo.get("frames", whereabouts, partial(frames.wanted, scope, memo)),
             servers=memo.get("servers", (*whereabouts, state.instances), partial(dhcp.services, scope, state, memo)),
@@ -106,8 +100,42 @@ def needed(family: Family) -> tuple[TableId, ...]:
     return tuple(TableId(family, name) for name in skeleton.TABLES if name != "nat")
 
 
+class _Around(Struct, frozen=True):
+    """Everything but the chains of security groups and their sets."""
+
+    single: Mapping[TableId, Mapping[str, Chain]]
+    """The chains to which several parts give rules."""
+    chains: Mapping[TableId, Sequence[Mapping[str, Chain]]]
+    used: instance.Used
+    sets: Mapping[str, IpSet]
+
+
+def _around(scope: Scope, memo: Memo) -> _Around:
+    part = memo.part("around")
+    placed = Placed()
+    skeleton.place(scope, placed)
+    cut_sets = {each.name: each for each in cut.place(scope, placed)}
+    metadata.place(scope, placed)
+    fixed_range.place(scope, placed)
+    network.place(scope, placed)
+    security_group.place_provider(scope, placed)
+    used = instance.place(scope, part, placed)
+    floating_ip.place(scope, placed)
+    zones.place(scope, placed)
+    single = {
+        table: {name: part.intern((table, name), Chain(name, tuple(rules))) for name, rules in chains.items()}
+        for table, chains in placed.rules.items()
+    }
+    return _Around(single, placed.chains, used, part.intern("cut sets", cut_sets))
+
+
 def _gather(
-    scope: Scope, memo: Memo, placed: Placed, sets: Sequence[Mapping[str, IpSet]], present: Collection[TableId]
+    scope: Scope,
+    memo: Memo,
+    around: _Around,
+    groups: Placed,
+    group_sets: Sequence[Mapping[str, IpSet]],
+    present: Collection[TableId],
 ) -> Ruleset:
     tables = {}
     for family in scope.families:
@@ -115,14 +143,11 @@ def _gather(
             id_ = TableId(family, name)
             if id_ not in present:
                 continue
-            single = {
-                chain: memo.intern((id_, chain), Chain(chain, tuple(rules)))
-                for chain, rules in placed.rules[id_].items()
-            }
-            chains = memo.merged(("chains", id_), [single, *placed.chains.get(id_, ())], _name)
+            parts = [around.single[id_], *groups.chains.get(id_, ()), *around.chains.get(id_, ())]
+            chains = memo.merged(("chains", id_), parts, _name)
             hooks = skeleton.hooks(name, scope.owner)
             tables[id_] = memo.get(id_, (chains, hooks), partial(Table, id_, chains, hooks))
-    return Ruleset(tables, memo.merged("sets", sets, _name))
+    return Ruleset(tables, memo.merged("sets", [around.sets, *group_sets], _name))
 
 
 def _name(each: Chain | IpSet) -> str:

@@ -149,9 +149,11 @@ def resolve(
         groups=groups,
         known_groups=memo.keys("known groups", groups),
         floating_ips=memo.intern("floating IPs", tuple(_floating_ips(state, networks, ports, without, problems))),
-        provider_rules=tuple(r for r in state.of(ProviderRule) if ("provider_rules", r.id) not in refused),
+        provider_rules=memo.intern(
+            "provider rules", tuple(r for r in state.of(ProviderRule) if ("provider_rules", r.id) not in refused)
+        ),
         problems={key: tuple(found) for key, found in problems.items()},
-        uplinks=uplinks_of(networks.values(), settings.network),
+        uplinks=memo.intern("uplinks", uplinks_of(networks.values(), settings.network)),
     )
 
 
