@@ -78,8 +78,8 @@ class Compiler:
             families=self.families,
         )
         whereabouts = (resolved.networks, resolved.ports, resolved.floating_ips)
-        # All that the parts but those of the groups look at.
-        seen = (*whereabouts, resolved.provider_rules, resolved.uplinks, scope.names)
+        # All that the parts but those of the groups look at; uplinks are of the networks.
+        seen = (*whereabouts, resolved.provider_rules, scope.names)
         around = memo.get("around", seen, partial(_around, scope, memo))
         groups = Placed()
         group_sets = security_group.place(scope, memo, groups, around.used)

@@ -153,7 +153,7 @@ def resolve(
             "provider rules", tuple(r for r in state.of(ProviderRule) if ("provider_rules", r.id) not in refused)
         ),
         problems={key: tuple(found) for key, found in problems.items()},
-        uplinks=memo.intern("uplinks", uplinks_of(networks.values(), settings.network)),
+        uplinks=uplinks_of(networks.values(), settings.network),
     )
 
 

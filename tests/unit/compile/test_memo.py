@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,15 @@ from nova_netagent.compile.memo import Memo
 from nova_netagent.events import Delete, Event, Put, fold
 from nova_netagent.model import DesiredState
 from nova_netagent.netfilter.rule import Chain, TableId
-from nova_netagent.testing import group_id, make_group, make_instance, make_network, make_rule
+from nova_netagent.testing import (
+    group_id,
+    make_floating_ip,
+    make_group,
+    make_instance,
+    make_network,
+    make_provider_rule,
+    make_rule,
+)
 from tests.unit.compile.world import make_settings
 
 FILTER = TableId(4, "filter")
@@ -304,3 +313,32 @@ def test_a_name_that_passes_from_one_to_another_stays() -> None:
     first, second = Named("x", 1), Named("x", 2)
     memo.merged("merged", [{"a": first}, {}], lambda each: each.name)
     assert memo.merged("merged", [{}, {"b": second}], lambda each: each.name) == {"x": second}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param(
+            [Put(make_provider_rule(1)), Delete("provider_rules", make_provider_rule(1).id)], id="provider rule"
+        ),
+        pytest.param(
+            [
+                Put(make_floating_ip(1, fixed_ip_address=make_instance(1).vifs[0].fixed_ips[0])),
+                Delete("floating_ips", make_floating_ip(1).id),
+            ],
+            id="floating IP",
+        ),
+        pytest.param([Put(make_network(1, bridge_interface="eth1")), Put(make_network(1))], id="uplink"),
+        pytest.param([Put(make_network(2)), Delete("networks", make_network(2).id)], id="network"),
+        pytest.param([Put(make_group(1, make_rule(1), members=("192.0.2.7",)))], id="member elsewhere"),
+        pytest.param([Delete("security_groups", group_id(1)), Put(make_group(1, make_rule(1)))], id="group"),
+        pytest.param([Put(make_group(1, id=f"{group_id(2)[:-4]}ffff"))], id="group whose name clashes"),
+        pytest.param([Put(make_instance(5, (1,))), Delete("instances", make_instance(6).id)], id="instances"),
+    ],
+)
+def test_whatever_happens_what_is_remembered_is_what_would_be_made(events: list[Event]) -> None:
+    told = Told()
+    for event in events:
+        state = told.state
+        changed_by(told, event)  # compares with a compiler without memory
+        assert told.state is not state
