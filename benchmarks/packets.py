@@ -118,7 +118,7 @@ def _with_agent(lab: Lab, size: int, name: str, config: dict[str, dict[str, Any]
     place = Place(lab, size, name)
     agent = lab.agent(place.host, config)
     what = Scene(size)
-    agent.state(scene.body(what.state()))
+    agent.request("PUT", "/v1/state", scene.body(what.state()), timeout=300)
     agent.put("security-groups", scene.body(_open_group(what, size)))
     return place
 
