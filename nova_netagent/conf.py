@@ -265,12 +265,30 @@ _API: Sequence[cfg.Opt] = (
     ),
     cfg.StrOpt("socket_group", help="Its group."),
     cfg.HostAddressOpt("bind_host", help="The address for TCP; none: TCP is off."),
-    cfg.PortOpt("bind_port", help="The port for TCP."),
+    cfg.PortOpt("bind_port", min=1, help="The port for TCP."),
     cfg.StrOpt(
         "auth_strategy",
         default="noauth",
         choices=["noauth", "keystone"],
-        help="noauth: the socket is guarded by its mode. TCP requires keystone or mutual TLS.",
+        help=(
+            "Who is let in over TCP. keystone: whose token the policy lets in; [keystone_authtoken] and"
+            " [oslo_policy] are taken in the same file. noauth: nobody but by mutual TLS. The socket is always guarded"
+            " by its mode, and who is neither root nor the agent's user nor in its group may only read there."
+        ),
+    ),
+    cfg.StrOpt("cert_file", help="The agent's certificate, PEM, with what leads to its authority: TCP speaks TLS."),
+    cfg.StrOpt("key_file", help="Its private key, PEM, not encrypted."),
+    cfg.StrOpt(
+        "ca_file",
+        help="The authorities, PEM, that must have signed a client's certificate (mutual TLS); it may read then.",
+    ),
+    cfg.ListOpt(
+        "cert_writers",
+        default=[],
+        help=(
+            "With mutual TLS and no Keystone, the clients that may change something: common names or DNS names of"
+            " their certificates."
+        ),
     ),
     cfg.IntOpt("max_body_size", default=1 << 20, min=1024, help="The most bytes of a body."),
     cfg.IntOpt("max_state_size", default=64 << 20, min=1024, help="The most bytes of a body of /v1/state."),
@@ -362,6 +380,7 @@ def load(files: Iterable[str | Path], dirs: Iterable[str | Path] = (), conf: cfg
         _refuse_wrong(conf, written)
         settings = _settings(conf)
         _refuse_no_broker(settings, written)
+        _refuse_no_keystone(settings, written)
         return settings
     except cfg.ConfigFilesNotFoundError as error:
         raise ConfigError(f"no such configuration file: {', '.join(error.config_files)}") from error
@@ -473,8 +492,16 @@ def _refuse_contradictions(settings: Settings) -> None:
             raise ConfigError(f"[network] forward_bridge_interface: {error}") from None
     if (api.bind_host is None) != (api.bind_port is None):
         raise ConfigError("[api] bind_host, bind_port: TCP needs both")
-    if api.bind_host is not None and api.auth_strategy == "noauth":
-        raise ConfigError("[api] auth_strategy: noauth is for the socket only; TCP on bind_host requires keystone")
+    for option, other in (("cert_file", "key_file"), ("key_file", "cert_file"), ("ca_file", "cert_file")):
+        if getattr(api, option) is not None and getattr(api, other) is None:
+            raise ConfigError(f"[api] {other}: needed with {option}")
+    if api.bind_host is not None and api.auth_strategy == "noauth" and api.ca_file is None:
+        raise ConfigError(
+            "[api] auth_strategy: noauth is for the socket only; TCP on bind_host requires keystone, or mutual TLS by"
+            " cert_file, key_file and ca_file"
+        )
+    if api.cert_writers and (api.ca_file is None or api.auth_strategy == "keystone"):
+        raise ConfigError("[api] cert_writers: for mutual TLS by ca_file; with keystone the policy says who may write")
 
 
 def _refuse_no_broker(settings: Settings, written: _Written) -> None:
@@ -488,6 +515,15 @@ def _refuse_no_broker(settings: Settings, written: _Written) -> None:
     if "://" not in url or scheme not in _DRIVERS:
         # The URL itself has a password.
         raise ConfigError(f"{file}: [DEFAULT] transport_url: begins with none of {'://, '.join(_DRIVERS)}://")
+
+
+def _refuse_no_keystone(settings: Settings, written: _Written) -> None:
+    """The middleware would start, and refuse everybody."""
+    given = written.get("keystone_authtoken", {})
+    if settings.api.bind_host is not None and settings.api.auth_strategy == "keystone":
+        for option in ("auth_type", "auth_url"):
+            if option not in given and "auth_section" not in given:
+                raise ConfigError(f"[keystone_authtoken] {option}: needed with [api] auth_strategy = keystone")
 
 
 def refuse_wrong_messaging(conf: cfg.ConfigOpts) -> None:

@@ -59,6 +59,10 @@ class ApiSettings(Struct, frozen=True):
     bind_host: str | None = None
     bind_port: int | None = None
     auth_strategy: Literal["noauth", "keystone"] = "noauth"
+    cert_file: str | None = None
+    key_file: str | None = None
+    ca_file: str | None = None
+    cert_writers: tuple[str, ...] = ()
     max_body_size: int = 1 << 20
     max_state_size: int = 64 << 20
 

@@ -5,6 +5,7 @@ from typing import Any
 import falcon
 
 from nova_netagent.api import errors
+from nova_netagent.api.access import Access, Gate, anybody
 from nova_netagent.api.agent import Agent
 from nova_netagent.api.health import Live, MetricsText, Ready, Root, StatusReport
 from nova_netagent.api.host import Chains, Explain, LastPlans, PlanNow, Resync, WholeState
@@ -14,12 +15,14 @@ from nova_netagent.api.traffic import Traffic
 from nova_netagent.model import KINDS
 
 
-def make_app(agent: Agent) -> "falcon.App[falcon.Request, falcon.Response]":
+def make_app(agent: Agent, gate: Gate = anybody) -> "falcon.App[falcon.Request, falcon.Response]":
     """The API of an agent, for any WSGI server that gives each request a thread of some kind.
 
     :param agent: what it speaks for.
+    :param gate: tells who sends a request, and what they may do.
     """
-    app = falcon.App(middleware=[Traffic(agent.metrics)])
+    middleware: list[Any] = [Traffic(agent.metrics), Access(gate)]
+    app = falcon.App(middleware=middleware)
     app.req_options.strip_url_path_trailing_slash = True
     errors.add_handlers(app)
     for path, resource in _routes(agent).items():

@@ -5,6 +5,7 @@ from typing import Any
 
 import falcon
 
+from nova_netagent.api.access import Forbidden, Unauthorized, Undecided
 from nova_netagent.api.agent import Unanswered
 from nova_netagent.api.answers import refusal_body
 from nova_netagent.api.wire import BadRequest
@@ -32,6 +33,8 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (Unanswered, 503),
     (ObjectFailed, 503),
     (NotFound, 404),
+    (Forbidden, 403),
+    (Undecided, 503),
 )
 """What is raised, and what it means over HTTP."""
 
@@ -40,6 +43,7 @@ def add_handlers(app: "falcon.App[Any, Any]") -> None:
     """Have an app answer every failure in the API's shape."""
     app.set_error_serializer(_serialize)
     app.add_error_handler(BadRequest, _bad_request)
+    app.add_error_handler(Unauthorized, _unauthorized)
     for kind, code in _CODES:
         app.add_error_handler(kind, _handler(code))
     app.add_error_handler(Exception, _unexpected)
@@ -64,6 +68,12 @@ def _serialize(_req: falcon.Request, resp: falcon.Response, error: falcon.HTTPEr
 
 def _bad_request(_req: falcon.Request, resp: falcon.Response, error: BadRequest, _params: object) -> None:
     answer(resp, error.code, error.message, error.field)
+
+
+def _unauthorized(_req: falcon.Request, resp: falcon.Response, error: Unauthorized, _params: object) -> None:
+    if error.challenge is not None:
+        resp.set_header("WWW-Authenticate", error.challenge)
+    answer(resp, 401, str(error))
 
 
 def _handler(code: int) -> Any:

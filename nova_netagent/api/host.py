@@ -1,6 +1,6 @@
 """The whole state, and what is asked of the engine: plan, resync, live chains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import falcon
@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nova_netagent.api import wire
+from nova_netagent.api.access import Level
 from nova_netagent.api.agent import Agent
 from nova_netagent.api.answers import STATES, LiveChains, Plan, Plans, Repairs, StateChanged, totals
 from nova_netagent.api.requests import boolean, integer, one_of, parameters, read_body
@@ -28,6 +29,8 @@ TABLES = ("filter", "nat", "mangle", "raw")
 
 class WholeState:
     """``/v1/state``."""
+
+    NEEDS: Mapping[str, Level] = {"PUT": "admin"}
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -98,6 +101,8 @@ class Resync(_Look):
 
 class Explain(_Look):
     """``/v1/explain``."""
+
+    NEEDS: Mapping[str, Level] = {"POST": "read"}
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """What becomes of a packet here, rule by rule; with trace=SECONDS of real ones as well, which are watched."""

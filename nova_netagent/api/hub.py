@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -17,12 +18,13 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from types import FrameType
 from typing import Any, TypeVar
 
+from nova_netagent.api.access import CERTIFICATE, PEER, Peer, names_of
 from nova_netagent.api.agent import Asks
 from nova_netagent.api.answers import refusal_body
-from nova_netagent.api.traffic import PEER
 
 os.environ.setdefault("EVENTLET_NO_GREENDNS", "yes")  # a quarter of a second at import, for names we never look up
 with warnings.catch_warnings():
@@ -30,6 +32,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
     import eventlet
     from eventlet import event, greenio, hubs, wsgi
+    from eventlet.green import ssl as green_ssl
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,6 +45,15 @@ SOCKET_TIMEOUT = 30.0
 
 DAWDLING = 0.05
 """Seconds after which nobody waits any more for who is still asking: a client may take minutes over it."""
+
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds that a client may take over the whole of TLS's handshake."""
+
+REQUEST_TIMEOUT = 300.0
+"""Seconds within which a whole request has to come, however lively its pieces do."""
+
+OUTSIDE = 4
+"""How many wait for somebody outside at a time."""
 
 KEEP_ALIVE = 75.0
 """Seconds that an idle connection is kept."""
@@ -65,6 +77,7 @@ class Hub:
         self._poked = event.Event()
         self._gone: BaseException | None = None
         self._aside = ThreadPoolExecutor(1, "aside")
+        self._outside = ThreadPoolExecutor(OUTSIDE, "outside")
         self._begun: dict[object, float] = {}
         """The greenthreads that read what somebody asks, each with when it began, by time.monotonic()."""
         self._servers: list[Server] = []
@@ -102,6 +115,10 @@ class Hub:
     def offload(self, function: Callable[[], T]) -> T:
         """Run something long in a thread of its own and wait, greenly, for its result."""
         return self.wait(self._aside.submit(function))
+
+    def outside(self, function: Callable[[], T]) -> T:
+        """Ask somebody outside, who may not answer for long, in a thread apart, and wait, greenly, for the result."""
+        return self.wait(self._outside.submit(function))
 
     def apart(self, function: Callable[[Callable[[], bool]], T]) -> T:
         """Run something that takes its time in a thread for it alone, and wait, greenly, for its result.
@@ -197,19 +214,32 @@ class Hub:
 
         eventlet.spawn(run)
 
-    def serve(self, listener: socket.socket, app: Any, wrap: Callable[[Any], Any] | None = None) -> "Server":
+    def serve(
+        self, listener: socket.socket, app: Any, tls: "Tls | None" = None, connections: int = CONNECTIONS
+    ) -> "Server":
         """Serve a WSGI application on a listening socket.
 
-        :param wrap: makes of each accepted connection what is spoken over: TLS, for one.
+        :param tls: what to speak TLS with; asked for each connection.
+        :param connections: how many are served at a time.
         """
-        server = Server(listener, app, wrap, self)
+        server = Server(listener, app, tls, connections, self)
         self._servers.append(server)
         return server
 
+    def stop(self, limit: float) -> bool:
+        """Stop all servers at the same time; as ``Server.stop``."""
+        stopping = [eventlet.spawn(each.stop, limit) for each in self._servers]
+        finished = [each.wait() for each in stopping]
+        return all(finished)
+
     def close(self) -> None:
-        """End the loop's own greenthread and thread. The eventfd stays: late answers still write to it."""
+        """End the loop's own greenthread and threads. The eventfd stays: late answers still write to it."""
         self._deliverer.kill()
         self._aside.shutdown(wait=False, cancel_futures=True)
+        self._outside.shutdown(wait=False, cancel_futures=True)
+
+
+Tls = Callable[[], ssl.SSLContext]
 
 
 class Server:
@@ -219,9 +249,9 @@ class Server:
     file descriptors run out, and knows one connection only of a unix socket.
     """
 
-    def __init__(self, listener: socket.socket, app: Any, wrap: Callable[[Any], Any] | None, hub: Hub) -> None:
+    def __init__(self, listener: socket.socket, app: Any, tls: Tls | None, connections: int, hub: Hub) -> None:
         self._listener = greenio.GreenSocket(listener)
-        self._wrap = wrap
+        self._tls = tls
         self._wsgi = wsgi.Server(
             self._listener,
             self._listener.getsockname(),
@@ -233,7 +263,7 @@ class Server:
             socket_timeout=SOCKET_TIMEOUT,
         )
         self._wsgi.hub = hub
-        self._pool = eventlet.GreenPool(CONNECTIONS)
+        self._pool = eventlet.GreenPool(connections)
         self._connections: dict[int, list[Any]] = {}
         self._accepting = eventlet.spawn(self._accept)
 
@@ -263,6 +293,8 @@ class Server:
 
     def has_callers(self) -> bool:
         """Whether somebody waits to be accepted, or has said something that nobody has read yet. For any thread."""
+        if self._listener.family != socket.AF_UNIX:
+            return False  # strangers keep no commit waiting
         asked = select.poll()
         try:
             asked.register(self._listener.fileno(), select.POLLIN)
@@ -288,9 +320,17 @@ class Server:
         self._connections[id(connection)] = connection
         try:
             sock.settimeout(SOCKET_TIMEOUT)
-            if self._wrap is not None:
-                connection[1] = self._wrap(sock)
+            if self._tls is not None:
+                connection[1] = sock = green_ssl.wrap_socket(
+                    sock, server_side=True, do_handshake_on_connect=False, _context=self._tls()
+                )
+                with eventlet.Timeout(HANDSHAKE_TIMEOUT, TimeoutError("it took too long")):
+                    sock.do_handshake()
             self._wsgi.process_request(connection)
+        except ssl.SSLError as error:
+            LOG.info("no TLS with %s: %s", address, error.reason or error)
+            with suppress(OSError):
+                _linger(sock)
         except Exception:
             LOG.debug("a connection ended", exc_info=True)
         finally:
@@ -299,10 +339,25 @@ class Server:
 
 
 def _shutdown(sock: Any, how: int) -> None:
+    """End one direction, or both, of what is below TLS: what is on its way is still read and answered."""
     try:
-        sock.shutdown(how)
+        if isinstance(sock, ssl.SSLSocket):
+            socket.socket.shutdown(sock, how)
+        else:
+            sock.shutdown(how)
     except OSError:
         return
+
+
+def _linger(connection: Any) -> None:
+    """Let a client that is still sending finish, so that it reads the answer and not a reset."""
+    below_tls = greenio.GreenSocket(socket.socket(fileno=os.dup(connection.fileno())))
+    with closing(below_tls), eventlet.Timeout(LINGER_SECONDS, False):
+        below_tls.shutdown(socket.SHUT_WR)
+        left = LINGER_BYTES
+        while left > 0 and (data := below_tls.recv(1 << 18)):
+            left -= len(data)
+            eventlet.sleep(0)
 
 
 class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no types
@@ -313,18 +368,17 @@ class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no t
     def setup(self) -> None:
         self._whole = True
         super().setup()
-        self._peer = _peer_of(self.connection)
+        self._identity = _identity(self.connection)
 
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
         if self.headers.get("content-type") is None:
             environ["CONTENT_TYPE"] = ""  # not email's text/plain
-        if self._peer is not None:
-            environ[PEER] = self._peer
-        return environ
+        return environ | self._identity
 
     def parse_request(self) -> bool:
-        self.server.hub.comes()
+        if PEER in self._identity:  # strangers over TCP keep no commit waiting
+            self.server.hub.comes()
         if not super().parse_request():
             return False
         if len(self.headers.get_all("content-length", ())) > 1:
@@ -334,9 +388,13 @@ class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no t
 
     def handle_one_request(self) -> None:
         self._whole = False
+        late = hubs.get_hub().schedule_call_global(
+            KEEP_ALIVE + REQUEST_TIMEOUT, _shutdown, self.connection, socket.SHUT_RD
+        )
         try:
             super().handle_one_request()
         finally:
+            late.cancel()
             self.server.hub.came()
         if not self.raw_requestline:
             self._whole = True  # the client is gone, or idle for too long
@@ -372,39 +430,39 @@ class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no t
 
     def finish(self) -> None:
         if not self._whole:
-            self._linger()
+            with suppress(OSError):
+                self.wfile.flush()
+                _linger(self.connection)
         try:
             super().finish()
         finally:
             # Where the client is gone its answer cannot be flushed, and the descriptor would stay open with this.
             self.rfile.close()
 
-    def _linger(self) -> None:
-        """Let a client that is still sending finish, so that it reads the answer and not a reset."""
-        try:
-            self.wfile.flush()
-            self.connection.shutdown(socket.SHUT_WR)
-            with eventlet.Timeout(LINGER_SECONDS, False):
-                left = LINGER_BYTES
-                while left > 0 and (data := self.connection.recv(1 << 18)):
-                    left -= len(data)
-                    eventlet.sleep(0)
-        except OSError:
-            return
-
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         LOG.debug(format, *args)
 
 
-def _peer_of(connection: Any) -> tuple[int, int, int] | None:
-    """Process, user and group at the other end of a unix socket, as the kernel has them (unix(7))."""
-    if connection.family != socket.AF_UNIX:
-        return None
+def _identity(connection: Any) -> dict[str, Any]:
+    """What is known of the other end, as the environ has it."""
+    if connection.family == socket.AF_UNIX:
+        return {PEER: _peer_of(connection)}
+    certificate = connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
+    return {CERTIFICATE: names_of(certificate)} if certificate else {}
+
+
+def _peer_of(connection: Any) -> Peer:
     size = struct.calcsize("3i")
-    found: tuple[int, int, int] = struct.unpack(
-        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    )
-    return found
+    pid, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    try:
+        groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_SIZE)
+    except OSError:  # more groups than Python asks for
+        groups = b""
+    return Peer(pid, uid, gid, struct.unpack(f"{len(groups) // 4}I", groups))
+
+
+_SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
+_GROUPS_SIZE = 1024  # the most that Python asks for: 256 groups
 
 
 class _Quiet:

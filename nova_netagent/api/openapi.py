@@ -22,6 +22,8 @@ to something that is not described yet answers 202 and is completed when that co
 """
 _REFUSED = {
     400: "What was sent cannot be meant; field says where.",
+    401: "It is not known who asks: over TCP a token of Keystone's is missing or not valid.",
+    403: "Who asks may not do this.",
     404: "There is no such object.",
     408: "The body did not come in time.",
     409: "The revision is behind what is known; nothing was changed.",
@@ -288,7 +290,7 @@ def _operation(
     responses: Schema = {}
     for code, (text, schema, example) in answers.items():
         responses[str(code)] = {"description": text} | ({} if schema is None else {"content": _json(schema, example)})
-    responses |= {str(code): {"$ref": f"#/components/responses/{code}"} for code in sorted(refused)}
+    responses |= {str(code): {"$ref": f"#/components/responses/{code}"} for code in sorted({*refused, 401, 403})}
     return found | {"responses": responses}
 
 

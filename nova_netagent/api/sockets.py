@@ -1,4 +1,4 @@
-"""The unix socket that the API is reached at: made, guarded by its mode, and taken away again."""
+"""The unix socket that the API is reached at, made, guarded by its mode, and taken away again; the port for TCP."""
 
 import errno
 import grp
@@ -21,6 +21,7 @@ class UnixListener:
     :param mode: its file mode; nobody can connect before it has it.
     :param group: the name of its group; by default the process's.
     :raises ListenFailed: somebody listens there already, or it cannot be made.
+    :ivar group: the number of its group.
     """
 
     def __init__(self, path: str, mode: int = 0o660, group: str | None = None) -> None:
@@ -35,6 +36,7 @@ class UnixListener:
             if group is not None and (wanted := _group_id(group)) != self._path.stat().st_gid:
                 os.chown(self._path, -1, wanted)  # which a service manager may forbid altogether
             self._path.chmod(mode)
+            self.group = self._path.stat().st_gid
             self.socket.listen(BACKLOG)  # until here nobody is let in, whatever the mode was
         except OSError as error:
             self.socket.close()
@@ -60,6 +62,28 @@ class UnixListener:
                 self._path.unlink()
         except FileNotFoundError:
             return
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """A listening TCP socket.
+
+    :param host: an address, or a name of one.
+    :raises ListenFailed: somebody listens there already, or the address is not this host's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise ListenFailed(f"[api] bind_host = {host}, bind_port = {port}: {reason}") from error
+    return listener
 
 
 def somebody_listens(path: Path | str) -> bool:

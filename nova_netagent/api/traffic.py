@@ -6,12 +6,10 @@ from typing import Any
 
 import falcon
 
+from nova_netagent.api.access import Caller
 from nova_netagent.metrics import Metrics
 
 LOG = logging.getLogger(__name__)
-
-PEER = "netagent.peer"
-"""Where the environ has the (pid, uid, gid) of the other end of a unix socket."""
 
 _METHODS = frozenset(falcon.HTTP_METHODS)
 _CHANGING = frozenset({"PUT", "DELETE", "POST"})
@@ -45,5 +43,5 @@ def _target(req: falcon.Request) -> str:
 
 
 def _by(req: falcon.Request) -> str:
-    peer = req.env.get(PEER)
-    return "" if peer is None else f", by uid {peer[1]} (process {peer[0]})"
+    caller: Caller | None = getattr(req.context, "caller", None)
+    return f", by {'a stranger' if caller is None else caller.name}"

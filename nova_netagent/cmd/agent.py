@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from nova_netagent.api.agent import About, Agent
-    from nova_netagent.api.hub import Hub, Server
+    from nova_netagent.api.hub import Hub
+    from nova_netagent.api.tcp import Tcp
     from nova_netagent.engine import Engine
     from nova_netagent.rpc.service import Rpc
     from nova_netagent.settings import Settings
@@ -94,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _log_to_oslo(opts: Any) -> None:
     from oslo_log import log
 
-    log.set_defaults(default_log_levels=[*log.get_default_log_levels(), "pyroute2=WARN"])
+    log.set_defaults(default_log_levels=[*log.get_default_log_levels(), "pyroute2=WARN", "stevedore=ERROR"])
     log.setup(opts, "nova-netagent", fix_eventlet=False)
 
 
@@ -156,6 +157,7 @@ class Daemon:
         self._metrics = Metrics()
         self._hub: Hub | None = None
         self._rpc: Rpc | None = None
+        self._tcp: Tcp | None = None
         self._engine: Engine = make_engine(settings, self._metrics, self._poke, self._coming)
         self._signals: set[signal.Signals] = set()
         self._was_ready = False
@@ -171,10 +173,11 @@ class Daemon:
         capabilities.require()
         hub.on_signals(SIGNALS, self._signals.add)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        self._claim = _claim(self._settings.state_path)  # held to the end of the process
         agent = self._agent(hub)
+        self._tcp = self._make_tcp(hub, agent)
+        self._claim = _claim(self._settings.state_path)  # held to the end of the process
         self._rpc = self._make_rpc(agent)
-        server = self._listen(hub, agent)
+        self._listen(hub, agent)
         # A daemon thread: should this one end by a fault, the service manager must see it end.
         thread = threading.Thread(target=self._engine.run, name="engine", daemon=True)
         thread.start()
@@ -188,7 +191,7 @@ class Daemon:
             self._tell_readiness()
             self._obey()
         systemd.notify("STOPPING=1", "STATUS=finishing the requests in flight")
-        return self._stop(hub, server, thread)
+        return self._stop(hub, thread)
 
     def _agent(self, hub: "Hub") -> "Agent":
         from nova_netagent.api.agent import Agent
@@ -214,15 +217,26 @@ class Daemon:
 
         return Rpc(self._settings, self._opts, agent, self._engine.submit, release.send)
 
-    def _listen(self, hub: "Hub", agent: "Agent") -> "Server":
+    def _make_tcp(self, hub: "Hub", agent: "Agent") -> "Tcp | None":
+        """The API over TCP where it is on; what it needs is imported only then."""
+        if self._settings.api.bind_host is None:
+            return None
+        from nova_netagent.api.tcp import Tcp
+
+        return Tcp(hub, agent, self._opts)
+
+    def _listen(self, hub: "Hub", agent: "Agent") -> None:
         from nova_netagent.api import sockets
+        from nova_netagent.api.access import by_peer
         from nova_netagent.api.app import make_app
 
         api = self._settings.api
         self._listener = sockets.UnixListener(api.socket, api.socket_mode, api.socket_group)
-        return hub.serve(self._listener.socket, make_app(agent))
+        hub.serve(self._listener.socket, make_app(agent, by_peer(self._listener.group)))
+        if self._tcp is not None:
+            self._tcp.serve()
 
-    def _stop(self, hub: "Hub", server: "Server", thread: threading.Thread) -> int:
+    def _stop(self, hub: "Hub", thread: threading.Thread) -> int:
         from nova_netagent.api.agent import Unanswered
 
         self._listener.remove()  # first: who comes late finds no socket, and not one that is reset
@@ -233,7 +247,7 @@ class Daemon:
                 self._rpc.abandon(ended)
         hub.leave_off()
         rpc_stopped = None if self._rpc is None else self._rpc.stop(STOP_SECONDS)
-        if not server.stop(STOP_SECONDS):
+        if not hub.stop(STOP_SECONDS):
             LOG.warning("requests were still in flight after %.0f s", STOP_SECONDS)
         if rpc_stopped is not None and not hub.wait(rpc_stopped):
             LOG.warning("calls were still in flight after %.0f s", STOP_SECONDS)
@@ -331,6 +345,8 @@ class Daemon:
         systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             wanted = conf.load(self._files, self._dirs)
+            if self._tcp is not None:
+                self._tcp.renew()
         except conf.ConfigError as error:
             LOG.error("the configuration is kept as it was: %s", error)
         else:

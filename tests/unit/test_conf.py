@@ -43,7 +43,20 @@ def _written(tmp_path: Path, text: str) -> Path:
         ("[firewall]\negress_mark = 0\n", ("[firewall] egress_mark", "0x10000000")),
         ("[api]\nsocket_mode = 9\n", ("[api] socket_mode", "9", "0660")),
         ("[api]\nbind_host = 192.0.2.1\n", ("[api] bind_host", "both")),
-        ("[api]\nbind_host = 192.0.2.1\nbind_port = 80\n", ("[api] auth_strategy", "keystone")),
+        ("[api]\nbind_host = 192.0.2.1\nbind_port = 80\n", ("[api] auth_strategy", "keystone", "ca_file")),
+        (
+            "[api]\nbind_host = ::1\nbind_port = 80\ncert_file = c\nkey_file = k\n",
+            ("[api] auth_strategy", "keystone", "ca_file"),
+        ),
+        ("[api]\nbind_host = ::1\nbind_port = 80\ncert_file = c\n", ("[api] key_file", "cert_file")),
+        ("[api]\nbind_host = ::1\nbind_port = 80\nca_file = c\n", ("[api] cert_file", "ca_file")),
+        ("[api]\nbind_host = ::1\nbind_port = 0\n", ("[api] bind_port", "0")),
+        ("[api]\ncert_writers = a\n", ("[api] cert_writers", "ca_file")),
+        (
+            "[api]\nbind_host = ::1\nbind_port = 80\nauth_strategy = keystone\n"
+            "[keystone_authtoken]\nauth_type = password\n",
+            ("[keystone_authtoken] auth_url", "auth_strategy"),
+        ),
         ("[network]\nforward_bridge_interface = all,eth0\n", ("[network] forward_bridge_interface", "all")),
         ("[network]\nforward_bridge_interface = eth0+\n", ("[network] forward_bridge_interface", "eth0+")),
         ("[DEFAULT]\nmy_ip = 192.0.2\n", ("[DEFAULT] my_ip", "192.0.2")),
@@ -107,6 +120,16 @@ def test_the_sample_configuration_is_up_to_date(tmp_path: Path) -> None:
     subprocess.run([program, "--config-file", copy], check=True, cwd=ROOT)
     sample = ROOT / "etc/nova-netagent/nova-netagent.conf.sample"
     assert sample.read_text() == made.read_text(), "stale: run tox -e genconfig"
+
+
+def test_the_sample_policy_is_up_to_date(tmp_path: Path) -> None:
+    pytest.importorskip("oslo_policy")
+    generator = (ROOT / "etc/nova-netagent/policy-generator.conf").read_text()
+    copy, made = tmp_path / "generator.conf", tmp_path / "sample.yaml"
+    copy.write_text(generator.replace("etc/nova-netagent/policy.yaml.sample", str(made)))
+    program = Path(sys.executable).with_name("oslopolicy-sample-generator")
+    subprocess.run([program, "--config-file", copy], check=True, cwd=ROOT)
+    assert (ROOT / "etc/nova-netagent/policy.yaml.sample").read_text() == made.read_text(), "stale: tox -e genpolicy"
 
 
 def test_every_option_of_the_settings_has_an_option_and_the_reverse() -> None:

@@ -169,6 +169,15 @@ def test_rpc_is_imported_only_where_it_is_on() -> None:
     assert not any("nova_netagent.rpc" in ast.unparse(node) for node in tops if isinstance(node, ast.ImportFrom))
 
 
+def test_only_one_file_knows_keystone_and_it_is_imported_only_where_it_is_on() -> None:
+    assert importers(PACKAGE, "keystonemiddleware", "keystoneauth1") == {"api/keystone.py"}
+    assert importers(PACKAGE, "oslo_policy") == {"api/keystone.py", "api/policies.py"}
+    assert importers(PACKAGE, "nova_netagent.api.keystone") == {"api/tcp.py"}
+    assert importers(PACKAGE, "nova_netagent.api.policies") == {"api/keystone.py"}
+    tops = ast.parse((PACKAGE / "api/tcp.py").read_text()).body
+    assert not any("keystone" in ast.unparse(node) for node in tops if isinstance(node, ast.ImportFrom))
+
+
 def test_nothing_of_the_tests_is_imported() -> None:
     assert importers(PACKAGE, "tests", "pytest", "hypothesis", "unittest") == set()
 

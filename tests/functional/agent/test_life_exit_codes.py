@@ -47,6 +47,24 @@ BAD = {
     "a file mode": ("[api]\nsocket_mode = rw", ["[api]", "socket_mode", "rw", "0660"]),
     "half of an address": ("[api]\nbind_port = 8080", ["[api]", "bind_host", "bind_port"]),
     "TCP for everybody": ("[api]\nbind_host = ::1\nbind_port = 8080", ["[api]", "auth_strategy", "noauth", "keystone"]),
+    "TCP with a key alone": (
+        "[api]\nkey_file = /k\nbind_host = ::1\nbind_port = 8080",
+        ["[api]", "cert_file", "key_file"],
+    ),
+    "TCP with a certificate that is not there": (
+        "[api]\ncert_file = /c\nkey_file = /k\nca_file = /ca\nbind_host = ::1\nbind_port = 8080",
+        ["[api]", "cert_file", "/c", "No such file"],
+    ),
+    "TCP with writers and no certificates": ("[api]\ncert_writers = controller", ["[api]", "cert_writers", "ca_file"]),
+    "TCP with Keystone nowhere": (
+        "[api]\nauth_strategy = keystone\nbind_host = ::1\nbind_port = 8080",
+        ["[keystone_authtoken]", "auth_type", "auth_strategy"],
+    ),
+    "TCP with Keystone by nothing known": (
+        "[api]\nauth_strategy = keystone\nbind_host = ::1\nbind_port = 8080\n"
+        "[keystone_authtoken]\nauth_type = handshake\nauth_url = http://127.0.0.1/",
+        ["[keystone_authtoken]", "handshake"],
+    ),
     "all and more": (
         "[network]\nforward_bridge_interface = all,eth1",
         ["[network]", "forward_bridge_interface", "all"],

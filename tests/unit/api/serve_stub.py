@@ -8,7 +8,12 @@ import logging
 import signal
 import sys
 
+from msgspec import structs
+
+from nova_netagent import conf
 from nova_netagent.api import hub as hub_module
+from nova_netagent.api import tcp
+from nova_netagent.api.access import by_peer
 from nova_netagent.api.agent import Agent, Unanswered
 from nova_netagent.api.app import make_app
 from nova_netagent.api.hub import Hub
@@ -19,10 +24,15 @@ from tests.unit.api.stub_engine import StubEngine, about
 
 
 def main(socket: str, options: dict[str, object]) -> None:
-    settings = ApiSettings(socket=socket, max_body_size=int(str(options.get("max_body_size", 1 << 20))))
+    opts = conf.global_options() if "config" in options else None
+    settings = ApiSettings() if opts is None else conf.load([str(options["config"])], conf=opts).api
+    settings = structs.replace(settings, socket=socket, max_body_size=int(str(options.get("max_body_size", 1 << 20))))
     engine = StubEngine()
     engine.delay = float(str(options.get("delay", 0)))
     hub_module.SOCKET_TIMEOUT = float(str(options.get("socket_timeout", hub_module.SOCKET_TIMEOUT)))
+    hub_module.HANDSHAKE_TIMEOUT = float(str(options.get("handshake_timeout", hub_module.HANDSHAKE_TIMEOUT)))
+    hub_module.REQUEST_TIMEOUT = float(str(options.get("request_timeout", hub_module.REQUEST_TIMEOUT)))
+    tcp.CONNECTIONS = int(str(options.get("connections", tcp.CONNECTIONS)))
     hub_module.KEEP_ALIVE = float(str(options.get("keep_alive", hub_module.KEEP_ALIVE)))
     hub = Hub(engine.submit)
     stopping = False
@@ -42,7 +52,9 @@ def main(socket: str, options: dict[str, object]) -> None:
         settings=settings,
         offload=hub.offload,
     )
-    server = hub.serve(listener.socket, make_app(agent))
+    hub.serve(listener.socket, make_app(agent, by_peer(listener.group)))
+    if settings.bind_host is not None:
+        tcp.Tcp(hub, agent, opts).serve()
     engine.start()
     print("serving", flush=True)
     while not stopping:
@@ -50,7 +62,7 @@ def main(socket: str, options: dict[str, object]) -> None:
             engine.stop()
             hub.abandon(Unanswered("the engine ended"))
     listener.remove()
-    print("finished" if server.stop(5) else "cut off", flush=True)
+    print("finished" if hub.stop(5) else "cut off", flush=True)
     hub.close()
 
 

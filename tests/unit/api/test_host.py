@@ -6,6 +6,7 @@ import pytest
 from falcon.testing import TestClient
 from msgspec.structs import replace
 
+from nova_netagent.api.access import PEER, Peer, by_peer
 from nova_netagent.api.answers import MOST_TROUBLES
 from nova_netagent.api.app import make_app
 from nova_netagent.metrics import Metrics
@@ -296,11 +297,13 @@ def test_metrics_tell_of_the_objects_by_kind_and_state(client: TestClient) -> No
     assert 'netagent_objects{kind="instances",state="pending"} 0.0' in client.simulate_get("/metrics").text
 
 
-def test_changes_are_logged_with_who_asked(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_changes_are_logged_with_who_asked(engine: StubEngine, caplog: pytest.LogCaptureFixture) -> None:
+    client = TestClient(make_app(engine.agent(), by_peer(1000)))
+    extras = {PEER: Peer(77, 1000, 1000)}
     with caplog.at_level("INFO"):
-        client.simulate_delete(f"/v1/networks/{network_id(1)}", extras={"netagent.peer": (77, 1000, 1000)})
-        client.simulate_get("/v1/networks")
-        client.simulate_post("/v1/res%0aync")
+        client.simulate_delete(f"/v1/networks/{network_id(1)}", extras=extras)
+        client.simulate_get("/v1/networks", extras=extras)
+        client.simulate_post("/v1/res%0aync", extras=extras)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2
     assert lines[0].startswith(f"DELETE /v1/networks/{network_id(1)}: 404, ")

@@ -1,0 +1,1 @@
+"""The API over TCP, on the loopback of the tests' own namespace."""
