@@ -14,14 +14,19 @@ EXCEPTIONS = ["nova_netagent.rpc.errors"]
 
 
 class Caller:
-    """Calls and casts to the agents of one topic."""
+    """Calls and casts to the agents of one topic.
 
-    def __init__(self, topic: str = "network") -> None:
+    :param options: of the group oslo_messaging_rabbit; those of the last one that was made count for all.
+    """
+
+    def __init__(self, topic: str = "network", **options: object) -> None:
         self._transport = oslo_messaging.get_rpc_transport(
             cfg.CONF, url=URL.format(PORT), allowed_remote_exmods=EXCEPTIONS
         )
         # It reads its options when it connects, and from the global configuration only.
-        cfg.CONF.set_override("amqp_durable_queues", True, "oslo_messaging_rabbit")
+        self._options = {"amqp_durable_queues": True, **options}
+        for name, value in self._options.items():
+            cfg.CONF.set_override(name, value, "oslo_messaging_rabbit")
         target = oslo_messaging.Target(exchange="nova", topic=topic)
         self._client = oslo_messaging.get_rpc_client(self._transport, target)
         self._pool = ThreadPoolExecutor(16)
@@ -55,4 +60,6 @@ class Caller:
     def close(self) -> None:
         """Disconnect, or leave that to the end of the process: it waits for a broker."""
         self._pool.shutdown(wait=False)
+        for name in self._options.keys() - {"amqp_durable_queues"}:
+            cfg.CONF.clear_override(name, "oslo_messaging_rabbit")
         threading.Thread(target=self._transport.cleanup, daemon=True).start()

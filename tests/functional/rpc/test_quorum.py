@@ -1,0 +1,117 @@
+"""RabbitMQ as operators run it: quorum queues for topics and fanout, durable, and restarted in the middle of it."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import kombu
+import pytest
+from amqp.exceptions import PreconditionFailed
+
+from nova_netagent.testing import make_network, network_id
+from tests.functional.agent.kernel import eventually
+from tests.functional.rpc.broker import PORT, URL, Broker
+from tests.functional.rpc.conftest import Node, NodeMaker
+from tests.functional.rpc.test_broker import described
+from tests.functional.rpc.test_calls import body
+
+TOPIC = "network-quorum"
+"""One of its own: queues and exchanges of a topic are declared alike by everybody, or refused."""
+
+OPTIONS = {"rabbit_quorum_queue": True, "rabbit_transient_quorum_queue": True}
+
+
+@pytest.fixture(scope="module")
+def node(make_node: NodeMaker) -> Node:
+    return make_node({"rpc": {"topic": TOPIC}, "oslo_messaging_rabbit": OPTIONS})
+
+
+@pytest.fixture(scope="module")
+def caller(rabbit: Broker) -> Iterator[Any]:
+    from tests.functional.rpc.caller import Caller
+
+    made = Caller(TOPIC, **OPTIONS)
+    yield made
+    made.close()
+
+
+def network(number: int, revision: int) -> dict[str, Any]:
+    return body(make_network(number), label=f"label {revision}", revision=revision)
+
+
+def label(node: Node, number: int) -> str:
+    code, found = node.agent.request("GET", f"/v1/networks/{network_id(number)}")
+    return str(found["label"]) if code == 200 else ""
+
+
+def test_its_queues_are_quorum_queues(node: Node) -> None:
+    with kombu.Connection(URL.format(PORT).replace("rabbit:", "amqp:")) as connection:
+        for name in (TOPIC, f"{TOPIC}.{node.name}"):
+            with pytest.raises(PreconditionFailed, match=r"x-queue-type.*'quorum'"):
+                kombu.Queue(name, durable=True, channel=connection.channel()).declare()
+
+
+def test_calls_casts_and_fanout(node: Node, caller: Any) -> None:
+    done = {"state": "done", "revision": 1, "message": ""}
+    assert caller.call(node.name, "update", kind="networks", body=network(1, 1))["status"] == done
+    assert described(node, 1)
+    caller.cast(node.name, "update", kind="networks", body=network(2, 1))
+    eventually(lambda: described(node, 2), within=10)
+    caller.cast(None, "update", kind="networks", body=network(3, 1))
+    eventually(lambda: described(node, 3), within=10)
+    for number in (1, 2, 3):
+        assert caller.call(node.name, "delete", kind="networks", id=network_id(number)) == {"deleted": True}
+    assert not any(described(node, number) for number in (1, 2, 3))
+    node.agent.state({})
+
+
+def test_casts_to_an_agent_that_is_away_survive_the_broker(node: Node, caller: Any, rabbit: Broker) -> None:
+    node.gate.shut()
+    node.wait_connected(False)
+    for revision in range(1, 11):
+        caller.cast(node.name, "update", kind="networks", body=network(4, revision))
+    rabbit.kill()
+    rabbit.start()
+    rabbit.wait()
+    node.gate.open()
+    node.wait_connected()
+    eventually(lambda: label(node, 4) == "label 10", within=30)
+    assert described(node, 4)
+    node.agent.state({})
+
+
+def test_a_broker_that_restarts_under_load_loses_nothing_that_was_answered(
+    node: Node, caller: Any, rabbit: Broker
+) -> None:
+    networks, revisions = 8, 12
+    half = threading.Event()
+
+    def update(number: int) -> None:
+        """Each revision by call until it is answered, with a late cast of the one before it."""
+        for revision in range(1, revisions + 1):
+            if revision > revisions // 2:
+                half.set()
+            while True:
+                try:
+                    caller.call(node.name, "update", timeout=5, kind="networks", body=network(number, revision))
+                except Exception:
+                    continue
+                break
+            assert label(node, number) == f"label {revision}"
+            if revision > 1:
+                caller.cast(node.name, "update", kind="networks", body=network(number, revision - 1))
+
+    updating = [caller.later(update, number) for number in range(10, 10 + networks)]
+    assert half.wait(60)
+    rabbit.kill()
+    rabbit.start()
+    rabbit.wait()
+    for each in updating:
+        each.result(120)
+    node.wait_connected()
+    caller.cast(None, "update", kind="networks", body=network(9, 1))
+    eventually(lambda: described(node, 9), within=30)
+    found = {each["id"]: each["label"] for each in node.agent.get("networks")}
+    expected = {network_id(number): f"label {revisions}" for number in range(10, 10 + networks)}
+    assert found == {**expected, network_id(9): "label 1"}
+    assert all(described(node, number) for number in range(9, 10 + networks))
