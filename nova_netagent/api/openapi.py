@@ -32,6 +32,12 @@ _REFUSED = {
     415: "The body is no JSON.",
     503: "It cannot be done now. A change that is on disk stays and is retried; its object's status says why.",
 }
+_SECURITY = {
+    "certificate": {"type": "mutualTLS", "description": "Over TCP: one that [api] ca_file has signed."},
+    "token": {"type": "apiKey", "in": "header", "name": "X-Auth-Token", "description": "Over TCP: Keystone's."},
+}
+"""Over the unix socket there is none of them."""
+
 _BODY = (400, 408, 411, 413, 415)
 
 
@@ -60,7 +66,8 @@ def document_of(version: str) -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "paths": {**paths, **_host_paths(), **_health_paths()},
-        "components": {"schemas": components(), "responses": _refusals()},
+        "components": {"schemas": components(), "responses": _refusals(), "securitySchemes": _SECURITY},
+        "security": [{}, *({name: []} for name in _SECURITY)],
     }
 
 

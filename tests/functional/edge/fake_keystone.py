@@ -14,11 +14,13 @@ class Keystone:
 
     :ivar asked: the tokens that it was asked about, in order.
     :ivar answering: cleared, nobody gets an answer.
+    :ivar waiting: how many have not got theirs.
     """
 
     def __init__(self) -> None:
         self._tokens: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
+        self.waiting = 0
         self.answering = threading.Event()
         self.answering.set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -74,7 +76,9 @@ class Keystone:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
+                keystone.waiting += 1
                 keystone.answering.wait()
+                keystone.waiting -= 1
                 if not self.path.startswith("/v3/auth/tokens"):
                     links = [{"rel": "self", "href": f"{keystone.url}/v3/"}]
                     version = {"id": "v3.14", "status": "stable", "links": links, "media-types": []}

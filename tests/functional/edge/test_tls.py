@@ -54,6 +54,7 @@ def test_who_has_no_certificate_of_ours_is_refused(edge: Edge, site: Site) -> No
     assert edge.ask("GET", "/livez", tls=site.client(site.reader))[0] == 200
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
 def test_old_versions_of_tls_are_refused(edge: Edge, site: Site) -> None:
     context = site.client(site.reader)
     context.set_ciphers("ALL:@SECLEVEL=0")

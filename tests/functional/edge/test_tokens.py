@@ -113,12 +113,9 @@ def test_no_secret_is_in_the_log_even_at_debug(guarded: Edge, keystone: Keystone
     assert "token-of-the-service" not in log
 
 
-def test_a_keystone_that_hangs_or_is_gone_costs_only_those_who_need_it(
-    site: Site, make_keystone: Callable[[], Keystone]
-) -> None:
+def test_a_keystone_that_hangs_costs_only_those_who_need_it(site: Site, make_keystone: Callable[[], Keystone]) -> None:
     keystone = make_keystone()
-    config = {**keystone.config(), "http_connect_timeout": 1, "http_request_max_retries": 0}
-    edge = site.serve(KEYSTONE, {"keystone_authtoken": config})
+    edge = site.serve(KEYSTONE, {"keystone_authtoken": {**keystone.config(), "http_connect_timeout": 60}})
     known = keystone.issue("t-known", "admin")
     assert edge.ask("GET", "/livez", token=known)[0] == 200
     keystone.answering.clear()
@@ -129,15 +126,29 @@ def test_a_keystone_that_hangs_or_is_gone_costs_only_those_who_need_it(
     ]
     for each in asking:
         each.start()
+    eventually(lambda: keystone.waiting == 3, within=10)
     assert edge.request("PUT", NETWORK, BODY)[0] == 201
     assert edge.ask("GET", "/livez", token=known)[0] == 200, "who was known is still"
+    assert answers == []
+    keystone.answering.set()
     for each in asking:
         each.join(20)
-    assert answers == [503] * 3
+    assert answers == [401] * 3
+
+
+def test_a_keystone_that_is_gone_is_told_and_the_agent_ends_all_the_same(
+    site: Site, make_keystone: Callable[[], Keystone]
+) -> None:
+    keystone = make_keystone()
+    config = {**keystone.config(), "http_connect_timeout": 1, "http_request_max_retries": 0}
+    edge = site.serve(KEYSTONE, {"keystone_authtoken": config})
+    keystone.answering.clear()
+    answers = [edge.ask("GET", "/livez", token=keystone.issue("t-admin", "admin"))]
     keystone.close()
-    code, answer = edge.ask("GET", "/livez", token="another")
-    assert (code, answer["error"]["code"]) == (503, 503)
-    assert answer["error"]["message"].startswith("Keystone does not answer")
+    answers.append(edge.ask("GET", "/livez", token="another"))
+    for code, answer in answers:
+        assert (code, answer["error"]["code"]) == (503, 503)
+        assert answer["error"]["message"].startswith("Keystone does not answer")
     assert edge.stop() == "finished"
 
 
