@@ -18,12 +18,12 @@ _netagentctl()
         --state) mapfile -t COMPREPLY < <(compgen -W 'NEW ESTABLISHED RELATED INVALID UNTRACKED' -- "$word"); return ;;
     esac
     case $command in
-        '') mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout list show set delete status export apply plan chains explain graph resync render check-config diag cleanup' -- "$word") ;;
+        '') mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout list show set delete status export apply plan chains explain graph resync render check-config diag cleanup' -- "$word") ;;
         list)
             if [[ $before == "$command" ]]; then
                 mapfile -t COMPREPLY < <(compgen -W 'networks instances security-groups floating-ips provider-rules' -- "$word")
             else
-                mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout' -- "$word")
+                mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout' -- "$word")
             fi ;;
         show)
             if [[ $before == "$command" ]]; then
@@ -32,13 +32,13 @@ _netagentctl()
                 mapfile -t COMPREPLY < <(compgen -W "$(netagentctl list "$kind" 2>/dev/null |
                     awk 'NR > 1 { print $1 }')" -- "$word")
             else
-                mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout' -- "$word")
+                mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout' -- "$word")
             fi ;;
         set)
             if [[ $before == "$command" ]]; then
                 mapfile -t COMPREPLY < <(compgen -W 'networks instances security-groups floating-ips provider-rules' -- "$word")
             else
-                mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout -f --file --no-wait' -- "$word")
+                mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout -f --file --no-wait' -- "$word")
             fi ;;
         delete)
             if [[ $before == "$command" ]]; then
@@ -47,20 +47,20 @@ _netagentctl()
                 mapfile -t COMPREPLY < <(compgen -W "$(netagentctl list "$kind" 2>/dev/null |
                     awk 'NR > 1 { print $1 }')" -- "$word")
             else
-                mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout --revision' -- "$word")
+                mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout --revision' -- "$word")
             fi ;;
-        status) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout --watch' -- "$word") ;;
-        export) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout' -- "$word") ;;
-        apply) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout -f --file --dry-run --exit-code' -- "$word") ;;
-        plan) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout --exit-code' -- "$word") ;;
-        chains) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout --table --family' -- "$word") ;;
-        explain) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout --proto --src --dst --in-dev --out-dev --state --icmp-type --icmp-code --mac --all --graph --trace --routed' -- "$word") ;;
-        graph) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout -o --output --dot --table --family --whole' -- "$word") ;;
-        resync) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout' -- "$word") ;;
-        render) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout -f --file' -- "$word") ;;
-        check-config) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout' -- "$word") ;;
-        diag) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout -o --output --plans' -- "$word") ;;
-        cleanup) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --format --timeout' -- "$word") ;;
+        status) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout --watch' -- "$word") ;;
+        export) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout' -- "$word") ;;
+        apply) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout -f --file --dry-run --exit-code' -- "$word") ;;
+        plan) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout --exit-code' -- "$word") ;;
+        chains) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout --table --family' -- "$word") ;;
+        explain) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout --proto --src --dst --in-dev --out-dev --state --icmp-type --icmp-code --mac --all --graph --trace --routed' -- "$word") ;;
+        graph) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout -o --output --dot --table --family --whole' -- "$word") ;;
+        resync) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout' -- "$word") ;;
+        render) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout -f --file' -- "$word") ;;
+        check-config) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout' -- "$word") ;;
+        diag) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout -o --output --plans' -- "$word") ;;
+        cleanup) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout' -- "$word") ;;
     esac
 }
 complete -F _netagentctl netagentctl

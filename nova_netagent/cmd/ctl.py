@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.set_defaults(config_file=[], config_dir=[], socket=None, format="table", timeout=TIMEOUT)
+    found.set_defaults(url=None, cert=None, key=None, cacert=None)
     _add_options(found)
     commands: _Commands = found.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _add_objects(commands)
@@ -73,6 +74,12 @@ def _add_options(to: argparse.ArgumentParser) -> None:
     )
     to.add_argument("--config-dir", action="append", metavar="DIR", default=suppressed, help="further *.conf files")
     to.add_argument("--socket", metavar="PATH", default=suppressed, help=f"by default [api] socket, or {SOCKET}")
+    to.add_argument("--url", metavar="URL", default=suppressed, help="over TCP instead, like https://HOST:PORT")
+    to.add_argument("--cert", metavar="FILE", default=suppressed, help="our certificate, where the agent wants one")
+    to.add_argument("--key", metavar="FILE", default=suppressed, help="its key")
+    to.add_argument(
+        "--cacert", metavar="FILE", default=suppressed, help="who has signed the agent's; by default known ones"
+    )
     to.add_argument(
         "--format", choices=("table", "json"), default=suppressed, help="json is the API's own; by default table"
     )

@@ -1,11 +1,14 @@
-"""HTTP over the agent's unix socket, in as few lines as that takes: http.client costs 40 ms to import."""
+"""HTTP to the agent, in as few lines as that takes: http.client costs 40 ms to import."""
 
 import json
 import socket
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from nova_netagent.ctl.outcome import FAILED, NOT_FOUND, UNREACHABLE, Failure
+
+Connect = Callable[[float], socket.socket]
 
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
@@ -41,13 +44,17 @@ class Answer(NamedTuple):
 class Client:
     """Speaks to one agent, with a connection for each request.
 
-    :param path: its socket.
+    :param at: its socket's path, or its URL, for messages.
     :param timeout: seconds to wait for each answer.
+    :param connect: makes a connection, given the timeout; by default to the socket.
+    :param headers: further lines of each request.
     """
 
-    def __init__(self, path: str, timeout: float) -> None:
-        self.path = path
+    def __init__(self, at: str, timeout: float, connect: Connect | None = None, headers: Sequence[str] = ()) -> None:
+        self._at = at
         self._timeout = timeout
+        self._connect = connect or self._to_socket
+        self._headers = headers
 
     def patient(self, seconds: float) -> "Client":
         """The same, waiting so much longer for each answer."""
@@ -63,19 +70,27 @@ class Client:
         :raises Failure: nobody answers.
         """
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-                sock.settimeout(self._timeout)
-                sock.connect(self.path)
-                return self._exchange(sock, _request(method, target, body))
+            with self._connect(self._timeout) as sock:
+                return self._exchange(sock, _request(method, target, body, self._headers))
         except (FileNotFoundError, ConnectionRefusedError):
-            raise Failure(UNREACHABLE, f"nobody listens at {self.path}: is the agent running?") from None
+            raise Failure(UNREACHABLE, f"nobody listens at {self._at}: is the agent running?") from None
         except PermissionError:
             reason = "permission denied; be root, or in the group of [api] socket_group"
-            raise Failure(UNREACHABLE, f"{self.path}: {reason}") from None
+            raise Failure(UNREACHABLE, f"{self._at}: {reason}") from None
         except TimeoutError:
-            raise Failure(UNREACHABLE, f"{self.path}: no answer within {self._timeout:g} s") from None
+            raise Failure(UNREACHABLE, f"{self._at}: no answer within {self._timeout:g} s") from None
         except OSError as error:
-            raise Failure(UNREACHABLE, f"{self.path}: {error.strerror or error}") from None
+            raise Failure(UNREACHABLE, f"{self._at}: {error.strerror or error}") from None
+
+    def _to_socket(self, timeout: float) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(timeout)
+            sock.connect(self._at)
+        except OSError:
+            sock.close()
+            raise
+        return sock
 
     def _exchange(self, sock: socket.socket, request: bytes) -> Answer:
         with suppress(BrokenPipeError, ConnectionResetError):  # refused before all is read: the answer is there
@@ -83,7 +98,7 @@ class Client:
         parts = []
         while part := sock.recv(1 << 18):
             parts.append(part)
-        return _parse(b"".join(parts), self.path)
+        return _parse(b"".join(parts), self._at)
 
 
 def quoted(text: str) -> str:
@@ -91,21 +106,21 @@ def quoted(text: str) -> str:
     return "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
 
 
-def _request(method: str, target: str, body: bytes | None) -> bytes:
-    lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close"]
+def _request(method: str, target: str, body: bytes | None, headers: Sequence[str]) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close", *headers]
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
 
 
-def _parse(data: bytes, path: str) -> Answer:
+def _parse(data: bytes, at: str) -> Answer:
     head, found, body = data.partition(b"\r\n\r\n")
     lines = head.decode("latin-1").split("\r\n")
     words = lines[0].split(" ", 2)
     if not found or len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
-        raise Failure(UNREACHABLE, f"{path}: what answers there speaks no HTTP, or broke off")
+        raise Failure(UNREACHABLE, f"{at}: what answers there speaks no HTTP, or broke off")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
     length = headers.get("content-length", "")
     if length.isdigit() and int(length) != len(body):
-        raise Failure(UNREACHABLE, f"{path}: the answer broke off")
+        raise Failure(UNREACHABLE, f"{at}: the answer broke off")
     return Answer(int(words[1]), body)

@@ -30,7 +30,11 @@ class Session:
 
     @property
     def agent(self) -> Client:
-        """The agent at its socket."""
+        """The agent at its socket, or with ``--url`` over TCP."""
+        if self.args.url is not None:
+            from nova_netagent.ctl import tcp
+
+            return tcp.client(self.args)
         return Client(socket_path(self.args.socket, self.config_files), self.args.timeout)
 
     def read_input(self) -> bytes:
