@@ -58,7 +58,7 @@ class Client:
 
     def patient(self, seconds: float) -> "Client":
         """The same, waiting so much longer for each answer."""
-        return Client(self._at, self._timeout + seconds)
+        return Client(self._at, self._timeout + seconds, self._connect, self._headers)
 
     def get(self, target: str) -> Answer:
         """GET, refusals raised as ``Failure``."""
