@@ -208,7 +208,14 @@ def _note(
         note(Figure(size, "private", row, ours, "ns", "nova's list", novas, runs))
         note(
             Figure(
-                size, "private", f"nftables: {row}", best[NFTABLES, size, program, bridged], "ns", "ours", ours, runs
+                size,
+                "private",
+                f"nftables: {row}",
+                best[NFTABLES, size, program, bridged],
+                "ns",
+                "the iptables backend",
+                ours,
+                runs,
             )
         )
     if len(sizes) > 1:
