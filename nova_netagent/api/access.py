@@ -117,5 +117,13 @@ class Access:
         """Whether they may."""
         usual = "read" if req.method in _READING else "write"
         needed = getattr(resource, "NEEDS", {}).get(req.method, usual)
-        if needed not in req.context.caller.may:
-            raise Forbidden(f"{req.context.caller.name} may not {needed} here")
+        require(req, needed)
+
+
+def require(req: falcon.Request, level: Level) -> None:
+    """Go on only with who may do this.
+
+    :raises Forbidden: they may not.
+    """
+    if level not in req.context.caller.may:
+        raise Forbidden(f"{req.context.caller.name} may not {level} here")

@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from nova_netagent.api import wire
-from nova_netagent.api.access import Level
+from nova_netagent.api.access import Level, require
 from nova_netagent.api.agent import Agent
 from nova_netagent.api.answers import STATES, LiveChains, Plan, Plans, Repairs, StateChanged, totals
 from nova_netagent.api.requests import boolean, integer, one_of, parameters, read_body
@@ -107,6 +107,8 @@ class Explain(_Look):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """What becomes of a packet here, rule by rule; with trace=SECONDS of real ones as well, which are watched."""
         seconds = parameters(req, {"trace": integer(1, MOST_TRACED)}).get("trace", 0)
+        if seconds:
+            require(req, "write")  # packets are marked in the kernel
         question = wire.decode_question(read_body(req, self._agent.settings.max_body_size))
         try:
             explained = self.look(lambda engine: engine.explain(question))

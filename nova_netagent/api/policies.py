@@ -11,6 +11,7 @@ _WRITE: list[policy.Operation] = [
     {"path": "/v1/{kind}/{id}", "method": "PUT"},
     {"path": "/v1/{kind}/{id}", "method": "DELETE"},
     {"path": "/v1/resync", "method": "POST"},
+    {"path": "/v1/explain?trace", "method": "POST"},
 ]
 _ADMIN: list[policy.Operation] = [{"path": "/v1/state", "method": "PUT"}]
 
@@ -30,7 +31,7 @@ def list_rules() -> list[policy.RuleDefault]:
         policy.DocumentedRuleDefault(
             name=RULES["write"],
             check_str=f"rule:{RULES['admin']} or role:service",
-            description="Describe and delete objects, each by itself; repair.",
+            description="Describe and delete objects, each by itself; repair; watch packets.",
             operations=_WRITE,
         ),
         policy.DocumentedRuleDefault(

@@ -57,6 +57,7 @@ def test_whom_the_mode_lets_in_and_is_not_in_the_group_may_read(served: Served) 
     assert ask(served, [], "GET", NETWORK)[1]["label"] == BODY["label"]
     assert ask(served, [], "GET", "/v1/status")[0] == 200
     changes = (("PUT", NETWORK, "write"), ("DELETE", NETWORK, "write"), ("PUT", "/v1/state", "admin"))
+    changes += (("POST", "/v1/explain?trace=1", "write"),)
     for method, target, level in changes:
         code, answer = ask(served, [NOBODY + 1], method, target, BODY)
         assert (code, answer["error"]["title"]) == (403, "Forbidden")
