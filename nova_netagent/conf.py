@@ -19,6 +19,7 @@ from nova_netagent.settings import (
     MetadataSettings,
     NetworkSettings,
     RpcSettings,
+    SecurityGroupLogSettings,
     Settings,
 )
 
@@ -65,6 +66,12 @@ def _wrap_name(text: str) -> str:
             f"{text!r} is not a wrap name: its snat would be the float-snat of {text.removesuffix('-float')!r}"
         )
     return text
+
+
+def _log_rate(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 10_000 or 10_000 % int(text):
+        raise ValueError("1 to 10000, and 10000 a multiple of it")
+    return int(text)
 
 
 def _drop_action(text: str) -> str:
@@ -319,11 +326,41 @@ _RPC: Sequence[cfg.Opt] = (
     ),
 )
 
+_SECURITY_GROUP_LOG = (
+    cfg.ListOpt(
+        "groups",
+        default=[],
+        help="The ids of the security groups whose members' packets are logged; all: every group's. Empty: off.",
+    ),
+    cfg.StrOpt(
+        "verdicts",
+        default="all",
+        choices=["accept", "drop", "all"],
+        help=(
+            "What is logged: accept, the first packets of flows that a group's rule lets through; drop, what none of"
+            " a vif's groups lets through; all, both."
+        ),
+    ),
+    cfg.Opt(
+        "rate",
+        type=_Checked(_log_rate, "rate"),
+        default=100,
+        help="So many packets a second at most, of each rule that logs; a number of which 10000 is a multiple.",
+    ),
+    cfg.IntOpt("nflog_group", default=6400, min=1, max=65535, help="The group of NFLOG by which the agent is told."),
+    cfg.StrOpt(
+        "file",
+        default="/var/log/nova-netagent/security-groups.log",
+        help="Where the log is written, a line a packet. It may be moved away at any time: a new one is begun.",
+    ),
+)
+
 GROUPS: dict[str, Sequence[cfg.Opt]] = {
     "DEFAULT": _DEFAULT,
     "network": _NETWORK,
     "metadata": _METADATA,
     "firewall": _FIREWALL,
+    "security_group_log": _SECURITY_GROUP_LOG,
     "api": _API,
     "rpc": _RPC,
 }
@@ -463,6 +500,7 @@ def _settings(conf: cfg.ConfigOpts) -> Settings:
         network=NetworkSettings(**{**network, "routing_source_ip": network["routing_source_ip"] or my_ip}),
         metadata=MetadataSettings(**{**metadata, "metadata_host": metadata["metadata_host"] or my_ip}),
         firewall=FirewallSettings(**_group(conf, "firewall", FirewallSettings)),
+        security_group_log=SecurityGroupLogSettings(**_group(conf, "security_group_log", SecurityGroupLogSettings)),
         api=ApiSettings(**_group(conf, "api", ApiSettings)),
         rpc=RpcSettings(**_group(conf, "rpc", RpcSettings)),
     )

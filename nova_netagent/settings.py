@@ -50,6 +50,20 @@ class FirewallSettings(Struct, frozen=True):
     coalesce_interval: float = 0.0
 
 
+class SecurityGroupLogSettings(Struct, frozen=True):
+    """``[security_group_log]``: what groups let in or out, and what none does."""
+
+    groups: tuple[str, ...] = ()
+    verdicts: Literal["accept", "drop", "all"] = "all"
+    rate: int = 100
+    nflog_group: int = 6400
+    file: str = "/var/log/nova-netagent/security-groups.log"
+
+    def logs(self, group_id: str, verdict: Literal["accept", "drop"]) -> bool:
+        """Whether what becomes so of a packet of a group's members is logged."""
+        return self.verdicts in (verdict, "all") and (group_id in self.groups or "all" in self.groups)
+
+
 class ApiSettings(Struct, frozen=True):
     """``[api]``: where the HTTP API listens and whom it lets in."""
 
@@ -87,5 +101,6 @@ class Settings(Struct, frozen=True):
     network: NetworkSettings = NetworkSettings()
     metadata: MetadataSettings = MetadataSettings()
     firewall: FirewallSettings = FirewallSettings()
+    security_group_log: SecurityGroupLogSettings = SecurityGroupLogSettings()
     api: ApiSettings = ApiSettings()
     rpc: RpcSettings = RpcSettings()

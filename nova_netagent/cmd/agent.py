@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nova_netagent.api.hub import Hub
     from nova_netagent.api.tcp import Tcp
     from nova_netagent.engine import Engine
+    from nova_netagent.grouplog import GroupLog
     from nova_netagent.rpc.service import Rpc
     from nova_netagent.settings import Settings
 
@@ -158,10 +159,30 @@ class Daemon:
         self._hub: Hub | None = None
         self._rpc: Rpc | None = None
         self._tcp: Tcp | None = None
-        self._engine: Engine = make_engine(settings, self._metrics, self._poke, self._coming)
+        self._group_log = self._open_group_log()
+        self._engine: Engine = make_engine(self._settings, self._metrics, self._poke, self._coming)
         self._signals: set[signal.Signals] = set()
         self._was_ready = False
         self._told = ""
+
+    def _open_group_log(self) -> "GroupLog | None":
+        """The log of security groups, if it is on and this kernel can tell; else no rule of it is made."""
+        from msgspec.structs import replace
+
+        from nova_netagent.backend import Unavailable
+        from nova_netagent.settings import SecurityGroupLogSettings
+
+        wanted = self._settings.security_group_log
+        if not wanted.groups:
+            return None
+        from nova_netagent.grouplog import GroupLog
+
+        try:
+            return GroupLog(wanted, lambda: self._engine.view.state)
+        except Unavailable as error:
+            LOG.error("security groups are not logged: %s", error)
+            self._settings = replace(self._settings, security_group_log=SecurityGroupLogSettings())
+            return None
 
     def run(self) -> int:
         """Serve until a signal or the engine's end."""
@@ -181,6 +202,8 @@ class Daemon:
         # A daemon thread: should this one end by a fault, the service manager must see it end.
         thread = threading.Thread(target=self._engine.run, name="engine", daemon=True)
         thread.start()
+        if self._group_log is not None:
+            self._group_log.start()
         if self._rpc is not None:
             self._rpc.start()
         watchdog = systemd.watchdog_seconds()
@@ -254,6 +277,8 @@ class Daemon:
         self._engine.stop()
         while thread.is_alive():
             hub.rest(0.2)
+        if self._group_log is not None:
+            self._group_log.stop()
         hub.close()
         if self._engine.failed is not None:
             LOG.critical("%s", self._engine.failed)

@@ -10,6 +10,7 @@ it is taken off before the packet leaves our chains.
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+from nova_netagent.compile import group_log
 from nova_netagent.compile.discovery import DHCP_CLIENT, SENT
 from nova_netagent.compile.ingress import DROP_INVALID, REPLIES
 from nova_netagent.compile.metadata import METADATA_IP, METADATA_PORT
@@ -76,6 +77,8 @@ def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
     for group in groups_of(port, family):
         yield judged_by(chain_name(group.id, "egress", scope), group.id), ""
     yield _marked(mark, scope.chain("egress-done")), "allowed"
+    if group_log.is_refusal_logged(scope.settings.security_group_log, port):
+        yield group_log.rule(scope.settings.security_group_log, "drop", "egress", port.instance_id), "log"
     yield scope.jump("sg-fallback"), "fallback"
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+from nova_netagent.compile import group_log
 from nova_netagent.compile.discovery import DHCP_SERVER, HEARD, LINK_LOCAL, ROUTER_ADVERTISEMENT
 from nova_netagent.compile.parts import Reasoned, Scope, judged_by, network
 from nova_netagent.compile.resolve import Judge, Port
@@ -60,6 +61,8 @@ def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
         yield from _of_its_network(scope.owner.wrap_name, family, port.stateful, port.network.server, same_net)
         for group in groups_of(port, family):
             yield judged_by(chain_name(group.id, "ingress", scope), group.id), ""
+    if port.network is not None and group_log.is_refusal_logged(scope.settings.security_group_log, port):
+        yield group_log.rule(scope.settings.security_group_log, "drop", "ingress", port.instance_id), "log"
     yield scope.jump("sg-fallback"), "fallback"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import NamedTuple
 
+from nova_netagent.compile import group_log
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.parts import Placed, Reasoned, Scope, chain_of, network
 from nova_netagent.compile.resolve import Direction, Group, Port, Side
@@ -28,9 +29,11 @@ from nova_netagent.netfilter.rule import (
     PortRange,
     Ports,
     Rule,
+    Target,
 )
 
 _CHAIN_KIND: Mapping[Direction, str] = {"ingress": "sgi", "egress": "sge"}
+_LOG_KIND: Mapping[Direction, str] = {"ingress": "lgi", "egress": "lge"}
 
 
 Limits = tuple[int | None, int | None]
@@ -40,6 +43,11 @@ Limits = tuple[int | None, int | None]
 def chain_name(group_id: str, direction: Direction, scope: Scope) -> str:
     """The chain of a group's rules of a direction."""
     return scope.chain(f"{_CHAIN_KIND[direction]}-{scope.names.groups[group_id]}")
+
+
+def log_chain_name(group_id: str, direction: Direction, scope: Scope) -> str:
+    """The chain of what a group allows, where that is logged."""
+    return scope.chain(f"{_LOG_KIND[direction]}-{scope.names.groups[group_id]}")
 
 
 def set_name(group_id: str, family: Family, scope: Scope) -> str:
@@ -56,7 +64,14 @@ def place(scope: Scope, memo: Memo, placed: Placed, used: Mapping[Side, frozense
         members = memo.picked(("used groups", side), scope.resolved.groups, group_ids)
         chains = _Chains(side, scope)
         made = memo.each(("group chains", side), members, (known_groups, scope.names), chains.make, chains.names)
-        placed.add_chains(family, "filter" if direction == "ingress" else "mangle", made)
+        table = "filter" if direction == "ingress" else "mangle"
+        placed.add_chains(family, table, made)
+        log = scope.settings.security_group_log
+        if log.groups:
+            told = frozenset(id_ for id_ in members if log.logs(id_, "accept"))
+            logged = memo.picked(("logged groups", side), members, told)
+            names, log_name = (scope.names,), chains.log_name
+            placed.add_chains(family, table, memo.each(("log chains", side), logged, names, chains.log, log_name))
         remotes[family].append(memo.each(("remotes", side), members, (), partial(_remotes, side)))
     wanted = {
         family: memo.get(("wanted sets", family), (known_groups, *named), partial(_wanted, known_groups, named))
@@ -85,7 +100,7 @@ class _Chains:
     def __init__(self, side: Side, scope: Scope) -> None:
         self._side = side
         self._scope = scope
-        self._egress_ok = scope.chain("egress-ok")
+        self._allowed = ACCEPT if side[0] == "ingress" else Jump(scope.chain("egress-ok"), goto=True)
 
     def names(self, id_: str, group: Group) -> tuple[object, ...]:
         """The names that are in a group's chain, its own first."""
@@ -96,8 +111,22 @@ class _Chains:
         """The chain of a group."""
         direction, family = self._side
         sets = self._sets(group) if group.remotes else {}
-        rules = _compile(group.rules[self._side], direction, family, sets, self._egress_ok)
+        allowed = self._allowed
+        if self._scope.settings.security_group_log.logs(id_, "accept"):
+            allowed = Jump(log_chain_name(id_, direction, self._scope), goto=True)
+        rules = _compile(group.rules[self._side], direction, family, sets, allowed)
         return chain_of(chain_name(id_, direction, self._scope), SecurityGroup.KIND, id_, rules)
+
+    def log_name(self, id_: str, _group: Group) -> tuple[object, ...]:
+        """The name of the chain to which a group that is logged leads."""
+        return (log_chain_name(id_, self._side[0], self._scope),)
+
+    def log(self, id_: str, _group: Group, _last: Chain | None) -> Chain:
+        """The chain to which a group's rules lead instead where it is logged: it tells, and does the same."""
+        direction, _ = self._side
+        told = group_log.rule(self._scope.settings.security_group_log, "accept", direction, id_)
+        name = log_chain_name(id_, direction, self._scope)
+        return chain_of(name, SecurityGroup.KIND, id_, ((told, "log"), (Rule(self._allowed), "")))
 
     def _sets(self, group: Group) -> dict[str, str]:
         known = self._scope.resolved.groups
@@ -110,7 +139,7 @@ def _compile(
     direction: Direction,
     family: Family,
     sets: Mapping[str, str],
-    egress_ok: str,
+    allowed: Target,
 ) -> Iterator[Reasoned]:
     seen: set[Rule] = set()
     for rule in rules:
@@ -125,7 +154,7 @@ def _compile(
             (rule.source_port_range_min, rule.source_port_range_max),
             rule.remote_ip_prefix,
             None if remote is None else sets[remote],
-            egress_ok if direction == "egress" else None,
+            allowed,
         )
         if compiled not in seen:
             seen.add(compiled)
@@ -141,15 +170,15 @@ def _rule(
     source_ports: Limits,
     prefix: str | None,
     remote: str | None,
-    egress_ok: str | None,
+    allowed: Target,
 ) -> Rule:
-    """A rule as tenants write it; egress is allowed in a chain of its own."""
+    """A rule as tenants write it; egress is allowed in a chain of its own, and so is what is logged."""
     matches = tuple(_port_matches(protocol, ports, source_ports, family))
     if remote is not None:
         matches += (InSet(remote, "src" if direction == "ingress" else "dst"),)
     return _one(
         Rule(
-            ACCEPT if egress_ok is None else Jump(egress_ok, goto=True),
+            allowed,
             source=network(prefix) if direction == "ingress" else None,
             destination=network(prefix) if direction == "egress" else None,
             protocol=protocols.number(protocol, family),

@@ -12,7 +12,7 @@ from nova_netagent.model.objects import SecurityGroupRule
 from nova_netagent.netfilter.foreign import program_of
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.packet import Step
-from nova_netagent.netfilter.rule import Dnat, Jump, Opaque, Origin, Redirect, Reject, Snat, TableId, Verdict
+from nova_netagent.netfilter.rule import Dnat, Jump, Log, Opaque, Origin, Redirect, Reject, Snat, TableId, Verdict
 from nova_netagent.netfilter.text import rule_text, target_text
 
 AGENT = Holder(True, "the agent, for every packet")
@@ -180,6 +180,8 @@ def effect(step: Step) -> str:
             return f"SNAT to {address}"
         case Redirect(port):
             return f"redirected to port {port} of this host"
+        case Log():
+            return "logged, goes on"
         case Reject() | Opaque("REJECT"):
             return "REJECT"
         case Opaque("MASQUERADE" | "SNAT" as name):

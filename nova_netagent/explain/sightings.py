@@ -5,14 +5,13 @@ both is what translation does not change: the identification or flow label, and 
 ports. What is told of the same bytes again begins anew where it comes to an earlier hook.
 """
 
-import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from nova_netagent.backend.nflog import Logged
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.trace import Met, Traced
-from nova_netagent.model import protocols
+from nova_netagent.netfilter.headers import Head, head_of
 from nova_netagent.netfilter.packet import Packet
 
 _PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0}
@@ -60,13 +59,6 @@ class _Last:
     is_sent: bool
 
 
-@dataclass(frozen=True)
-class _Head:
-    packet: Packet
-    same: tuple[object, ...]
-    """What is the same wherever the packet is seen."""
-
-
 def sightings(events: Iterable[Met], bases: Bases) -> list[Sighting]:
     """Every packet that was told of, in the order in which they came."""
     gathered = _Gathered(bases)
@@ -85,14 +77,14 @@ class _Gathered:
         self._last: dict[tuple[str, tuple[object, ...]], _Last] = {}
         """By source and packet."""
         self._under_way: dict[int, Passage] = {}
-        self._beside: dict[int, _Head] = {}
+        self._beside: dict[int, Head] = {}
         """Of passages below IP, whose packet it is."""
 
     def traced(self, event: Traced) -> None:
         """A rule of nf_tables."""
         if event.header:
             self._under_way.pop(event.number, None)
-            head = _head(event.header)
+            head = head_of(event.header)
             base = self._bases.get((event.table.family, event.table.name, event.chain))
             if head is None or base is None:
                 return
@@ -109,7 +101,7 @@ class _Gathered:
             if id(passage) in self._beside and event.verdict[0] == _DROP:
                 self._lost_beside(self._beside.pop(id(passage)), passage)
 
-    def _lost_beside(self, head: _Head, passage: Passage) -> None:
+    def _lost_beside(self, head: Head, passage: Passage) -> None:
         """A packet that was refused below IP, where frames are judged: at whatever hook, it is the end."""
         last = self._last.get(("nft", head.same)) or self._last.get(("legacy", head.same))
         if last is not None:
@@ -118,7 +110,7 @@ class _Gathered:
 
     def logged(self, event: Logged) -> None:
         """A rule of a legacy table."""
-        head = _head(event.packet)
+        head = head_of(event.packet)
         where = legacy_place(event)
         if head is None or where is None:
             return
@@ -143,7 +135,7 @@ class _Gathered:
             each.passages.sort(key=lambda one: (hooks.index(one.hook), one.priority))
         return list(self._packets.values())
 
-    def _enter(self, source: str, head: _Head, passage: Passage) -> None:
+    def _enter(self, source: str, head: Head, passage: Passage) -> None:
         last = self._last.get((source, head.same))
         if last is None:
             now = _Last(0, passage, passage.hook == _OUTPUT)
@@ -169,35 +161,3 @@ def legacy_place(event: Logged) -> tuple[str, str, int] | None:
     if len(words) < 4 or not words[-1].strip().isdigit():
         return None
     return words[0], ":".join(words[1:-2]), int(words[-1])
-
-
-def _head(data: bytes) -> _Head | None:
-    """A packet by its headers; ``None`` for what is cut too short."""
-    if len(data) < 20:
-        return None
-    if data[0] >> 4 == 4:
-        size, protocol = (data[0] & 0xF) * 4, data[9]
-        ends = socket.inet_ntop(socket.AF_INET, data[12:16]), socket.inet_ntop(socket.AF_INET, data[16:20])
-        mark = data[4:6]
-    elif len(data) >= 40:
-        size, protocol = 40, data[6]
-        ends = socket.inet_ntop(socket.AF_INET6, data[8:24]), socket.inet_ntop(socket.AF_INET6, data[24:40])
-        mark = data[1:4]
-    else:
-        return None
-    return _with_transport(ends, protocol, mark, data[size : size + 20])
-
-
-def _with_transport(ends: tuple[str, str], protocol: int, mark: bytes, transport: bytes) -> _Head:
-    source_port = destination_port = icmp = None
-    rest: Sequence[bytes] = (transport,)
-    opens = True
-    if protocol in protocols.WITH_PORTS and len(transport) >= 8:
-        source_port, destination_port = int.from_bytes(transport[:2], "big"), int.from_bytes(transport[2:4], "big")
-        rest = (transport[4:6], transport[8:]) if protocol != protocols.TCP else (transport[4:16], transport[18:])
-        opens = protocol != protocols.TCP or len(transport) < 14 or transport[13] & 0x17 == 0x02
-    elif protocol in protocols.WITH_TYPES and len(transport) >= 4:
-        icmp = transport[0], transport[1]
-        rest = (transport[:2], transport[6:])
-    packet = Packet(*ends, protocol, source_port, destination_port, icmp, opens=opens)
-    return _Head(packet, (protocol, mark, *rest))

@@ -20,7 +20,9 @@ from nova_netagent.netfilter.rule import (
     InSet,
     IpSet,
     Jump,
+    Limit,
     LocalAddress,
+    Log,
     MacSource,
     Mark,
     Match,
@@ -194,7 +196,7 @@ def walk(
                 return Walk("ACCEPT", replace(packet, source=address), tuple(steps))
             case SetMark(value, mask):
                 packet = replace(packet, mark=(packet.mark & ~mask) ^ value)
-            case ChecksumFill() | Zone():
+            case ChecksumFill() | Zone() | Log():
                 pass
             case Opaque(name) if name in PASSING:
                 pass
@@ -275,8 +277,8 @@ def _match(match: Match, packet: Packet, sets: Mapping[str, IpSet]) -> bool:
             return packet.mark & mask == value
         case LocalAddress():
             return packet.to_local_address
-        case Comment():
-            return True
+        case Comment() | Limit():
+            return True  # of a limit: as long as it lets anything on
         case Opaque(name):
             raise CannotTell(f"the match {name} is not known")
 

@@ -101,6 +101,13 @@ class Comment(Struct, frozen=True):
     text: str
 
 
+class Limit(Struct, frozen=True):
+    """``-m limit``: so many packets a second, and at once at most ``burst``; the others do not match."""
+
+    rate: int
+    burst: int
+
+
 class Opaque(Struct, frozen=True):
     """A match or target that is not ours, kept as the kernel gave it."""
 
@@ -110,7 +117,19 @@ class Opaque(Struct, frozen=True):
 
 
 Match = (
-    Ports | MultiPort | Icmp | Conntrack | Physdev | InSet | TcpSyn | MacSource | Mark | LocalAddress | Comment | Opaque
+    Ports
+    | MultiPort
+    | Icmp
+    | Conntrack
+    | Physdev
+    | InSet
+    | TcpSyn
+    | MacSource
+    | Mark
+    | LocalAddress
+    | Comment
+    | Limit
+    | Opaque
 )
 
 
@@ -163,11 +182,18 @@ class ChecksumFill(Struct, frozen=True):
     """``-j CHECKSUM --checksum-fill``: not a verdict."""
 
 
+class Log(Struct, frozen=True):
+    """``-j NFLOG --nflog-prefix PREFIX --nflog-group GROUP``: told to a program; not a verdict."""
+
+    group: int
+    prefix: str
+
+
 class Reject(Struct, frozen=True):
     """``-j REJECT`` with the family's port-unreachable."""
 
 
-Target = Verdict | Jump | Dnat | Snat | Redirect | SetMark | Zone | ChecksumFill | Reject | Opaque
+Target = Verdict | Jump | Dnat | Snat | Redirect | SetMark | Zone | ChecksumFill | Log | Reject | Opaque
 
 ACCEPT = Verdict("ACCEPT")
 DROP = Verdict("DROP")

@@ -16,7 +16,9 @@ from nova_netagent.netfilter.rule import (
     InSet,
     IpSet,
     Jump,
+    Limit,
     LocalAddress,
+    Log,
     MacSource,
     Mark,
     Match,
@@ -56,6 +58,10 @@ BUILTIN_CHAINS = {
 def protocol_text(number: int) -> str:
     """A protocol's name as iptables-save prints it, or its number."""
     return _PROTOCOLS.get(number, str(number))
+
+
+_DEFAULT_BURST = 5
+"""That iptables-save leaves out."""
 
 
 def rule_text(rule: Rule, family: Family) -> str:
@@ -124,6 +130,9 @@ def match_text(match: Match, family: Family) -> str:
             return f"-m mark --mark {value:#x}" + ("" if mask == 0xFFFFFFFF else f"/{mask:#x}")
         case LocalAddress():
             return "-m addrtype --dst-type LOCAL"
+        case Limit(rate, burst):
+            shown = "" if burst == _DEFAULT_BURST else f" --limit-burst {burst}"
+            return f"-m limit --limit {rate}/sec{shown}"
         case Comment(text):
             return f"-m comment --comment {_quoted(text)}"
         case Opaque(name, revision, _):
@@ -148,6 +157,8 @@ def target_text(target: Target, family: Family) -> str:
             return f"-j MARK --set-xmark {value:#x}/{mask:#x}"
         case Zone(number):
             return f"-j CT --zone {number}"
+        case Log(group, prefix):
+            return f"-j NFLOG --nflog-prefix {_quoted(prefix)} --nflog-group {group}"
         case ChecksumFill():
             return "-j CHECKSUM --checksum-fill"
         case Reject():

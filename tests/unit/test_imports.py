@@ -18,7 +18,7 @@ RANKS: Mapping[str, int] = {
     "backend": 4,
     "services": 4,
     "store": 5, "status": 5, "metrics": 5, "host": 5, "history": 5,
-    "reconcile": 6, "revocation": 6, "explain": 6, "culprits": 6, "requests": 6,
+    "reconcile": 6, "revocation": 6, "explain": 6, "grouplog": 6, "culprits": 6, "requests": 6,
     "engine": 7,
     "api": 8,
     "rpc": 9,

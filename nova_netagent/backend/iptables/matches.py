@@ -16,6 +16,7 @@ from nova_netagent.netfilter.rule import (
     Family,
     Icmp,
     InSet,
+    Limit,
     LocalAddress,
     MacSource,
     Mark,
@@ -68,6 +69,8 @@ _SET_BYTES = {direction: numbers for numbers, direction in _SET_DIRECTIONS.items
 _TCP_FLAGS, _TCP_SYN, _TCP_FLAGS_INVERTED = 0x17, 0x02, 0x04
 """FIN, SYN, RST and ACK are looked at; SYN alone is set; XT_TCP_INV_FLAGS."""
 _ADDRTYPE_LOCAL = 0x04
+_LIMIT = Struct("=II32s")
+_LIMIT_SCALE = 10_000
 
 
 def interface(name: str) -> tuple[bytes, bytes]:
@@ -114,6 +117,8 @@ def _encode_common(match: Match, family: Family) -> bytes:
             return extension(b"tcp", 0, _TCP.pack(*_ANY_PORT, *_ANY_PORT, 0, _TCP_FLAGS, _TCP_SYN, flags))
         case Mark(value, mask):
             return extension(b"mark", 1, _MARK.pack(value, mask, 0))
+        case Limit(rate, burst):
+            return extension(b"limit", 0, _LIMIT.pack(_limit_period(rate), burst, b""))
         case LocalAddress():
             return extension(b"addrtype", 1, _ADDRTYPE.pack(0, _ADDRTYPE_LOCAL, 0))
         case Comment(text):
@@ -204,7 +209,7 @@ def _decode_other(whole: bytes, family: Family) -> Match:
             match = decoder(data)
             if encode_match(match, family) == whole:
                 return match
-        except (ValueError, KeyError, error):
+        except (ArithmeticError, ValueError, KeyError, error):
             pass
     return Opaque(name, revision, data)
 
@@ -274,6 +279,18 @@ def _decode_addrtype(_data: bytes) -> Match:
     return LocalAddress()
 
 
+def _limit_period(rate: int) -> int:
+    """The time between two packets, in XT_LIMIT_SCALE's parts of a second."""
+    if not 1 <= rate <= _LIMIT_SCALE or _LIMIT_SCALE % rate:
+        raise ValueError(f"{rate} packets a second are no whole part of {_LIMIT_SCALE}")
+    return _LIMIT_SCALE // rate
+
+
+def _decode_limit(data: bytes) -> Match:
+    period, burst, _ = _LIMIT.unpack_from(data)
+    return Limit(_LIMIT_SCALE // period, burst)
+
+
 def _decode_comment(data: bytes) -> Match:
     return Comment(decoded_name(data))
 
@@ -290,4 +307,5 @@ _DECODERS: dict[tuple[str, int], Callable[[bytes], Match]] = {
     ("mark", 1): _decode_mark,
     ("addrtype", 1): _decode_addrtype,
     ("comment", 0): _decode_comment,
+    ("limit", 0): _decode_limit,
 }

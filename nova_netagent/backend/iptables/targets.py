@@ -22,6 +22,7 @@ from nova_netagent.netfilter.rule import (
     Dnat,
     Family,
     Jump,
+    Log,
     Opaque,
     Redirect,
     Reject,
@@ -45,6 +46,8 @@ _MARK = Struct("=II")
 _CT = Struct("=HHII16s32s4xQ")
 _CT_REVISION = 2
 _NUMBER = Struct("=I")
+_PREFIX_SIZE = 64
+_NFLOG = Struct(f"=IHHHH{_PREFIX_SIZE}s")
 _FILL = b"\x01"
 
 _MAP_ADDRESS, _MAP_PORT = 0x01, 0x02
@@ -74,6 +77,8 @@ def encode_target(target: Target, family: Family) -> bytes:
             return extension(b"MARK", 2, _MARK.pack(value, mask))
         case Zone(number):
             return extension(b"CT", _CT_REVISION, _CT.pack(0, number, 0, 0, b"", b"", 0))
+        case Log(group, prefix):
+            return extension(b"NFLOG", 0, _NFLOG.pack(0, group, 0, 0, 0, _prefix(prefix)))
         case ChecksumFill():
             return extension(b"CHECKSUM", 0, _FILL)
         case Reject():
@@ -104,6 +109,13 @@ def _chain_name(name: str) -> bytes:
     raw = encoded_name(name)
     if not 1 <= len(raw) <= MAX_CHAIN_NAME or b"\0" in raw:
         raise ValueError(f"{name!r} is not a chain name: 1 to {MAX_CHAIN_NAME} characters")
+    return raw
+
+
+def _prefix(text: str) -> bytes:
+    raw = encoded_name(text)
+    if len(raw) >= _PREFIX_SIZE or b"\0" in raw:
+        raise ValueError(f"a prefix has at most {_PREFIX_SIZE - 1} bytes, none of them zero: {text!r}")
     return raw
 
 
@@ -170,6 +182,9 @@ def _decode(name: str, data: bytes, family: Family) -> Target | None:
             return Zone(_CT.unpack_from(data)[1])
         case "CHECKSUM":
             return ChecksumFill()
+        case "NFLOG":
+            _size, group, _threshold, _flags, _pad, prefix = _NFLOG.unpack_from(data)
+            return Log(group, decoded_name(prefix))
         case "REJECT":
             return Reject()
     return None

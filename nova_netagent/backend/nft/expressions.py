@@ -258,6 +258,11 @@ def limit(rate: int, burst: int) -> Expression:
     return Expression("limit", ((1, rate_), (2, second), (3, _number(burst)), (4, _number(0)), (5, _number(0))))
 
 
+def log(group: int, prefix: str) -> Expression:
+    """Tell a program that hears the group."""
+    return Expression("log", ((2, _text(prefix)), (1, group.to_bytes(2, "big"))))
+
+
 def counter() -> Expression:
     """Count the packets that came this far, and their bytes."""
     return Expression("counter")

@@ -17,6 +17,7 @@ from nova_netagent.netfilter.rule import (
     Family,
     Icmp,
     InSet,
+    Limit,
     LocalAddress,
     MacSource,
     Mark,
@@ -171,6 +172,8 @@ def _match(each: Match, family: Family, protocol_: int | None) -> tuple[Expressi
         case Mark(value, bits):
             masked = expressions.mask(_native(bits))
             return expressions.meta(Meta.MARK), masked, expressions.compare(Compare.EQUAL, _native(value))
+        case Limit(rate, burst):
+            return (expressions.limit(rate, burst),)
         case LocalAddress():
             return expressions.destination_type(), expressions.compare(Compare.EQUAL, _native(_LOCAL))
         case Comment(text):

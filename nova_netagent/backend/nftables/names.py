@@ -19,7 +19,7 @@ OTHERS = tuple(name for name in BUILTIN_CHAINS if name != FILTER)
 
 _OWN: Mapping[str, re.Pattern[str]] = {
     "nat": re.compile(r"(PREROUTING|POSTROUTING|snat|float-snat)\Z"),
-    "mangle": re.compile(r"(egress-ok|egress-done|services|(out|sge)-[0-9a-f]{8})\Z"),
+    "mangle": re.compile(r"(egress-ok|egress-done|services|(out|sge|lge)-[0-9a-f]{8})\Z"),
     "raw": re.compile(r"(no-server|unspecified|zones|src-[0-9a-f]{8})\Z"),
 }
 _HOOKS = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}

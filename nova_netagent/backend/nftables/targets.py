@@ -13,6 +13,7 @@ from nova_netagent.netfilter.rule import (
     Dnat,
     Family,
     Jump,
+    Log,
     Opaque,
     Redirect,
     Reject,
@@ -58,6 +59,8 @@ def _target(each: Target, family: Family) -> tuple[Expression, ...]:
             return expressions.meta(Meta.MARK), kept, expressions.set_meta(Meta.MARK)
         case Zone(number):
             return expressions.load(number.to_bytes(2, sys.byteorder)), expressions.set_ct(Ct.ZONE)
+        case Log(group, prefix):
+            return (expressions.log(group, prefix),)
         case ChecksumFill():
             # iptables' CHECKSUM is refused outside of a table called mangle, which is not ours, and
             # nf_tables cannot tell a checksum that the card shall fill in from a right one: it is only counted.

@@ -15,7 +15,9 @@ from nova_netagent.netfilter.rule import (
     Icmp,
     InSet,
     Jump,
+    Limit,
     LocalAddress,
+    Log,
     MacSource,
     Mark,
     MultiPort,
@@ -104,6 +106,8 @@ def _matches(family: Family) -> Iterator[tuple[str, Rule]]:
     yield "mac", Rule(ACCEPT, matches=(MacSource("fa:16:3e:00:aa:01"),))
     yield "not-mac", Rule(DROP, matches=(MacSource("fa:16:3e:00:aa:01", inverted=True),))
     yield "mark", Rule(ACCEPT, matches=(Mark(0x10, 0xF0),))
+    yield "limit", Rule(ACCEPT, matches=(Limit(100, 100),))
+    yield "limit-burst", Rule(ACCEPT, matches=(Limit(1, 5),))
     yield "local", Rule(ACCEPT, matches=(LocalAddress(),))
     yield "comment-word", Rule(ACCEPT, matches=(Comment("nova"),))
     yield "comment", Rule(ACCEPT, matches=(Comment('a "rule" of \\ somebody\'s: $x'),))
@@ -138,5 +142,7 @@ def _targets(family: Family) -> Iterator[tuple[str, str, Rule]]:
     yield "mangle", "mark", Rule(SetMark(0x1, 0xFF))
     yield "mangle", "mark-all", Rule(SetMark(0xFFFFFFFF, 0xFFFFFFFF))
     yield "mangle", "checksum", Rule(ChecksumFill(), protocol=UDP, matches=(Ports("udp", destination=(68, 68)),))
+    yield "filter", "log", Rule(Log(6400, "accept ingress 0123456789abcdef"), matches=(Limit(100, 100),))
+    yield "mangle", "log-word", Rule(Log(1, "x" * 63))
     yield "raw", "zone", Rule(Zone(4711), in_interface="br100")
     yield "raw", "raw-drop", Rule(DROP, matches=(LocalAddress(),))

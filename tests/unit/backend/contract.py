@@ -22,6 +22,8 @@ from nova_netagent.netfilter.rule import (
     InSet,
     IpSet,
     Jump,
+    Limit,
+    Log,
     MacSource,
     MultiPort,
     Physdev,
@@ -161,6 +163,8 @@ ACCEPTED = {
     "snat of local input": (NAT, "INPUT", Rule(Snat("192.0.2.1"))),
     "dnat of local output": (NAT, "OUTPUT", Rule(Dnat("192.0.2.1"))),
     "state in raw": (RAW, "OUTPUT", Rule(DROP, matches=(Conntrack(frozenset({"NEW"})),))),
+    "log in filter": (FILTER, "INPUT", Rule(Log(6400, "drop ingress 1"), matches=(Limit(100, 100),))),
+    "log in mangle": (MANGLE, "PREROUTING", Rule(Log(6400, "accept egress 1"), matches=(Limit(1, 1),))),
     "sctp ports": (FILTER, "INPUT", Rule(ACCEPT, protocol=132, matches=(MultiPort("source", (1, 2)),))),
 }
 

@@ -21,7 +21,9 @@ from nova_netagent.netfilter.rule import (
     Icmp,
     InSet,
     Jump,
+    Limit,
     LocalAddress,
+    Log,
     MacSource,
     Mark,
     Match,
@@ -91,6 +93,7 @@ def matches(family: Family) -> st.SearchStrategy[Match]:
         st.builds(MacSource, st.binary(min_size=6, max_size=6).map(lambda raw: raw.hex(":")), st.booleans()),
         st.builds(Mark, words, words),
         st.just(LocalAddress()),
+        st.builds(Limit, st.sampled_from((1, 4, 100, 10_000)), st.integers(1, 1000)),
         st.builds(Comment, st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=60)),
         st.builds(Opaque, st.sampled_from(("limit", "recent", "tcp", "hl")), st.integers(1, 9), blobs),
     )
@@ -104,6 +107,7 @@ def targets(family: Family) -> st.SearchStrategy[Target]:
         st.builds(Snat, addresses(family)),
         st.builds(Redirect, ports),
         st.builds(SetMark, words, words),
+        st.builds(Log, ports, st.text(st.characters(exclude_characters="\0", codec="ascii"), min_size=1, max_size=63)),
         st.builds(Opaque, st.sampled_from(("LOG", "NFLOG", "MASQUERADE", "TCPMSS")), st.integers(0, 5), blobs),
     )
 

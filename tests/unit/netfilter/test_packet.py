@@ -20,7 +20,9 @@ from nova_netagent.netfilter.rule import (
     InSet,
     IpSet,
     Jump,
+    Limit,
     LocalAddress,
+    Log,
     MacSource,
     Mark,
     Match,
@@ -98,7 +100,15 @@ def test_a_rule_that_does_not_match_is_passed_by() -> None:
 
 def test_who_decided() -> None:
     assert walked(FORWARD=(Rule(Jump("a")),), a=(Rule(DROP),)).decided_by is not None
-    for undecided in ((Rule(RETURN),), (Rule(Jump("a")),), (Rule(SetMark(1, 1)),), (Rule(ChecksumFill()),), ()):
+    logged = Rule(Log(1, "x"), matches=(Limit(1, 1),))
+    for undecided in (
+        (Rule(RETURN),),
+        (Rule(Jump("a")),),
+        (Rule(SetMark(1, 1)),),
+        (Rule(ChecksumFill()),),
+        (logged,),
+        (),
+    ):
         assert walked(FORWARD=undecided, a=()).decided_by is None
     assert walked(FORWARD=(Rule(Jump("a")), Rule(DROP, protocol=17)), a=(Rule(RETURN),)).decided_by is None
     for target in (Reject(), Snat("192.0.2.1"), Dnat("10.0.0.1"), Redirect(80), ACCEPT):
