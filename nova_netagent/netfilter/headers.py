@@ -17,6 +17,18 @@ class Head:
     """What is the same wherever the packet is seen, translated or not."""
 
 
+_OPTIONS = frozenset({0, 43, 60})
+"""Hop-by-hop options, routing and destination options: what is asked about stands behind them (RFC 8200)."""
+
+
+def _after_options(data: bytes) -> tuple[int, int]:
+    """Of an IPv6 packet where its transport header begins, as far as that is there, and its protocol."""
+    at, protocol = 40, data[6]
+    while protocol in _OPTIONS and at + 2 <= len(data):
+        at, protocol = at + (data[at + 1] + 1) * 8, data[at]
+    return at, protocol
+
+
 def head_of(data: bytes) -> Head | None:
     """A packet by its headers; ``None`` for what is cut too short."""
     if len(data) < 20:
@@ -26,7 +38,7 @@ def head_of(data: bytes) -> Head | None:
         ends = str(IPv4Address(data[12:16])), str(IPv4Address(data[16:20]))
         mark = data[4:6]
     elif len(data) >= 40:
-        size, protocol = 40, data[6]
+        size, protocol = _after_options(data)
         ends = str(IPv6Address(data[8:24])), str(IPv6Address(data[24:40]))
         mark = data[1:4]
     else:

@@ -28,7 +28,9 @@ QUIET = make_group(2, make_rule(11, protocol="udp"))
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("log") / "groups.log"
+    directory = tmp_path_factory.mktemp("log")
+    directory.chmod(0o777)  # the agent may be another user
+    return directory / "groups.log"
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +43,16 @@ def logging(make_site: SiteMaker, log: Path, backend: str) -> Site:
 
 def told(log: Path, act: Callable[[], object], lines: int = 1) -> list[str]:
     """What is written while something is done, without the time."""
-    before = len(log.read_text().splitlines()) if log.exists() else 0
+
+    def whole() -> list[str]:
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [each for each in lines if "dst=ff" not in each]  # nobody asked for their own multicast
+
+    before = len(whole())
     act()
 
     def new() -> list[str]:
-        return log.read_text().splitlines()[before:] if log.exists() else []
+        return whole()[before:]
 
     eventually(lambda: len(new()) >= lines, 5)
     found = new()
@@ -123,6 +130,7 @@ def test_a_file_that_is_moved_away_is_begun_anew(logging: Site, log: Path) -> No
 
 
 def test_no_more_than_its_rate(make_site: SiteMaker, log: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
     file = tmp_path / "slow.log"
     site = make_site({"security_group_log": {"groups": ["all"], "verdicts": "drop", "rate": 4, "file": file}})
     site.describe(WEB, make_instance(1, (1,)))
