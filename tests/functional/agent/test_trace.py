@@ -229,7 +229,10 @@ def test_cleanup_sweeps_it(make_site: SiteMaker) -> None:
     site = make_site({"firewall": {"resync_interval": 3600}})
     site.agent.stop()
     nft(site.host, f"table inet {TABLE} {{", "}")
-    (site.agent.state_path / "trace").write_text("2 nf_log_syslog\n")
+    before = loggers(site.host)
+    site.host.run(["sh", "-c", f"echo nfnetlink_log > {LOGGERS}/2"])
+    (site.agent.state_path / "trace").write_text(f"2 {before[0]}\n")
     cleanup(site.agent)
+    assert loggers(site.host) == before
     assert not armed(site.host)
     assert not (site.agent.state_path / "trace").exists()
