@@ -10,6 +10,7 @@ from nova_netagent.backend.conntrack import Conntrack
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
 from nova_netagent.backend.nft.commits import Commits
+from nova_netagent.backend.nft.netlink import lacks_nf_tables
 from nova_netagent.backend.nft.others import OtherTable, other_tables
 from nova_netagent.compile.dhcp import directory
 from nova_netagent.engine import Engine
@@ -119,7 +120,7 @@ class _OthersRules:
         try:
             return () if has is False else other_tables(self._own)
         except Unavailable as error:
-            if has or not worlds.lacks_nf_tables(error):
+            if has or not lacks_nf_tables(error):
                 raise
             return ()
 

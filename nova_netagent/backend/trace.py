@@ -28,7 +28,7 @@ from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.attributes import parse, read_long, read_number, read_signed, read_string
 from nova_netagent.backend.nft.batch import Batch
 from nova_netagent.backend.nft.expressions import Base, Compare, Expression, Meta
-from nova_netagent.backend.nft.netlink import Netlink
+from nova_netagent.backend.nft.netlink import Netlink, lacks_nf_tables
 from nova_netagent.backend.nft.objects import BaseHook, Chain, Family, TableId
 
 LOG = logging.getLogger(__name__)
@@ -276,6 +276,9 @@ def sweep(wrap_name: str, note: Path, *, has_nf_tables: bool) -> bool:
         netlink = Netlink()
         try:
             found |= _remove(netlink, table_of(wrap_name))
+        except Unavailable as error:
+            if not lacks_nf_tables(error):
+                raise
         finally:
             netlink.close()
     return found

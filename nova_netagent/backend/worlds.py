@@ -14,13 +14,13 @@ from msgspec import Struct
 
 from nova_netagent.backend import BackendError, Unavailable, sockopt, trace
 from nova_netagent.backend.nft import Netlink
+from nova_netagent.backend.nft.netlink import lacks_nf_tables
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.netfilter.owner import FILTER_TOP, POSTROUTING_BOTTOM, Owner
 
 _PROC = Path("/proc")
 _SYMBOL = b" nf_tables_newrule"
 
-_NO_NF_TABLES = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 
 _GET_INFO, _GET_ENTRIES = 64, 65
 _INFO = struct.Struct("=32sI5I5III")
@@ -120,11 +120,6 @@ def look_at_nftables(owner: Owner) -> World:
         if (family, table) not in ours and chain.policy == _NF_DROP
     )
     return World(True, foreign, any(table in filters for table in found.tables), closed)
-
-
-def lacks_nf_tables(error: Unavailable) -> bool:
-    """Whether the kernel, asked for nf_tables, refused because it has none."""
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_NF_TABLES
 
 
 def has_nf_tables() -> bool | None:

@@ -44,6 +44,7 @@ _CHANGED = {errno.ERESTART, errno.EBUSY, errno.EAGAIN}
 """The ruleset is not what the transaction was made from, or the last one is not quite over."""
 _PERHAPS_CHANGED = {errno.ENOENT, errno.EEXIST}
 """The same, unless the kernel was told on which generation the transaction builds."""
+_NO_NF_TABLES = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 _NOT_NOW = {errno.EPERM, errno.EACCES, errno.ENOMEM, errno.ENOBUFS, errno.EINTR, errno.EMSGSIZE}
 
 
@@ -98,6 +99,11 @@ class _Fault(NamedTuple):
 
 class Disturbed(Exception):
     """The ruleset changed during a dump."""
+
+
+def lacks_nf_tables(error: Unavailable) -> bool:
+    """Whether the kernel, asked for nf_tables, refused because it has none."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_NF_TABLES
 
 
 class Netlink:

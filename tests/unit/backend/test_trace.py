@@ -1,10 +1,11 @@
 """What a trace has to put back, when it cannot, and when somebody wrote nonsense there."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from nova_netagent.backend import trace
+from nova_netagent.backend import Unavailable, trace
 
 
 @pytest.fixture
@@ -57,3 +58,18 @@ def test_only_root_may_read_which_tables_there_are(tmp_path: Path, monkeypatch: 
     assert not trace._has_legacy_tables(4) or Path("/proc/net/ip_tables_names").read_text()
     monkeypatch.setattr(Path, "read_text", closed)
     assert trace._has_legacy_tables(4)
+
+
+def test_a_kernel_without_nf_tables_holds_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(number: int) -> None:
+        def flags(netlink: object, table: object) -> int | None:
+            raise Unavailable("the kernel does not list its nf_tables") from OSError(number, "")
+
+        monkeypatch.setattr(trace.Netlink, "table_flags", flags)
+
+    note = trace.note(str(tmp_path))
+    refuse(errno.EOPNOTSUPP)
+    assert not trace.sweep("W", note, has_nf_tables=True)
+    refuse(errno.EPERM)
+    with pytest.raises(Unavailable):
+        trace.sweep("W", note, has_nf_tables=True)
