@@ -153,6 +153,8 @@ def test_a_kernel_that_lacks_something_says_what(
     monkeypatch.setattr("nova_netagent.backend.frames.kernel.RULES", more)
     before = world.frames.genid()
     reason = world.frames.supported()
-    assert reason == ("the kernel refuses rule to-vif: meta of the future @ports counter: Operation not supported")
+    assert reason == (
+        "the kernel refuses bridge rule to-vif: meta of the future @ports counter: Operation not supported"
+    )
     assert world.frames.genid() == before
     assert world.nft("list", "ruleset") == ""
