@@ -1,6 +1,5 @@
-"""RabbitMQ as operators run it: quorum queues for topics and fanout, durable, and restarted in the middle of it."""
+"""RabbitMQ as operators run it: quorum queues for topics and fanout, durable, and restarted."""
 
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,40 +77,3 @@ def test_casts_to_an_agent_that_is_away_survive_the_broker(node: Node, caller: A
     eventually(lambda: label(node, 4) == "label 10", within=30)
     assert described(node, 4)
     node.agent.state({})
-
-
-def test_a_broker_that_restarts_under_load_loses_nothing_that_was_answered(
-    node: Node, caller: Any, rabbit: Broker
-) -> None:
-    networks, revisions = 8, 12
-    half = threading.Event()
-
-    def update(number: int) -> None:
-        """Each revision by call until it is answered, with a late cast of the one before it."""
-        for revision in range(1, revisions + 1):
-            if revision > revisions // 2:
-                half.set()
-            while True:
-                try:
-                    caller.call(node.name, "update", timeout=5, kind="networks", body=network(number, revision))
-                except Exception:
-                    continue
-                break
-            assert label(node, number) == f"label {revision}"
-            if revision > 1:
-                caller.cast(node.name, "update", kind="networks", body=network(number, revision - 1))
-
-    updating = [caller.later(update, number) for number in range(10, 10 + networks)]
-    assert half.wait(60)
-    rabbit.kill()
-    rabbit.start()
-    rabbit.wait()
-    for each in updating:
-        each.result(120)
-    node.wait_connected()
-    caller.cast(None, "update", kind="networks", body=network(9, 1))
-    eventually(lambda: described(node, 9), within=30)
-    found = {each["id"]: each["label"] for each in node.agent.get("networks")}
-    expected = {network_id(number): f"label {revisions}" for number in range(10, 10 + networks)}
-    assert found == {**expected, network_id(9): "label 1"}
-    assert all(described(node, number) for number in range(9, 10 + networks))
