@@ -75,5 +75,5 @@ def test_casts_to_an_agent_that_is_away_survive_the_broker(node: Node, caller: A
     node.gate.open()
     node.wait_connected()
     eventually(lambda: label(node, 4) == "label 10", within=30)
-    assert described(node, 4)
+    eventually(lambda: described(node, 4), within=10)  # it is on disk before it is in the kernel
     node.agent.state({})
