@@ -140,7 +140,7 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
         links=open_links(settings, on_change),
         frames=frames,
         others=_OthersRules(chosen.name, settings.firewall.wrap_name),
-        can_trace=worlds.has_nf_tables() is not False,
+        can_trace=frames is not None or worlds.has_nf_tables() is not False,
         servers=DnsmasqServers(Path(directory(settings.state_path)), on_change, lambda what: events.labels(what).inc()),
         flows=Conntrack(),
         warnings=(*warnings, *chosen.warnings),

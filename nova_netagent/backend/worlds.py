@@ -8,6 +8,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from msgspec import Struct
@@ -20,7 +21,6 @@ from nova_netagent.netfilter.owner import FILTER_TOP, POSTROUTING_BOTTOM, Owner
 
 _PROC = Path("/proc")
 _SYMBOL = b" nf_tables_newrule"
-
 
 _GET_INFO, _GET_ENTRIES = 64, 65
 _INFO = struct.Struct("=32sI5I5III")
@@ -124,10 +124,14 @@ def look_at_nftables(owner: Owner) -> World:
 
 def has_nf_tables() -> bool | None:
     """Whether the kernel shows that it has nf_tables; nothing is loaded. ``None``: it does not show it."""
-    if (Path("/sys/module/nf_tables")).exists():
-        return True
+    return True if Path("/sys/module/nf_tables").exists() else _is_built_in(_PROC / "kallsyms")
+
+
+@cache
+def _is_built_in(symbols: Path) -> bool | None:
+    """Whether nf_tables is in the kernel itself, which does not change; to read all symbols takes 50 ms."""
     try:
-        return _SYMBOL in (_PROC / "kallsyms").read_bytes()  # built in
+        return _SYMBOL in symbols.read_bytes()
     except OSError:
         return None
 
