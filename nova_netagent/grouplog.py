@@ -23,6 +23,7 @@ from nova_netagent.model import DesiredState, Instance, SecurityGroup, protocols
 from nova_netagent.model.objects import ETHERTYPES, SecurityGroupRule, Vif
 from nova_netagent.netfilter.headers import head_of
 from nova_netagent.netfilter.packet import Packet
+from nova_netagent.netfilter.text import end_text
 from nova_netagent.settings import SecurityGroupLogSettings
 
 LOG = logging.getLogger(__name__)
@@ -204,17 +205,10 @@ def _within(port: int | None, low: int | None, high: int | None) -> bool:
 
 
 def _five(packet: Packet) -> str:
-    number = packet.protocol
-    name = next((each for each, known in protocols.NUMBERS.items() if known == number), str(number))
     kind = "" if packet.icmp is None else f" type={packet.icmp[0]} code={packet.icmp[1]}"
-    ends = (("src", packet.source, packet.source_port), ("dst", packet.destination, packet.destination_port))
-    return f"proto={name}{kind} " + " ".join(f"{side}={_end(address, port)}" for side, address, port in ends)
-
-
-def _end(address: str, port: int | None) -> str:
-    if port is None:
-        return address
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    source = end_text(packet.source, packet.source_port)
+    destination = end_text(packet.destination, packet.destination_port)
+    return f"proto={protocols.name(packet.protocol)}{kind} src={source} dst={destination}"
 
 
 def _stamp(now: float) -> str:

@@ -12,7 +12,7 @@ from nova_netagent.compile.resolve import Port as VifPort
 from nova_netagent.events import Event
 from nova_netagent.explain import owners, proposal
 from nova_netagent.explain.live import LiveRules, Place, ends_of
-from nova_netagent.explain.question import Question, end_text
+from nova_netagent.explain.question import Question
 from nova_netagent.explain.report import Doubt, Explanation, MetRule, Outcome, PacketAt, Proposal
 from nova_netagent.explain.scene import LiveScene, scene_of
 from nova_netagent.host import Host
@@ -23,6 +23,7 @@ from nova_netagent.netfilter.frames import Redirected
 from nova_netagent.netfilter.journey import Hop, Journey, NoRoute, Port
 from nova_netagent.netfilter.packet import Packet
 from nova_netagent.netfilter.rule import TableId
+from nova_netagent.netfilter.text import end_text
 from nova_netagent.plan_links import ActualLinks
 
 MOST_DOUBTS = 16

@@ -7,7 +7,6 @@ from typing import Any, Protocol, TypeGuard
 from msgspec.structs import replace
 
 from nova_netagent.backend import Backend
-from nova_netagent.backend.nft.others import HOOKS
 from nova_netagent.explain.foreign.decode import decode
 from nova_netagent.explain.foreign.fields import Around
 from nova_netagent.explain.foreign.walk import OtherHook, OtherRules
@@ -15,6 +14,7 @@ from nova_netagent.explain.rules import LiveRule
 from nova_netagent.host import Others
 from nova_netagent.model.protocols import TCP
 from nova_netagent.netfilter.foreign import Surroundings, applies
+from nova_netagent.netfilter.hooks import HOOKS, priority
 from nova_netagent.netfilter.journey import PASSAGES
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.packet import CannotTell, Packet, Step, Walk, matches, walk
@@ -33,8 +33,6 @@ from nova_netagent.netfilter.rule import (
     Target,
 )
 
-_PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0}
-_NAT_PRIORITIES = {"PREROUTING": -100, "OUTPUT": -100, "INPUT": 100, "POSTROUTING": 100}
 """Of iptables' tables (linux/netfilter_ipv4.h)."""
 CUT_DIRECTIONS = ("src,src,dst", "dst,dst,src")
 """How the set of what was cut is asked, by either end."""
@@ -217,10 +215,10 @@ class LiveRules:
         """What packets of a family meet at a hook, in order, and whether each translates."""
         found = []
         for name in PASSAGES[hook]:
-            priority = _NAT_PRIORITIES[hook] if name == "nat" else _PRIORITIES[name]
-            found.append((priority - self._backend.lead, name, name == "nat"))
+            turn = priority(name, hook)
+            found.append((turn - self._backend.lead, name, name == "nat"))
             if self._loaded_legacy:
-                found.append((priority, LEGACY + name, name == "nat"))
+                found.append((turn, LEGACY + name, name == "nat"))
         for key, each in self._hooks.items():
             if (key.family, each.hook) == (family, hook):
                 found.append((each.priority, key.name, each.translates))

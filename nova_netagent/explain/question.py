@@ -9,6 +9,7 @@ from nova_netagent.backend.trace import Watched
 from nova_netagent.model import protocols, values
 from nova_netagent.model.objects import Body, Interface, Invalid, Mac, Protocol
 from nova_netagent.netfilter.packet import Packet
+from nova_netagent.netfilter.text import end_text
 
 _BRACKETED = re.compile(r"\[([^\]]*)\](?::([0-9]+))?\Z")
 _WITH_PORT = re.compile(r"([^:]*):([0-9]+)\Z")
@@ -134,10 +135,3 @@ def parse_end(text: str) -> tuple[str, int | None]:
         return values.ip(address), None if port is None else int(port)
     except ValueError:
         raise ValueError(f"{text!r} is not an address, nor ADDRESS:PORT (IPv6: [ADDRESS]:PORT)") from None
-
-
-def end_text(address: str, port: int | None) -> str:
-    """The same as text."""
-    if port is None:
-        return address
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

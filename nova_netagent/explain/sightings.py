@@ -12,9 +12,9 @@ from nova_netagent.backend.nflog import Logged
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.trace import Met, Traced
 from nova_netagent.netfilter.headers import Head, head_of
+from nova_netagent.netfilter.hooks import HOOKS, priority
 from nova_netagent.netfilter.packet import Packet
 
-_PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0}
 _INPUT, _OUTPUT, _POSTROUTING = 1, 3, 4
 ENDS = (_INPUT, _POSTROUTING)
 """The hooks after which a packet has passed."""
@@ -115,8 +115,6 @@ class _Gathered:
         if head is None or where is None:
             return
         table, chain, number = where
-        nat = -100 if event.hook in (0, _OUTPUT) else 100
-        priority = _PRIORITIES.get(table, nat)
         last = self._last.get(("legacy", head.same))
         if last is not None and (last.passage.hook, last.passage.place) == (event.hook, table):
             before = last.passage.rules[-1]
@@ -125,7 +123,7 @@ class _Gathered:
                 last.passage.rules.append(event)
                 return
         links = event.physin or event.indev, event.physout or event.outdev
-        passage = Passage(event.hook, priority, head.packet, table, links, [event])
+        passage = Passage(event.hook, priority(table, HOOKS[event.hook]), head.packet, table, links, [event])
         self._enter("legacy", head, passage)
 
     def found(self) -> list[Sighting]:

@@ -5,19 +5,18 @@ from collections.abc import Iterator, Mapping
 from nova_netagent.backend.nflog import Logged
 from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.objects import Family as NftFamily
-from nova_netagent.backend.nft.others import HOOKS
 from nova_netagent.backend.trace import Traced, Watch
 from nova_netagent.explain import owners
 from nova_netagent.explain.foreign.decode import decode, target_of
 from nova_netagent.explain.live import LEGACY, LiveRules
-from nova_netagent.explain.question import end_text
 from nova_netagent.explain.report import MetRule, Outcome, Trace, TracedPacket
 from nova_netagent.explain.sightings import ENDS, Passage, Sighting, legacy_place, sightings
 from nova_netagent.model import DesiredState
+from nova_netagent.netfilter.hooks import HOOKS
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.packet import Packet, Step
 from nova_netagent.netfilter.rule import Family, Rule, TableId, Target, Verdict
-from nova_netagent.netfilter.text import BUILTIN_CHAINS
+from nova_netagent.netfilter.text import BUILTIN_CHAINS, end_text
 
 MOST = 20
 """So many packets are told of one by one."""

@@ -32,6 +32,8 @@ NUMBERS = {
     "udplite": 136,
 }
 ICMP, TCP, UDP, DCCP, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 33, 58, 132, 136
+_NAMES = {number: name for name, number in reversed(NUMBERS.items())}
+"""Of several names of one number the first."""
 _SPELT = {name: name for name in NUMBERS}
 """One string for each, whoever's rule it is of."""
 WITH_PORTS = frozenset({TCP, UDP, DCCP, SCTP, UDPLITE})
@@ -55,6 +57,11 @@ def parse(value: str | int) -> str | int:
     if not 0 <= value <= 255:
         raise ValueError(f"{given!r} is not a protocol number: 0 to 255")
     return value
+
+
+def name(number: int) -> str:
+    """A protocol as people write it: its name, or the number itself."""
+    return _NAMES.get(number, str(number))
 
 
 def number(protocol: str | int | None, family: int) -> int | None:

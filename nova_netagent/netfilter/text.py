@@ -60,6 +60,13 @@ def protocol_text(number: int) -> str:
     return _PROTOCOLS.get(number, str(number))
 
 
+def end_text(address: str, port: int | None) -> str:
+    """An end of a packet's way: ``10.0.0.1:80``, ``[fd00::1]:80``, or the address alone."""
+    if port is None:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 _DEFAULT_BURST = 5
 """That iptables-save leaves out."""
 

@@ -6,8 +6,8 @@ from msgspec import Struct
 
 from nova_netagent.backend.nft.netlink import ListedChain, ListedRule, ListedSet, Netlink
 from nova_netagent.backend.nft.objects import Element, Family, TableId
+from nova_netagent.netfilter.hooks import HOOKS
 
-HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _FAMILIES = (Family.IP, Family.IP6, Family.INET)
 _SEEN_BY = {4: (Family.INET, Family.IP), 6: (Family.INET, Family.IP6)}
 _DROP = 0

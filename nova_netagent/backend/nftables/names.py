@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from nova_netagent.backend.nft.objects import BaseHook, Chain
+from nova_netagent.netfilter.hooks import HOOKS, priority
 from nova_netagent.netfilter.owner import POSTROUTING_BOTTOM
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
 
@@ -22,11 +23,8 @@ _OWN: Mapping[str, re.Pattern[str]] = {
     "mangle": re.compile(r"(egress-ok|egress-done|services|(out|sge|lge)-[0-9a-f]{8})\Z"),
     "raw": re.compile(r"(no-server|unspecified|zones|src-[0-9a-f]{8})\Z"),
 }
-_HOOKS = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}
 BEFORE_OTHERS = 5
 """So far before the priority at which iptables has the table, and most other programs theirs."""
-_PRIORITIES = {"raw": -300, "mangle": -150, FILTER: 0}
-_NAT_PRIORITIES = {"PREROUTING": -100, "OUTPUT": -100, "INPUT": 100, "POSTROUTING": 100}
 
 
 class Names(Struct, frozen=True):
@@ -67,10 +65,9 @@ def _owner(name: str) -> str:
 
 
 def _base_chain(table: str, chain: str) -> Chain:
-    priority = _NAT_PRIORITIES[chain] if table == "nat" else _PRIORITIES[table]
     # What the host sends has to find its way anew when its mark changes.
     type_ = "nat" if table == "nat" else "route" if (table, chain) == ("mangle", "OUTPUT") else "filter"
-    return Chain(f"{table}-{chain}", BaseHook(_HOOKS[chain], priority - BEFORE_OTHERS, type_))
+    return Chain(f"{table}-{chain}", BaseHook(HOOKS.index(chain), priority(table, chain) - BEFORE_OTHERS, type_))
 
 
 BASE_CHAINS: Mapping[str, Chain] = {

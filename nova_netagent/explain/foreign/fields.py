@@ -267,7 +267,7 @@ def value_text(kind: str, value: bytes) -> str:
         case "name":
             return f'"{value.rstrip(bytes(1)).decode(errors="replace")}{"" if value.endswith(bytes(1)) else "*"}"'
         case "protocol":
-            return next((name for name, number in protocols.NUMBERS.items() if number == value[0]), str(value[0]))
+            return protocols.name(value[0])
         case "nfproto":
             return {2: "ipv4", 10: "ipv6"}.get(value[0], str(value[0]))
         case "ctstate":
