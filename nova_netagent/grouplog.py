@@ -19,10 +19,11 @@ from msgspec import Struct
 
 from nova_netagent.backend.nflog import Logged, LogGroup, Overrun
 from nova_netagent.compile.group_log import mark
-from nova_netagent.model import DesiredState, Instance, SecurityGroup, protocols, values
+from nova_netagent.compile.security_group import without_remote
+from nova_netagent.model import DesiredState, Instance, SecurityGroup, protocols
 from nova_netagent.model.objects import ETHERTYPES, SecurityGroupRule, Vif
 from nova_netagent.netfilter.headers import head_of
-from nova_netagent.netfilter.packet import Packet
+from nova_netagent.netfilter.packet import Packet, matches
 from nova_netagent.netfilter.text import end_text
 from nova_netagent.settings import SecurityGroupLogSettings
 
@@ -180,28 +181,10 @@ class Known:
 
 def _rule(group: SecurityGroup, direction: str, packet: Packet) -> SecurityGroupRule | None:
     """The rule by which a group lets a packet through; one that asks for a remote group only where no other does."""
-    fits = [each for each in group.rules if each.direction == direction and _fits(each, packet, direction)]
-    return next((each for each in fits if each.remote_group_id is None), fits[0] if fits else None)
-
-
-def _fits(rule: SecurityGroupRule, packet: Packet, direction: str) -> bool:
     family = packet.family
-    peer = packet.source if direction == "ingress" else packet.destination
-    number = protocols.number(rule.protocol, family)
-    if ETHERTYPES[family] != rule.ethertype or number not in (None, packet.protocol):
-        return False
-    if rule.remote_ip_prefix is not None and not values.prefix(rule.remote_ip_prefix).contains(values.prefix(peer)):
-        return False
-    low, high = rule.port_range_min, rule.port_range_max
-    if number in protocols.WITH_TYPES:
-        return low is None or (packet.icmp is not None and packet.icmp[0] == low and high in (None, packet.icmp[1]))
-    return _within(packet.destination_port, low, high) and _within(
-        packet.source_port, rule.source_port_range_min, rule.source_port_range_max
-    )
-
-
-def _within(port: int | None, low: int | None, high: int | None) -> bool:
-    return low is None or (port is not None and low <= port <= (low if high is None else high))
+    asked = [each for each in group.rules if (each.direction, each.ethertype) == (direction, ETHERTYPES[family])]
+    fits = [each for each in asked if matches(without_remote(each, family), packet, {})]
+    return next((each for each in fits if each.remote_group_id is None), fits[0] if fits else None)
 
 
 def _five(packet: Packet) -> str:

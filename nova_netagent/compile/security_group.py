@@ -114,7 +114,7 @@ class _Chains:
         allowed = self._allowed
         if self._scope.settings.security_group_log.logs(id_, "accept"):
             allowed = Jump(log_chain_name(id_, direction, self._scope), goto=True)
-        rules = _compile(group.rules[self._side], direction, family, sets, allowed)
+        rules = _compile(group.rules[self._side], family, sets, allowed)
         return chain_of(chain_name(id_, direction, self._scope), SecurityGroup.KIND, id_, rules)
 
     def log_name(self, id_: str, _group: Group) -> tuple[object, ...]:
@@ -135,30 +135,35 @@ class _Chains:
 
 
 def _compile(
-    rules: Iterable[SecurityGroupRule],
-    direction: Direction,
-    family: Family,
-    sets: Mapping[str, str],
-    allowed: Target,
+    rules: Iterable[SecurityGroupRule], family: Family, sets: Mapping[str, str], allowed: Target
 ) -> Iterator[Reasoned]:
     seen: set[Rule] = set()
     for rule in rules:
         remote = rule.remote_group_id
         if remote is not None and remote not in sets:
             continue  # pending: a rule whose remote group is not known lets nobody in
-        compiled = _rule(
-            direction,
-            family,
-            rule.protocol,
-            (rule.port_range_min, rule.port_range_max),
-            (rule.source_port_range_min, rule.source_port_range_max),
-            rule.remote_ip_prefix,
-            None if remote is None else sets[remote],
-            allowed,
-        )
+        compiled = _said(rule, family, None if remote is None else sets[remote], allowed)
         if compiled not in seen:
             seen.add(compiled)
             yield compiled, rule.id
+
+
+def without_remote(rule: SecurityGroupRule, family: Family) -> Rule:
+    """What a rule asks of a packet, but whether it is of a remote group."""
+    return _said(rule, family, None, ACCEPT)
+
+
+def _said(rule: SecurityGroupRule, family: Family, remote: str | None, allowed: Target) -> Rule:
+    return _rule(
+        rule.direction,
+        family,
+        rule.protocol,
+        (rule.port_range_min, rule.port_range_max),
+        (rule.source_port_range_min, rule.source_port_range_max),
+        rule.remote_ip_prefix,
+        remote,
+        allowed,
+    )
 
 
 @lru_cache(16384)
