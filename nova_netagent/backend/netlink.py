@@ -3,6 +3,7 @@
 Sources: netlink(7), linux/netlink.h, lib/nlattr.c.
 """
 
+import socket
 from collections.abc import Iterator
 from struct import Struct
 from typing import TypeVar
@@ -13,8 +14,17 @@ ATTRIBUTE = Struct("=HH")
 """Of an attribute: length, kind."""
 NESTED = 0x8000
 _KIND = 0x3FFF
+_SO_RCVBUFFORCE = 33
 
 Data = TypeVar("Data", bytes, memoryview)
+
+
+def let_wait(sock: socket.socket, size: int) -> None:
+    """Let so many bytes wait to be read, or as many as who is not privileged may; more are lost (socket(7))."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
 def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:

@@ -8,13 +8,12 @@ import errno
 import select
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
 from struct import Struct
 
 from msgspec import Struct as Value
 
 from nova_netagent.backend import Unavailable
-from nova_netagent.backend.netlink import attribute, attributes, message, messages
+from nova_netagent.backend.netlink import attribute, attributes, let_wait, message, messages
 
 _NETLINK_NETFILTER, _SUBSYSTEM = 12, 4
 _PACKET, _CONFIG = 0, 1
@@ -23,7 +22,6 @@ _COMMAND, _MODE, _THRESHOLD = 1, 2, 5
 _BIND = 1
 _COPY_PACKET = 2
 _HEAD, _INDEV, _OUTDEV, _PHYSIN, _PHYSOUT, _PAYLOAD, _PREFIX = 1, 4, 5, 6, 7, 9, 10
-_SO_RCVBUFFORCE = 33
 _READ = 1 << 17
 _ERROR = Struct("=i")
 _NFGEN = Struct(">BBH")
@@ -66,8 +64,7 @@ class LogGroup:
             self._configure(attribute(_COMMAND, bytes((_BIND,))))
             mode = _NUMBER.pack(COPIED) + bytes((_COPY_PACKET, 0))
             self._configure(attribute(_MODE, mode) + attribute(_THRESHOLD, _NUMBER.pack(1)))
-            with suppress(PermissionError):
-                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, room)
+            let_wait(self._socket, room)
         except BaseException:
             self._socket.close()
             raise

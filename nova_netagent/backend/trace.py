@@ -22,7 +22,7 @@ from types import TracebackType
 from msgspec import Struct
 
 from nova_netagent.backend import BackendError, RuleRefused, Unavailable
-from nova_netagent.backend.netlink import messages
+from nova_netagent.backend.netlink import let_wait, messages
 from nova_netagent.backend.nflog import Logged, LogGroup, Overrun
 from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.attributes import parse, read_long, read_number, read_signed, read_string
@@ -39,7 +39,6 @@ _GROUP = 0
 """The one to which the legacy tables tell."""
 _TRACE_GROUP, _SUBSYSTEM, _TRACE = 9, 10, 17
 _SOL_NETLINK, _JOIN, _NETLINK_NETFILTER = 270, 1, 12
-_SO_RCVBUFFORCE = 33
 _ROOM, _READ = 4 << 20, 1 << 17
 _FIRST = -450
 """Before everybody: iptables' raw is at -300, what defragments at -400 (NF_IP_PRI_CONNTRACK_DEFRAG)."""
@@ -117,8 +116,7 @@ class Tracer:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
         try:
             self._socket.bind((0, 0))
-            with suppress(PermissionError):
-                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
+            let_wait(self._socket, _ROOM)
             self._socket.setsockopt(_SOL_NETLINK, _JOIN, _TRACE_GROUP)
             self._hear_legacy()
             self._mark(watched)

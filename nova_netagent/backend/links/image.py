@@ -28,7 +28,6 @@ _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA =
 _IFLA_VLAN_ID = 1
 _IFLA_BRPORT_MODE = 4
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_SO_RCVBUFFORCE = 33
 _BUFFER = 8 << 20
 
 _SCOPE_LINK = 253
@@ -42,10 +41,7 @@ class LinkImage:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        except PermissionError:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        netlink.let_wait(self._socket, _BUFFER)
         self._socket.bind((0, _GROUPS))
         self._links: dict[int, _RawLink] = {}
         self._addresses: dict[tuple[int, str], bool] = {}

@@ -14,7 +14,7 @@ from struct import Struct as Layout
 from typing import NamedTuple, TypeVar
 
 from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable
-from nova_netagent.backend.netlink import HEADER, messages
+from nova_netagent.backend.netlink import HEADER, let_wait, messages
 from nova_netagent.backend.nft import attributes, userdata
 from nova_netagent.backend.nft.attributes import nested, parse, parse_list, read_number, read_signed, read_string
 from nova_netagent.backend.nft.batch import DUMP, HEAD, REQUEST, SUBSYSTEM, Batch
@@ -25,7 +25,7 @@ T = TypeVar("T")
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK, _SHORT_ANSWERS, _LONG_REASONS = 270, 10, 11
 """NETLINK_CAP_ACK and NETLINK_EXT_ACK."""
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_SO_SNDBUFFORCE = 32
 _RECEIVE_BUFFER = 8 << 20
 _READ = 1 << 16
 """No message of a dump is longer: the kernel makes them 32 KiB at most."""
@@ -121,8 +121,7 @@ class Netlink:
         except OSError as error:
             raise Unavailable(f"cannot reach nf_tables: {error.strerror}") from error
         self._send_room = 0
-        with suppress(PermissionError):
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+        let_wait(self._socket, _RECEIVE_BUFFER)
         self._sequence = 0
         self._elements: dict[tuple[TableId, str], tuple[list[bytes], tuple[Element, ...]]] = {}
         """Of each set the last listing, as bytes and taken apart: mostly it is the same again."""

@@ -9,17 +9,15 @@ import select
 import socket
 import time
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 
-from nova_netagent.backend.netlink import messages
+from nova_netagent.backend.netlink import let_wait, messages
 from nova_netagent.backend.nft.attributes import parse, read_number, read_string
 from nova_netagent.backend.nft.objects import TableId
 
 _NETLINK_NETFILTER, _SOL_NETLINK = 12, 270
 _JOIN, _LEAVE = 1, 2
 _GROUP = 7
-_SO_RCVBUFFORCE = 33
 _ROOM = 8 << 20
 _READ = 1 << 16
 _SUBSYSTEM = 10
@@ -49,8 +47,7 @@ class Watch:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
         self._socket.bind((0, 0))
-        with suppress(PermissionError):
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
+        let_wait(self._socket, _ROOM)
         self._hears = False
         self.join()
 
