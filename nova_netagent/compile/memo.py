@@ -96,8 +96,7 @@ class Memo:
 
         The very mapping of last time where it is the same; otherwise made from it.
         """
-        known = self._used.get(key) or self._known.get(key)
-        last: _Merged = known[1] if known is not None else _NOT_MERGED
+        last = self._before(key, _NOT_MERGED)
         put: dict[str, Any] = {}
         gone: dict[str, None] = {}
         for before, after in zip_longest(last.parts, parts, fillvalue=_NONE):
@@ -112,8 +111,7 @@ class Memo:
 
     def picked(self, key: Hashable, source: Mapping[str, S], ids: frozenset[str]) -> Mapping[str, S]:
         """The part of a mapping that these keys have, all of which it has; made from that of last time."""
-        known = self._used.get(key) or self._known.get(key)
-        last: _Picked = known[1] if known is not None else _NOT_PICKED
+        last = self._before(key, _NOT_PICKED)
         put = {id_: source[id_] for id_ in changed(last.source, source) if id_ in ids}
         put |= {id_: source[id_] for id_ in ids - last.ids}
         part = follow(last.part, put, last.ids - ids)
@@ -122,8 +120,7 @@ class Memo:
 
     def paired(self, key: Hashable, left: Mapping[str, S], right: Mapping[str, T]) -> Mapping[str, tuple[S, T | None]]:
         """What two mappings have for each key of the first; made from what they had last time."""
-        known = self._used.get(key) or self._known.get(key)
-        last: _Paired = known[1] if known is not None else _NOT_PAIRED
+        last = self._before(key, _NOT_PAIRED)
         others = {*changed(last.left, left), *changed(last.right, right)}
         put = {id_: (left[id_], right.get(id_)) for id_ in others if id_ in left}
         pairs = follow(last.pairs, put, [id_ for id_ in others if id_ in last.left and id_ not in left])
@@ -134,12 +131,16 @@ class Memo:
 
     def keys(self, key: Hashable, source: Mapping[str, object]) -> frozenset[str]:
         """The keys of a mapping: the same object as long as they are the same."""
-        known = self._used.get(key) or self._known.get(key)
-        before, keys = known[1] if known is not None else (_NONE, frozenset())
+        before, keys = self._before(key, _NO_KEYS)
         if any((id_ in before) != (id_ in source) for id_ in changed(before, source)):
             keys = frozenset(source)
         self._used[key] = ((), (source, keys))
-        return cast("frozenset[str]", keys)
+        return keys
+
+    def _before(self, key: Hashable, nothing: T) -> T:
+        """What was remembered under a key, of this compilation or the last."""
+        known = self._used.get(key) or self._known.get(key)
+        return nothing if known is None else cast("T", known[1])
 
     def last(self, key: Hashable) -> Any:
         """The result of last time, whatever it depended on; ``None`` where there is none."""
@@ -200,6 +201,7 @@ class _Paired(NamedTuple):
 
 
 _NONE: Mapping[Any, Any] = {}
+_NO_KEYS: tuple[Mapping[str, object], frozenset[str]] = ({}, frozenset())
 _NOTHING = _Each({}, {}, {})
 _NOT_MERGED = _Merged((), {})
 _NOT_PICKED = _Picked({}, frozenset(), {})
