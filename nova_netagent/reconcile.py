@@ -138,7 +138,7 @@ class Reconciler:
         link_plan = self._plan_links(compiled.links, closely=verify)
         self._note_made(link_plan)
         self._edit_links(link_plan, outcome, before=True)
-        self._persist(partial(self._apply_frames, compiled, outcome), verify)
+        self._apply_frames(compiled, outcome)
         self._persist(partial(self._apply_rules, compiled.ruleset, outcome), verify)
         if verify:
             self._sweep_leftovers()
@@ -155,7 +155,7 @@ class Reconciler:
         self._note_made(link_plan)
         self._edit_links(link_plan, outcome, before=True)
         outcome.links_again = len(link_plan.again)
-        self._persist(partial(self._apply_frames, compiled, outcome), False)
+        self._apply_frames(compiled, outcome)
         self._finish(compiled, link_plan, outcome, False)
         return outcome
 
@@ -259,7 +259,7 @@ class Reconciler:
         self._forget_made(link_plan, outcome)
         self._remember_uplinks(compiled.links, link_plan, verify)
         if link_plan:  # ports and MACs may be others now
-            self._persist(partial(self._apply_frames, compiled, outcome), False)
+            self._apply_frames(compiled, outcome)
         self._introduce(compiled.scope.resolved.ports)
         servers = self._plan_servers(compiled, fresh=verify)
         self._servers.apply(servers)
@@ -289,10 +289,13 @@ class Reconciler:
 
     # --- frames and servers
 
-    def _apply_frames(self, compiled: Compiled, outcome: Outcome, verify: bool) -> None:
-        if self._frames is not None:
-            desired = self._frames_here(compiled.frames)
-            self._count_frames(self._frames.apply(desired, verify), outcome)
+    def _apply_frames(self, compiled: Compiled, outcome: Outcome) -> None:
+        frames = self._frames
+        if frames is not None:
+            # The kernel counts its changes: nothing has to be read back to be sure.
+            self._persist(
+                lambda _: self._count_frames(frames.apply(self._frames_here(compiled.frames)), outcome), False
+            )
 
     def _frames_here(self, wanted: WantedFrames) -> Frames:
         """The frames that this host shall pass: the same object as long as it is of the same."""

@@ -66,11 +66,11 @@ class FakeFrames:
         }
 
     def plan(self, desired: Frames) -> list[str]:
-        """What ``apply`` with ``verify`` would do."""
+        """What ``apply`` would do."""
         self._reach()
         return self._lines(plan_frames(_image(self.table), layout.elements(desired)))
 
-    def apply(self, desired: Frames, verify: bool) -> list[str]:
+    def apply(self, desired: Frames) -> list[str]:
         """Hold what is desired; the edits, one a line.
 
         :raises TableChanged: somebody changed something in between.

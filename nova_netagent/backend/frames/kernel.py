@@ -91,7 +91,7 @@ class KernelFrames:
         }
 
     def plan(self, desired: Frames) -> list[str]:
-        """What ``apply`` with ``verify`` would do, an edit a line. Changes nothing.
+        """What ``apply`` would do, an edit a line. Changes nothing.
 
         :raises Unavailable: the kernel does not say.
         :raises TableChanged: it keeps changing.
@@ -99,13 +99,11 @@ class KernelFrames:
         _, image = self._look(fresh=True)
         return self._lines(plan_frames(image, layout.elements(desired)))
 
-    def apply(self, desired: Frames, verify: bool) -> list[str]:
+    def apply(self, desired: Frames) -> list[str]:
         """Make the kernel hold what is desired, all at once; the edits, one a line.
 
         What drifted is put right in the same transaction. Nothing to do writes nothing.
 
-        :param verify: makes no difference: the kernel counts every change, so that what nobody else
-            changed need not be read back.
         :raises TableChanged: somebody did so in between: call again.
         :raises RuleRefused: the kernel refuses it, and says what of it.
         :raises Unavailable: the kernel cannot do it now.

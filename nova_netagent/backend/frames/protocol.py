@@ -19,18 +19,17 @@ class FramesBackend(Protocol):
         """
 
     def plan(self, desired: Frames) -> list[str]:
-        """What ``apply`` with ``verify`` would do, an edit a line. Changes nothing.
+        """What ``apply`` would do, an edit a line. Changes nothing.
 
         :raises Unavailable: the kernel does not say.
         """
 
-    def apply(self, desired: Frames, verify: bool) -> list[str]:
+    def apply(self, desired: Frames) -> list[str]:
         """Make the kernel hold what is desired, all at once; the edits, one a line.
 
-        What drifted is put right in the same transaction. Nothing to do writes nothing.
+        What drifted is put right in the same transaction. Nothing to do writes nothing, and reads
+        nothing back as long as nobody else has changed anything of nf_tables: the kernel counts that.
 
-        :param verify: read everything back first; otherwise only if anybody else changed
-            anything of nf_tables since.
         :raises TableChanged: somebody did so in between: call again.
         :raises RuleRefused: the kernel refuses it, and says what of it.
         :raises Unavailable: the kernel cannot do it now.

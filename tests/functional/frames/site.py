@@ -80,7 +80,7 @@ class BridgeSite:
 
     def let(self, frames: Frames) -> list[str]:
         """Make the kernel hold these frames."""
-        lines: list[str] = self.call(self.frames.apply, frames, verify=True)
+        lines: list[str] = self.call(self.frames.apply, frames)
         return lines
 
     def let_all_be_secured(self, *others: Secured, **fields: Any) -> None:

@@ -32,18 +32,17 @@ def kernel(new_namespace: Callable[[str], Namespace]) -> Iterator[KernelFrames]:
 def test_one_vif_more(kernel: KernelFrames, count: int, capsys: pytest.CaptureFixture[str]) -> None:
     known = [vif(number) for number in range(1, count + 1)]
     few, more = Frames(secured=tuple(known)), Frames(secured=(*known, vif(count + 1)))
-    costs = {"cold": _cost(lambda: kernel.apply(few, verify=False))}
+    costs = {"cold": _cost(lambda: kernel.apply(few))}
     steps: dict[str, list[tuple[float, float]]] = {}
     for _ in range(7):
-        steps.setdefault("one more", []).append(_cost(lambda: kernel.apply(more, verify=False)))
-        steps.setdefault("nothing to do", []).append(_cost(lambda: kernel.apply(more, verify=False)))
-        steps.setdefault("verify", []).append(_cost(lambda: kernel.apply(more, verify=True)))
-        steps.setdefault("one less", []).append(_cost(lambda: kernel.apply(few, verify=False)))
+        steps.setdefault("one more", []).append(_cost(lambda: kernel.apply(more)))
+        steps.setdefault("nothing to do", []).append(_cost(lambda: kernel.apply(more)))
+        steps.setdefault("one less", []).append(_cost(lambda: kernel.apply(few)))
     costs |= {name: min(each) for name, each in steps.items()}
     with capsys.disabled():
         words = ", ".join(f"{name} {cpu:.2f} ({wall:.2f})" for name, (cpu, wall) in costs.items())
         print(f"\n  {count} vifs, CPU ms (wall): {words}")
-    assert kernel.apply(few, verify=True) == []
+    assert kernel.plan(few) == []
 
 
 def test_a_frame(site: BridgeSite, capsys: pytest.CaptureFixture[str]) -> None:

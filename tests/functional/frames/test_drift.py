@@ -66,10 +66,10 @@ def test_other_tables_stay_byte_for_byte(world: KernelWorld, what: str) -> None:
     before = foreign(world)
     assert "counter packets 7 bytes 77" in before
     world.frames.supported()
-    world.frames.apply(EVERYTHING, verify=False)
+    world.frames.apply(EVERYTHING)
     assert foreign(world) == before
     world.drift(what)
-    world.frames.apply(vifs(1), verify=True)
+    world.frames.apply(vifs(1))
     assert foreign(world) == before
     world.frames.remove()
     assert world.nft("list", "ruleset").strip() == before
@@ -77,18 +77,18 @@ def test_other_tables_stay_byte_for_byte(world: KernelWorld, what: str) -> None:
 
 def test_what_nft_lists_it_also_loads(world: KernelWorld) -> None:  # noqa: F811
     """An operator's saved ruleset must not be useless because of us."""
-    world.frames.apply(EVERYTHING, verify=False)
+    world.frames.apply(EVERYTHING)
     listed = world.nft("list", "ruleset")
     world.nft("flush ruleset")
     world.namespace.run(["nft", "-f", "-"], stdin=listed)
     assert world.nft("list", "ruleset") == listed
-    lines = world.frames.apply(EVERYTHING, verify=True)
+    lines = world.frames.apply(EVERYTHING)
     assert all(line.startswith("bridge nova-netagent: rules of chain") for line in lines)
 
 
 def test_our_words_are_nfts(world: KernelWorld) -> None:  # noqa: F811
     """What ``counters`` says of a rule is what ``nft list`` prints."""
-    world.frames.apply(EVERYTHING, verify=False)
+    world.frames.apply(EVERYTHING)
     listed = [re.sub(r" packets \d+ bytes \d+", "", line.strip()) for line in world.nft("list", "ruleset").splitlines()]
     for rules in layout.RULES.values():
         for each in rules:
@@ -102,7 +102,7 @@ def test_counters_go_on(site: BridgeSite) -> None:
     assert dropped
     site.let(Frames(secured=(site.secured(site.vm1),)))
     site.let_all_be_secured()
-    site.call(site.frames.apply, Frames(), verify=False)
+    site.call(site.frames.apply, Frames())
     assert site.drops("from-vif") == dropped
     counted = site.call(site.frames.counters)["from-vif"][-1]
     assert counted[0] == dropped
@@ -127,7 +127,7 @@ def test_a_liar_finds_no_gap_while_it_is_put_right(site: BridgeSite) -> None:
         try:
             for number in range(30):
                 site.nft(f"add chain bridge {W} strange; add set bridge {W} odd {{ type ifname; }}")
-                lines = site.call(site.frames.apply, everybody(site, number % 2), verify=False)
+                lines = site.call(site.frames.apply, everybody(site, number % 2))
                 assert any("- set odd" in line for line in lines)
         finally:
             stop.set()

@@ -98,11 +98,11 @@ class FramesContract:
         assert world.frames.read() == {}
 
     def test_nothing_desired_is_a_table_that_says_nothing(self, world: World) -> None:
-        assert world.frames.apply(Frames(), verify=False) == ["bridge nova-netagent: + table"]
+        assert world.frames.apply(Frames()) == ["bridge nova-netagent: + table"]
         assert world.frames.read() == dict.fromkeys(EMPTY, frozenset())
 
     def test_everything_is_there_as_people_read_it(self, world: World) -> None:
-        world.frames.apply(EVERYTHING, verify=False)
+        world.frames.apply(EVERYTHING)
         assert world.frames.read() == {
             "ports": {"tap1", "tap2", "tap7", "eth1"},
             "secured": {"tap1", "tap2"},
@@ -124,21 +124,20 @@ class FramesContract:
             "gateways": {f"tap1 : {BRIDGE_MAC}", f"eth1 : {BRIDGE_MAC}"},
         }
 
-    @pytest.mark.parametrize("verify", [False, True])
-    def test_what_is_there_is_not_written_again(self, world: World, verify: bool) -> None:
-        world.frames.apply(EVERYTHING, verify=False)
+    def test_what_is_there_is_not_written_again(self, world: World) -> None:
+        world.frames.apply(EVERYTHING)
         before = world.frames.genid()
-        assert world.frames.apply(EVERYTHING, verify=verify) == []
+        assert world.frames.apply(EVERYTHING) == []
         assert world.frames.genid() == before
 
     def test_order_means_nothing(self, world: World) -> None:
-        world.frames.apply(EVERYTHING, verify=False)
+        world.frames.apply(EVERYTHING)
         turned = Frames(*(tuple(reversed(getattr(EVERYTHING, name))) for name in EVERYTHING.__struct_fields__))
-        assert world.frames.apply(turned, verify=True) == []
+        assert world.frames.plan(turned) == []
 
     def test_one_more_vif_is_a_few_elements(self, world: World) -> None:
-        world.frames.apply(vifs(1), verify=False)
-        assert world.frames.apply(vifs(1, 2), verify=False) == [
+        world.frames.apply(vifs(1))
+        assert world.frames.apply(vifs(1, 2)) == [
             "bridge nova-netagent: + ports tap2 (instances a2)",
             "bridge nova-netagent: + secured tap2",
             "bridge nova-netagent: + macs tap2 . fa:16:3e:00:00:02",
@@ -148,37 +147,37 @@ class FramesContract:
         ]
 
     def test_a_vif_goes_with_all_its_elements(self, world: World) -> None:
-        world.frames.apply(vifs(1), verify=False)
+        world.frames.apply(vifs(1))
         before = world.frames.read()
-        world.frames.apply(vifs(1, 2), verify=False)
-        assert all(" - " in line for line in world.frames.apply(vifs(1), verify=False))
+        world.frames.apply(vifs(1, 2))
+        assert all(" - " in line for line in world.frames.apply(vifs(1)))
         assert world.frames.read() == before
 
     def test_an_address_changes_hands_in_one_step(self, world: World) -> None:
-        world.frames.apply(Frames(closed=(Closed("tap1"),)), verify=False)
-        assert world.frames.apply(vifs(1), verify=False)[:2] == [
+        world.frames.apply(Frames(closed=(Closed("tap1"),)))
+        assert world.frames.apply(vifs(1))[:2] == [
             "bridge nova-netagent: - ports tap1",
             "bridge nova-netagent: - closed tap1",
         ]
         assert world.frames.read()["secured"] == {"tap1"}
 
     def test_a_gateway_moves_to_another_bridge(self, world: World) -> None:
-        world.frames.apply(Frames(gateways=(Gateway("tap1", BRIDGE_MAC),)), verify=False)
-        world.frames.apply(Frames(gateways=(Gateway("tap1", "02:00:00:00:00:01"),)), verify=False)
+        world.frames.apply(Frames(gateways=(Gateway("tap1", BRIDGE_MAC),)))
+        world.frames.apply(Frames(gateways=(Gateway("tap1", "02:00:00:00:00:01"),)))
         assert world.frames.read()["gateways"] == {"tap1 : 02:00:00:00:00:01"}
 
     def test_a_port_stays_spoken_of_while_anything_is_said(self, world: World) -> None:
-        world.frames.apply(EVERYTHING, verify=False)
-        world.frames.apply(replace(EVERYTHING, secured=(), isolated=()), verify=False)
+        world.frames.apply(EVERYTHING)
+        world.frames.apply(replace(EVERYTHING, secured=(), isolated=()))
         assert world.frames.read()["ports"] == {"tap1", "tap7", "eth1"}
 
     def test_pairs_may_overlap(self, world: World) -> None:
         mac, other = "fa:16:3e:00:00:01", "00:00:5e:00:01:01"
         nested = ("10.0.0.0/8", "10.1.0.0/16", "10.1.0.0/24", "10.1.0.1/32", "0.0.0.0/0", "fd00::/16", "fd00:1::/64")
         pairs = (*((each, mac) for each in nested), *((each, other) for each in nested))
-        world.frames.apply(Frames(secured=(vif(1, *pairs), vif(2, *pairs))), verify=False)
-        assert world.frames.apply(Frames(secured=(vif(1, *pairs), vif(2, *pairs))), verify=True) == []
-        world.frames.apply(Frames(secured=(vif(1, *pairs[1:4]), vif(2))), verify=False)
+        world.frames.apply(Frames(secured=(vif(1, *pairs), vif(2, *pairs))))
+        assert world.frames.plan(Frames(secured=(vif(1, *pairs), vif(2, *pairs)))) == []
+        world.frames.apply(Frames(secured=(vif(1, *pairs[1:4]), vif(2))))
         assert world.frames.read()["arp-prefixes"] == {"tap1 . fa:16:3e:00:00:01 . 10.1.0.0-10.1.255.255"}
 
     def test_redirections_may_overlap(self, world: World) -> None:
@@ -190,67 +189,66 @@ class FramesContract:
         )
         for count in (1, 2, 3, 4, 2, 1, 4, 0, 3):
             desired = Frames(redirected=overlapping[:count])
-            world.frames.apply(desired, verify=False)
-            assert world.frames.apply(desired, verify=True) == []
+            world.frames.apply(desired)
+            assert world.frames.plan(desired) == []
 
     def test_long_names_and_odd_words_are_no_harm(self, world: World) -> None:
         odd = Secured("tap-0123456789a", "fa:16:3e:00:00:01", origin=("instances", 'a "quoted" ä' * 20, ""))
         desired = Frames(secured=(odd,), closed=(Closed("t", ("networks", "", "")),))
-        world.frames.apply(desired, verify=False)
-        assert world.frames.apply(desired, verify=True) == []
+        world.frames.apply(desired)
+        assert world.frames.plan(desired) == []
 
     def test_the_plan_says_what_apply_does(self, world: World) -> None:
         planned = world.frames.plan(EVERYTHING)
         assert world.frames.read() == {}
-        assert world.frames.apply(EVERYTHING, verify=False) == planned
+        assert world.frames.apply(EVERYTHING) == planned
         assert world.frames.plan(EVERYTHING) == []
 
-    @pytest.mark.parametrize("verify", [False, True])
     @pytest.mark.parametrize("what", DRIFTS)
-    def test_drift_is_seen_and_put_right(self, world: World, what: str, verify: bool) -> None:
-        world.frames.apply(EVERYTHING, verify=False)
+    def test_drift_is_seen_and_put_right(self, world: World, what: str) -> None:
+        world.frames.apply(EVERYTHING)
         expected, rules = world.frames.read(), _texts(world.frames)
         world.drift(what)
         planned = world.frames.plan(EVERYTHING)
         assert planned
-        assert world.frames.apply(EVERYTHING, verify=verify) == planned
+        assert world.frames.apply(EVERYTHING) == planned
         assert world.frames.read() == expected
         assert _texts(world.frames) == rules
-        assert world.frames.apply(EVERYTHING, verify=True) == []
+        assert world.frames.plan(EVERYTHING) == []
 
     def test_drift_and_change_are_one_step(self, world: World) -> None:
-        world.frames.apply(vifs(1), verify=False)
+        world.frames.apply(vifs(1))
         world.drift("rule deleted")
         before = world.frames.genid()
-        world.frames.apply(vifs(2), verify=False)
+        world.frames.apply(vifs(2))
         assert world.frames.genid() == before + 1
         assert world.frames.read()["secured"] == {"tap2"}
 
     def test_what_others_do_is_none_of_our_business(self, world: World) -> None:
-        world.frames.apply(EVERYTHING, verify=False)
+        world.frames.apply(EVERYTHING)
         world.touch()
         before = world.frames.genid()
-        assert world.frames.apply(EVERYTHING, verify=False) == []
+        assert world.frames.apply(EVERYTHING) == []
         assert world.frames.genid() == before
 
     def test_who_is_too_late_is_told(self, world: World) -> None:
-        world.frames.apply(vifs(1), verify=False)
+        world.frames.apply(vifs(1))
         with world.somebody_is_faster(), pytest.raises(TableChanged):
-            world.frames.apply(vifs(1, 2), verify=False)
+            world.frames.apply(vifs(1, 2))
         assert world.frames.read()["secured"] == {"tap1"}
-        world.frames.apply(vifs(1, 2), verify=False)
+        world.frames.apply(vifs(1, 2))
         assert world.frames.read()["secured"] == {"tap1", "tap2"}
 
     def test_all_of_it_can_go(self, world: World) -> None:
         assert world.frames.remove() == []
-        world.frames.apply(EVERYTHING, verify=False)
+        world.frames.apply(EVERYTHING)
         assert world.frames.remove() == ["bridge nova-netagent: - table"]
         assert world.frames.read() == {}
         assert world.frames.remove() == []
-        assert "bridge nova-netagent: + table" in world.frames.apply(EVERYTHING, verify=False)
+        assert "bridge nova-netagent: + table" in world.frames.apply(EVERYTHING)
 
     def test_each_rule_can_be_read(self, world: World) -> None:
-        world.frames.apply(EVERYTHING, verify=False)
+        world.frames.apply(EVERYTHING)
         counters = world.frames.counters()
         assert (0, 0, "iifname @ports goto from-port") in counters["prerouting"]
         assert counters["from-vif"][0][2] == 'iifname . ether saddr != @macs counter drop comment "another\'s MAC"'

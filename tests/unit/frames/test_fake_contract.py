@@ -85,22 +85,22 @@ class TestFakeFrames(FramesContract):
 
 
 def test_what_the_kernel_refuses_changes_nothing(world: FakeWorld) -> None:
-    world.frames.apply(vifs(1), verify=False)
+    world.frames.apply(vifs(1))
     world.frames.refuse = lambda set_name, element: set_name == "macs" and element.key.startswith(b"tap2\0")
     with pytest.raises(RuleRefused, match=r"add to set macs: tap2 \. fa:16:3e:00:00:02"):
-        world.frames.apply(vifs(1, 2), verify=False)
+        world.frames.apply(vifs(1, 2))
     assert world.frames.read()["secured"] == {"tap1"}
 
 
 def test_a_kernel_that_cannot_be_reached(world: FakeWorld) -> None:
     world.frames.unavailable = 1
     with pytest.raises(Unavailable):
-        world.frames.apply(EVERYTHING, verify=False)
-    assert world.frames.apply(EVERYTHING, verify=False)
+        world.frames.apply(EVERYTHING)
+    assert world.frames.apply(EVERYTHING)
 
 
 def test_a_kernel_without_what_is_needed(world: FakeWorld) -> None:
     world.frames.unsupported = "the kernel refuses chain prerouting: Operation not supported"
     assert world.frames.supported() == world.frames.unsupported
     with pytest.raises(RuleRefused):
-        world.frames.apply(Frames(), verify=False)
+        world.frames.apply(Frames())
