@@ -27,9 +27,10 @@ from nova_netagent.backend.nflog import Logged, LogGroup, Overrun
 from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.attributes import parse, read_long, read_number, read_signed, read_string
 from nova_netagent.backend.nft.batch import Batch
-from nova_netagent.backend.nft.expressions import Base, Compare, Expression, Meta
+from nova_netagent.backend.nft.expressions import Base, Expression, Meta
 from nova_netagent.backend.nft.netlink import Netlink, lacks_nf_tables
 from nova_netagent.backend.nft.objects import BaseHook, Chain, Family, TableId
+from nova_netagent.backend.nft.statements import Field, equals, rule
 
 LOG = logging.getLogger(__name__)
 
@@ -197,13 +198,13 @@ class Tracer:
             LOG.warning("%s", self.blind)
 
     def _mark(self, watched: Watched) -> None:
-        rule = expressions.encode((*_tests(watched), expressions.limit(RATE, BURST), *_MARK))
+        marking = expressions.encode((*_tests(watched), expressions.limit(RATE, BURST), *_MARK))
         for owned in (True, False):
             batch = Batch()
             batch.add_table(self._table, owned=owned)
             for name, hook in (("prerouting", _PREROUTING), ("output", _OUTPUT)):
                 batch.add_chain(self._table, Chain(name, BaseHook(hook, _FIRST)))
-                batch.add_encoded_rule(self._table, name, rule, what=lambda: "the rule that marks what is traced")
+                batch.add_encoded_rule(self._table, name, marking, what=lambda: "the rule that marks what is traced")
             try:
                 self._netlink.commit(batch)
             except RuleRefused:
@@ -324,23 +325,23 @@ _MARK = (
     expressions.set_meta(Meta.NFTRACE),
 )
 _OFFSETS = {4: (12, 16), 6: (8, 24)}
+_FAMILY, _PROTOCOL = Field("", 1, key=Meta.NFPROTO), Field("", 1, key=Meta.L4PROTO)
+_PORT, _ICMP_TYPE = Field("", 2, base=Base.TRANSPORT, offset=2), Field("", 1, base=Base.TRANSPORT)
 
 
 def _tests(watched: Watched) -> Sequence[Expression]:
     family = watched.family
     version = _SOCKET_FAMILY[family]
-    found = [expressions.meta(Meta.NFPROTO), expressions.compare(Compare.EQUAL, bytes((version.value,)))]
+    asked = [(_FAMILY, bytes((version.value,)))]
     for offset, address in zip(_OFFSETS[family], (watched.source, watched.destination), strict=True):
         packed = socket.inet_pton(version, address)
-        found += [expressions.payload(Base.NETWORK, offset, len(packed)), expressions.compare(Compare.EQUAL, packed)]
-    found += [expressions.meta(Meta.L4PROTO), expressions.compare(Compare.EQUAL, bytes((watched.protocol,)))]
+        asked.append((Field("", len(packed), base=Base.NETWORK, offset=offset), packed))
+    asked.append((_PROTOCOL, bytes((watched.protocol,))))
     if watched.destination_port is not None:
-        port = watched.destination_port.to_bytes(2, "big")
-        found += [expressions.payload(Base.TRANSPORT, 2, 2), expressions.compare(Compare.EQUAL, port)]
+        asked.append((_PORT, watched.destination_port.to_bytes(2, "big")))
     if watched.icmp_type is not None:
-        kind = bytes((watched.icmp_type,))
-        found += [expressions.payload(Base.TRANSPORT, 0, 1), expressions.compare(Compare.EQUAL, kind)]
-    return found
+        asked.append((_ICMP_TYPE, bytes((watched.icmp_type,))))
+    return rule(*(equals(field, value, "") for field, value in asked)).expressions
 
 
 def _traced(content: bytes) -> Traced:

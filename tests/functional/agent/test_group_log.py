@@ -10,6 +10,7 @@ from nova_netagent.testing import group_id, make_group, make_instance, make_rule
 from nova_netagent.testing import instance_id as id_of
 from tests.functional.agent.conftest import SiteMaker
 from tests.functional.agent.kernel import eventually
+from tests.functional.agent.nflog import heard_by_another
 from tests.functional.agent.site import Site
 from tests.lab import Namespace, Tcp, Udp, needs
 
@@ -157,24 +158,12 @@ def test_a_restart_changes_no_rule_and_off_there_are_none(logging: Site, make_si
 def test_a_group_of_nflog_that_another_program_hears(make_site: SiteMaker, logging: Site, log: Path) -> None:
     """The agent enforces all the same, logs nothing and says so."""
     site = logging
-    held = site.agent
     site.agent.stop()
-    import subprocess
-
-    program = (
-        "import socket,struct,sys\ns=socket.socket(16,3,12)\ns.bind((0,0))\n"
-        "s.send(struct.pack('=IHHIIBB',28,0x401,5,1,0,0,0)+struct.pack('>H',6400)+struct.pack('=HHB3x',5,1,1))\n"
-        "print(s.recv(99)[16:20],flush=True)\nsys.stdin.read()"
-    )
-    other = site.host.popen(["python3", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"b'\\x00\\x00\\x00\\x00'\n"
-        held.start()
-        assert bool(site.judge(site.outside, site.vm1, Tcp(80)))
-        assert "NFLOG" not in held.iptables_save()
-        assert "security groups are not logged" in held.log_file.read_text()
+        with heard_by_another(site.host, 6400):
+            site.agent.start()
+            assert bool(site.judge(site.outside, site.vm1, Tcp(80)))
+            assert "NFLOG" not in site.agent.iptables_save()
+            assert "security groups are not logged" in site.agent.log_file.read_text()
     finally:
-        other.kill()
-        other.communicate()
-        held.restart()
+        site.agent.restart()

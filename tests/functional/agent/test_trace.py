@@ -10,6 +10,7 @@ import pytest
 from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_rule
 from tests.functional.agent.conftest import SiteMaker
 from tests.functional.agent.kernel import cleanup, eventually, kernel
+from tests.functional.agent.nflog import heard_by_another
 from tests.functional.agent.nft import nft
 from tests.functional.agent.site import Site
 from tests.lab import Namespace, Tcp, arrives, iptables, needs
@@ -174,24 +175,10 @@ def test_no_time_to_watch(site: Site, text: str) -> None:
 def test_a_group_that_another_program_hears(site: Site) -> None:
     """The legacy tables cannot tell of it; that is said."""
     iptables(site.host, "-t mangle -S")
-    program = (
-        "import socket,struct,sys\ns=socket.socket(16,3,12)\ns.bind((0,0))\n"
-        "s.send(struct.pack('=IHHIIBBHHHB3x',28,0x401,5,1,0,0,0,0,5,1,1))\nprint(s.recv(99)[16:20],flush=True)\n"
-        "sys.stdin.read()"
-    )
-    import subprocess
-
-    other = site.host.popen(["python3", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"b'\\x00\\x00\\x00\\x00'\n"
-        with tracing(site, QUESTION) as answer:
-            pass
-        (note,) = answer["body"]["trace"]["notes"]
-        assert note == "rules of the legacy tables are not seen: NFLOG: another program hears group 0"
-    finally:
-        other.kill()
-        other.communicate()
+    with heard_by_another(site.host, 0), tracing(site, QUESTION) as answer:
+        pass
+    (note,) = answer["body"]["trace"]["notes"]
+    assert note == "rules of the legacy tables are not seen: NFLOG: another program hears group 0"
 
 
 def test_killed_in_the_middle(site: Site) -> None:
