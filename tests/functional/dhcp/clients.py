@@ -59,7 +59,7 @@ def udhcpc(guest: Namespace, directory: Path, *options: str, tries: int = 8) -> 
         "1",
         *options,
     ]
-    guest.run(argv, check=False, env=_ENVIRONMENT)
+    print(guest.run(argv, check=False, env=_ENVIRONMENT).stderr)  # shown where the test fails
     bound = [each for each in _events(output) if each["event"] == "bound"]
     return bound[-1] if bound else None
 

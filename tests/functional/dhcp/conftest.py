@@ -26,4 +26,5 @@ def site(lab: Lab, open_directory: Path) -> Iterator[Site]:
     made = Site(lab, open_directory)
     made.bridge(1)
     yield made
+    print(made.said())  # shown where the test fails
     made.close()
