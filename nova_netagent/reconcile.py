@@ -26,9 +26,8 @@ from nova_netagent.model import Key, lineage
 from nova_netagent.netfilter.frames import Frames
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import IpSet, Ruleset, Table, TableId
-from nova_netagent.plan import Insert, Placement, SetPlan, TablePlan, plan_removal, plan_sets, plan_table
-from nova_netagent.plan_frames import frames_on
-from nova_netagent.plan_links import (
+from nova_netagent.plan.frames import frames_on
+from nova_netagent.plan.links import (
     FORWARD_IPV6,
     ActualLinks,
     LinkPlan,
@@ -37,8 +36,10 @@ from nova_netagent.plan_links import (
     questions,
     uplink_problems,
 )
-from nova_netagent.plan_links import plan_removal as plan_links_removal
-from nova_netagent.plan_neighbours import newcomers
+from nova_netagent.plan.links import plan_removal as plan_links_removal
+from nova_netagent.plan.neighbours import newcomers
+from nova_netagent.plan.sets import SetPlan, plan_sets
+from nova_netagent.plan.tables import Insert, Placement, TablePlan, plan_removal, plan_table
 from nova_netagent.services import DhcpPlan, plan_dhcp
 from nova_netagent.settings import FirewallSettings
 from nova_netagent.store import Store

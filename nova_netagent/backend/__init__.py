@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Rule, Table, TableId
-from nova_netagent.plan import EncodedTable, SetPlan, TablePlan
+from nova_netagent.plan.sets import SetPlan
+from nova_netagent.plan.tables import EncodedTable, TablePlan
 
 K = TypeVar("K")
 

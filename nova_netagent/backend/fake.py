@@ -10,7 +10,8 @@ from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.refusals import name_refusal, refusal, unspeakable
 from nova_netagent.netfilter.rule import FAMILIES, Chain, Family, InSet, IpSet, Jump, Rule, Table, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS, rule_text
-from nova_netagent.plan import AddChain, Delete, EncodedHook, EncodedTable, Insert, RemoveChain, SetPlan, TablePlan
+from nova_netagent.plan.sets import SetPlan
+from nova_netagent.plan.tables import AddChain, Delete, EncodedHook, EncodedTable, Insert, RemoveChain, TablePlan
 
 Rules = tuple[Rule, ...]
 

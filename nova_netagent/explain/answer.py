@@ -24,7 +24,7 @@ from nova_netagent.netfilter.journey import Hop, Journey, NoRoute, Port
 from nova_netagent.netfilter.packet import Packet
 from nova_netagent.netfilter.rule import TableId
 from nova_netagent.netfilter.text import end_text
-from nova_netagent.plan_links import ActualLinks
+from nova_netagent.plan.links import ActualLinks
 
 MOST_DOUBTS = 16
 Way = Literal["bridged", "routed", "to the host", "from the host"]

@@ -13,7 +13,7 @@ from nova_netagent.model.values import Prefix
 from nova_netagent.netfilter.journey import Journey, NoRoute, Port, Scene
 from nova_netagent.netfilter.packet import Packet, Walk
 from nova_netagent.netfilter.rule import Opaque, TableId
-from nova_netagent.plan_links import ActualLinks
+from nova_netagent.plan.links import ActualLinks
 
 _LINK_LOCAL = values.prefix("fe80::/10")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from nova_netagent.compile.dhcp import DhcpService
-from nova_netagent.plan_links import ActualLinks
+from nova_netagent.plan.links import ActualLinks
 
 
 class ActualService(Struct, frozen=True):

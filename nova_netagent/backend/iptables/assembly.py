@@ -28,7 +28,7 @@ from nova_netagent.backend.iptables.targets import FALL_THROUGH, VERDICTS, jump_
 from nova_netagent.model.lineage import follow
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
 from nova_netagent.netfilter.rule import Family, TableId
-from nova_netagent.plan import AddChain, Delete, Insert, RemoveChain, TablePlan
+from nova_netagent.plan.tables import AddChain, Delete, Insert, RemoveChain, TablePlan
 
 _FEW = 8
 _TARGET = STANDARD_TARGET.size

@@ -18,7 +18,8 @@ from nova_netagent.backend.iptables.sets import KernelSets
 from nova_netagent.backend.iptables.tables import KernelTables
 from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Opaque, Rule, Table, TableId
 from nova_netagent.netfilter.text import rule_text
-from nova_netagent.plan import EncodedTable, Insert, SetPlan, TablePlan
+from nova_netagent.plan.sets import SetPlan
+from nova_netagent.plan.tables import EncodedTable, Insert, TablePlan
 
 TABLES = ("filter", "nat", "mangle", "raw")
 

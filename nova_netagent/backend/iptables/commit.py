@@ -13,7 +13,7 @@ from nova_netagent.backend.iptables.image import Image
 from nova_netagent.backend.iptables.libiptc import Handle
 from nova_netagent.backend.iptables.tables import KernelTables
 from nova_netagent.netfilter.rule import TableId
-from nova_netagent.plan import AddChain, Delete, Insert, RemoveChain, TablePlan
+from nova_netagent.plan.tables import AddChain, Delete, Insert, RemoveChain, TablePlan
 
 Commit = Callable[[KernelTables, TablePlan[bytes], Image, Replacement], None]
 """Puts a plan into effect, given the table as it is and as it will be.

@@ -11,7 +11,7 @@ from nova_netagent.backend.iptables.sets import KernelSets
 from nova_netagent.model.lineage import changed, follow
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
 from nova_netagent.netfilter.rule import Chain, Hook, Rule, Table, TableId
-from nova_netagent.plan import EncodedHook, EncodedTable
+from nova_netagent.plan.tables import EncodedHook, EncodedTable
 
 
 class _Encoded(NamedTuple):

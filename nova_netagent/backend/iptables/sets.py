@@ -15,7 +15,7 @@ from nova_netagent.backend.iptables.ipset import (
     SetHeader,
 )
 from nova_netagent.netfilter.rule import CUT_SECONDS, IpSet
-from nova_netagent.plan import SetPlan
+from nova_netagent.plan.sets import SetPlan
 
 _HALVES = {
     "0.0.0.0/0": frozenset({"0.0.0.0/1", "128.0.0.0/1"}),

@@ -21,8 +21,8 @@ from nova_netagent.backend.links.image import LinkImage
 from nova_netagent.backend.links.protocol import LinksFailed
 from nova_netagent.backend.links.watch import Watch
 from nova_netagent.compile.links import Address, Bridge, Vlan
-from nova_netagent.plan_links import ActualLinks, Join, LinkPlan, NewMac, Release
-from nova_netagent.plan_neighbours import Neighbours
+from nova_netagent.plan.links import ActualLinks, Join, LinkPlan, NewMac, Release
+from nova_netagent.plan.neighbours import Neighbours
 
 LOG = logging.getLogger(__name__)
 

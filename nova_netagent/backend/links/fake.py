@@ -9,8 +9,8 @@ from nova_netagent.backend.links.protocol import LinksFailed
 from nova_netagent.backend.links.routes import Asked, Route
 from nova_netagent.compile.links import Bridge, Vlan
 from nova_netagent.model import values
-from nova_netagent.plan_links import ActualLinks, Join, Link, LinkPlan, Release
-from nova_netagent.plan_neighbours import Neighbours
+from nova_netagent.plan.links import ActualLinks, Join, Link, LinkPlan, Release
+from nova_netagent.plan.neighbours import Neighbours
 
 _SYSCTLS = {
     "net/ipv4/ip_forward": "0",

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 
 from nova_netagent.backend import netlink
-from nova_netagent.plan_links import ActualLinks, Link
+from nova_netagent.plan.links import ActualLinks, Link
 
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")

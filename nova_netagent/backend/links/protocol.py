@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from nova_netagent.backend.links.routes import Asked, Route
-from nova_netagent.plan_links import ActualLinks, LinkPlan
-from nova_netagent.plan_neighbours import Neighbours
+from nova_netagent.plan.links import ActualLinks, LinkPlan
+from nova_netagent.plan.neighbours import Neighbours
 
 
 class LinksFailed(Exception):

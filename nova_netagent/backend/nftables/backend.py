@@ -35,7 +35,8 @@ from nova_netagent.netfilter.rule import (
     TableId,
 )
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
-from nova_netagent.plan import AddChain, EncodedTable, RemoveChain, SetPlan, TablePlan
+from nova_netagent.plan.sets import SetPlan
+from nova_netagent.plan.tables import AddChain, EncodedTable, RemoveChain, TablePlan
 
 LOG = logging.getLogger(__name__)
 

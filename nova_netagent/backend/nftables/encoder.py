@@ -8,7 +8,7 @@ from nova_netagent.backend.nftables.keys import Key, refuse_name
 from nova_netagent.backend.nftables.names import FILTER, Names
 from nova_netagent.model.lineage import changed, follow
 from nova_netagent.netfilter.rule import Chain, Family, Rule, Table, TableId
-from nova_netagent.plan import EncodedHook, EncodedTable
+from nova_netagent.plan.tables import EncodedHook, EncodedTable
 
 Keys = tuple[bytes, ...]
 

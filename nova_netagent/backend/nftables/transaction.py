@@ -12,7 +12,7 @@ from nova_netagent.backend.nftables.image import Elements, HeldChain, Image, Key
 from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.names import BASE_CHAINS
 from nova_netagent.netfilter.rule import Family
-from nova_netagent.plan import AddChain, Delete, Edit, Insert, RemoveChain, diff_chain
+from nova_netagent.plan.tables import AddChain, Delete, Edit, Insert, RemoveChain, diff_chain
 
 Message = Callable[[Batch], None]
 

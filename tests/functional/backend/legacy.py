@@ -9,7 +9,7 @@ from nova_netagent.backend.iptables import IptablesBackend
 from nova_netagent.backend.iptables.commit import Commit, replace_table
 from nova_netagent.netfilter.rule import FAMILIES, Chain, Family, Rule, Table, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS, rule_text
-from nova_netagent.plan import AddChain, Edit, Insert, TablePlan
+from nova_netagent.plan.tables import AddChain, Edit, Insert, TablePlan
 
 FILTER, NAT, MANGLE, RAW = (TableId(4, name) for name in ("filter", "nat", "mangle", "raw"))
 

@@ -4,7 +4,8 @@ import pytest
 
 from nova_netagent.backend.iptables import IptablesBackend
 from nova_netagent.netfilter.rule import IpSet, Rule, TableId
-from nova_netagent.plan import AddChain, SetPlan, TablePlan
+from nova_netagent.plan.sets import SetPlan
+from nova_netagent.plan.tables import AddChain, TablePlan
 from tests.functional.backend.legacy import encoded, new_backend, put, restore, save, text
 from tests.functional.backend.shapes import CUT, SETS, shapes
 

@@ -31,7 +31,7 @@ from nova_netagent.netfilter.rule import (
     TableId,
 )
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
-from nova_netagent.plan import AddChain, Delete, Edit, Insert, Placement, TablePlan, plan_table
+from nova_netagent.plan.tables import AddChain, Delete, Edit, Insert, Placement, TablePlan, plan_table
 from tests.functional.backend.legacy import FILTER, encoded, iptables, new_backend, put, restore, save
 
 RULES = tuple(Rule(ACCEPT, protocol=6, matches=(Ports("tcp", destination=(port, port)),)) for port in (1, 2, 3))

@@ -9,7 +9,7 @@ from nova_netagent.backend.iptables.commit import edit_by_libiptc, replace_table
 from nova_netagent.backend.iptables.entry import decode, encode
 from nova_netagent.backend.iptables.tables import KernelTables
 from nova_netagent.netfilter.rule import ACCEPT, DROP, Comment, Family, Jump, Opaque, Ports, Rule, TableId
-from nova_netagent.plan import AddChain, Delete, Edit, Insert, RemoveChain, TablePlan
+from nova_netagent.plan.tables import AddChain, Delete, Edit, Insert, RemoveChain, TablePlan
 from tests.functional.backend.legacy import FILTER, encoded, iptables, new_backend, put, restore, run, save
 
 FILTER_4 = """\

@@ -13,7 +13,7 @@ import pytest
 from nova_netagent.backend import Unavailable
 from nova_netagent.backend.iptables import IptablesBackend
 from nova_netagent.netfilter.rule import DROP, Rule
-from nova_netagent.plan import Insert, TablePlan
+from nova_netagent.plan.tables import Insert, TablePlan
 from tests.functional.backend.legacy import FILTER, encoded, iptables, new_backend, save
 
 LOCK = "/run/xtables.lock"

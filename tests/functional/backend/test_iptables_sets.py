@@ -6,7 +6,8 @@ from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.iptables import IptablesBackend
 from nova_netagent.backend.iptables.ipset import FULL, Ipset, IpsetError
 from nova_netagent.netfilter.rule import DROP, Chain, Family, InSet, IpSet, Rule, Table
-from nova_netagent.plan import AddChain, Insert, SetPlan, TablePlan
+from nova_netagent.plan.sets import SetPlan
+from nova_netagent.plan.tables import AddChain, Insert, TablePlan
 from tests.functional.backend.legacy import FILTER, encoded, iptables, new_backend, put, run, save
 
 NETS: dict[Family, frozenset[str]] = {

@@ -8,7 +8,7 @@ from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.nft import Batch, Netlink
 from nova_netagent.backend.nftables import NftablesBackend
 from nova_netagent.netfilter.rule import DROP, Chain, Rule, Table, TableId
-from nova_netagent.plan import AddChain, Insert, TablePlan
+from nova_netagent.plan.tables import AddChain, Insert, TablePlan
 from tests.functional.backend import nft
 from tests.lab import isolation
 

@@ -9,7 +9,7 @@ from nova_netagent.backend.nft import Netlink
 from nova_netagent.backend.nftables import NftablesBackend
 from nova_netagent.netfilter.rule import Rule, Table, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS, rule_text
-from nova_netagent.plan import EncodedTable
+from nova_netagent.plan.tables import EncodedTable
 from tests.functional.backend import nft
 from tests.lab import isolation
 

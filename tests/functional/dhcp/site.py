@@ -15,7 +15,7 @@ from typing import Any
 from nova_netagent.backend.links.image import LinkImage
 from nova_netagent.compile.dhcp import DhcpService
 from nova_netagent.model import Object
-from nova_netagent.plan_links import ActualLinks
+from nova_netagent.plan.links import ActualLinks
 from nova_netagent.services import DhcpPlan, DnsmasqServers, plan_dhcp
 from nova_netagent.testing import make_vif
 from tests.functional.dhcp.running import dnsmasqs, kill, leased

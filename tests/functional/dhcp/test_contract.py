@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nova_netagent.plan_links import ActualLinks
+from nova_netagent.plan.links import ActualLinks
 from nova_netagent.services import DhcpServers
 from tests.functional.dhcp.clients import dhclient, udhcpc
 from tests.functional.dhcp.site import Site

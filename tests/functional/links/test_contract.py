@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nova_netagent.backend.links import KernelLinks, holdings
-from nova_netagent.plan_links import ActualLinks
+from nova_netagent.plan.links import ActualLinks
 from tests.lab import Namespace, features, needs, veth
 from tests.unit.links.contract import LinksContract
 

@@ -36,16 +36,15 @@ from nova_netagent.netfilter.rule import (
     Table,
     TableId,
 )
-from nova_netagent.plan import (
+from nova_netagent.plan.sets import SetPlan, plan_sets
+from nova_netagent.plan.tables import (
     AddChain,
     Delete,
     Insert,
     Placement,
     RemoveChain,
-    SetPlan,
     TablePlan,
     plan_removal,
-    plan_sets,
     plan_table,
 )
 

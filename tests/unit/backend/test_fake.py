@@ -5,7 +5,7 @@ import pytest
 from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.netfilter.rule import ACCEPT, DROP, Rule, TableId
-from nova_netagent.plan import Insert, TablePlan
+from nova_netagent.plan.tables import Insert, TablePlan
 
 FILTER = TableId(4, "filter")
 PLAN = TablePlan(FILTER, (Insert("INPUT", 0, Rule(DROP)),))

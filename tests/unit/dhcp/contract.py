@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from nova_netagent.compile.dhcp import DhcpService, pairs
 from nova_netagent.model import Object
-from nova_netagent.plan_links import ActualLinks
+from nova_netagent.plan.links import ActualLinks
 from nova_netagent.services import DhcpServers, plan_dhcp
 from nova_netagent.testing import make_instance, make_network, make_vif, network_id
 from tests.unit.dhcp.world import services_of

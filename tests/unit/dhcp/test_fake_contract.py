@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nova_netagent.plan_links import ActualLinks
+from nova_netagent.plan.links import ActualLinks
 from nova_netagent.services.fake import FakeDhcpServers, FakeSystem
 from tests.unit.dhcp.world import links_of
 

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from nova_netagent.compile.dhcp import DhcpService
-from nova_netagent.plan_links import ActualLinks
+from nova_netagent.plan.links import ActualLinks
 from nova_netagent.services.plan import ActualService, DhcpPlan, Edit, Reload, plan_dhcp
 from nova_netagent.testing import make_instance, make_network
 from tests.unit.dhcp.world import links_of, services_of

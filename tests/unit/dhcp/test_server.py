@@ -9,7 +9,7 @@ import pytest
 
 from nova_netagent.compile.dhcp import DhcpService
 from nova_netagent.model import Object
-from nova_netagent.plan_links import ActualLinks
+from nova_netagent.plan.links import ActualLinks
 from nova_netagent.services import plan_dhcp
 from nova_netagent.services.dnsmasq import STARTS_PER_TURN
 from nova_netagent.services.fake import FakeDhcpServers, FakeProcess, FakeSystem

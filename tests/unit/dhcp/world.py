@@ -11,7 +11,7 @@ from nova_netagent.compile.resolve import resolve
 from nova_netagent.model import DesiredState, Object
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import FAMILIES, Family
-from nova_netagent.plan_links import ActualLinks, Link
+from nova_netagent.plan.links import ActualLinks, Link
 from nova_netagent.settings import Settings
 from tests.unit.compile.world import make_settings, state_of
 

@@ -13,7 +13,7 @@ from nova_netagent.engine import Look
 from nova_netagent.events import Put
 from nova_netagent.model import DesiredState
 from nova_netagent.netfilter.rule import DROP, Rule, TableId
-from nova_netagent.plan_links import LinkPlan
+from nova_netagent.plan.links import LinkPlan
 from nova_netagent.requests import Change, NotApplied
 from nova_netagent.store import StoreError
 from nova_netagent.testing import (

@@ -13,7 +13,7 @@ import pytest
 from nova_netagent.backend.links.protocol import LinksBackend
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import Object
-from nova_netagent.plan_links import ActualLinks
+from nova_netagent.plan.links import ActualLinks
 from nova_netagent.reconcile import Reconciler
 from nova_netagent.testing import make_instance, make_network, make_vif
 from tests.properties.host import SETTINGS, Host

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from nova_netagent.backend.links.fake import FakeLinks
-from nova_netagent.plan_links import ActualLinks
+from nova_netagent.plan.links import ActualLinks
 from tests.unit.links.contract import LinksContract
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from nova_netagent.netfilter.rule import DROP, Rule, TableId
-from nova_netagent.plan import Delete, Insert
+from nova_netagent.plan.tables import Delete, Insert
 from nova_netagent.requests import NotApplied
 from nova_netagent.testing import (
     group_id,

@@ -1,6 +1,6 @@
 """linux_net's scenarios (nova/tests/unit/network/test_linux_net.py) of uplinks and VLANs: 17, 18 and 20."""
 
-from nova_netagent.plan_links import ActualLinks
+from nova_netagent.plan.links import ActualLinks
 from nova_netagent.testing import make_network
 from tests.properties.host import Host
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import TableId
-from nova_netagent.plan import (
+from nova_netagent.plan.tables import (
     AddChain,
     Delete,
     Edit,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nova_netagent.plan import Delete, Edit, Insert, diff_chain
+from nova_netagent.plan.tables import Delete, Edit, Insert, diff_chain
 from tests.unit.plan.kernel import carry_out
 
 CHAINS = st.lists(st.sampled_from("abcde"), max_size=14).map(tuple)

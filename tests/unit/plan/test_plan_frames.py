@@ -2,8 +2,8 @@
 
 from nova_netagent.compile.frames import BridgePorts, WantedFrames
 from nova_netagent.netfilter.frames import Closed, Frames, Gateway, Secured
-from nova_netagent.plan_frames import frames_on
-from nova_netagent.plan_links import ActualLinks, Link
+from nova_netagent.plan.frames import frames_on
+from nova_netagent.plan.links import ActualLinks, Link
 
 VIF = Secured("tap1", "fa:16:3e:00:00:01")
 ONE_VIF = Frames(secured=(VIF,))

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from nova_netagent.compile.links import Address, Bridge, Links
-from nova_netagent.plan_links import (
+from nova_netagent.plan.links import (
     ActualLinks,
     Link,
     LinkPlan,

@@ -1,7 +1,7 @@
 """Who has come to an address."""
 
 from nova_netagent.model import Object
-from nova_netagent.plan_neighbours import Neighbours, newcomers
+from nova_netagent.plan.neighbours import Neighbours, newcomers
 from nova_netagent.testing import make_instance, make_network, make_vif
 from tests.unit.compile.world import World
 

@@ -7,16 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nova_netagent.netfilter.rule import IpSet
-from nova_netagent.plan import (
-    AddChain,
-    Delete,
-    EncodedHook,
-    Insert,
-    RemoveChain,
-    SetPlan,
-    TablePlan,
-    plan_sets,
-)
+from nova_netagent.plan.sets import SetPlan, plan_sets
+from nova_netagent.plan.tables import AddChain, Delete, EncodedHook, Insert, RemoveChain, TablePlan
 from tests.unit.plan.kernel import (
     BARE,
     CHAINS,

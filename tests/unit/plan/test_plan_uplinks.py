@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from nova_netagent.compile.links import Address, Bridge, Links, Vlan
-from nova_netagent.plan_links import (
+from nova_netagent.plan.links import (
     FORWARD_IPV6,
     ActualLinks,
     Join,

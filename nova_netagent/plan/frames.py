@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from nova_netagent.compile.frames import WantedFrames
 from nova_netagent.netfilter.frames import Closed, Frames, Gateway
-from nova_netagent.plan_links import ActualLinks
+from nova_netagent.plan.links import ActualLinks
 
 
 def frames_on(wanted: WantedFrames, actual: ActualLinks) -> Frames:

@@ -1,4 +1,4 @@
-"""Actual against desired gives a plan: pure, and the same for every backend.
+"""Tables: actual against desired gives a plan. Pure, and the same for every backend.
 
 A backend hands over its tables as *keys*: one hashable value a rule (bytes for the
 kernel's legacy tables, the rule itself for the fake), equal exactly when the kernel
@@ -9,7 +9,7 @@ index counts from zero in the chain as it is at that moment.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Generic, TypeVar
 
@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nova_netagent.model.lineage import changed
-from nova_netagent.netfilter.rule import IpSet, TableId
+from nova_netagent.netfilter.rule import TableId
 
 K = TypeVar("K")
 
@@ -73,30 +73,6 @@ class TablePlan(Generic[K]):
                     yield f"{self.table}: + {chain}[{index + 1}] {describe(key)}"
                 case Delete(chain, index, key):
                     yield f"{self.table}: - {chain}[{index + 1}] {describe(key)}"
-
-
-@dataclass(frozen=True)
-class SetPlan:
-    """The edits of the sets, in the two halves that go before and after the tables."""
-
-    create: tuple[IpSet, ...] = ()
-    add: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    remove: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    destroy: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.create or self.add or self.remove or self.destroy)
-
-    def lines(self) -> Iterator[str]:
-        """The plan for people, an edit a line."""
-        for each in self.create:
-            yield f"set: + {each.name} ({len(each.members)} members)"
-        for sign, edits in (("+", self.add), ("-", self.remove)):
-            for name, members in edits.items():
-                for member in sorted(members):
-                    yield f"set: {sign} {name} {member}"
-        for name in self.destroy:
-            yield f"set: - {name}"
 
 
 @dataclass(frozen=True)
@@ -317,16 +293,3 @@ def _sweep(
             yield RemoveChain(chain)
         elif actual[chain]:
             yield RemoveChain(chain, flush_only=True)
-
-
-def plan_sets(desired: Mapping[str, IpSet], actual: Mapping[str, IpSet], owns: Callable[[str], bool]) -> SetPlan:
-    """The edits that make the sets of ours hold what is desired; one of another type is made anew."""
-    others = sorted(changed(actual, desired))
-    new = [(desired[name], actual.get(name)) for name in others if name in desired]
-    common = [(each, old) for each, old in new if old is not None and old.type == each.type]
-    return SetPlan(
-        create=tuple(each for each, old in new if old is None or old.type != each.type),
-        add={each.name: each.members - old.members for each, old in common if each.members - old.members},
-        remove={each.name: old.members - each.members for each, old in common if old.members - each.members},
-        destroy=tuple(name for name in others if name not in desired and owns(name)),
-    )
