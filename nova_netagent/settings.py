@@ -1,5 +1,6 @@
 """What the operator configured, as one frozen value. ``conf.py`` makes it from oslo.config."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from msgspec import Struct
@@ -104,3 +105,13 @@ class Settings(Struct, frozen=True):
     security_group_log: SecurityGroupLogSettings = SecurityGroupLogSettings()
     api: ApiSettings = ApiSettings()
     rpc: RpcSettings = RpcSettings()
+
+
+def differences(kept: Struct, wanted: Struct, group: str = "") -> Iterator[str]:
+    """The options by which two settings differ, as ``[group] option``."""
+    for name in kept.__struct_fields__:
+        old, new = getattr(kept, name), getattr(wanted, name)
+        if isinstance(old, Struct):
+            yield from differences(old, new, f"[{name}] ")
+        elif old != new:
+            yield f"{group}{name}"

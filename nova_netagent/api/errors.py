@@ -10,8 +10,8 @@ from nova_netagent.api.agent import Unanswered
 from nova_netagent.api.answers import refusal_body
 from nova_netagent.api.wire import BadRequest
 from nova_netagent.backend import BackendError
+from nova_netagent.engine import NotApplied
 from nova_netagent.events import LateRevision
-from nova_netagent.requests import NotApplied
 from nova_netagent.store import StoreError
 
 LOG = logging.getLogger(__name__)

@@ -12,13 +12,12 @@ from nova_netagent.api.access import Level, require
 from nova_netagent.api.agent import Agent
 from nova_netagent.api.answers import STATES, LiveChains, Plan, Plans, Repairs, StateChanged, totals
 from nova_netagent.api.requests import boolean, integer, one_of, parameters, read_body
-from nova_netagent.engine import Engine, Look
+from nova_netagent.engine import Change, Engine, Look, NotApplied
 from nova_netagent.events import Replace
 from nova_netagent.explain.question import Question
 from nova_netagent.explain.report import Trace
 from nova_netagent.model import KINDS, State, document
 from nova_netagent.model.objects import Invalid
-from nova_netagent.requests import Change, NotApplied
 
 T = TypeVar("T")
 
@@ -49,7 +48,7 @@ class WholeState:
         resp.data = wire.encode(self._planned(state) if dry_run else self._applied(state))
 
     def _planned(self, state: State) -> Plan:
-        return Plan(self._agent.submit(Look(lambda engine: engine.plan(Replace(state)))))
+        return Plan(self._agent.submit(Look(lambda engine: engine.inspect().plan(Replace(state)))))
 
     def _applied(self, state: State) -> StateChanged:
         answer = self._agent.submit(Change(Replace(state)))
@@ -74,7 +73,7 @@ class PlanNow(_Look):
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """What the agent would change in the kernel now."""
         parameters(req)
-        resp.data = wire.encode(Plan(self.look(lambda engine: engine.plan())))
+        resp.data = wire.encode(Plan(self.look(lambda engine: engine.inspect().plan())))
 
 
 class LastPlans(_Look):
@@ -111,16 +110,16 @@ class Explain(_Look):
             require(req, "write")  # packets are marked in the kernel
         question = wire.decode_question(read_body(req, self._agent.settings.max_body_size))
         try:
-            explained = self.look(lambda engine: engine.explain(question))
+            explained = self.look(lambda engine: engine.inspect().explain(question))
             trace = self._trace(question, seconds) if seconds else None
             resp.data = wire.encode(replace(explained, trace=trace))
         except Invalid as error:
             raise wire.BadRequest(error.field, error.reason) from None
 
     def _trace(self, question: Question, seconds: int) -> Trace:
-        watch = self.look(lambda engine: engine.watcher(question))
+        watch = self.look(lambda engine: engine.inspect().watcher(question))
         watched = self._agent.apart(lambda ended: watch(seconds, ended))
-        return self.look(lambda engine: engine.traced(watched, seconds))
+        return self.look(lambda engine: engine.inspect().traced(watched, seconds))
 
 
 class Chains(_Look):
@@ -129,7 +128,7 @@ class Chains(_Look):
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """The chains of ours in the kernel, with counters, and what each rule is there for."""
         asked: dict[str, Any] = parameters(req, {"table": one_of(*TABLES), "family": _family})
-        chains = self.look(lambda engine: engine.live_chains(asked.get("table"), asked.get("family")))
+        chains = self.look(lambda engine: engine.inspect().live_chains(asked.get("table"), asked.get("family")))
         resp.data = wire.encode(msgspec.convert({"chains": chains}, LiveChains))
 
 

@@ -11,8 +11,8 @@ from nova_netagent.api.agent import Agent
 from nova_netagent.api.answers import Link
 from nova_netagent.api.errors import NotFound, ObjectFailed
 from nova_netagent.api.requests import REVISION_MAX, boolean, integer, parameters, read_body
+from nova_netagent.engine import Change
 from nova_netagent.events import Delete, Put
-from nova_netagent.requests import Change
 from nova_netagent.status import Status, View
 
 LIMIT_MAX = 10_000

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nova_netagent.engine import Look
-from nova_netagent.requests import Change
+from nova_netagent.engine import Change, Look
 from nova_netagent.rpc.errors import bad
 
 Request = Change | Look[Any]

@@ -12,11 +12,10 @@ from typing import Any
 import oslo_messaging
 
 from nova_netagent.api import wire
-from nova_netagent.engine import Look
+from nova_netagent.engine import Answer, Change, Look
 from nova_netagent.events import Replace
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import State
-from nova_netagent.requests import Answer, Change
 from nova_netagent.rpc.asked import Request
 from nova_netagent.rpc.errors import RpcError
 from nova_netagent.rpc.methods import judged

@@ -9,8 +9,8 @@ from nova_netagent.api.agent import Unanswered
 from nova_netagent.api.errors import ObjectFailed
 from nova_netagent.api.wire import BadRequest
 from nova_netagent.backend import BackendError
+from nova_netagent.engine import NotApplied as EngineNotApplied
 from nova_netagent.events import LateRevision
-from nova_netagent.requests import NotApplied as EngineNotApplied
 from nova_netagent.store import StoreError
 
 

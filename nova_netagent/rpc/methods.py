@@ -13,10 +13,9 @@ from nova_netagent.api.answers import STATES, Repairs, StateChanged, totals
 from nova_netagent.api.errors import ObjectFailed
 from nova_netagent.api.health import report
 from nova_netagent.api.requests import REVISION_MAX
-from nova_netagent.engine import Look
+from nova_netagent.engine import Answer, Change, Look, NotApplied
 from nova_netagent.events import Delete, Put, Replace
 from nova_netagent.model import KINDS, Object
-from nova_netagent.requests import Answer, Change, NotApplied
 from nova_netagent.rpc.asked import Asked, Method
 from nova_netagent.rpc.errors import NotFound, bad
 

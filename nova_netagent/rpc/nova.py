@@ -11,10 +11,9 @@ from msgspec.structs import replace
 
 from nova_netagent.api.agent import Agent
 from nova_netagent.api.errors import ObjectFailed
-from nova_netagent.engine import Engine, Look
+from nova_netagent.engine import Change, Engine, Look, NotApplied
 from nova_netagent.events import Delete, Put
 from nova_netagent.model import DesiredState, FloatingIP, Instance, Invalid, Key, Network, Object, values
-from nova_netagent.requests import Change, NotApplied
 from nova_netagent.rpc.asked import Asked, Method
 from nova_netagent.rpc.errors import NotFound, bad
 from nova_netagent.status import Status

@@ -11,13 +11,12 @@ from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.backend.frames_fake import FakeFrames
 from nova_netagent.backend.links.fake import FakeLinks
 from nova_netagent.backend.links.protocol import LinksBackend
-from nova_netagent.engine import Engine
+from nova_netagent.engine import Answer, Change, Engine
 from nova_netagent.events import Delete, Event, Put, Replace
 from nova_netagent.host import Host as Adapters
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import Object, State
 from nova_netagent.netfilter.owner import Owner
-from nova_netagent.requests import Answer, Change
 from nova_netagent.services.fake import FakeDhcpServers, FakeSystem
 from nova_netagent.settings import MetadataSettings, NetworkSettings, Settings
 from nova_netagent.store import Store

@@ -16,7 +16,7 @@ RANKS: Mapping[str, int] = {
     "backend": 4, "revoke": 4,
     "services": 4,
     "store": 5, "status": 5, "metrics": 5, "host": 5, "history": 5,
-    "reconcile": 6, "revocation": 6, "explain": 6, "grouplog": 6, "culprits": 6, "requests": 6,
+    "reconcile": 6, "revocation": 6, "explain": 6, "grouplog": 6,
     "engine": 7,
     "api": 8,
     "rpc": 9,
@@ -36,7 +36,8 @@ PURE = (
     "settings",
     "whereabouts",
     "revoke",
-    "culprits",
+    "engine/culprits",
+    "engine/troubles",
 )
 IMPURE = {
     "subprocess",
@@ -99,10 +100,9 @@ def impure(package: Path) -> list[str]:
     return [
         f"{place} imports {name}"
         for path, name in imports_of(package)
-        if room_of(path, package) in PURE
-        and (place := path.relative_to(package).as_posix())
-        and ((first := name.split(".")[0]) in IMPURE or first.startswith("oslo"))
-        and (place, first) not in ALLOWED
+        if (place := path.relative_to(package).as_posix()).removesuffix(".py") in PURE
+        or place.partition("/")[0] in PURE
+        if ((first := name.split(".")[0]) in IMPURE or first.startswith("oslo")) and (place, first) not in ALLOWED
     ]
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from nova_netagent.api.agent import About, Agent, Asks
 from nova_netagent.backend import Unavailable
 from nova_netagent.backend.trace import Watch
-from nova_netagent.engine import Look
+from nova_netagent.engine import Answer, Change, Look, NotApplied
 from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
 from nova_netagent.explain.question import Question
 from nova_netagent.explain.report import (
@@ -30,7 +30,6 @@ from nova_netagent.history import History
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState, FloatingIP, Instance, Key, Network, SecurityGroup
 from nova_netagent.model.objects import Invalid
-from nova_netagent.requests import Answer, Change, NotApplied
 from nova_netagent.settings import ApiSettings
 from nova_netagent.status import State, View
 from nova_netagent.store import StoreError
@@ -183,6 +182,10 @@ class StubEngine:
                 yield ("floating_ips", ip.id), ("pending", f"instance {ip.instance_id} is not there yet")
 
     # as a Look uses it
+
+    def inspect(self) -> "StubEngine":
+        """What answers questions that change nothing: itself."""
+        return self
 
     def plan(self, event: Event | None = None) -> list[str]:
         if self.read_failure is not None:

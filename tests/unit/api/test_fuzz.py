@@ -15,9 +15,9 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from nova_netagent.api import openapi
 from nova_netagent.api.app import make_app
+from nova_netagent.engine import Change
 from nova_netagent.events import Replace
 from nova_netagent.model import State
-from nova_netagent.requests import Change
 from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_network, make_provider_rule
 from tests.unit.api.bodies import anything
 from tests.unit.api.stub_engine import StubEngine

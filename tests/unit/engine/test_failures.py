@@ -9,12 +9,11 @@ import pytest
 from nova_netagent.backend import RuleRefused
 from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.compile import empty_ruleset
-from nova_netagent.engine import Look
+from nova_netagent.engine import Change, Look, NotApplied
 from nova_netagent.events import Put
 from nova_netagent.model import DesiredState
 from nova_netagent.netfilter.rule import DROP, Rule, TableId
 from nova_netagent.plan.links import LinkPlan
-from nova_netagent.requests import Change, NotApplied
 from nova_netagent.store import StoreError
 from nova_netagent.testing import (
     make_floating_ip,
@@ -244,7 +243,7 @@ def test_what_comes_while_a_change_is_saved_shares_its_commit(host: Host, monkey
 
 def commits_of(host: Host, change: Change, coming: Callable[[], bool]) -> int:
     """How often the tables were committed for a change, when others are coming."""
-    host.engine._coming = coming
+    host.engine.inbox.coming = coming
     before = host.backend.commits
     host.engine.serve([change])
     return host.backend.commits - before
@@ -259,7 +258,7 @@ def test_who_has_begun_to_ask_shares_the_commit(host: Host) -> None:
         if later:
             asked.append(later.pop())
             host.engine.submit(asked[-1])
-        return bool(asked) and not asked[-1].answer.done() and not host.engine._requests.empty()
+        return bool(asked) and not asked[-1].answer.done() and bool(host.engine.inbox)
 
     first = Change(Put(make_instance(1)))
     assert commits_of(host, first, coming) == 4  # filter and raw of both families
@@ -277,20 +276,20 @@ def test_who_begins_to_ask_and_stalls_holds_nobody(host: Host) -> None:
 
 def test_a_plan_of_an_event_changes_nothing(host: Host) -> None:
     before = host.kernel()
-    lines = host.engine.plan(Put(make_network(1)))
+    lines = host.engine.inspect().plan(Put(make_network(1)))
     assert any("bridge br1" in line for line in lines)
     assert any("-i br1 -j ACCEPT" in line for line in lines)
     assert host.kernel() == before
-    assert host.engine.plan() == []
+    assert host.engine.inspect().plan() == []
 
 
 def test_live_chains_tell_what_each_rule_is_there_for(host: Host) -> None:
     host.put(make_network(1), make_group(1, make_rule(1)), make_instance(1, (1,)))
-    chains = {each["chain"]: each for each in host.engine.live_chains("filter", 4)}
+    chains = {each["chain"]: each for each in host.engine.inspect().live_chains("filter", 4)}
     (rule,) = chains["nova-netagent-sgi-b0000001"]["rules"]  # type: ignore[misc]
     assert tuple(rule["origin"]) == ("security_groups", make_group(1).id, make_rule(1).id)  # type: ignore[index]
     host.backend.change(TableId(4, "filter"), "nova-netagent-sgi-b0000001", (Rule(DROP),))
-    chains = {each["chain"]: each for each in host.engine.live_chains("filter", 4)}
+    chains = {each["chain"]: each for each in host.engine.inspect().live_chains("filter", 4)}
     (rule,) = chains["nova-netagent-sgi-b0000001"]["rules"]  # type: ignore[misc]
     assert rule["origin"] is None  # type: ignore[index]
 

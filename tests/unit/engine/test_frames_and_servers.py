@@ -7,8 +7,8 @@ import pytest
 
 from nova_netagent.backend.nft.objects import Element
 from nova_netagent.compile import empty_ruleset
+from nova_netagent.engine import NotApplied
 from nova_netagent.host import Host as Adapters
-from nova_netagent.requests import NotApplied
 from nova_netagent.testing import make_instance, make_network, make_vif
 from tests.properties.host import SETTINGS, Host
 
@@ -126,7 +126,7 @@ def test_a_kernel_that_cannot_judge_frames_is_told_and_works(tmp_path: Path) -> 
     wake(host)
     assert host.engine.view.warnings == ("frames are not judged: no such family",)
     assert host.frames.table is None
-    assert host.engine.plan() == []
+    assert host.engine.inspect().plan() == []
     assert host.engine.resync() == []
     host.engine.reconciler.remove_everything(empty_ruleset(SETTINGS))
     assert host.frames.commits == 0

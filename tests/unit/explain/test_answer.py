@@ -44,7 +44,7 @@ def host(tmp_path: Path) -> Host:
 
 
 def explain(host: Host, src: str, dst: str, proto: str = "tcp", **fields: Any) -> Explanation:
-    return host.engine.explain(Question(proto=proto, src=src, dst=dst, **fields))
+    return host.engine.inspect().explain(Question(proto=proto, src=src, dst=dst, **fields))
 
 
 OUTSIDE = "198.18.0.9:40000"
@@ -76,7 +76,7 @@ def test_what_is_refused_and_what_would_help(host: Host) -> None:
     assert rules[1]["remote_ip_prefix"] == "198.18.0.9/32"
     # It is only tried: nothing changed, here or in the kernel.
     assert explain(host, OUTSIDE, "10.1.0.2:22").verdict == "DROP"
-    assert host.engine.plan() == []
+    assert host.engine.inspect().plan() == []
 
 
 def test_the_same_question_has_the_same_answer(host: Host) -> None:

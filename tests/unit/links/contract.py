@@ -88,7 +88,7 @@ class LinksContract:
 
     def steady(self, host: Host) -> bool:
         """Whether nothing is left to do, also for one who looks closely."""
-        return [line for line in host.engine.plan() if line.startswith(("link", "address", "sysctl"))] == []
+        return [line for line in host.engine.inspect().plan() if line.startswith(("link", "address", "sysctl"))] == []
 
     def clean_up(self, host: Host) -> None:
         engine = host.engine

@@ -2,9 +2,9 @@
 
 import pytest
 
+from nova_netagent.engine import NotApplied
 from nova_netagent.netfilter.rule import DROP, Rule, TableId
 from nova_netagent.plan.tables import Delete, Insert
-from nova_netagent.requests import NotApplied
 from nova_netagent.testing import (
     group_id,
     instance_id,

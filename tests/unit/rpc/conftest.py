@@ -32,8 +32,8 @@ class Remote:
 
     def held(self, *objects: Object) -> None:
         """Have objects described."""
+        from nova_netagent.engine import Change
         from nova_netagent.events import Put
-        from nova_netagent.requests import Change
 
         for each in objects:
             self.engine.submit_and_wait(Change(Put(each)))

@@ -8,9 +8,9 @@ from nova_netagent.api.agent import Unanswered
 from nova_netagent.api.errors import ObjectFailed
 from nova_netagent.api.wire import BadRequest
 from nova_netagent.backend import Unavailable
+from nova_netagent.engine import NotApplied
 from nova_netagent.events import LateRevision
 from nova_netagent.model import document
-from nova_netagent.requests import NotApplied
 from nova_netagent.rpc import errors
 from nova_netagent.rpc.methods import judged, known_kind
 from nova_netagent.store import StoreError

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from nova_netagent.api.errors import ObjectFailed
-from nova_netagent.requests import NotApplied
+from nova_netagent.engine import NotApplied
 from nova_netagent.rpc.errors import BadArgument, NotFound, as_nova, bad
 from nova_netagent.testing import (
     instance_id,

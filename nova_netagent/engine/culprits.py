@@ -7,6 +7,34 @@ from nova_netagent.model import Key
 DEPENDED_ON_LAST = (("floating_ips", "provider_rules"), ("security_groups",), ("instances",), ("networks",))
 
 
+def to_blame(
+    everything: frozenset[Key],
+    can_be_said: Callable[[Iterable[Key]], bool],
+    works: Callable[[Iterable[Key]], bool],
+    suspects: Callable[[], Iterable[frozenset[Key]]],
+) -> frozenset[Key] | None:
+    """The objects whose rules are refused; ``None`` where it is not one of them. What is left works, and is in.
+
+    Nobody is left out on trial whose rules the kernel holds already: it would lose packets.
+
+    :param can_be_said: whether the rules can be said to the kernel without some objects; it is not told them.
+    :param works: whether the kernel takes the rules without some objects; it is told them.
+    :param suspects: those that can be to blame where the kernel refuses what can be said, the likeliest first.
+    """
+    if not can_be_said(everything):
+        return None
+    guilty = culprits(everything, can_be_said)
+    if works(guilty):
+        return guilty
+    for some in suspects():
+        some -= guilty
+        if some and works(guilty | some):
+            guilty |= culprits(some, lambda keys, known=guilty: works(known | set(keys)))  # type: ignore[misc]
+            works(guilty)
+            return guilty
+    return None
+
+
 def culprits(candidates: frozenset[Key], works: Callable[[Iterable[Key]], bool]) -> frozenset[Key]:
     """The candidates without which it works; it works without all of them.
 

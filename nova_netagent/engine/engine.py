@@ -6,68 +6,44 @@ commit share the next one.
 """
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable, trace
-from nova_netagent.backend.trace import Watch
 from nova_netagent.compile import Compiled, Compiler, needed
-from nova_netagent.culprits import culprits
-from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
-from nova_netagent.explain.answer import World, explain
-from nova_netagent.explain.live import LiveRules
-from nova_netagent.explain.owners import with_owners
-from nova_netagent.explain.question import Question
-from nova_netagent.explain.report import Explanation, Trace
-from nova_netagent.explain.traced import told
+from nova_netagent.engine.culprits import to_blame
+from nova_netagent.engine.inbox import Inbox
+from nova_netagent.engine.inspection import Inspection
+from nova_netagent.engine.requests import Answer, Change, Look, NotApplied, Request, Wake
+from nova_netagent.engine.troubles import troubles
+from nova_netagent.events import Delete, LateRevision, Put, Replace, fold
 from nova_netagent.history import History, Why
 from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import KINDS, DesiredState, Key
 from nova_netagent.model.lineage import changed
-from nova_netagent.netfilter.foreign import Surroundings
 from nova_netagent.netfilter.rule import FAMILIES, Family
 from nova_netagent.reconcile import Outcome, Reconciler
-from nova_netagent.requests import Answer, Change, NotApplied, Wake
 from nova_netagent.revocation import Revocation
 from nova_netagent.services import Trouble
-from nova_netagent.settings import Settings
+from nova_netagent.settings import Settings, differences
 from nova_netagent.status import State, View
 from nova_netagent.store import Store, StoreError
 
 LOG = logging.getLogger(__name__)
-T = TypeVar("T")
 
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 """Seconds to the first retry after a failure, doubled up to the most."""
 SHARING = 16
 """So often it is looked, before a commit, whether changes came while others were saved."""
-COMING_SECONDS, STALLED_SECONDS = 0.25, 0.01
-"""How long, in all and for the next one, callers are waited for who have begun to ask."""
 MEDDLING_SECONDS = 2.0
 """How long whoever changes our rules is left alone, where the kernel tells of it at once."""
-
-
-@dataclass
-class Look(Generic[T]):
-    """A request to run something in the engine's thread, with the engine: a plan, a resync, a read."""
-
-    ask: "Callable[[Engine], T]"
-    answer: "Future[T]" = field(default_factory=Future)
-
-
-Request = Change | Look[Any] | Wake
 
 
 class Engine:
@@ -87,15 +63,12 @@ class Engine:
         clock: Callable[[], float] = time.time,
         coming: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._coming = coming
         self._settings = settings
         self._open = (open_store, open_host)
         self._metrics = metrics
         self._on_progress = on_progress
         self._clock = clock
-        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
-        self._put_off: list[Request] = []
-        """What was taken from the queue and is not served yet."""
+        self.inbox = Inbox(coming)
         self._stopping = threading.Event()
         self.view = View()
         self.history = History()
@@ -108,11 +81,11 @@ class Engine:
 
     def submit(self, request: Change | Look[Any]) -> None:
         """Queue a request; its ``answer`` is resolved by the engine's thread."""
-        self._requests.put(request)
+        self.inbox.put(request)
 
     def wake(self) -> None:
         """Have the engine look at links and servers."""
-        self._requests.put(Wake())
+        self.inbox.put(Wake())
 
     def stop(self) -> None:
         """End the loop once the requests that are queued are served."""
@@ -128,7 +101,7 @@ class Engine:
             coalesce_interval=wanted.firewall.coalesce_interval,
         )
         self._settings = replace(kept, firewall=firewall)
-        return list(_differences(self._settings, wanted))
+        return list(differences(self._settings, wanted))
 
     # --- the loop
 
@@ -136,7 +109,7 @@ class Engine:
         """Load, apply, and serve until told to stop."""
         try:
             self.start()
-            while not (self._stopping.is_set() and self._requests.empty() and not self._put_off):
+            while self.inbox or not self._stopping.is_set():
                 self.serve(self._take())
             self.close()
         except BaseException as error:
@@ -215,20 +188,8 @@ class Engine:
             self.host.links.next_due(),
             self.host.servers.next_due(),
         )
-        due = min(each for each in times if each is not None)
         self.heartbeat = time.monotonic()
-        requests, self._put_off = self._put_off, []
-        if requests:
-            return requests
-        try:
-            requests.append(self._requests.get(timeout=max(0.0, min(1.0, due - self.heartbeat))))
-            pause = self._ready_for_commit - time.monotonic()
-            if pause > 0:
-                time.sleep(pause)
-            while True:
-                requests.append(self._requests.get_nowait())
-        except queue.Empty:
-            pass
+        requests = self.inbox.take(min(each for each in times if each is not None), self._ready_for_commit)
         self.heartbeat = time.monotonic()
         return requests
 
@@ -240,7 +201,7 @@ class Engine:
             self._change(changes)
         for request in requests:
             if isinstance(request, Look):
-                _resolve(request.answer, lambda request=request: request.ask(self))  # type: ignore[misc]
+                request.resolve(self)
         if woken:
             self._look_at_links()
         self._do_what_is_due()
@@ -271,10 +232,10 @@ class Engine:
 
     def _change(self, changes: list[Change]) -> None:
         before = self._state
-        accepted = self._accept([*changes, *self._changes_to_come()])
+        accepted = self._accept([*changes, *self.inbox.changes_to_come()])
         for _ in range(SHARING):
             # What came while this was saved shares its commit, which takes much longer.
-            waiting = self._waiting_changes()
+            waiting = self.inbox.changes_here()
             if not waiting:
                 break
             accepted += self._accept(waiting)
@@ -283,30 +244,6 @@ class Engine:
         for change, found, made in accepted:
             if change.wait:
                 self._finish(change, found, made)
-
-    def _changes_to_come(self) -> list[Change]:
-        """The changes of those who have begun to ask: all of them together take hardly longer than one."""
-        found: list[Change] = []
-        end = time.monotonic() + COMING_SECONDS
-        while self._coming() and time.monotonic() < end:
-            try:
-                self._sort_out(self._requests.get(timeout=STALLED_SECONDS), found)
-            except queue.Empty:
-                break
-        return found
-
-    def _waiting_changes(self) -> list[Change]:
-        """The changes in the queue; other requests are put off."""
-        found: list[Change] = []
-        while not self._requests.empty():
-            self._sort_out(self._requests.get_nowait(), found)
-        return found
-
-    def _sort_out(self, request: Request, changes: list[Change]) -> None:
-        if isinstance(request, Change):
-            changes.append(request)
-        else:
-            self._put_off.append(request)
 
     def _accept(self, changes: list[Change]) -> list[tuple[Change, DesiredState, DesiredState]]:
         """Fold changes into the state and save it; each with the state that it found and the one that it made."""
@@ -411,8 +348,6 @@ class Engine:
     def _isolate(self, error: Exception) -> Outcome:
         """Find the objects that the kernel refuses, leave them out and apply the rest.
 
-        Nobody is left out on trial whose rules the kernel holds already: it would lose packets.
-
         :raises BackendError: it is refused without any object as well.
         """
         LOG.error("the kernel refused the rules: %s", error)
@@ -440,29 +375,18 @@ class Engine:
             return True
 
         everything = frozenset(key for key, _ in self._state.all_entries())
-        if not can_be_said(everything):
+        guilty = to_blame(everything, can_be_said, works, self._suspects)
+        if guilty is None:
             raise RuleRefused(reason)
-        guilty = culprits(everything, can_be_said)
-        if not works(guilty):
-            guilty |= self._refused_by_kernel(reason, everything - guilty, lambda keys: works(guilty | set(keys)))
-            works(guilty)
         for key in guilty:
             LOG.error("%s %s is in error and passes nothing: %s", *key, reason)
             self._refused[key] = reason
         return outcome
 
-    def _refused_by_kernel(
-        self, reason: str, candidates: frozenset[Key], works: Callable[[Iterable[Key]], bool]
-    ) -> frozenset[Key]:
-        """Those of the candidates whose rules the kernel refuses: found among those that have new ones.
-
-        :raises RuleRefused: they are not the reason.
-        """
-        newcomers = self.reconciler.newcomers(self._compiled)
-        for suspects in (newcomers & candidates, _touched(self._applied, self._state) & candidates):
-            if suspects and works(suspects):
-                return culprits(suspects, works)
-        raise RuleRefused(reason)
+    def _suspects(self) -> Iterator[frozenset[Key]]:
+        """Who may be to blame for what the kernel refuses: those that have new rules."""
+        yield self.reconciler.newcomers(self._compiled)
+        yield _touched(self._applied, self._state)
 
     def _succeed(self, outcome: Outcome, verify: bool) -> None:
         changed = _touched(self._applied, self._state)
@@ -500,34 +424,8 @@ class Engine:
         self._publish(failure=str(error))
 
     def _troubles(self) -> Mapping[Key, tuple[State, str]]:
-        """What is wrong with which object: the earlier its place in the work, the more it matters."""
         self._server_troubles = self.host.servers.troubles()
-        found: dict[Key, tuple[State, str]] = {
-            ("networks", id_): trouble for id_, trouble in self._server_troubles.items() if id_ in self._state.networks
-        }
-        for key, problems in self._compiled.problems.items():
-            state: State = "error" if any(kind == "error" for kind, _ in problems) else "pending"
-            found[key] = (state, "; ".join(message for _, message in problems))
-        failures = self._link_failures
-        for key, name in self._who_needs(failures) if failures else ():
-            found[key] = ("error", f"{name}: {failures[name]}")
-        return found
-
-    def _who_needs(self, names: Mapping[str, str]) -> Iterable[tuple[Key, str]]:
-        """The objects that want something of a link."""
-        links = self._compiled.links
-        for address in links.addresses:
-            if address.interface in names and address.origin is not None:
-                yield address.origin, address.interface
-        for id_, entry in self._state.instances.items():
-            for vif in getattr(entry.object, "vifs", ()):
-                if vif.device in names:
-                    yield ("instances", id_), vif.device
-        for id_, entry in self._state.networks.items():
-            bridge = getattr(entry.object, "bridge", "")
-            for name in (*links.under(bridge), bridge):
-                if name in names:
-                    yield ("networks", id_), name
+        return troubles(self._state, self._compiled, self._link_failures, self._server_troubles)
 
     # --- looking after it
 
@@ -548,78 +446,29 @@ class Engine:
             self._apply(verify=False)
         return list(outcome.lines()) if same else []
 
-    def plan(self, event: Event | None = None) -> list[str]:
-        """What the agent would change in the kernel now, or after an event. Changes nothing.
-
-        :raises LateRevision: the event is late.
-        :raises BackendError: the kernel cannot be read.
-        """
-        state = self._state if event is None else fold(self._state, event, self._clock())
-        compiler = Compiler(self._settings, self._compiler.tables)
-        return self.reconciler.plan(compiler.compile(state, {**self._refused, **self._conflicts()}))
-
-    def explain(self, question: Question) -> Explanation:
-        """What becomes of a packet, by the rules that the kernel has now.
-
-        :raises Invalid: the question names a link that is not here.
-        :raises BackendError: the kernel cannot be read.
-        """
-        compiler = Compiler(self._settings, self._compiler.tables)  # one for all attempts: it remembers
-
-        def changed(events: Iterable[Event]) -> tuple[DesiredState, Compiled]:
-            state = self._state
-            for each in events:
-                state = fold(state, each, self._clock())
-            return state, compiler.compile(state, {**self._refused, **self._conflicts()})
-
-        cut_by = self._revocation.cut_by
-        return explain(question, World(self._state, self._compiled, self.host, changed, self._troubles(), cut_by))
+    def inspect(self) -> Inspection:
+        """What is known now, for questions that change nothing."""
+        return Inspection(
+            self._settings,
+            self._state,
+            self._compiled,
+            self.host,
+            self.reconciler,
+            self._revocation,
+            partial(Compiler, self._settings, self._compiler.tables),
+            {**self._refused, **self._conflicts()},
+            self._troubles(),
+            self._clock,
+        )
 
     def _sweep_traces(self) -> None:
         """Take away what a trace left that was killed."""
+        wrap_name, note = self._settings.firewall.wrap_name, trace.note(self._settings.state_path)
         try:
-            if trace.sweep(self._settings.firewall.wrap_name, self._trace_note, has_nf_tables=self.host.can_trace):
+            if trace.sweep(wrap_name, note, has_nf_tables=self.host.can_trace):
                 LOG.warning("what a trace had left was taken away")
         except BackendError as error:
             LOG.warning("what a trace may have left cannot be taken away: %s", error)
-
-    @property
-    def _trace_note(self) -> Path:
-        return trace.note(self._settings.state_path)
-
-    def watcher(self, question: Question) -> Callable[[float, Callable[[], bool]], Watch]:
-        """What watches the real packets of a question for some seconds: in a thread of its own, as it takes so long.
-
-        :raises Unavailable: this kernel cannot mark packets.
-        """
-        if not self.host.can_trace:
-            raise Unavailable("packets are marked for the kernel's trace by nf_tables, which this kernel does not have")
-        return partial(trace.watch, self._settings.firewall.wrap_name, self._trace_note, question.watched)
-
-    def traced(self, watch: Watch, seconds: int) -> Trace:
-        """What became of the packets that were watched.
-
-        :raises BackendError: the kernel cannot be read.
-        """
-        host, owner = self.host, self._compiled.scope.owner
-        links = host.links.read().links
-        # Whose a rule is and what it says is asked here, not whether it would apply to some packet elsewhere.
-        around = Surroundings(lambda address: False, lambda address: None)
-        live = LiveRules(host.rules, self._compiled.ruleset, owner, around, host.others())
-        return told(watch, seconds, self._state, live, owner, {each.index: name for name, each in links.items()})
-
-    def live_chains(self, table: str | None = None, family: int | None = None) -> list[dict[str, object]]:
-        """Our chains as the kernel has them now, with counters and with what each rule is there for.
-
-        :param table: one table's; by default every table's.
-        :param family: 4 or 6; by default both.
-        """
-        return [
-            with_owners(self._state, chain)
-            for each in self._compiled.ruleset.tables.values()
-            if table in (None, each.id.name) and family in (None, each.id.family)
-            for chain in self.reconciler.live_chains(each)
-        ]
 
     def _look_at_links(self) -> None:
         """Links came, went or changed: join, repair, and see whether an address is free now."""
@@ -675,20 +524,3 @@ def _touched(old: DesiredState, new: DesiredState) -> frozenset[Key]:
 def _some(lines: Iterable[str], most: int = 20) -> str:
     """The first lines of a long list, in one."""
     return "; ".join(islice(lines, most))
-
-
-def _differences(kept: Struct, wanted: Struct, group: str = "") -> Iterator[str]:
-    """The options by which two settings differ, as ``[group] option``."""
-    for name in kept.__struct_fields__:
-        old, new = getattr(kept, name), getattr(wanted, name)
-        if isinstance(old, Struct):
-            yield from _differences(old, new, f"[{name}] ")
-        elif old != new:
-            yield f"{group}{name}"
-
-
-def _resolve(answer: "Future[T]", ask: Callable[[], T]) -> None:
-    try:
-        answer.set_result(ask())
-    except Exception as error:
-        answer.set_exception(error)

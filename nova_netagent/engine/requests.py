@@ -1,13 +1,18 @@
 """What may be asked of the engine, from any thread, and what it answers."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from nova_netagent.events import Event
 from nova_netagent.status import Status
+
+if TYPE_CHECKING:
+    from nova_netagent.engine.engine import Engine
+
+T = TypeVar("T")
 
 
 class NotApplied(Exception):
@@ -38,5 +43,23 @@ class Change:
     answer: "Future[Answer]" = field(default_factory=Future)
 
 
+@dataclass
+class Look(Generic[T]):
+    """A request to run something in the engine's thread, with the engine: a plan, a resync, a read."""
+
+    ask: "Callable[[Engine], T]"
+    answer: "Future[T]" = field(default_factory=Future)
+
+    def resolve(self, engine: "Engine") -> None:
+        """Ask, and hand on what comes of it, an error as well."""
+        try:
+            self.answer.set_result(self.ask(engine))
+        except Exception as error:
+            self.answer.set_exception(error)
+
+
 class Wake:
     """Links changed, a server ended, or the engine is to stop."""
+
+
+Request = Change | Look[Any] | Wake

@@ -1,0 +1,77 @@
+"""The engine's inbox: requests come in from any thread and are taken out by one."""
+
+import queue
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nova_netagent.engine.requests import Change, Look, Request, Wake
+
+COMING_SECONDS, STALLED_SECONDS = 0.25, 0.01
+"""How long, in all and for the next one, callers are waited for who have begun to ask."""
+TURN_SECONDS = 1.0
+"""How long it is waited at most: whoever takes shows by it that it lives."""
+
+
+class Inbox:
+    """Requests in the order in which they came; a change may be served before a question that came first.
+
+    :param coming: whether there are callers who have begun to ask, and are not here yet.
+    """
+
+    def __init__(self, coming: Callable[[], bool] = lambda: False) -> None:
+        self.coming = coming
+        self._queue: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._put_off: list[Look[Any] | Wake] = []
+        """What was taken from the queue and is not served yet."""
+
+    def __bool__(self) -> bool:
+        return bool(self._put_off) or not self._queue.empty()
+
+    def put(self, request: Request) -> None:
+        """Queue a request. For any thread."""
+        self._queue.put(request)
+
+    def take(self, due: float, not_before: float) -> list[Request]:
+        """Wait for requests, or until something is due; then all that there are.
+
+        :param due: when something else is to be done, by time.monotonic().
+        :param not_before: those that come until then are taken with the first one, by time.monotonic().
+        """
+        taken: list[Request] = [*self._put_off]
+        self._put_off = []
+        if taken:
+            return taken
+        try:
+            taken.append(self._queue.get(timeout=max(0.0, min(TURN_SECONDS, due - time.monotonic()))))
+            pause = not_before - time.monotonic()
+            if pause > 0:
+                time.sleep(pause)
+            while True:
+                taken.append(self._queue.get_nowait())
+        except queue.Empty:
+            return taken
+
+    def changes_here(self) -> list[Change]:
+        """The changes that wait to be taken; other requests are put off."""
+        found: list[Change] = []
+        while not self._queue.empty():
+            self._sort_out(self._queue.get_nowait(), found)
+        return found
+
+    def changes_to_come(self) -> list[Change]:
+        """The changes of those who have begun to ask: all of them together take hardly longer than one."""
+        found: list[Change] = []
+        end = time.monotonic() + COMING_SECONDS
+        while self.coming() and time.monotonic() < end:
+            try:
+                self._sort_out(self._queue.get(timeout=STALLED_SECONDS), found)
+            except queue.Empty:
+                break
+        return found
+
+    def _sort_out(self, request: Request, changes: list[Change]) -> None:
+        if isinstance(request, Change):
+            changes.append(request)
+        else:
+            self._put_off.append(request)
