@@ -12,7 +12,7 @@ from nova_netagent.api.access import Level, require
 from nova_netagent.api.agent import Agent
 from nova_netagent.api.answers import STATES, LiveChains, Plan, Plans, Repairs, StateChanged, totals
 from nova_netagent.api.requests import boolean, integer, one_of, parameters, read_body
-from nova_netagent.engine import Change, Engine, Look, NotApplied
+from nova_netagent.engine import Change, Informant, Look, NotApplied
 from nova_netagent.events import Replace
 from nova_netagent.explain.question import Question
 from nova_netagent.explain.report import Trace
@@ -62,7 +62,7 @@ class _Look:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
 
-    def look(self, ask: Callable[[Engine], T]) -> T:
+    def look(self, ask: Callable[[Informant], T]) -> T:
         """What the engine answers."""
         return self._agent.submit(Look(ask))
 

@@ -4,13 +4,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from nova_netagent.engine.inspection import Inspection
 from nova_netagent.events import Event
-from nova_netagent.status import Status
-
-if TYPE_CHECKING:
-    from nova_netagent.engine.engine import Engine
+from nova_netagent.history import History
+from nova_netagent.status import Status, View
 
 T = TypeVar("T")
 
@@ -43,14 +42,27 @@ class Change:
     answer: "Future[Answer]" = field(default_factory=Future)
 
 
+class Informant(Protocol):
+    """What the engine is for whoever looks."""
+
+    view: View
+    history: History
+
+    def inspect(self) -> Inspection:
+        """What is known now, for questions that change nothing."""
+
+    def resync(self) -> list[str]:
+        """Read everything back and repair it; the repairs, a line each."""
+
+
 @dataclass
 class Look(Generic[T]):
     """A request to run something in the engine's thread, with the engine: a plan, a resync, a read."""
 
-    ask: "Callable[[Engine], T]"
+    ask: Callable[[Informant], T]
     answer: "Future[T]" = field(default_factory=Future)
 
-    def resolve(self, engine: "Engine") -> None:
+    def resolve(self, engine: Informant) -> None:
         """Ask, and hand on what comes of it, an error as well."""
         try:
             self.answer.set_result(self.ask(engine))

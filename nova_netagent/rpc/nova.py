@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from nova_netagent.api.agent import Agent
 from nova_netagent.api.errors import ObjectFailed
-from nova_netagent.engine import Change, Engine, Look, NotApplied
+from nova_netagent.engine import Change, Informant, Look, NotApplied
 from nova_netagent.events import Delete, Put
 from nova_netagent.model import DesiredState, FloatingIP, Instance, Invalid, Key, Network, Object, values
 from nova_netagent.rpc.asked import Asked, Method
@@ -216,7 +216,7 @@ def _ensure(items: Iterable[Object]) -> Asked:
     return Asked((Look(lambda engine: _look(engine, keys)),))
 
 
-def _look(engine: Engine, keys: Iterable[Key]) -> None:
+def _look(engine: Informant, keys: Iterable[Key]) -> None:
     """In the engine's thread: try again what failed, and see how objects fare.
 
     :raises NotApplied: the kernel does not have the state.
