@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import clouds, packets, peers, scene
+from benchmarks import fetched, packets, peers, scene
 from benchmarks.control import Control, programs
 from benchmarks.figures import Figure, markdown
 from benchmarks.nft import Nft
@@ -44,25 +44,26 @@ def machine() -> str:
 
 
 def measure(what: Scene, arguments: argparse.Namespace, report: Report) -> None:
-    """One size, one kind of groups, and the clouds beside it."""
+    """One size, one kind of groups, and the peers beside it."""
     with tempfile.TemporaryDirectory() as folder, Lab(Path(folder)) as lab:
         control = Control(lab, what, arguments.runs, arguments.seconds, report.note)
         control.run()
         Nft(lab, what, arguments.runs, control.one_more, report.note).run()
-        for name, python in arguments.clouds.items():
-            if what.size > arguments.cloud_size:
-                continue
-            cloud = next(each for each in clouds.CLOUDS if each.name == name)
-            # nova copies a group's rules into every member's chain: whoever shares it changes nothing.
-            found = clouds.measure(cloud, python, lab.host(), what.size, what.shared, RULES, 3)
-            bar = {clouds.NOVA: 1 / 25, clouds.NEUTRON: 1 / 200}[cloud]
-            row = "one instance more, through the API"
-            report.note(Figure(what.size, what.groups, row, control.one_more, "ms", name, found["one_more"], 3, bar))
-            row = "rules in the filter table, IPv4"
-            bar_rules = 0.35 if cloud == clouds.NOVA and what.shared > 1 else None
-            report.note(
-                Figure(what.size, what.groups, row, control.filter_rules, "", name, found["rules"], 1, bar_rules)
-            )
+        if what.size <= arguments.peer_size:
+            ours = {
+                "one_more": ("one instance more, through the API", "ms", control.one_more),
+                "cold": ("whole state: model in memory to kernel", "ms", control.cold),
+                "ready": ("start to ready, nothing in the kernel", "ms", control.ready),
+                "memory": ("resident memory", "MiB", control.memory),
+                "rules": ("rules in the filter table, IPv4", "", control.filter_rules),
+            }
+            for peer, words in arguments.peers.items():
+                # nova copies a group's rules into every member's chain: whoever shares it changes nothing.
+                found = peer.measure(words, lab.host(), what.size, what.shared, RULES, 3)
+                for key, (row, unit, value) in ours.items():
+                    if key in found:
+                        bar = peer.bar(key, what.shared)
+                        report.note(Figure(what.size, what.groups, row, value, unit, peer.name, found[key], 3, bar))
 
 
 def main() -> int:
@@ -74,8 +75,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, help="how often each thing is measured (5)")
     parser.add_argument("--seconds", type=float, help="how long the stream of changes lasts (60)")
     parser.add_argument("--only", choices=("control", "packets"), help="one half of it")
-    parser.add_argument("--clouds", type=Path, help="also measure nova and neutron; their environments are made here")
-    parser.add_argument("--cloud-size", type=int, default=1000, help="up to how many instances (%(default)s)")
+    parser.add_argument("--peers", type=Path, help="also measure nova, neutron and firewalld; they are fetched to here")
+    parser.add_argument("--peer-size", type=int, default=1000, help="up to how many instances (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("build"), help="where bench.json and bench.md go")
     arguments = parser.parse_args()
     quick = arguments.quick
@@ -83,8 +84,8 @@ def main() -> int:
     shared = [int(each) for each in (arguments.shared or ("1" if quick else "1,20")).split(",")]
     arguments.runs = arguments.runs or (3 if quick else 5)
     arguments.seconds = arguments.seconds or (3 if quick else 60)
-    chosen = clouds.CLOUDS if arguments.clouds else ()
-    arguments.clouds = {cloud.name: clouds.install(cloud, arguments.clouds) for cloud in chosen}
+    chosen = fetched.PEERS if arguments.peers else ()
+    arguments.peers = {peer: peer.fetch(arguments.peers) for peer in chosen}
     reason = isolation.enter()
     if reason is not None:
         print(f"tools/bench: {reason}", file=sys.stderr)

@@ -34,7 +34,11 @@ class Control:
         self._note = note
         self._hosts = 0
         self.one_more = 0.0
-        """Milliseconds, for the peers that are measured elsewhere."""
+        """Milliseconds, as the next one, for the peers that are measured elsewhere."""
+        self.cold = 0.0
+        self.ready = 0.0
+        self.memory = 0.0
+        """MiB."""
         self.filter_rules = 0
 
     def run(self) -> None:
@@ -80,8 +84,9 @@ class Control:
             saved = peers.save(host)
             fresh = self._peer(host)
             theirs.append(timed(lambda fresh=fresh, saved=saved: peers.restore(fresh, saved)))  # type: ignore[misc]
+        self.cold = statistics.median(ours)
         row = "whole state: model in memory to kernel"
-        self._add(row, statistics.median(ours), f"{RESTORE} of the same rules", statistics.median(theirs), bar=0.45)
+        self._add(row, self.cold, f"{RESTORE} of the same rules", statistics.median(theirs), bar=0.45)
 
     def _put(self, agent: Agent, number: int) -> None:
         agent.put("instances", scene.body(self._scene.instance(number)))
@@ -271,12 +276,14 @@ class Control:
         writes = sum(float(line.rsplit(" ", 1)[1]) for line in lines)
         agent.stop()
         peers.empty(agent.namespace)
-        self._add("start to ready, nothing in the kernel", timed(agent.start), runs=1)
+        self.ready = timed(agent.start)
+        self._add("start to ready, nothing in the kernel", self.ready, runs=1)
         self._add("restart to ready", statistics.median(times), runs=3)
         self._add("tables written by a restart", writes, unit="")
 
     def _memory(self, agent: Agent) -> None:
-        self._add("resident memory", resident(agent.pid), unit="MiB")
+        self.memory = resident(agent.pid)
+        self._add("resident memory", self.memory, unit="MiB")
 
 
 def programs(agent: Agent, runs: int, note: Callable[[Figure], None]) -> None:
