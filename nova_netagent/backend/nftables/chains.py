@@ -1,0 +1,175 @@
+"""The compiler's chains: told from what our tables hold, and edited there, each as it is laid out."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from nova_netagent.backend import RuleRefused
+from nova_netagent.backend.nftables import allowances, dispatch, image, keys, layout, translations
+from nova_netagent.backend.nftables.edits import TableEdits, edited
+from nova_netagent.backend.nftables.encoder import Encoder
+from nova_netagent.backend.nftables.image import Image, Keys
+from nova_netagent.backend.nftables.laid import STRAY, Laid, seen
+from nova_netagent.backend.nftables.names import FILTER, Names
+from nova_netagent.backend.nftables.transaction import Held, Transaction
+from nova_netagent.model.lineage import follow
+from nova_netagent.netfilter.rule import Family, TableId
+from nova_netagent.netfilter.text import BUILTIN_CHAINS
+from nova_netagent.plan.tables import AddChain, RemoveChain, TablePlan
+
+
+class Chains:
+    """The chains of one agent.
+
+    :param encoder: who knows them as they were encoded last.
+    """
+
+    def __init__(self, names: Names, encoder: Encoder) -> None:
+        self._names = names
+        self._encoder = encoder
+        self._head = f"{names.wrap_name}-"
+        self._root = f"{names.wrap_name}-local"
+        self._shapes: dict[Family, dict[str, dispatch.Shape]] = {}
+        """By family and map, what kind of entries it has, as far as any were seen."""
+
+    def of(self, table: TableId, held: Held) -> Mapping[str, Keys]:
+        """A table of the compiler, by chain."""
+        if table not in held.chains:
+            held.chains[table] = self._seen(table, held.images[table.family])
+        return held.chains[table]
+
+    def edit(self, plan: TablePlan[bytes], opened: Transaction) -> None:
+        """Edit a table.
+
+        :raises RuleRefused: an edit does not fit.
+        :raises TableChanged: the table is not what the plan was made from.
+        """
+        table = plan.table
+        _refuse_builtin(plan)
+        chains = self.of(table, opened.held)
+        after = edited(plan.edits, chains, str(table))
+        edits = opened.table(table.family)
+        put: dict[str, Keys] = {}
+        entered: list[tuple[Keys, Keys]] = []
+        for name, rules in after.items():
+            before = chains.get(name)
+            if rules is not None:
+                encoded = self._encoder.keys(table, name)
+                put[name] = rules = encoded if encoded == rules and encoded is not None else rules
+            if table.name == FILTER and (self._dispatches(name, before or ()) or self._dispatches(name, rules or ())):
+                entered.append((before or (), rules or ()))
+                if dispatch.is_root(name, self._head):
+                    continue
+                before = before if before and not layout.is_dispatched(before) else None
+                rules = rules if rules and not layout.is_dispatched(rules) else None
+                if before is None and rules is None:
+                    continue
+            physical = self._names.physical(table.name, name)
+            laid = self._laid(table, name, physical, rules or ())
+            if laid is None:
+                edits.set_rules(physical, rules)
+            else:
+                _edit_laid(physical, None if rules is None else laid, edits)
+        now = follow(chains, put, [name for name, rules in after.items() if rules is None and name in chains])
+        if entered:
+            self._edit_dispatch(table, now, entered, edits)
+        opened.held.chains[table] = now
+
+    def _seen(self, table: TableId, known: Image) -> dict[str, Keys]:
+        """A table of the compiler, told from the image."""
+        found = image.logical_chains(known, table.name, self._names, lambda name: self._encoder.keys(table, name))
+        if table.name == FILTER:
+            desired = {name: each for name, each in self._encoder.chains(table).items() if self._dispatches(name, each)}
+            found |= layout.seen_dispatch(known, self._root, desired, table.family)
+        for name, each in self._encoder.chains(table).items():
+            physical = self._names.physical(table.name, name)
+            wanted = self._laid(table, name, physical, each)
+            if wanted is not None:
+                told = seen(known, physical, each, wanted, _beside(known, physical))
+                found |= {} if told is None else {name: told}
+        return found
+
+    def _dispatches(self, chain: str, known: Keys) -> bool:
+        """Whether a chain of the filter table is the root of the dispatch or a node of it."""
+        head = self._head
+        return dispatch.is_root(chain, head) or (dispatch.is_node(chain, head) and layout.is_dispatched(known))
+
+    def _laid(self, table: TableId, chain: str, physical: str, known: Keys) -> Laid | None:
+        """How a chain stands that has sets or maps beside it; ``None`` where its rules are its rules."""
+        if table.name == "nat" and translations.has_maps(chain, self._head):
+            return translations.lay_out(known, physical, table.family)
+        if allowances.has_set(chain, self._head):
+            egress = allowances.is_egress(chain, self._head)
+            place = partial(self._names.physical, table.name)
+            return allowances.lay_out(known, physical, table.family, place, egress)
+        return None
+
+    def _edit_dispatch(
+        self, table: TableId, now: Mapping[str, Keys], entered: Sequence[tuple[Keys, Keys]], edits: TableEdits
+    ) -> None:
+        family, root = table.family, self._root
+        stray = any(STRAY in before for before, _ in entered)
+        known = edits.image.sets
+        if stray:
+            nodes = [each for name, each in now.items() if self._dispatches(name, each)]
+            wanted, shapes = layout.entries(nodes, root, family)
+            wanted = {**{name: {} for name in layout.maps_of(known, root)}, **wanted}
+            shapes = self._shapes[family] = {**self._shapes.get(family, {}), **shapes}
+            for name, elements in wanted.items():
+                if elements:
+                    self._have_map(shapes[name], edits)
+                if name in shapes and name in known:
+                    edits.set_elements(dispatch.map_of(shapes[name], root, family), elements)
+        else:
+            gone, shapes = layout.entries((before for before, _ in entered), root, family)
+            come, come_shapes = layout.entries((after for _, after in entered), root, family)
+            shapes = self._shapes[family] = {**self._shapes.get(family, {}), **shapes, **come_shapes}
+            for name in {**gone, **come}:
+                old, new = gone.get(name, {}), come.get(name, {})
+                if new:
+                    self._have_map(shapes[name], edits)
+                described = dispatch.map_of(shapes[name], root, family)
+                edits.edit_elements(
+                    described,
+                    [each for key, each in new.items() if key not in old or old[key].data != each.data],
+                    [each for key, each in old.items() if key not in new or new[key].data != each.data],
+                )
+        maps = layout.maps_of(known, root)
+        used = {name for name, each in maps.items() if name in shapes and each.elements}
+        rules = now.get(root)
+        looked_into = [shapes[name] for name in used]
+        edits.set_rules(root, None if rules is None else layout.root_rules(rules, looked_into, root, family))
+        for name in maps.keys() - used:
+            edits.remove_map(name)
+
+    def _have_map(self, shape: dispatch.Shape, edits: TableEdits) -> None:
+        described = dispatch.map_of(shape, self._root, edits.family)
+        known = edits.image.sets.get(described.name)
+        if known is None or not known.fits(described):
+            edits.add_set(described)
+
+
+def _edit_laid(physical: str, laid: Laid | None, edits: TableEdits) -> None:
+    known = edits.image.sets
+    maps = {} if laid is None else laid.maps
+    for name, (described, elements) in maps.items():
+        if name not in known or not known[name].fits(described):
+            edits.add_set(described)
+        edits.set_elements(described, elements)
+    edits.set_rules(physical, None if laid is None else laid.rules)
+    for name in _beside(edits.image, physical):
+        if name not in maps:
+            edits.remove_map(name)
+
+
+def _beside(known: Image, physical: str) -> list[str]:
+    """The sets and maps that belong to a chain, of those that are there."""
+    names = [f"{physical}-allowed"] if f"{physical}-allowed" in known.sets else []
+    return names or translations.maps_of(known, physical)
+
+
+def _refuse_builtin(plan: TablePlan[bytes]) -> None:
+    for edit in plan.edits:
+        if isinstance(edit, AddChain):
+            keys.refuse_name(edit.chain)
+        if isinstance(edit, AddChain | RemoveChain) and edit.chain in BUILTIN_CHAINS[plan.table.name]:
+            raise RuleRefused(f"{plan.table}: {edit.chain} is a built-in chain")

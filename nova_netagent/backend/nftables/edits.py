@@ -1,0 +1,291 @@
+"""The edits of one table: the messages, and what it holds afterwards."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from nova_netagent.backend import RuleRefused, TableChanged
+from nova_netagent.backend.nft import Batch
+from nova_netagent.backend.nft.objects import Chain, Element, Set
+from nova_netagent.backend.nftables import keys as rule_keys
+from nova_netagent.backend.nftables.image import Elements, HeldChain, Image, Keys, held
+from nova_netagent.backend.nftables.keys import Key
+from nova_netagent.backend.nftables.names import BASE_CHAINS
+from nova_netagent.netfilter.rule import Family
+from nova_netagent.plan.tables import AddChain, Delete, Edit, Insert, RemoveChain, diff_chain
+
+Message = Callable[[Batch], None]
+
+TABLE_COMMENT = "nova-netagent: what may pass, and where it leads"
+_PHASES = ("chains", "take", "sets", "fill", "rules", "link", "unmap", "remove", "forget")
+
+
+@dataclass
+class _Row:
+    """A rule in a chain that is being edited."""
+
+    key: bytes
+    handle: int | None
+    new: bool
+
+
+class TableEdits:
+    """The edits of our table of one family, gathered by the order in which the kernel can carry them out.
+
+    :param image: what the table holds; it is edited.
+    :param handles: asks the kernel for the handles of a chain's rules, whose keys are given too.
+    """
+
+    def __init__(self, image: Image, family: Family, handles: Callable[[str, Keys], tuple[int, ...]]) -> None:
+        self.image = image
+        self.edited = False
+        self.going: list[str] = []
+        """The sets of groups that are to go."""
+        self.family = family
+        self._handles = handles
+        self._phases: dict[str, list[Message]] = {phase: [] for phase in _PHASES}
+
+    def write(self, batch: Batch, *, destroy: bool) -> None:
+        """Append the messages to a batch.
+
+        :param destroy: take the sets away that are to go.
+        """
+        table, image = self.image.table, self.image
+        if not self.edited:
+            return
+        if not image.chains and not image.sets:
+            if image.exists:
+                batch.delete_table(table)
+            return
+        if not image.exists or not image.awake:
+            batch.add_table(table, TABLE_COMMENT)
+        for phase, messages in self._phases.items():
+            if phase != "forget" or destroy:
+                for message in messages:
+                    message(batch)
+
+    def done(self) -> None:
+        """What was written is so."""
+        if self.edited:
+            self.image.exists = bool(self.image.chains or self.image.sets)
+            self.image.awake = True
+
+    @property
+    def destroys(self) -> bool:
+        """Whether sets are to go."""
+        return bool(self.going)
+
+    def _add(self, phase: str, message: Message) -> None:
+        self.edited = True
+        self._phases[phase].append(message)
+
+    # --- chains
+
+    def set_rules(self, physical: str, after: Keys | None) -> None:
+        """Have a chain hold these rules; with ``None`` it goes."""
+        table = self.image.table
+        before = self.image.chains.get(physical)
+        base = BASE_CHAINS.get(physical)
+        self.edited |= self.image.exists and not self.image.awake  # it is woken with whatever is edited
+        if base is not None and not after:
+            after = None  # a base chain without rules would only cost
+        if before is not None and (after is None or not before.right):
+            self._take_chain(physical, before)
+            before = None
+        if after is None:
+            return
+        if before is None:
+            chain = base or Chain(physical)
+            self._add("chains", lambda batch: batch.add_chain(table, chain))
+            before = HeldChain()
+        if not before.rules and after:
+            self._add("rules", lambda batch: self._append(batch, physical, after))
+            self.image.chains[physical] = HeldChain(after, None)
+        elif before.rules != after:
+            self._edit(physical, before, after)
+        elif physical not in self.image.chains:
+            self.image.chains[physical] = before
+
+    def _take_chain(self, physical: str, before: HeldChain) -> None:
+        table = self.image.table
+        if before.rules:
+            self._add("take" if before.right else "chains", lambda batch: batch.flush_rules(table, physical))
+        # One that is hooked in wrong goes before the right one comes.
+        phase = "remove" if before.right else "chains"
+        self._add(phase, lambda batch: batch.delete_chain(table, physical))
+        del self.image.chains[physical]
+
+    def _edit(self, physical: str, before: HeldChain, after: Keys) -> None:
+        edits = list(diff_chain(physical, before.rules, after))
+        handles = before.handles
+        emptied = sum(isinstance(edit, Delete) for edit in edits) == len(before.rules)
+        if handles is None and not emptied and not _only_appends(edits, len(before.rules)):
+            handles = self._handles(physical, before.rules)
+        rows = [_Row(key, handles[at] if handles else None, new=False) for at, key in enumerate(before.rules)]
+        gone = _carry_out(edits, rows)
+        if emptied and before.rules:
+            self._add("take", self._flush(physical))
+        else:
+            for handle in gone:
+                self._add("take", self._delete(physical, handle))
+        following: int | None = None
+        inserts: list[Message] = []
+        for row in reversed(rows):
+            if row.new:
+                inserts.append(self._insert(physical, row.key, following))
+            else:
+                following = row.handle
+        for message in reversed(inserts):
+            self._add("rules", message)
+        known = tuple(row.handle for row in rows)
+        whole = tuple(handle for handle in known if handle is not None)
+        self.image.chains[physical] = HeldChain(after, whole if len(whole) == len(known) else None)
+
+    def _flush(self, physical: str) -> Message:
+        return lambda batch: batch.flush_rules(self.image.table, physical)
+
+    def _delete(self, physical: str, handle: int) -> Message:
+        return lambda batch: batch.delete_rule(self.image.table, physical, handle)
+
+    def _insert(self, physical: str, key: bytes, before: int | None) -> Message:
+        return lambda batch: self._append(batch, physical, (key,), before)
+
+    def _append(self, batch: Batch, physical: str, rules: Keys, before: int | None = None) -> None:
+        table, family = self.image.table, self.family
+        for key in rules:
+            comment = rule_keys.comment(key.rule, family) if isinstance(key, Key) else None
+            what = partial(_told, physical, key, family)
+            batch.add_encoded_rule(table, physical, key, comment, before=before, what=what)
+
+    # --- sets
+
+    def add_set(self, described: Set) -> None:
+        """Make a set; one of this name goes first, unless it is in use."""
+        table, name = self.image.table, described.name
+        if name in self.image.sets:
+            self._add("sets", lambda batch: batch.delete_set(table, name))
+        self._add("sets", lambda batch: batch.add_set(table, described))
+        self.image.sets[name] = held(described)
+
+    def set_elements(self, described: Set, after: Elements) -> None:
+        """Have a set that is there hold these elements."""
+        before = self.image.sets[described.name]
+        add = [each for key, each in after.items() if not _same(before.elements.get(key), each)]
+        remove = [each for key, each in before.elements.items() if not _same(after.get(key), each)]
+        self.edit_elements(described, add, remove)
+
+    def edit_elements(self, described: Set, add: Iterable[Element], remove: Iterable[Element]) -> None:
+        """Add elements, after others were removed."""
+        add, remove = list(add), list(remove)
+        table, name = self.image.table, described.name
+        if not add and not remove:
+            return
+        known = self.image.sets[name]
+        elements = dict(known.elements)
+        for each in remove:
+            del elements[each.key, each.closes]
+        for each in add:
+            elements[each.key, each.closes] = each
+        self.image.sets[name] = replace(known, elements=elements)
+        # Elements of a map lead to chains: they come after these and go before them.
+        leads = described.data is not None
+        if remove:
+            gone = sorted(remove, key=_ranges)
+            self._add("take" if leads else "fill", lambda batch: batch.delete_elements(table, described, gone))
+        if add:
+            new = sorted(add, key=_ranges)
+            self._add("link" if leads else "fill", lambda batch: batch.add_elements(table, described, new))
+
+    def note(self, described: Set, elements: Sequence[Element]) -> None:
+        """Add elements that nobody looks for again."""
+        table = self.image.table
+        self._add("fill", lambda batch: batch.add_elements(table, described, elements))
+
+    def forget(self, name: str) -> None:
+        """Forget every element of a set before others are added."""
+        table = self.image.table
+        self._add("take", lambda batch: batch.flush_elements(table, name))
+
+    def remove_set(self, name: str) -> None:
+        """Take a set away that no rule looks into any more."""
+        table = self.image.table
+        self.going.append(name)
+        self._add("forget", lambda batch: batch.delete_set(table, name))
+        del self.image.sets[name]
+
+    def remove_map(self, name: str) -> None:
+        """Take a map away with what is in it, before the chains that it leads to."""
+        table = self.image.table
+        self._add("unmap", lambda batch: batch.delete_set(table, name))
+        del self.image.sets[name]
+
+
+def edited(edits: Iterable[Edit[bytes]], chains: Mapping[str, Keys], name: str) -> dict[str, Keys | None]:
+    """The chains that a plan touches, afterwards; ``None`` for one that it removes.
+
+    :param name: the table, for people.
+    :raises RuleRefused: an edit does not fit the table.
+    :raises TableChanged: another rule than was planned stands at an index.
+    """
+    found: dict[str, list[bytes] | None] = {}
+    for edit in edits:
+        match edit:
+            case AddChain(chain):
+                if found.get(chain, chains.get(chain)) is not None:
+                    raise RuleRefused(f"{name}: there is a chain {chain} already")
+                found[chain] = []
+                continue
+            case RemoveChain(chain, flush_only):
+                if found.get(chain, chains.get(chain)) is None:
+                    raise RuleRefused(f"{name}: there is no chain {chain}")
+                found[chain] = [] if flush_only else None
+                continue
+            case Insert(chain, index, key) | Delete(chain, index, key):
+                pass
+        if chain not in found:
+            known = chains.get(chain)
+            found[chain] = None if known is None else list(known)
+        rules = found[chain]
+        if rules is None:
+            raise RuleRefused(f"{name}: there is no chain {chain}")
+        if isinstance(edit, Insert):
+            if index > len(rules):
+                raise RuleRefused(f"{name}: there is no place {index + 1} in {chain}")
+            rules.insert(index, key)
+        else:
+            if index >= len(rules):
+                raise RuleRefused(f"{name}: there is no place {index + 1} in {chain}")
+            if rules[index] != key:
+                raise TableChanged(f"{name}: {chain} has another rule at {index + 1} than was planned")
+            del rules[index]
+    return {chain: None if rules is None else tuple(rules) for chain, rules in found.items()}
+
+
+def _told(physical: str, key: bytes, family: Family) -> str:
+    return f"rule {physical}: {rule_keys.described(key, family)}"
+
+
+def _only_appends(edits: Iterable[Insert[bytes] | Delete[bytes]], length: int) -> bool:
+    return all(isinstance(edit, Insert) and edit.index >= length for edit in edits)
+
+
+def _carry_out(edits: Iterable[Insert[bytes] | Delete[bytes]], rows: list[_Row]) -> list[int]:
+    """Edit the rows; the handles of those that go."""
+    gone = []
+    for edit in edits:
+        if isinstance(edit, Insert):
+            rows.insert(edit.index, _Row(edit.key, None, new=True))
+        else:
+            row = rows.pop(edit.index)
+            if row.handle is not None:
+                gone.append(row.handle)
+    return gone
+
+
+def _same(known: Element | None, wanted: Element) -> bool:
+    return known is not None and (known.end, known.data) == (wanted.end, wanted.data)
+
+
+def _ranges(element: Element) -> tuple[bytes, bool]:
+    """Where a range is closed comes before the next one that begins there."""
+    return element.key, not element.closes
