@@ -43,7 +43,9 @@ def messages(data: Data) -> Iterator[tuple[int, int, int, Data]]:
 
 def attribute(kind: int, value: bytes) -> bytes:
     """An attribute with these bytes as its value."""
-    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+    size = len(value)
+    head = ATTRIBUTE.pack(ATTRIBUTE.size + size, kind)
+    return head + value + bytes(-size % 4) if size & 3 else head + value
 
 
 def attributes(data: Data) -> Iterator[tuple[int, Data]]:

@@ -200,7 +200,7 @@ DROP = Verdict("DROP")
 RETURN = Verdict("RETURN")
 
 
-class Rule(Struct, frozen=True, cache_hash=True):
+class Rule(Struct, frozen=True, cache_hash=True, gc=False):
     """One rule of a chain of either family.
 
     ``source`` and ``destination`` are prefixes in canonical text; ``protocol`` is a number;

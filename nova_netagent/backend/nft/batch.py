@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from struct import Struct
-from typing import NamedTuple
 
+from msgspec import Struct as Value
+
+from nova_netagent.backend.netlink import NESTED
 from nova_netagent.backend.nft import attributes, expressions, objects, userdata
 from nova_netagent.backend.nft.attributes import nested, number, parse, read_string, string
 from nova_netagent.backend.nft.objects import Chain, Element, Family, Set, TableId, element_text
@@ -26,12 +28,14 @@ _INTERVAL_END = 1
 _OWNED = 0x2
 
 
-class _Message(NamedTuple):
+class _Message(Value, frozen=True, gc=False):
     family: int
     kind: int
     flags: int
     body: bytes
-    what: str | Callable[[], str]
+    what: str | Callable[..., str]
+    number: int | None = None
+    """Which one it is of those that ``what`` knows, if it knows several."""
     elements: tuple[Set, Sequence[Element]] | None = None
 
 
@@ -57,7 +61,9 @@ class Batch:
         if not 0 <= index < len(self._messages):
             return "the transaction"
         message = self._messages[index]
-        what = message.what if isinstance(message.what, str) else message.what()
+        what = message.what
+        if not isinstance(what, str):
+            what = what() if message.number is None else what(message.number)
         what = f"{Family(message.family).name.lower()} {what}"
         if message.elements is None or offset is None:
             return what
@@ -139,6 +145,25 @@ class Batch:
         flags = _CREATE if before is not None else _CREATE | _APPEND
         self._messages.append(_Message(table.family, _NEW_RULE, flags, body, what))
 
+    def add_encoded_rules(
+        self,
+        table: TableId,
+        chain: str,
+        rules: Iterable[tuple[bytes, str | None]],
+        what: Callable[[int], str],
+    ) -> None:
+        """Append rules to a chain.
+
+        :param rules: of each its expressions as bytes, and its comment.
+        :param what: what the rule of a number is, for people; asked only when the kernel refuses it.
+        """
+        head, family = _chain_head(table.name, chain), table.family
+        for number_, (encoded, comment) in enumerate(rules):
+            body = head + attributes.aligned(4, encoded)
+            if comment is not None:
+                body += userdata.rule_comment(comment)
+            self._messages.append(_Message(family, _NEW_RULE, _CREATE | _APPEND, body, what, number_))
+
     def delete_rule(self, table: TableId, chain: str, handle: int) -> None:
         """Delete a rule by its handle."""
         body = string(1, table.name) + string(2, chain) + attributes.attribute(3, handle.to_bytes(8, "big"))
@@ -175,9 +200,18 @@ class Batch:
         """Delete every element of a set."""
         self._add(table, _DELETE_ELEMENTS, 0, string(1, table.name) + string(2, name), f"flush set {name}")
 
-    def add_elements(self, table: TableId, described: Set, elements: Sequence[Element]) -> None:
-        """Add elements; ones that are there with the same data do not matter."""
-        self._elements(table, _NEW_ELEMENTS, described, elements)
+    def add_elements(
+        self,
+        table: TableId,
+        described: Set,
+        elements: Sequence[Element],
+        comments: Sequence[str | None] | None = None,
+    ) -> None:
+        """Add elements; ones that are there with the same data do not matter.
+
+        :param comments: of each, where the elements do not say them themselves.
+        """
+        self._elements(table, _NEW_ELEMENTS, described, elements, comments)
 
     def delete_elements(self, table: TableId, described: Set, elements: Sequence[Element]) -> None:
         """Delete elements that are there."""
@@ -197,31 +231,42 @@ class Batch:
         pieces = [HEAD.pack(HEAD.size + len(guard), _BEGIN, REQUEST, first_sequence, 0, 0, 0, subsystem) + guard]
         last = len(self._messages) - 1
         head, subsystem_kind, sequence = HEAD.pack, SUBSYSTEM << 8, first_sequence
-        for family, kind, flags, body, _, _ in self._messages:
+        for each in self._messages:
             sequence += 1
+            body, flags = each.body, each.flags | REQUEST
             pieces += (
-                head(HEAD.size + len(body), subsystem_kind | kind, flags | REQUEST, sequence, 0, family, 0, 0),
+                head(HEAD.size + len(body), subsystem_kind | each.kind, flags, sequence, 0, each.family, 0, 0),
                 body,
             )
         if last >= 0:  # the last one is acknowledged
-            family, kind, flags, body, _, _ = self._messages[last]
-            pieces[-2] = head(
-                HEAD.size + len(body), subsystem_kind | kind, flags | REQUEST | ACKNOWLEDGE, sequence, 0, family, 0, 0
-            )
+            end = self._messages[last]
+            flags = end.flags | REQUEST | ACKNOWLEDGE
+            size = HEAD.size + len(end.body)
+            pieces[-2] = head(size, subsystem_kind | end.kind, flags, sequence, 0, end.family, 0, 0)
         if commit:
             pieces.append(HEAD.pack(HEAD.size, _END, REQUEST, first_sequence + 2 + last, 0, 0, 0, subsystem))
         return b"".join(pieces)
 
-    def _elements(self, table: TableId, kind: int, described: Set, elements: Sequence[Element]) -> None:
+    def _elements(
+        self,
+        table: TableId,
+        kind: int,
+        described: Set,
+        elements: Sequence[Element],
+        comments: Sequence[str | None] | None = None,
+    ) -> None:
         add = kind == _NEW_ELEMENTS
         head = string(1, table.name) + string(2, described.name)
         done = 0
         verdicts = described.data is not None and described.data.number == objects.VERDICT.number
-        for room in _rooms(_element(each, whole=add, verdict=verdicts) for each in elements):
+        if comments is None:
+            comments = [each.comment for each in elements] if add else [None] * len(elements)
+        encoded = (_element(*each, whole=add, verdict=verdicts) for each in zip(elements, comments, strict=True))
+        for room in _rooms(encoded):
             what = f"{'add to' if add else 'delete from'} set {described.name}"
             carried = described, elements[done : done + len(room)]
             flags = _CREATE if add else 0
-            self._messages.append(_Message(table.family, kind, flags, head + nested(3, *room), what, carried))
+            self._messages.append(_Message(table.family, kind, flags, head + nested(3, *room), what, elements=carried))
             done += len(room)
 
     def _add(self, table: TableId, kind: int, flags: int, body: bytes, what: str | Callable[[], str]) -> None:
@@ -257,17 +302,32 @@ def _element_at(body: bytes, offset: int) -> int | None:
     return None
 
 
-def _element(element: Element, *, whole: bool, verdict: bool) -> bytes:
-    body = nested(1, attributes.attribute(1, element.key))
+def _element(element: Element, comment: str | None, *, whole: bool, verdict: bool) -> bytes:
+    body = _key(1, element.key)
     if element.end is not None:
-        body += nested(10, attributes.attribute(1, element.end))
+        body += _key(10, element.end)
     if element.closes:
         body += number(3, _INTERVAL_END)
     if whole and element.data is not None:
         body += nested(2, nested(2, element.data) if verdict else attributes.attribute(1, element.data))
-    if whole and element.comment is not None:
-        body += attributes.attribute(6, userdata.comment(element.comment))
-    return nested(1, body)
+    if comment is not None:
+        body += userdata.element_comment(comment)
+    return attributes.aligned(1 | NESTED, body)
+
+
+def _key(kind: int, value: bytes) -> bytes:
+    size = len(value)
+    return nested(kind, attributes.attribute(1, value)) if size % 4 else _key_head(kind, size) + value
+
+
+@lru_cache(64)
+def _key_head(kind: int, size: int) -> bytes:
+    """What is before a value that fills whole words."""
+    return (
+        nested(kind, attributes.attribute(1, bytes(size)))[:-size]
+        if size
+        else nested(kind, attributes.attribute(1, b""))
+    )
 
 
 def _type_number(described: Set) -> int:

@@ -168,11 +168,6 @@ def destination_type() -> Expression:
     return Expression("fib", ((1, _register(0)), (2, _number(3)), (3, _number(2))))
 
 
-def extension_match(name: str, revision: int, data: bytes) -> Expression:
-    """Ask one of iptables' matches; nft(8) shows no more of it than its name."""
-    return Expression("match", ((1, _text(name)), (2, _number(revision)), (3, data)))
-
-
 def lookup(set_name: str, *, inverted: bool = False) -> Expression:
     """Go on when the set holds what the registers hold (or, inverted, when it does not)."""
     return Expression("lookup", ((1, _text(set_name)), (2, _register(0)), (5, _number(inverted))))
@@ -230,6 +225,23 @@ def encoded_jump(code: Verdict, chain: str) -> bytes:
     verdict_ = attributes.aligned(1, _number(code)) + attributes.attribute(2, name)
     data = attributes.aligned(_DATA, _JUMP_REGISTER + attributes.aligned(2, attributes.aligned(_VERDICT, verdict_)))
     return attributes.aligned(_EXPRESSIONS_ELEMENT, _IMMEDIATE + data)
+
+
+def encoded_lookup(set_name: str) -> bytes:
+    """``lookup``, encoded."""
+    data = attributes.string(1, set_name) + _LOOKED_UP
+    return attributes.aligned(_EXPRESSIONS_ELEMENT, _LOOKUP + attributes.aligned(_DATA, data))
+
+
+def encoded_match(name: str, revision: int, data: bytes) -> bytes:
+    """Ask one of iptables' matches, encoded; nft(8) shows no more of it than its name."""
+    known = _match_head(name, revision) + attributes.attribute(3, data)
+    return attributes.aligned(_EXPRESSIONS_ELEMENT, _MATCH + attributes.aligned(_DATA, known))
+
+
+@lru_cache(16)
+def _match_head(name: str, revision: int) -> bytes:
+    return attributes.string(1, name) + attributes.aligned(2, _number(revision))
 
 
 def encoded_compare(operation: Compare, value: bytes) -> bytes:
@@ -337,5 +349,8 @@ def _text(text: str) -> bytes:
 
 _IMMEDIATE = _named("immediate")
 _JUMP_REGISTER = attributes.aligned(1, _number(_VERDICT_REGISTER))
+_LOOKUP = _named("lookup")
+_LOOKED_UP = attributes.aligned(2, _register(0)) + attributes.aligned(5, _number(0))
+_MATCH = _named("match")
 _COMPARE = _named("cmp")
 _COMPARED = {each: attributes.aligned(1, _register(0)) + attributes.aligned(2, _number(each)) for each in Compare}

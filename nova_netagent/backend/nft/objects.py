@@ -125,7 +125,7 @@ class Set(Struct, frozen=True):
         return flags
 
 
-class Element(Struct, frozen=True):
+class Element(Struct, frozen=True, gc=False):
     """An element of a set.
 
     ``end`` is the upper end of a range; of a plain element, and of one that is its own end,

@@ -15,7 +15,7 @@ COMMENT = 0
 """The comment of tables, chains, rules and elements."""
 _SET_KEY_ORDER, _SET_DATA_ORDER, _SET_KEY_TYPE_OF, _SET_COMMENT = 0, 1, 3, 7
 _EXPRESSION, _EXPRESSION_DATA = 0, 1
-_RULE_COMMENT = Struct("=HHBB")
+_COMMENT_HEAD = Struct("=HHBB")
 _END = [bytes(1 + padding) for padding in range(4)]
 _PAYLOAD, _META, _CONCATENATION = 7, 9, 13
 
@@ -28,7 +28,13 @@ def comment(text: str | None, kind: int = COMMENT) -> bytes:
 def rule_comment(text: str) -> bytes:
     """A rule's comment with its attribute."""
     size = len(text) + 1
-    return _RULE_COMMENT.pack(6 + size, 7, COMMENT, size) + text.encode() + _END[-(6 + size) % 4]
+    return _COMMENT_HEAD.pack(6 + size, 7, COMMENT, size) + text.encode() + _END[-(6 + size) % 4]
+
+
+def element_comment(text: str) -> bytes:
+    """An element's comment with its attribute."""
+    size = len(text) + 1
+    return _COMMENT_HEAD.pack(6 + size, 6, COMMENT, size) + text.encode() + _END[-(6 + size) % 4]
 
 
 def of_set(described: Set) -> bytes:

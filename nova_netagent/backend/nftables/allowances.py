@@ -7,6 +7,7 @@ has an address and a port in common with one before it stays a rule.
 """
 
 import re
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -19,14 +20,13 @@ from nova_netagent.backend.nft.objects import (
     IPV6_ADDRESS,
     Element,
     Set,
-    key,
 )
 from nova_netagent.backend.nftables import keys, matches
 from nova_netagent.backend.nftables.image import Keys
 from nova_netagent.backend.nftables.keys import COUNTER, Key, Place
 from nova_netagent.backend.nftables.laid import Laid
 from nova_netagent.model import values
-from nova_netagent.netfilter.rule import Family, Ports, Rule
+from nova_netagent.netfilter.rule import ACCEPT, Family, Ports, Rule
 
 _CHAIN = re.compile(r"sg(i|e)-[0-9a-f]{8}\Z")
 _ADDRESS = {4: IPV4_ADDRESS, 6: IPV6_ADDRESS}
@@ -36,7 +36,7 @@ _PAYS_FROM = 3
 Range = tuple[int, int]
 
 
-class Box(Struct, frozen=True):
+class Box(Struct, frozen=True, gc=False):
     """What an allowance is about: addresses, a protocol, ports."""
 
     addresses: Range
@@ -54,11 +54,26 @@ class Box(Struct, frozen=True):
         )
 
 
-class Allowance(Key):
-    """The key of a rule that may be an element of its chain's set."""
+class Allowed(Struct, frozen=True, gc=False):
+    """What a rule says that may be an element: equal rules of thousands of groups share it."""
 
     box: Box
     element: Element
+    at: tuple[bytes, bool]
+    """The element's place among those of a set."""
+    asked: bytes
+    """The same as expressions."""
+
+
+class Allowance(Key):
+    """The key of a rule that may be an element of its chain's set."""
+
+    allowed: Allowed
+
+    @property
+    def element(self) -> Element:
+        """The element; what it is there for is not said."""
+        return self.allowed.element
 
 
 def has_set(chain: str, head: str) -> bool:
@@ -74,25 +89,20 @@ def is_egress(chain: str, head: str) -> bool:
     return chain[len(head) :].startswith("sge-")
 
 
-def classified(known: Key, family: Family, egress: bool) -> Key:
-    """The same key, as what it can be in such a chain."""
-    rule = known.rule
-    box = _box(rule, family, egress)
-    if box is None:
-        return known
-    made = Allowance(known)
-    made.rule, made.box = rule, box
-    size = values.FAMILY_BITS[family] // 8
-    low, high = (
-        key((box.addresses[end].to_bytes(size, "big"), bytes((box.protocol,)), box.ports[end].to_bytes(2, "big")))
-        for end in (0, 1)
-    )
-    comment = objects.comment(" ".join(filter(None, rule.origin or ())))
-    made.element = Element(low, end=None if low == high else high, comment=comment)
+def key(rule: Rule, family: Family, place: Place, egress: bool) -> Key:
+    """A rule's key, as what it can be in such a chain.
+
+    :raises RuleRefused: it cannot be said, or would mean something else.
+    """
+    allowed = _allowed(rule, family, egress)
+    if allowed is None:
+        return keys.key(rule, family, place)
+    made = Allowance(allowed.asked + COUNTER + keys.target(rule, family, place))
+    made.rule, made.allowed = rule, allowed
     return made
 
 
-def _box(rule: Rule, family: Family, egress: bool) -> Box | None:
+def _allowed(rule: Rule, family: Family, egress: bool) -> Allowed | None:
     prefix, other = (rule.destination, rule.source) if egress else (rule.source, rule.destination)
     if other is not None or rule.in_interface is not None or rule.out_interface is not None or rule.inverted:
         return None
@@ -101,8 +111,23 @@ def _box(rule: Rule, family: Family, egress: bool) -> Box | None:
     (ports,) = rule.matches
     if not isinstance(ports, Ports) or ports.source is not None or ports.destination is None:
         return None
+    return _made(prefix, rule.protocol, ports, family, egress)
+
+
+@lru_cache(1 << 13)
+def _made(prefix: str | None, protocol: int, ports: Ports, family: Family, egress: bool) -> Allowed:
+    source, destination = (None, prefix) if egress else (prefix, None)
+    asked = keys.asked(Rule(ACCEPT, source, destination, protocol=protocol, matches=(ports,)), family)
     known = values.prefix(prefix if prefix is not None else "0.0.0.0/0" if family == 4 else "::/0")
-    return Box((known.value, known.last), rule.protocol, ports.destination)
+    assert ports.destination is not None
+    first, last = ports.destination
+    size = values.FAMILY_BITS[family] // 8
+    low, high = (
+        objects.key((address.to_bytes(size, "big"), bytes((protocol,)), port.to_bytes(2, "big")))
+        for address, port in ((known.value, first), (known.last, last))
+    )
+    box = Box((known.value, known.last), protocol, ports.destination)
+    return Allowed(box, Element(low, end=None if low == high else high), (low, False), asked)
 
 
 def lay_out(chain: Keys, physical: str, family: Family, place: Place, egress: bool) -> Laid:
@@ -110,9 +135,14 @@ def lay_out(chain: Keys, physical: str, family: Family, place: Place, egress: bo
     chosen: list[Allowance] = []
     plain: list[bytes] = []
     boxes = _Boxes()
+    target = None
     for each in chain:
-        same = isinstance(each, Allowance) and (not chosen or each.rule.target == chosen[0].rule.target)
-        if same and isinstance(each, Allowance) and boxes.take(each.box):
+        if not isinstance(each, Allowance):
+            plain.append(each)
+            continue
+        if target is None:
+            target = each.rule.target
+        if (each.rule.target is target or each.rule.target == target) and boxes.take(each.allowed.box):
             chosen.append(each)
         else:
             plain.append(each)
@@ -120,8 +150,9 @@ def lay_out(chain: Keys, physical: str, family: Family, place: Place, egress: bo
         return Laid(chain, {})
     described = set_of(physical, family)
     lookup = _lookup(chosen[0], described.name, family, place, egress)
-    elements = {(each.element.key, False): each.element for each in chosen}
-    return Laid((lookup, *plain), {described.name: (described, elements)})
+    elements = {each.allowed.at: each.allowed.element for each in chosen}
+    origins = {each.allowed.at: each.rule.origin for each in chosen}
+    return Laid((lookup, *plain), {described.name: (described, elements)}, {described.name: origins})
 
 
 class _Boxes:
@@ -136,14 +167,14 @@ class _Boxes:
         low, high = box.ports
         if low == high:
             known = self._by_port.setdefault((box.protocol, low), [])
-            others = [*known, *self._ranges.get(box.protocol, ())]
+            others = [*known, *self._ranges[box.protocol]] if box.protocol in self._ranges else known
         else:
             known = self._ranges.setdefault(box.protocol, [])
             alone = (
                 each for (protocol, _), found in self._by_port.items() if protocol == box.protocol for each in found
             )
             others = [*known, *alone]
-        if any(box.overlaps(each) for each in others):
+        if others and any(box.overlaps(each) for each in others):
             return False
         known.append(box)
         return True
@@ -156,11 +187,15 @@ def set_of(physical: str, family: Family) -> Set:
 
 
 def _lookup(each: Allowance, name: str, family: Family, place: Place, egress: bool) -> bytes:
+    return _loads(family, egress) + expressions.encoded_lookup(name) + COUNTER + keys.target(each.rule, family, place)
+
+
+@lru_cache(4)
+def _loads(family: Family, egress: bool) -> bytes:
     width = values.FAMILY_BITS[family] // 32
     loads = (
         matches.address(family, "destination" if egress else "source"),
         expressions.meta(Meta.L4PROTO, width),
         expressions.payload(Base.TRANSPORT, 2, 2, width + 1),
-        expressions.lookup(name),
     )
-    return expressions.encode(loads) + COUNTER + keys.target(each.rule, family, place)
+    return expressions.encode(loads)

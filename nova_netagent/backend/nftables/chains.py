@@ -52,6 +52,7 @@ class Chains:
         entered: list[tuple[Keys, Keys]] = []
         for name, rules in after.items():
             before = chains.get(name)
+            encoded = None
             if rules is not None:
                 encoded = self._encoder.keys(table, name)
                 put[name] = rules = encoded if encoded == rules and encoded is not None else rules
@@ -65,7 +66,9 @@ class Chains:
                     continue
             physical = self._names.physical(table.name, name)
             laid = self._laid(table, name, physical, rules or ())
-            if laid is None:
+            if laid is None and rules is not None and rules is encoded and name in self._encoder.chains(table):
+                edits.set_rules(physical, rules, self._encoder.chain(table, name))
+            elif laid is None:
                 edits.set_rules(physical, rules)
             else:
                 _edit_laid(physical, None if rules is None else laid, edits)
@@ -82,7 +85,7 @@ class Chains:
             found |= layout.seen_dispatch(known, self._root, desired, table.family)
         for name, each in self._encoder.chains(table).items():
             physical = self._names.physical(table.name, name)
-            wanted = self._laid(table, name, physical, each)
+            wanted = self._laid(table, name, physical, each) if physical in known.chains else None
             if wanted is not None:
                 told = seen(known, physical, each, wanted, _beside(known, physical))
                 found |= {} if told is None else {name: told}
@@ -154,7 +157,7 @@ def _edit_laid(physical: str, laid: Laid | None, edits: TableEdits) -> None:
     for name, (described, elements) in maps.items():
         if name not in known or not known[name].fits(described):
             edits.add_set(described)
-        edits.set_elements(described, elements)
+        edits.set_elements(described, elements, laid.origins.get(name) if laid else None)
     edits.set_rules(physical, None if laid is None else laid.rules)
     for name in _beside(edits.image, physical):
         if name not in maps:

@@ -3,18 +3,23 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
+from typing import Any
 
 from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.nft import Batch
-from nova_netagent.backend.nft.objects import Chain, Element, Set
+from nova_netagent.backend.nft.objects import Chain, Element, Set, TableId
 from nova_netagent.backend.nftables import keys as rule_keys
 from nova_netagent.backend.nftables.image import Elements, HeldChain, Image, Keys, held
 from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.names import BASE_CHAINS
-from nova_netagent.netfilter.rule import Family
+from nova_netagent.netfilter.rule import Chain as Described
+from nova_netagent.netfilter.rule import Family, Origin
 from nova_netagent.plan.tables import AddChain, Delete, Edit, Insert, RemoveChain, diff_chain
 
-Message = Callable[[Batch], None]
+Message = tuple[Callable[..., None], tuple[Any, ...]]
+"""A method of a batch, or a function of one, and what it is given."""
+ElementOrigins = Mapping[tuple[bytes, bool], Origin | None]
 
 TABLE_COMMENT = "nova-netagent: what may pass, and where it leads"
 _PHASES = ("chains", "take", "sets", "fill", "rules", "link", "unmap", "remove", "forget")
@@ -61,8 +66,8 @@ class TableEdits:
             batch.add_table(table, TABLE_COMMENT)
         for phase, messages in self._phases.items():
             if phase != "forget" or destroy:
-                for message in messages:
-                    message(batch)
+                for write, message in messages:
+                    write(batch, *message)
 
     def done(self) -> None:
         """What was written is so."""
@@ -75,14 +80,17 @@ class TableEdits:
         """Whether sets are to go."""
         return bool(self.going)
 
-    def _add(self, phase: str, message: Message) -> None:
+    def _add(self, phase: str, write: Callable[..., None], *message: Any) -> None:
         self.edited = True
-        self._phases[phase].append(message)
+        self._phases[phase].append((write, message))
 
     # --- chains
 
-    def set_rules(self, physical: str, after: Keys | None) -> None:
-        """Have a chain hold these rules; with ``None`` it goes."""
+    def set_rules(self, physical: str, after: Keys | None, described: Described | None = None) -> None:
+        """Have a chain hold these rules; with ``None`` it goes.
+
+        :param described: says what each rule is there for, if they do not say it themselves.
+        """
         table = self.image.table
         before = self.image.chains.get(physical)
         base = BASE_CHAINS.get(physical)
@@ -96,26 +104,26 @@ class TableEdits:
             return
         if before is None:
             chain = base or Chain(physical)
-            self._add("chains", lambda batch: batch.add_chain(table, chain))
+            self._add("chains", Batch.add_chain, table, chain)
             before = HeldChain()
         if not before.rules and after:
-            self._add("rules", lambda batch: self._append(batch, physical, after))
+            self._add("rules", _append, table, self.family, physical, after, described)
             self.image.chains[physical] = HeldChain(after, None)
         elif before.rules != after:
-            self._edit(physical, before, after)
+            self._edit(physical, before, after, described)
         elif physical not in self.image.chains:
             self.image.chains[physical] = before
 
     def _take_chain(self, physical: str, before: HeldChain) -> None:
         table = self.image.table
         if before.rules:
-            self._add("take" if before.right else "chains", lambda batch: batch.flush_rules(table, physical))
+            self._add("take" if before.right else "chains", Batch.flush_rules, table, physical)
         # One that is hooked in wrong goes before the right one comes.
         phase = "remove" if before.right else "chains"
-        self._add(phase, lambda batch: batch.delete_chain(table, physical))
+        self._add(phase, Batch.delete_chain, table, physical)
         del self.image.chains[physical]
 
-    def _edit(self, physical: str, before: HeldChain, after: Keys) -> None:
+    def _edit(self, physical: str, before: HeldChain, after: Keys, described: Described | None) -> None:
         edits = list(diff_chain(physical, before.rules, after))
         handles = before.handles
         emptied = sum(isinstance(edit, Delete) for edit in edits) == len(before.rules)
@@ -124,38 +132,22 @@ class TableEdits:
         rows = [_Row(key, handles[at] if handles else None, new=False) for at, key in enumerate(before.rules)]
         gone = _carry_out(edits, rows)
         if emptied and before.rules:
-            self._add("take", self._flush(physical))
+            self._add("take", Batch.flush_rules, self.image.table, physical)
         else:
             for handle in gone:
-                self._add("take", self._delete(physical, handle))
+                self._add("take", Batch.delete_rule, self.image.table, physical, handle)
         following: int | None = None
-        inserts: list[Message] = []
-        for row in reversed(rows):
+        inserts: list[tuple[bytes, Origin | None, int | None]] = []
+        for row, origin in reversed([*zip(rows, _origins(described), strict=False)]):
             if row.new:
-                inserts.append(self._insert(physical, row.key, following))
+                inserts.append((row.key, origin, following))
             else:
                 following = row.handle
         for message in reversed(inserts):
-            self._add("rules", message)
+            self._add("rules", _insert, self.image.table, self.family, physical, *message)
         known = tuple(row.handle for row in rows)
         whole = tuple(handle for handle in known if handle is not None)
         self.image.chains[physical] = HeldChain(after, whole if len(whole) == len(known) else None)
-
-    def _flush(self, physical: str) -> Message:
-        return lambda batch: batch.flush_rules(self.image.table, physical)
-
-    def _delete(self, physical: str, handle: int) -> Message:
-        return lambda batch: batch.delete_rule(self.image.table, physical, handle)
-
-    def _insert(self, physical: str, key: bytes, before: int | None) -> Message:
-        return lambda batch: self._append(batch, physical, (key,), before)
-
-    def _append(self, batch: Batch, physical: str, rules: Keys, before: int | None = None) -> None:
-        table, family = self.image.table, self.family
-        for key in rules:
-            comment = rule_keys.comment(key.rule, family) if isinstance(key, Key) else None
-            what = partial(_told, physical, key, family)
-            batch.add_encoded_rule(table, physical, key, comment, before=before, what=what)
 
     # --- sets
 
@@ -163,18 +155,31 @@ class TableEdits:
         """Make a set; one of this name goes first, unless it is in use."""
         table, name = self.image.table, described.name
         if name in self.image.sets:
-            self._add("sets", lambda batch: batch.delete_set(table, name))
-        self._add("sets", lambda batch: batch.add_set(table, described))
+            self._add("sets", Batch.delete_set, table, name)
+        self._add("sets", Batch.add_set, table, described)
         self.image.sets[name] = held(described)
 
-    def set_elements(self, described: Set, after: Elements) -> None:
-        """Have a set that is there hold these elements."""
+    def set_elements(self, described: Set, after: Elements, origins: ElementOrigins | None = None) -> None:
+        """Have a set that is there hold these elements.
+
+        :param origins: what each is there for, if they do not say it themselves.
+        """
         before = self.image.sets[described.name]
+        if not before.elements:
+            self.image.sets[described.name] = replace(before, elements=after)
+            self._add_elements(described, list(after.values()), origins)
+            return
         add = [each for key, each in after.items() if not _same(before.elements.get(key), each)]
         remove = [each for key, each in before.elements.items() if not _same(after.get(key), each)]
-        self.edit_elements(described, add, remove)
+        self.edit_elements(described, add, remove, origins)
 
-    def edit_elements(self, described: Set, add: Iterable[Element], remove: Iterable[Element]) -> None:
+    def edit_elements(
+        self,
+        described: Set,
+        add: Iterable[Element],
+        remove: Iterable[Element],
+        origins: ElementOrigins | None = None,
+    ) -> None:
         """Add elements, after others were removed."""
         add, remove = list(add), list(remove)
         table, name = self.image.table, described.name
@@ -187,36 +192,43 @@ class TableEdits:
         for each in add:
             elements[each.key, each.closes] = each
         self.image.sets[name] = replace(known, elements=elements)
-        # Elements of a map lead to chains: they come after these and go before them.
-        leads = described.data is not None
         if remove:
             gone = sorted(remove, key=_ranges)
-            self._add("take" if leads else "fill", lambda batch: batch.delete_elements(table, described, gone))
-        if add:
-            new = sorted(add, key=_ranges)
-            self._add("link" if leads else "fill", lambda batch: batch.add_elements(table, described, new))
+            # Elements of a map lead to chains: they go before these.
+            phase = "fill" if described.data is None else "take"
+            self._add(phase, Batch.delete_elements, table, described, gone)
+        self._add_elements(described, add, origins)
+
+    def _add_elements(self, described: Set, add: Sequence[Element], origins: ElementOrigins | None) -> None:
+        if not add:
+            return
+        new = sorted(add, key=_ranges) if described.interval and len(described.key) == 1 else add
+
+        # Elements of a map lead to chains: they come after these.
+        phase = "fill" if described.data is None else "link"
+        self._add(phase, _add_elements, self.image.table, described, new, origins)
 
     def note(self, described: Set, elements: Sequence[Element]) -> None:
         """Add elements that nobody looks for again."""
         table = self.image.table
-        self._add("fill", lambda batch: batch.add_elements(table, described, elements))
+        self._add("fill", Batch.add_elements, table, described, elements)
 
     def forget(self, name: str) -> None:
         """Forget every element of a set before others are added."""
         table = self.image.table
-        self._add("take", lambda batch: batch.flush_elements(table, name))
+        self._add("take", Batch.flush_elements, table, name)
 
     def remove_set(self, name: str) -> None:
         """Take a set away that no rule looks into any more."""
         table = self.image.table
         self.going.append(name)
-        self._add("forget", lambda batch: batch.delete_set(table, name))
+        self._add("forget", Batch.delete_set, table, name)
         del self.image.sets[name]
 
     def remove_map(self, name: str) -> None:
         """Take a map away with what is in it, before the chains that it leads to."""
         table = self.image.table
-        self._add("unmap", lambda batch: batch.delete_set(table, name))
+        self._add("unmap", Batch.delete_set, table, name)
         del self.image.sets[name]
 
 
@@ -259,6 +271,43 @@ def edited(edits: Iterable[Edit[bytes]], chains: Mapping[str, Keys], name: str) 
                 raise TableChanged(f"{name}: {chain} has another rule at {index + 1} than was planned")
             del rules[index]
     return {chain: None if rules is None else tuple(rules) for chain, rules in found.items()}
+
+
+def _append(
+    batch: Batch, table: TableId, family: Family, physical: str, rules: Keys, described: Described | None
+) -> None:
+    noted = ((key, _comment(key, family, origin)) for key, origin in zip(rules, _origins(described), strict=False))
+    batch.add_encoded_rules(table, physical, noted, lambda number: _told(physical, rules[number], family))
+
+
+def _insert(
+    batch: Batch,
+    table: TableId,
+    family: Family,
+    physical: str,
+    key: bytes,
+    origin: Origin | None,
+    before: int | None,
+) -> None:
+    comment = _comment(key, family, origin)
+    batch.add_encoded_rule(table, physical, key, comment, before=before, what=partial(_told, physical, key, family))
+
+
+def _add_elements(
+    batch: Batch, table: TableId, described: Set, elements: Sequence[Element], origins: ElementOrigins | None
+) -> None:
+    comments = None
+    if origins is not None:
+        comments = [rule_keys.origin_comment(origins.get((each.key, each.closes))) for each in elements]
+    batch.add_elements(table, described, elements, comments)
+
+
+def _origins(described: Described | None) -> Iterable[Origin | None]:
+    return repeat(None) if described is None else described.origins()
+
+
+def _comment(key: bytes, family: Family, origin: Origin | None) -> str | None:
+    return rule_keys.comment(key.rule, family, origin) if isinstance(key, Key) else None
 
 
 def _told(physical: str, key: bytes, family: Family) -> str:

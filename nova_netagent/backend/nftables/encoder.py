@@ -1,13 +1,13 @@
 """A table's rules as keys, each chain encoded once as long as it is the same object."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from nova_netagent.backend.nftables import allowances, dispatch, keys, translations
-from nova_netagent.backend.nftables.keys import Key, refuse_name
+from nova_netagent.backend.nftables.keys import Key, Place, refuse_name
 from nova_netagent.backend.nftables.names import FILTER, Names
 from nova_netagent.model.lineage import changed, follow
-from nova_netagent.netfilter.rule import Chain, Family, Rule, Table, TableId
+from nova_netagent.netfilter.rule import Chain, Table, TableId
 from nova_netagent.plan.tables import EncodedHook, EncodedTable
 
 Keys = tuple[bytes, ...]
@@ -32,14 +32,15 @@ class Encoder:
         place = partial(self._names.physical, table.id.name)
         others = changed(chains, table.chains)
         put = {}
+        done: _Done = {}
         for name in others:
             if name in table.chains:
                 refuse_name(name)
-                put[name] = self._chain(name, table.chains[name].explained, table.id, place)
+                put[name] = self._chain(table.chains[name], table.id, place, done)
         encoded = follow(known, put, [name for name in others if name not in table.chains])
         self._known[table.id] = (table.chains, encoded)
         hooks = tuple(
-            EncodedHook(hook.chain, self._chain(hook.chain, hook.rules, table.id, place), hook.shared)
+            EncodedHook(hook.chain, self._chain(Chain(hook.chain, hook.rules), table.id, place, done), hook.shared)
             for hook in table.hooks
         )
         self._hooks[table.id] = hooks
@@ -56,15 +57,29 @@ class Encoder:
         """Every chain of ours as it was encoded last."""
         return self._known[table][1] if table in self._known else {}
 
-    def _chain(self, name: str, rules: Iterable[Rule], table: TableId, place: Callable[[str], str]) -> Keys:
-        family: Family = table.family
-        made: list[Key] = [keys.key(rule, family, place) for rule in rules]
-        dispatching = dispatch.is_root(name, self._head) or dispatch.is_node(name, self._head)
-        if table.name == FILTER and dispatching:
-            made = [dispatch.classified(each, family, self._head, place) for each in made]
+    def chain(self, table: TableId, name: str) -> Chain:
+        """A chain of ours as it was encoded last: it says what its rules are there for."""
+        return self._known[table][0][name]
+
+    def _chain(self, chain: Chain, table: TableId, place: Place, done: "_Done") -> Keys:
+        name, family = chain.name, table.family
+        if table.name == FILTER and (dispatch.is_root(name, self._head) or dispatch.is_node(name, self._head)):
+            made = (keys.key(rule, family, place) for rule in chain.explained)
+            return tuple(dispatch.classified(each, family, self._head, place) for each in made)
         if allowances.has_set(name, self._head):
             egress = allowances.is_egress(name, self._head)
-            made = [allowances.classified(each, family, egress) for each in made]
+            return tuple(allowances.key(rule, family, place, egress) for rule in chain.explained)
         if table.name == "nat" and translations.has_maps(name, self._head):
-            made = [translations.classified(each, family) for each in made]
-        return tuple(made)
+            return tuple(translations.classified(keys.key(rule, family, place), family) for rule in chain.explained)
+        # The compiler has one object for equal rules.
+        found = []
+        for rule in chain.rules:
+            known = done.get(id(rule))
+            if known is None:
+                known = done[id(rule)] = keys.key(rule, family, place)
+            found.append(known)
+        return tuple(found)
+
+
+_Done = dict[int, Key]
+"""By the identity of a rule its key, as long as one table is encoded."""

@@ -16,6 +16,8 @@ from nova_netagent.netfilter.rule import (
     Comment,
     Family,
     Jump,
+    Match,
+    Origin,
     Physdev,
     Rule,
     Verdict,
@@ -44,12 +46,16 @@ def key(rule: Rule, family: Family, place: Place) -> Key:
 
     :raises RuleRefused: it cannot be said, or would mean something else.
     """
-    made = Key(b"".join(_pieces(rule, family, place)))
+    made = Key(asked(rule, family) + COUNTER + target(rule, family, place))
     made.rule = rule
     return made
 
 
-def _pieces(rule: Rule, family: Family, place: Place) -> list[bytes]:
+def asked(rule: Rule, family: Family) -> bytes:
+    """What a rule asks of a packet.
+
+    :raises RuleRefused: it cannot be said, or would mean something else.
+    """
     inverted = rule.inverted
     pieces = []
     if rule.in_interface is not None:
@@ -65,9 +71,7 @@ def _pieces(rule: Rule, family: Family, place: Place) -> list[bytes]:
     known = None if "protocol" in inverted else rule.protocol
     for each in rule.matches:
         pieces.append(matches.match(each, family, known))
-    pieces.append(COUNTER)
-    pieces.append(target(rule, family, place))
-    return pieces
+    return b"".join(pieces)
 
 
 def target(rule: Rule, family: Family, place: Place) -> bytes:
@@ -84,19 +88,33 @@ def refuse_name(chain: str) -> None:
         raise RuleRefused(f"{chain!r} is not a chain name: 1 to {MAX_CHAIN_NAME} characters")
 
 
-def comment(rule: Rule, family: Family) -> str | None:
-    """What nft(8) shows beside a rule: what it cannot show of it, and what the rule is there for."""
+def comment(rule: Rule, family: Family, origin: Origin | None = None) -> str | None:
+    """What nft(8) shows beside a rule: what it cannot show of it, and what the rule is there for.
+
+    :param origin: what it is there for, if it does not say so itself.
+    """
+    words = [] if rule.origin is None and origin is None else [*filter(None, rule.origin or origin or ())]
+    if rule.matches:
+        words[:0] = _unshown(rule.matches, family)
+    if isinstance(rule.target, ChecksumFill):
+        words.append("(only counted: nf_tables fills no checksum)")
+    return objects.comment(" ".join(words)) if words else None
+
+
+def origin_comment(origin: Origin | None) -> str | None:
+    """What an element is there for."""
+    return None if origin is None else objects.comment(" ".join(filter(None, origin)))
+
+
+def _unshown(matches_: tuple[Match, ...], family: Family) -> list[str]:
+    """What nft(8) does not show of a rule's matches."""
     words = []
-    for each in rule.matches:
+    for each in matches_:
         if isinstance(each, Physdev):
             words.append(match_text(each, family))
         elif isinstance(each, Comment):
             words.append(each.text)
-    if rule.origin is not None:
-        words += filter(None, rule.origin)
-    if isinstance(rule.target, ChecksumFill):
-        words.append("(only counted: nf_tables fills no checksum)")
-    return objects.comment(" ".join(words)) if words else None
+    return words
 
 
 def uncounted(listed: bytes) -> bytes:

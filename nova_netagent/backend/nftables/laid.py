@@ -1,10 +1,11 @@
 """A chain of the compiler that stands in nf_tables as fewer rules, with sets or maps beside them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nova_netagent.backend.nft.objects import Element, Set
-from nova_netagent.backend.nftables.image import Image, Keys
+from nova_netagent.backend.nftables.image import Elements, Image, Keys
+from nova_netagent.netfilter.rule import Origin
 
 STRAY = b"what is not as it should be in the sets and maps of the chain"
 """Stands in a chain for elements and lookups that are not as they should be."""
@@ -15,7 +16,9 @@ class Laid:
     """Its rules, and its sets and maps with their elements."""
 
     rules: Keys
-    maps: dict[str, tuple[Set, dict[tuple[bytes, bool], Element]]]
+    maps: Mapping[str, tuple[Set, Elements]]
+    origins: Mapping[str, Mapping[tuple[bytes, bool], Origin | None]] = field(default_factory=dict)
+    """By set what its elements are there for, if these do not say it themselves."""
 
 
 def seen(image: Image, physical: str, desired: Keys, wanted: Laid, present: Sequence[str]) -> Keys | None:

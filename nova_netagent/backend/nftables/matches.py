@@ -4,7 +4,7 @@ Sources: libnftnl and nft(8) for the ways in which nft itself says the same;
 linux/netfilter/xt_physdev.h.
 """
 
-import ipaddress
+import socket
 import sys
 from functools import lru_cache
 
@@ -48,6 +48,7 @@ _OFFSETS: dict[tuple[Family, str], int] = {
     (6, "destination"): 24,
 }
 ADDRESS_SIZE: dict[Family, int] = {4: 4, 6: 16}
+SOCKET_FAMILY: dict[Family, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 def address(family: Family, side: str, length: int | None = None, register: int = 0) -> Expression:
@@ -60,7 +61,7 @@ def prefix(family: Family, side: str, text: str, inverted: bool) -> bytes:
     """The address is in a prefix."""
     base, _, bits = text.partition("/")
     size, length = ADDRESS_SIZE[family], int(bits)
-    value = ipaddress.ip_address(base).packed
+    value = socket.inet_pton(SOCKET_FAMILY[family], base)
     operation = _comparison(inverted)
     if length and length % 8 == 0:
         whole = length // 8
@@ -108,6 +109,8 @@ def match(each: Match, family: Family, protocol_: int | None) -> bytes:
     :param protocol_: of which the rule already is.
     :raises RuleRefused: it cannot be said, or would mean something else.
     """
+    if isinstance(each, Physdev):
+        return _physdev(each)
     if isinstance(each, MacSource):
         return _ETHERNET_SOURCE + expressions.encoded_compare(
             _comparison(each.inverted), bytes.fromhex(each.address.replace(":", ""))
@@ -154,8 +157,6 @@ def _match(each: Match, family: Family, protocol_: int | None) -> tuple[Expressi
             return loaded, expressions.compare(Compare.EQUAL, wanted)
         case Conntrack(states, inverted):
             return conntrack(states, inverted)
-        case Physdev():
-            return (_physdev(each),)
         case InSet(name, direction):
             here, there = ("source", "destination") if direction.startswith("src") else ("destination", "source")
             if "," not in direction:
@@ -180,7 +181,7 @@ def _match(each: Match, family: Family, protocol_: int | None) -> tuple[Expressi
             if len(text.encode()) > 255:
                 raise RuleRefused("a comment of more than 255 bytes")
             return ()
-        case MacSource() | Opaque():
+        case MacSource() | Physdev() | Opaque():
             raise RuleRefused(f"the match {each} is not ours")
 
 
@@ -194,7 +195,7 @@ def _ports(offset: int, ports: PortRange | None) -> tuple[Expression, ...]:
     return loaded, expressions.compare(Compare.AT_LEAST, low), expressions.compare(Compare.AT_MOST, high)
 
 
-def _physdev(each: Physdev) -> Expression:
+def _physdev(each: Physdev) -> bytes:
     """The match of iptables: nf_tables itself knows bridge ports in the bridge family only."""
     asked = inverted = 0
     if each.incoming is not None:
@@ -205,7 +206,7 @@ def _physdev(each: Physdev) -> Expression:
         asked |= _PHYSDEV_BRIDGED
         inverted = 0 if each.bridged else _PHYSDEV_BRIDGED
     names = _pattern(each.incoming) + _pattern(each.outgoing)
-    return expressions.extension_match("physdev", 0, names + bytes((inverted, asked)) + bytes(6))
+    return expressions.encoded_match("physdev", 0, names + bytes((inverted, asked)) + bytes(6))
 
 
 def _pattern(name: str | None) -> bytes:

@@ -7,6 +7,7 @@ if filter has none), and the others have their table's name in it: mangle's ``W-
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -34,13 +35,7 @@ class Names(Struct, frozen=True):
 
     def physical(self, table: str, chain: str) -> str:
         """The name in nf_tables of a table's chain."""
-        if chain in BUILTIN_CHAINS[table]:
-            return f"{table}-{chain}"
-        head = f"{self.wrap_name}-"
-        if not chain.startswith(head):
-            return chain if table == FILTER or chain == POSTROUTING_BOTTOM else f"{table}.{chain}"
-        name = chain.removeprefix(head)
-        return chain if table == _owner(name) else f"{head}{table}-{name}"
+        return _physical(f"{self.wrap_name}-", table, chain)
 
     def logical(self, physical: str) -> tuple[str, str]:
         """The table and the name of a chain in it; what is not ours counts as filter's."""
@@ -57,6 +52,16 @@ class Names(Struct, frozen=True):
         if dash and table in BUILTIN_CHAINS:
             return table, head + name
         return _owner(physical.removeprefix(head)), physical
+
+
+@lru_cache(1 << 15)
+def _physical(head: str, table: str, chain: str) -> str:
+    if chain in BUILTIN_CHAINS[table]:
+        return f"{table}-{chain}"
+    if not chain.startswith(head):
+        return chain if table == FILTER or chain == POSTROUTING_BOTTOM else f"{table}.{chain}"
+    name = chain.removeprefix(head)
+    return chain if table == _owner(name) else f"{head}{table}-{name}"
 
 
 def _owner(name: str) -> str:

@@ -1,13 +1,13 @@
 """What a rule does with a packet, as expressions."""
 
 import ipaddress
-import socket
 import sys
 from functools import lru_cache
 
 from nova_netagent.backend import RuleRefused
 from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.expressions import Ct, Expression, Meta, Nat, Verdict
+from nova_netagent.backend.nftables.matches import SOCKET_FAMILY
 from nova_netagent.netfilter.rule import (
     ChecksumFill,
     Dnat,
@@ -24,7 +24,6 @@ from nova_netagent.netfilter.rule import (
 )
 from nova_netagent.netfilter.rule import Verdict as VerdictTarget
 
-SOCKET_FAMILY: dict[Family, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
 _PORT_UNREACHABLE: dict[Family, int] = {4: 3, 6: 4}
 _ALL = 0xFFFFFFFF
 

@@ -15,10 +15,9 @@ from nova_netagent.backend.nft import expressions, objects
 from nova_netagent.backend.nft.expressions import Expression, Meta, Nat
 from nova_netagent.backend.nft.objects import INTERFACE_NAME, IPV4_ADDRESS, IPV6_ADDRESS, Element, Set, interface_name
 from nova_netagent.backend.nftables import matches
-from nova_netagent.backend.nftables.image import Image, Keys
+from nova_netagent.backend.nftables.image import Elements, Image, Keys
 from nova_netagent.backend.nftables.keys import COUNTER, Key
 from nova_netagent.backend.nftables.laid import Laid
-from nova_netagent.backend.nftables.targets import SOCKET_FAMILY
 from nova_netagent.model import values
 from nova_netagent.netfilter.rule import Conntrack, Dnat, Family, Match, Physdev, Rule, Snat
 
@@ -136,7 +135,7 @@ def lay_out(keys: Keys, physical: str, family: Family) -> Laid:
         else:
             elements[each.element.key, False] = each.element
             last[each.address] = max(place, last.get(each.address, -1))
-    maps = {}
+    maps: dict[str, tuple[Set, Elements]] = {}
     for shape, elements in found.items():
         described = _map(shape, physical, family)
         maps[described.name] = (described, elements)
@@ -179,4 +178,9 @@ def _lookup(shape: Shape, physical: str, family: Family) -> bytes:
         if shape.interface:
             loads.append(expressions.meta(Meta.OIFNAME, width * (1 + shape.destination)))
     found = expressions.encode((*loads, expressions.lookup_value(_map(shape, physical, family).name)))
-    return guard + found + COUNTER + expressions.encode((expressions.translate(shape.kind, SOCKET_FAMILY[family]),))
+    return (
+        guard
+        + found
+        + COUNTER
+        + expressions.encode((expressions.translate(shape.kind, matches.SOCKET_FAMILY[family]),))
+    )

@@ -128,7 +128,7 @@ others = st.sampled_from((Rule(ACCEPT, protocol=47), Rule(ACCEPT, source="10.0.0
 
 @given(st.lists(allowed | others, max_size=12))
 def test_what_is_in_the_set_of_a_group_is_what_its_rules_allow(rules: list[Rule]) -> None:
-    keys = tuple(allowances.classified(key_of(rule, 4, str), 4, egress=False) for rule in rules)
+    keys = tuple(allowances.key(rule, 4, str, egress=False) for rule in rules)
     laid = allowances.lay_out(keys, "c", 4, str, egress=False)
     plain = [each.rule for each in laid.rules if isinstance(each, Key)]
     elements = [each for _, found in laid.maps.values() for each in found.values()]
