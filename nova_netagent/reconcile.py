@@ -39,7 +39,7 @@ from nova_netagent.plan.links import (
 from nova_netagent.plan.links import plan_removal as plan_links_removal
 from nova_netagent.plan.neighbours import newcomers
 from nova_netagent.plan.sets import SetPlan, plan_sets
-from nova_netagent.plan.tables import Insert, Placement, TablePlan, plan_removal, plan_table
+from nova_netagent.plan.tables import Placement, TablePlan, plan_removal, plan_table
 from nova_netagent.services import DhcpPlan, plan_dhcp
 from nova_netagent.settings import FirewallSettings
 from nova_netagent.store import Store
@@ -176,9 +176,7 @@ class Reconciler:
             origins = {each.origin for each in set_plan.create} | {ruleset.sets[name].origin for name in set_plan.add}
             for table in ruleset.tables.values():
                 encoded = self._backend.encode(table)
-                new = {
-                    (edit.chain, edit.key) for edit in self._plan_table(table, True).edits if isinstance(edit, Insert)
-                }
+                new = set(self._plan_table(table, True).coming())
                 origins |= {
                     origin
                     for name, chain in table.chains.items()
@@ -408,8 +406,7 @@ class Reconciler:
         backend = backend or self._backend
         backend.apply(plan)
         self._metrics.applies_total.labels(str(plan.table), backend.name).inc()
-        for kind, count in Counter(map(type, plan.edits)).items():
-            outcome.edits[kind.__name__.lower()] += count
+        outcome.edits += plan.counts()
         outcome.plans.append(partial(self._lines, plan, backend))
 
     def _count_rules(self, table: Table, before: Table | None) -> None:

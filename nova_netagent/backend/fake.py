@@ -11,7 +11,7 @@ from nova_netagent.backend.refusals import name_refusal, refusal, unspeakable
 from nova_netagent.netfilter.rule import FAMILIES, Chain, Family, InSet, IpSet, Jump, Rule, Table, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS, rule_text
 from nova_netagent.plan.sets import SetPlan
-from nova_netagent.plan.tables import AddChain, Delete, EncodedHook, EncodedTable, Insert, RemoveChain, TablePlan
+from nova_netagent.plan.tables import AddChain, Delete, EncodedHook, EncodedTable, Fill, Insert, RemoveChain, TablePlan
 
 Rules = tuple[Rule, ...]
 
@@ -238,6 +238,10 @@ class FakeBackend:
                 case RemoveChain(chain, flush_only):
                     chains[chain].clear()
                     going += [] if flush_only else [chain]
+                case Fill(chain, keys):
+                    if chains[chain]:
+                        raise RuleRefused(f"{plan.table}: the chain {chain} is not empty")
+                    chains[chain] = list(keys)
                 case Insert(chain, index, key):
                     _insert(plan, chains, chain, index, key)
                 case Delete(chain, index, key):
@@ -252,9 +256,10 @@ class FakeBackend:
         return next((each for each in candidates if each is not None and each == rules), rules)
 
     def _judge(self, plan: TablePlan[Rule], chains: Mapping[str, Rules]) -> None:
+        for chain, key in plan.coming():
+            if self.refuse(key):
+                raise RuleRefused(f"{plan.table}: the kernel refused the table: {key} in {chain}")
         for edit in plan.edits:
-            if isinstance(edit, Insert) and self.refuse(edit.key):
-                raise RuleRefused(f"{plan.table}: the kernel refused the table: {edit}")
             if isinstance(edit, AddChain) and (reason := name_refusal(edit.chain)):
                 raise RuleRefused(f"{plan.table}: {reason}")
         reason = refusal(plan.table, chains, self.sets)

@@ -43,6 +43,13 @@ class Insert(Struct, Generic[K], frozen=True):
     key: K
 
 
+class Fill(Struct, Generic[K], frozen=True):
+    """Put rules, at least one, into an empty chain."""
+
+    chain: str
+    keys: tuple[K, ...]
+
+
 class Delete(Struct, Generic[K], frozen=True):
     """Take the rule at an index out."""
 
@@ -51,7 +58,7 @@ class Delete(Struct, Generic[K], frozen=True):
     key: K
 
 
-Edit = AddChain | RemoveChain | Insert[K] | Delete[K]
+Edit = AddChain | RemoveChain | Fill[K] | Insert[K] | Delete[K]
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,22 @@ class TablePlan(Generic[K]):
     table: TableId
     edits: tuple[Edit[K], ...] = ()
 
+    def counts(self) -> Counter[str]:
+        """How many edits there are of each kind, in a word; rules that fill a chain are inserted."""
+        counts = Counter(type(edit).__name__.lower() for edit in self.edits)
+        if counts.pop("fill", 0):
+            counts["insert"] += sum(len(edit.keys) for edit in self.edits if type(edit) is Fill)
+        return counts
+
+    def coming(self) -> Iterator[tuple[str, K]]:
+        """Each rule that is put in, with its chain."""
+        for edit in self.edits:
+            match edit:
+                case Insert(chain, _, key):
+                    yield chain, key
+                case Fill(chain, keys):
+                    yield from ((chain, key) for key in keys)
+
     def lines(self, describe: Callable[[K], str]) -> Iterator[str]:
         """The plan for people, an edit a line."""
         for edit in self.edits:
@@ -69,6 +92,8 @@ class TablePlan(Generic[K]):
                     yield f"{self.table}: + chain {chain}"
                 case RemoveChain(chain, flush_only):
                     yield f"{self.table}: - {'rules of chain' if flush_only else 'chain'} {chain}"
+                case Fill(chain, keys):
+                    yield from (f"{self.table}: + {chain}[{i}] {describe(key)}" for i, key in enumerate(keys, 1))
                 case Insert(chain, index, key):
                     yield f"{self.table}: + {chain}[{index + 1}] {describe(key)}"
                 case Delete(chain, index, key):
@@ -141,7 +166,8 @@ def plan_table(
     edits += [AddChain(name) for name in (*others, *shared) if name not in actual]
     for name in others:
         if name in desired.chains:
-            edits += diff_chain(name, actual.get(name, ()), desired.chains[name])
+            now, keys = actual.get(name), desired.chains[name]
+            edits += diff_chain(name, now or (), keys) if now or not keys else (Fill(name, keys),)
     for hook in desired.hooks:
         now = actual.get(hook.chain, ())
         if hook.shared:
@@ -188,7 +214,7 @@ def diff_chain(chain: str, actual: Sequence[K], desired: Sequence[K]) -> Iterato
     while end_actual > start and end_desired > start and actual[end_actual - 1] == desired[end_desired - 1]:
         end_actual -= 1
         end_desired -= 1
-    if start == end_actual:  # nothing goes: the usual case of a new chain
+    if start == end_actual:  # nothing goes
         for index in range(start, end_desired):
             yield Insert(chain, index, desired[index])
         return

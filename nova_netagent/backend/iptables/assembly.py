@@ -21,14 +21,15 @@ from nova_netagent.backend.iptables.layout import (
     OFFSETS,
     ROOM,
     STANDARD_TARGET,
+    Layout,
     encoded_name,
     standard_target,
 )
-from nova_netagent.backend.iptables.targets import FALL_THROUGH, VERDICTS, jump_chain
+from nova_netagent.backend.iptables.targets import FALL_THROUGH, JUMP_END, VERDICTS, jump_chain
 from nova_netagent.model.lineage import follow
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
 from nova_netagent.netfilter.rule import Family, TableId
-from nova_netagent.plan.tables import AddChain, Delete, Insert, RemoveChain, TablePlan
+from nova_netagent.plan.tables import AddChain, Delete, Fill, Insert, RemoveChain, TablePlan
 
 _FEW = 8
 _TARGET = STANDARD_TARGET.size
@@ -108,8 +109,33 @@ class _Links(NamedTuple):
     """Rules without a target go on at the next one: where that is, in bytes from the first."""
 
 
-_Said = tuple[bytes, str | None]
-"""A rule as the kernel has it, its offset left open, and where it jumps to: ``""`` is the next rule."""
+_NO_LINKS = _Links((), ())
+_Piece = bytes | bytearray | memoryview
+
+
+class _Sayings(dict[bytes, bytes]):
+    """By key the entry as the kernel has it, its offset left open. Asked for one, it makes it."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.leads: dict[bytes, str] = {}
+        """Where those jump to that have an offset: ``""`` is the next rule."""
+        self._offsets_at = layout.nfcache_at
+
+    def __missing__(self, key: bytes) -> bytes:
+        target_at = len(key) - _TARGET
+        entry = key
+        if OFFSETS.unpack_from(key, self._offsets_at)[1] == target_at:
+            target = key[target_at:]
+            if target.endswith(JUMP_END):
+                self.leads[key] = jump_chain(target) or ""
+                entry = key[:target_at] + FALL_THROUGH
+            elif target == FALL_THROUGH:
+                self.leads[key] = ""
+            else:
+                entry = key[:target_at] + _SAID.get(target, target)
+        self[key] = entry
+        return entry
 
 
 class Assembler:
@@ -139,32 +165,30 @@ class Assembler:
         edited = _edited_chains(plan, before)
         chains = self._chains_after(before, edited)
         splices = _splices(before, edited)
-        pieces: list[bytes | bytearray | memoryview] = [bytes(ROOM)]
+        pieces: list[_Piece] = [bytes(ROOM)]
         names: list[str] = []
         starts: list[int] = []
-        said: dict[bytes, _Said] = {}
+        said = _Sayings(self._layout)
         if self._linked is not before.chains:
-            self._links = {name: self._take_apart(keys, said, []) for name, keys in before.chains.items()}
+            self._links = {name: _take_apart(keys, said, []) for name, keys in before.chains.items()}
         self._linked = {}  # until all is well
         for name in edited:
             self._links.pop(name, None)
         done = at = 0
         with memoryview(before.blob) as old:
             for splice in [*splices, _Splice(len(before.names), True, "", None)]:
-                # What lies between is copied as it is.
-                low, high = before.starts[done], before.starts[splice.number]
-                pieces.append(old[ROOM + low : ROOM + high])
-                names += before.names[done : splice.number]
-                shift = at - low
-                starts += [start + shift for start in before.starts[done : splice.number]]
-                at += high - low
+                if done < splice.number:  # what lies between is copied as it is
+                    low, high = before.starts[done], before.starts[splice.number]
+                    pieces.append(old[ROOM + low : ROOM + high])
+                    names += before.names[done : splice.number]
+                    shift = at - low
+                    starts += [start + shift for start in before.starts[done : splice.number]]
+                    at += high - low
                 done = splice.number if splice.is_new else splice.number + 1
                 if splice.chain is not None:
-                    written = self._write(splice, chains[splice.name], before, said)
                     names.append(splice.name)
                     starts.append(at)
-                    at += len(written)
-                    pieces.append(written)
+                    at += self._write(splice, chains[splice.name], before, said, pieces)
             pieces.append(old[ROOM + before.starts[-1] :])
             blob = bytearray().join(pieces)
             pieces.clear()
@@ -181,49 +205,19 @@ class Assembler:
                 put[name] = encoded if encoded is not None and encoded == keys else keys
         return follow(before.chains, put, [name for name in edited if name not in put and name in before.chains])
 
-    def _write(self, splice: _Splice, keys: Keys, before: Image, said: dict[bytes, _Said]) -> bytes:
-        """A chain's entries, its jumps left open; where they are is remembered."""
+    def _write(self, splice: _Splice, keys: Keys, before: Image, said: _Sayings, pieces: list[_Piece]) -> int:
+        """Add a chain's entries, its jumps left open, and say how long they are; where jumps are is remembered."""
+        layout = self._layout
         is_builtin = splice.number < len(before.hooks) and not splice.is_new
-        entries = [] if is_builtin else [self._mark + encoded_name(splice.name).ljust(_MARK_NAME, b"\0")]
-        self._links[splice.name] = self._take_apart(keys, said, entries)
+        if not is_builtin:
+            pieces.append(self._mark + encoded_name(splice.name).ljust(_MARK_NAME, b"\0"))
+        self._links[splice.name] = _take_apart(keys, said, pieces)
         if is_builtin:
             end = before.span(splice.number).stop
-            entries.append(bytes(before.blob[end - self._layout.policy_size : end]))
+            pieces.append(before.blob[end - layout.policy_size : end])
         else:
-            entries.append(self._policy)
-        return b"".join(entries)
-
-    def _take_apart(self, keys: Keys, said: dict[bytes, _Said], entries: list[bytes]) -> _Links:
-        """Add the entries of a chain, and give back where its jumps are."""
-        jumps: list[tuple[int, str]] = []
-        falls: list[tuple[int, int]] = []
-        at = 0
-        # A plain loop: on a cold start it runs for every rule there is.
-        for key in keys:
-            found = said.get(key)
-            if found is None:
-                found = said[key] = self._say(key)
-            entry, target = found
-            entries.append(entry)
-            at += len(key)
-            if target:
-                jumps.append(((at - _VERDICT_FROM_END) >> 2, target))
-            elif target is not None:
-                falls.append(((at - _VERDICT_FROM_END) >> 2, at))
-        return _Links(tuple(jumps), tuple(falls))
-
-    def _say(self, key: bytes) -> _Said:
-        target_at = len(key) - _TARGET
-        if OFFSETS.unpack_from(key, self._layout.nfcache_at)[1] != target_at:
-            return key, None
-        target = key[target_at:]
-        verdict = _SAID.get(target)
-        if verdict is not None:
-            return key[:target_at] + verdict, None
-        if target == FALL_THROUGH:
-            return key, ""
-        chain = jump_chain(target)
-        return (key, None) if chain is None else (key[:target_at] + FALL_THROUGH, chain)
+            pieces.append(self._policy)
+        return sum(map(len, keys)) + layout.policy_size + (0 if is_builtin else layout.mark_size)
 
     def _link(self, image: Image) -> None:
         """Say where every jump leads."""
@@ -240,6 +234,21 @@ class Assembler:
                     words[first + place] = begin[target] + mark
                 for place, fall in falls:
                     words[first + place] = start + fall
+
+
+def _take_apart(keys: Keys, said: _Sayings, entries: list[_Piece]) -> _Links:
+    """Add the entries of a chain, and give back where its jumps are."""
+    entries += map(said.__getitem__, keys)
+    if said.leads.keys().isdisjoint(keys):  # the chain of a group: most of what a cold start says
+        return _NO_LINKS
+    jumps: list[tuple[int, str]] = []
+    falls: list[tuple[int, int]] = []
+    for end, target in zip(accumulate(map(len, keys)), map(said.leads.get, keys), strict=True):
+        if target:
+            jumps.append(((end - _VERDICT_FROM_END) >> 2, target))
+        elif target is not None:
+            falls.append(((end - _VERDICT_FROM_END) >> 2, end))
+    return _Links(tuple(jumps), tuple(falls))
 
 
 def _edited_chains(plan: TablePlan[bytes], before: Image) -> dict[str, _Edited | None]:
@@ -263,6 +272,8 @@ def _edited_chains(plan: TablePlan[bytes], before: Image) -> dict[str, _Edited |
             else:
                 chain = None
         match edit:
+            case Fill() if chain is not None and not chain.keys:
+                chain.keys, chain.places = list(edit.keys), [-1] * len(edit.keys)
             case Insert() if chain is not None and edit.index <= len(chain.keys):
                 chain.keys.insert(edit.index, edit.key)
                 chain.places.insert(edit.index, -1)

@@ -19,7 +19,7 @@ from nova_netagent.backend.iptables.tables import KernelTables
 from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Opaque, Rule, Table, TableId
 from nova_netagent.netfilter.text import rule_text
 from nova_netagent.plan.sets import SetPlan
-from nova_netagent.plan.tables import EncodedTable, Insert, TablePlan
+from nova_netagent.plan.tables import EncodedTable, TablePlan
 
 TABLES = ("filter", "nat", "mangle", "raw")
 
@@ -305,11 +305,10 @@ class IptablesBackend:
     def _refuse_absent_sets(self, plan: TablePlan[bytes]) -> None:
         if not self._sets.has_absent():
             return
-        for edit in plan.edits:
-            if isinstance(edit, Insert):
-                absent = self._sets.absent(entry.set_indexes(edit.key, plan.table.family))
-                if absent is not None:
-                    raise RuleRefused(f"{plan.table}: a rule of {edit.chain} refers to the set {absent}: there is none")
+        for chain, key in plan.coming():
+            absent = self._sets.absent(entry.set_indexes(key, plan.table.family))
+            if absent is not None:
+                raise RuleRefused(f"{plan.table}: a rule of {chain} refers to the set {absent}: there is none")
 
 
 def _unavailable(table: TableId, error: OSError) -> Unavailable:

@@ -13,7 +13,7 @@ from nova_netagent.backend.iptables.image import Image
 from nova_netagent.backend.iptables.libiptc import Handle
 from nova_netagent.backend.iptables.tables import KernelTables
 from nova_netagent.netfilter.rule import TableId
-from nova_netagent.plan.tables import AddChain, Delete, Insert, RemoveChain, TablePlan
+from nova_netagent.plan.tables import AddChain, Delete, Fill, Insert, RemoveChain, TablePlan
 
 Commit = Callable[[KernelTables, TablePlan[bytes], Image, Replacement], None]
 """Puts a plan into effect, given the table as it is and as it will be.
@@ -47,6 +47,9 @@ def edit_by_libiptc(tables: KernelTables, plan: TablePlan[bytes], before: Image,
     with Handle(plan.table) as handle:
         for edit in plan.edits:
             match edit:
+                case Fill():
+                    for index, key in enumerate(edit.keys):
+                        handle.insert(edit.chain, index, key)
                 case Insert():
                     handle.insert(edit.chain, edit.index, edit.key)
                 case Delete():

@@ -92,12 +92,10 @@ def jump(chain: bytes) -> bytes:
     return standard_target(chain, JUMP_MARK)
 
 
-@lru_cache(4096)
 def jump_chain(target: bytes) -> str | None:
     """The chain that a target jumps to, if it is a jump."""
-    head = EXTENSION.size
-    if len(target) == len(FALL_THROUGH) and target[head:] == JUMP_END:
-        return decoded_name(target[2 : head - 1])
+    if len(target) == len(FALL_THROUGH) and target.endswith(JUMP_END):
+        return decoded_name(target[2 : EXTENSION.size - 1])
     return None
 
 

@@ -15,7 +15,7 @@ from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.names import BASE_CHAINS
 from nova_netagent.netfilter.rule import Chain as Described
 from nova_netagent.netfilter.rule import Family, Origin
-from nova_netagent.plan.tables import AddChain, Delete, Edit, Insert, RemoveChain, diff_chain
+from nova_netagent.plan.tables import AddChain, Delete, Edit, Fill, Insert, RemoveChain, diff_chain
 
 Message = tuple[Callable[..., None], tuple[Any, ...]]
 """A method of a batch, or a function of one, and what it is given."""
@@ -251,6 +251,12 @@ def edited(edits: Iterable[Edit[bytes]], chains: Mapping[str, Keys], name: str) 
                 if found.get(chain, chains.get(chain)) is None:
                     raise RuleRefused(f"{name}: there is no chain {chain}")
                 found[chain] = [] if flush_only else None
+                continue
+            case Fill(chain, keys):
+                there = found[chain] if chain in found else chains.get(chain)
+                if there is None or there:
+                    raise RuleRefused(f"{name}: there is no empty chain {chain}")
+                found[chain] = list(keys)
                 continue
             case Insert(chain, index, key) | Delete(chain, index, key):
                 pass

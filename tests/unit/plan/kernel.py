@@ -14,6 +14,7 @@ from nova_netagent.plan.tables import (
     Edit,
     EncodedHook,
     EncodedTable,
+    Fill,
     Insert,
     Placement,
     RemoveChain,
@@ -61,6 +62,12 @@ def carry_out(edits: Iterable[Edit[str]], actual: Mapping[str, Sequence[str]]) -
             case RemoveChain(name, flush_only):
                 chains[name].clear()
                 going += [] if flush_only else [name]
+            case Fill(name, keys):
+                assert not chains[name], f"{name} is not empty"
+                assert keys, f"nothing is put into {name}"
+                for target in map(jumps_to, keys):
+                    assert target is None or target in chains, f"there is no {target} to jump to yet"
+                chains[name] = list(keys)
             case Insert(name, index, key):
                 assert index <= len(chains[name])
                 target = jumps_to(key)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nova_netagent.netfilter.rule import IpSet
 from nova_netagent.plan.sets import SetPlan, plan_sets
-from nova_netagent.plan.tables import AddChain, Delete, EncodedHook, Insert, RemoveChain, TablePlan
+from nova_netagent.plan.tables import AddChain, Delete, EncodedHook, Fill, Insert, RemoveChain, TablePlan
 from tests.unit.plan.kernel import (
     BARE,
     CHAINS,
@@ -388,7 +388,8 @@ def test_a_plan_reads_an_edit_a_line_with_places_as_iptables_counts_them() -> No
         FILTER,
         (
             AddChain("W-local"),
-            Insert("W-local", 0, "a"),
+            Fill("W-local", ("a", "b")),
+            Insert("W-local", 2, "c"),
             Delete("FORWARD", 2, "b"),
             RemoveChain("W-inst-00000001"),
             RemoveChain("W-inst-00000002", flush_only=True),
@@ -397,10 +398,14 @@ def test_a_plan_reads_an_edit_a_line_with_places_as_iptables_counts_them() -> No
     assert list(table.lines(str.upper)) == [
         "IPv4 filter: + chain W-local",
         "IPv4 filter: + W-local[1] A",
+        "IPv4 filter: + W-local[2] B",
+        "IPv4 filter: + W-local[3] C",
         "IPv4 filter: - FORWARD[3] B",
         "IPv4 filter: - chain W-inst-00000001",
         "IPv4 filter: - rules of chain W-inst-00000002",
     ]
+    assert table.counts() == {"addchain": 1, "insert": 3, "delete": 1, "removechain": 2}
+    assert list(table.coming()) == [("W-local", "a"), ("W-local", "b"), ("W-local", "c")]
 
 
 # --- sets
