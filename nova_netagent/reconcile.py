@@ -341,9 +341,7 @@ class Reconciler:
         before = {table.id: self._tables.pop(table.id, None) for table in changed}
         with self._backend.transaction():
             self._backend.prepare_sets(set_plan)
-            for table in changed:
-                with self._metrics.apply_seconds.labels(str(table.id), self._backend.name).time():
-                    self._commit(self._plan_table(table, verify), outcome)
+            self._commit_all((self._plan_table(table, verify) for table in changed), outcome, self._backend)
             self._finish_sets(set_plan)
         self._sets = ruleset.sets
         for table in changed:
@@ -373,15 +371,17 @@ class Reconciler:
         """Take everything of ours out of a packet filter."""
         with backend.locked(), backend.transaction():
             loaded = backend.loaded_tables()
-            for table in reversed(_in_order(skeleton)):
-                if table.id in loaded:
-                    plan = plan_removal(
-                        backend.encode(table),
-                        backend.read(table.id, fresh=True),
-                        owns=self._owner.owns_chain,
-                        jumps_to=backend.jumps_to,
-                    )
-                    self._commit(plan, outcome, backend)
+            plans = (
+                plan_removal(
+                    backend.encode(table),
+                    backend.read(table.id, fresh=True),
+                    owns=self._owner.owns_chain,
+                    jumps_to=backend.jumps_to,
+                )
+                for table in reversed(_in_order(skeleton))
+                if table.id in loaded
+            )
+            self._commit_all(plans, outcome, backend)
             set_plan = plan_sets({}, backend.read_sets(), self._owner.owns_set)
             self._finish_sets(set_plan, backend)
             outcome.plans.append(set_plan.lines)
@@ -400,11 +400,18 @@ class Reconciler:
         LOG.info("swept what was left of ours in %s: %d edits", self._leftovers.name, swept.edits.total())
         self._leftovers = None
 
-    def _commit(self, plan: TablePlan[Any], outcome: Outcome, backend: Backend[Any] | None = None) -> None:
-        if not plan.edits:
-            return
-        backend = backend or self._backend
-        backend.apply(plan)
+    def _commit_all(self, plans: Iterable[TablePlan[Any]], outcome: Outcome, backend: Backend[Any]) -> None:
+        """Commit one table after the other. The next one is planned while the kernel takes the one before."""
+        began = time.perf_counter()
+        for plan in plans:
+            backend.apply(plan, partial(self._count, plan, outcome, backend))
+            now = time.perf_counter()
+            self._metrics.apply_seconds.labels(str(plan.table), backend.name).observe(now - began)
+            began = now
+        backend.settle()
+
+    def _count(self, plan: TablePlan[Any], outcome: Outcome, backend: Backend[Any]) -> None:
+        """A plan was carried out."""
         self._metrics.applies_total.labels(str(plan.table), backend.name).inc()
         outcome.edits += plan.counts()
         outcome.plans.append(partial(self._lines, plan, backend))

@@ -1,6 +1,6 @@
 """The kernel, behind one interface: what a packet-filter backend does and how it fails."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
@@ -69,7 +69,7 @@ class Backend(Protocol[K]):
         """What is prepared, applied and finished inside belongs together.
 
         A backend that can commits it at the end of the block, all of it or nothing; then the
-        block raises what ``apply`` does. Another one commits each table as it is applied.
+        block raises what ``apply`` does. Another one commits each table by itself, and waits for the last.
         """
 
     def encode(self, table: Table) -> EncodedTable[K]:
@@ -82,8 +82,19 @@ class Backend(Protocol[K]):
         nothing shows that somebody changed the table.
         """
 
-    def apply(self, plan: TablePlan[K]) -> None:
-        """Commit a table's edits, all or none."""
+    def apply(self, plan: TablePlan[K], done: Callable[[], object] = lambda: None) -> None:
+        """Commit a table's edits, all or none, if there are any; in a transaction the kernel may have them later.
+
+        Where tables are committed one by one, those that were applied before are in the kernel afterwards.
+
+        :param done: called when the kernel has them, or they are part of a transaction.
+        """
+
+    def settle(self) -> None:
+        """Wait until the kernel has what was applied, unless that is for the end of the transaction.
+
+        It raises what ``apply`` does.
+        """
 
     def counters(self, table: TableId) -> Mapping[str, tuple[str | None, Sequence[tuple[int, int, K]]]]:
         """Every chain with its policy (built-in chains) and each rule's packets, bytes and key."""

@@ -134,7 +134,7 @@ class FakeBackend:
             self._seen[table] = seen = now
         return seen.chains
 
-    def apply(self, plan: TablePlan[Rule]) -> None:
+    def apply(self, plan: TablePlan[Rule], done: Callable[[], object] = lambda: None) -> None:
         """Commit a table's edits, all or none.
 
         :raises TableChanged: the table is not what the plan was made from.
@@ -153,6 +153,10 @@ class FakeBackend:
             self.chains[plan.table] = chains
             self._seen[plan.table] = _Seen(dict(chains))
             self.commits += 1
+        done()
+
+    def settle(self) -> None:
+        """Nothing: it is there already."""
 
     def read_sets(self) -> dict[str, IpSet]:
         """The sets that are ours by name."""

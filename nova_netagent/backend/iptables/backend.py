@@ -1,14 +1,17 @@
 """The backend itself: what is read, encoded and committed, and what is remembered in between."""
 
 import errno
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
+from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.iptables import entry
-from nova_netagent.backend.iptables.assembly import Assembler, Replacement
+from nova_netagent.backend.iptables.assembly import Assembler
+from nova_netagent.backend.iptables.beside import Beside
 from nova_netagent.backend.iptables.commit import Commit, replace_table
 from nova_netagent.backend.iptables.encoder import Encoder
 from nova_netagent.backend.iptables.image import CountedChain, Image
@@ -27,14 +30,30 @@ _LOADED = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_n
 _ABSENT = {errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT}
 
 
+WORTH_A_THREAD = 256 << 10
+"""A table of so many bytes is committed beside the preparation of the next one."""
+
+
+class _Commit(NamedTuple):
+    """A table that is on its way into the kernel."""
+
+    table: TableId
+    before: Image
+    after: Image
+    result: Future[None]
+    done: Callable[[], object]
+
+
 class IptablesBackend:
     """The legacy tables of the network namespace that the process is in.
 
-    One thread only: python-iptables' libraries are not safe in two.
+    One thread only: python-iptables' libraries are not safe in two. Inside a ``transaction`` the kernel
+    takes one table while the next one is read and put together here; tables go in one after the other.
 
     :param lock_timeout: seconds to wait for the xtables lock.
     :param owns_set: whether a set is ours by its name.
     :param commit: how a table is put into the kernel.
+    :param beside: how many bytes a table has that is committed beside the next one.
     """
 
     name = "iptables"
@@ -42,8 +61,19 @@ class IptablesBackend:
     lead = 0
     see_with = "iptables-legacy-save (IPv6: ip6tables-legacy-save)"
 
-    def __init__(self, lock_timeout: float, owns_set: Callable[[str], bool], commit: Commit = replace_table) -> None:
+    def __init__(
+        self,
+        lock_timeout: float,
+        owns_set: Callable[[str], bool],
+        commit: Commit = replace_table,
+        beside: int = WORTH_A_THREAD,
+    ) -> None:
         self._commit = commit
+        self._beside = Beside()
+        self._least_beside = beside
+        self._together = False
+        """Whether a transaction is open."""
+        self._on_its_way: _Commit | None = None
         self._lock = XtablesLock(lock_timeout)
         self._sets = KernelSets(owns_set)
         self._encoder = Encoder(self._sets)
@@ -64,6 +94,7 @@ class IptablesBackend:
 
     def close(self) -> None:
         """Close the sockets; what was remembered is forgotten."""
+        self._beside.close()
         for kernel in self._kernel.values():
             kernel.close()
         self._kernel.clear()
@@ -94,9 +125,20 @@ class IptablesBackend:
         """The legacy tables tell nobody."""
         return False
 
-    def transaction(self) -> AbstractContextManager[None]:
-        """Each table is committed as it is applied: the kernel cannot do it otherwise."""
-        return nullcontext()
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Each table is committed by itself, the last of them at the end: the kernel cannot do it otherwise.
+
+        :raises BackendError: see ``settle``.
+        """
+        self._together = True
+        try:
+            yield
+            self.settle()
+        finally:
+            self._together = False
+            with suppress(BackendError):  # what happened first is told
+                self.settle()
 
     def encode(self, table: Table) -> EncodedTable[bytes]:
         """A table's rules as bytes; a set that is not there yet gets an index that no set has.
@@ -113,9 +155,12 @@ class IptablesBackend:
         """
         return self._image(table, fresh=fresh).chains
 
-    def apply(self, plan: TablePlan[bytes]) -> None:
+    def apply(self, plan: TablePlan[bytes], done: Callable[[], object] = lambda: None) -> None:
         """Commit a table's edits, all or none; the lock is taken unless it is held.
 
+        In a transaction the commit may still be going on afterwards: that of the table before has ended.
+
+        :param done: called when it has ended, and well.
         :raises TableChanged: the table is not what the plan was made from.
         :raises RuleRefused: the kernel refuses the result, or an edit does not fit.
         :raises Unavailable: lock, permission, memory.
@@ -126,10 +171,32 @@ class IptablesBackend:
         with self._lock.hold():
             before = self._still(plan)
             replacement = self._assembler(plan.table).replacement(plan, before)
+            self.settle()
             # Until it has succeeded nobody knows: a commit that reports an error may have been carried out.
             self._doubtful.add(plan.table)
-            self._put(plan, before, replacement)
-            self._remember(plan.table, replacement.image)
+            commit = partial(self._commit, self._tables(plan.table.family), plan, before, replacement)
+            if self._together and replacement.image.size >= self._least_beside:
+                result = self._beside.start(commit)
+                self._on_its_way = _Commit(plan.table, before, replacement.image, result, done)
+            else:
+                with self._told_apart(plan.table, before):
+                    commit()
+                self._remember(plan.table, replacement.image)
+                done()
+
+    def settle(self) -> None:
+        """Wait until the kernel has what was applied.
+
+        :raises TableChanged: the table that was applied last was changed by another program meanwhile.
+        :raises RuleRefused: the kernel refuses it.
+        :raises Unavailable: permission, memory.
+        """
+        commit, self._on_its_way = self._on_its_way, None
+        if commit is not None:
+            with self._told_apart(commit.table, commit.before):
+                commit.result.result()
+            self._remember(commit.table, commit.after)
+            commit.done()
 
     def read_sets(self) -> dict[str, IpSet]:
         """The sets that are ours by name. :raises Unavailable: the kernel does not list them."""
@@ -233,6 +300,8 @@ class IptablesBackend:
             raise Unavailable(f"cannot reach the IPv{family} tables: {e.strerror}") from e
 
     def _image(self, table: TableId, *, fresh: bool) -> Image:
+        if self._on_its_way is not None and self._on_its_way.table == table:
+            self.settle()
         remembered = self._images.get(table)
         if remembered is not None and not fresh and table not in self._doubtful and self._holds(table, remembered):
             return remembered
@@ -255,6 +324,8 @@ class IptablesBackend:
         The kernel itself would notice only that the number of rules is another one.
         """
         table = plan.table
+        if self._on_its_way is not None and self._on_its_way.table == table:
+            self.settle()
         remembered = self._images.get(table)
         if remembered is None or table in self._doubtful:
             raise TableChanged(f"{table} has to be read first")
@@ -274,13 +345,15 @@ class IptablesBackend:
             self._assemblers[table] = Assembler(table, partial(self._encoder.keys, table))
         return self._assemblers[table]
 
-    def _put(self, plan: TablePlan[bytes], before: Image, replacement: Replacement) -> None:
+    @contextmanager
+    def _told_apart(self, table: TableId, before: Image) -> Iterator[None]:
+        """A commit is refused for what it is, or because somebody came between."""
         try:
-            self._commit(self._tables(plan.table.family), plan, before, replacement)
+            yield
         except RuleRefused as e:
-            # libiptc adds the counters in a second call, which fails when somebody comes between.
-            if not self._holds(plan.table, before):
-                raise TableChanged(f"{plan.table} changed while it was committed") from e
+            # libiptc adds the counters in a second call, which fails then.
+            if not self._holds(table, before):
+                raise TableChanged(f"{table} changed while it was committed") from e
             raise
 
     def _remember(self, table: TableId, after: Image) -> None:

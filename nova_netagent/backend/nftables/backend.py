@@ -107,7 +107,7 @@ class NftablesBackend:
         self._mirror.read.add(table)
         return self._chains.of(table, self._mirror.now)
 
-    def apply(self, plan: TablePlan[bytes]) -> None:
+    def apply(self, plan: TablePlan[bytes], done: Callable[[], object] = lambda: None) -> None:
         """Edit a table, in the transaction that is open or in one of its own.
 
         :raises TableChanged: the table is not what the plan was made from.
@@ -120,6 +120,10 @@ class NftablesBackend:
             if plan.table not in self._mirror.read:
                 raise TableChanged(f"{plan.table} was changed by another program, or never read")
             self._chains.edit(plan, opened)
+        done()
+
+    def settle(self) -> None:
+        """Nothing: it is for the end of the transaction."""
 
     def read_sets(self) -> dict[str, IpSet]:
         """The sets of groups that are ours by name. :raises Unavailable: the kernel does not list them."""

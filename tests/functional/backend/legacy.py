@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 
 from nova_netagent.backend.iptables import IptablesBackend
+from nova_netagent.backend.iptables.backend import WORTH_A_THREAD
 from nova_netagent.backend.iptables.commit import Commit, replace_table
 from nova_netagent.netfilter.rule import FAMILIES, Chain, Family, Rule, Table, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS, rule_text
@@ -16,9 +17,11 @@ FILTER, NAT, MANGLE, RAW = (TableId(4, name) for name in ("filter", "nat", "mang
 _COMMANDS = {4: "iptables-legacy", 6: "ip6tables-legacy"}
 
 
-def new_backend(lock_timeout: float = 10, commit: Commit = replace_table) -> IptablesBackend:
+def new_backend(
+    lock_timeout: float = 10, commit: Commit = replace_table, beside: int = WORTH_A_THREAD
+) -> IptablesBackend:
     """A backend that knows nothing yet."""
-    return IptablesBackend(lock_timeout, lambda name: name.startswith("ours-"), commit)
+    return IptablesBackend(lock_timeout, lambda name: name.startswith("ours-"), commit, beside)
 
 
 def run(*words: str, given: str | None = None) -> str:

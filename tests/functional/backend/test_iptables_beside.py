@@ -1,0 +1,151 @@
+"""In a transaction the kernel takes one table while the next one is prepared."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from threading import Event, current_thread
+
+import pytest
+
+from nova_netagent.backend import RuleRefused, TableChanged
+from nova_netagent.backend.iptables import IptablesBackend
+from nova_netagent.backend.iptables.assembly import Replacement
+from nova_netagent.backend.iptables.commit import replace_table
+from nova_netagent.backend.iptables.image import Image
+from nova_netagent.backend.iptables.tables import KernelTables
+from nova_netagent.netfilter.rule import ACCEPT, DROP, Ports, Rule, TableId
+from nova_netagent.plan.tables import AddChain, Fill, TablePlan
+from tests.functional.backend.legacy import FILTER, MANGLE, RAW, encoded, iptables, new_backend, save
+
+UNACCEPTABLE = Rule(ACCEPT, matches=(Ports("tcp", destination=(1, 1)),))
+OURS = ["-A ours -j DROP"]
+SECONDS = 30
+"""Longer than anything here takes: whoever waits so long waits for ever."""
+
+
+class Gate:
+    """A way to commit that begins when it is opened, and tells on which threads it went."""
+
+    def __init__(self) -> None:
+        self.opened = Event()
+        self.opened.set()
+        self.threads: list[str] = []
+        self.before: Callable[[], object] = lambda: None
+
+    def __call__(self, tables: KernelTables, plan: TablePlan[bytes], before: Image, replacement: Replacement) -> None:
+        assert self.opened.wait(SECONDS)
+        self.threads.append(current_thread().name)
+        self.before()
+        replace_table(tables, plan, before, replacement)
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def backend(empty_tables: None, gate: Gate) -> Iterator[IptablesBackend]:
+    made = new_backend(commit=gate, beside=0)
+    yield made
+    gate.opened.set()
+    made.close()
+
+
+def plan(backend: IptablesBackend, table: TableId, rule: Rule = Rule(DROP)) -> TablePlan[bytes]:  # noqa: B008
+    """A chain of ours with one rule."""
+    backend.read(table, fresh=True)
+    return TablePlan(table, (AddChain("ours"), Fill("ours", tuple(encoded(backend, table, [rule])))))
+
+
+def test_the_next_table_is_read_while_the_kernel_takes_this_one(backend: IptablesBackend, gate: Gate) -> None:
+    done: list[TableId] = []
+    with backend.locked(), backend.transaction():
+        first = plan(backend, FILTER)
+        gate.opened.clear()
+        backend.apply(first, lambda: done.append(FILTER))
+        second = plan(backend, RAW)
+        assert done == []
+        gate.opened.set()
+        backend.apply(second, lambda: done.append(RAW))
+        assert done == [FILTER]
+    assert done == [FILTER, RAW]
+    assert save(FILTER) == save(RAW) == OURS
+    assert all(name.startswith("commit") for name in gate.threads)
+    assert backend.read(FILTER, fresh=False)["ours"]
+
+
+def test_who_waits_finds_it_in_the_kernel(backend: IptablesBackend) -> None:
+    with backend.locked(), backend.transaction():
+        backend.apply(plan(backend, FILTER))
+        backend.settle()
+        assert save(FILTER) == OURS
+
+
+def test_a_table_on_its_way_is_read_when_it_is_there(backend: IptablesBackend) -> None:
+    with backend.locked(), backend.transaction():
+        backend.apply(plan(backend, FILTER))
+        assert len(backend.read(FILTER, fresh=False)["ours"]) == 1
+        backend.apply(TablePlan(FILTER, (AddChain("ours-too"),)))
+        backend.apply(TablePlan(FILTER, (AddChain("ours-more"),)))
+    assert backend.read(FILTER, fresh=True).keys() >= {"ours", "ours-too", "ours-more"}
+
+
+def apply_all(
+    backend: IptablesBackend, plans: Iterable[TablePlan[bytes]], done: list[TableId], *, wait: bool = False
+) -> None:
+    """Apply them in one transaction, and note which were carried out."""
+    with backend.locked(), backend.transaction():
+        for each in plans:
+            backend.apply(each, partial(done.append, each.table))
+        if wait:
+            backend.settle()
+
+
+def test_what_the_kernel_refuses_keeps_the_next_table_from_it(backend: IptablesBackend) -> None:
+    done: list[TableId] = []
+    plans = (plan(backend, table, rule) for table, rule in ((FILTER, UNACCEPTABLE), (RAW, Rule(DROP))))
+    with pytest.raises(RuleRefused, match=r"IPv4 filter.*EINVAL"):
+        apply_all(backend, plans, done)
+    assert done == []
+    assert save(FILTER) == save(RAW) == []
+    backend.apply(plan(backend, FILTER))
+    assert save(FILTER) == OURS
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_the_last_one_is_not_forgotten(backend: IptablesBackend, wait: bool) -> None:
+    with pytest.raises(RuleRefused, match=r"IPv4 filter.*EINVAL"):
+        apply_all(backend, (plan(backend, FILTER, UNACCEPTABLE) for _ in range(1)), [], wait=wait)
+
+
+def test_who_comes_between_is_noticed(backend: IptablesBackend, gate: Gate) -> None:
+    gate.before = lambda: iptables(FILTER, "-A INPUT -j DROP")
+    with pytest.raises(TableChanged):
+        apply_all(backend, (plan(backend, FILTER) for _ in range(1)), [])
+    assert save(FILTER) == ["-A INPUT -j DROP"]
+    with pytest.raises(TableChanged, match="read first"):
+        backend.apply(TablePlan(FILTER, (AddChain("ours"),)))
+
+
+def test_what_went_wrong_first_is_told_when_the_table_is_in(backend: IptablesBackend) -> None:
+    done: list[TableId] = []
+    backend.read(MANGLE, fresh=True)
+    with pytest.raises(RuleRefused, match="INPUT"):
+        apply_all(backend, (plan(backend, FILTER), TablePlan(MANGLE, (AddChain("INPUT"),))), done)
+    assert done == [FILTER]
+    assert save(FILTER) == OURS
+
+
+def test_outside_a_transaction_nobody_has_to_wait(backend: IptablesBackend, gate: Gate) -> None:
+    backend.apply(plan(backend, FILTER))
+    assert save(FILTER) == OURS
+    assert gate.threads == [current_thread().name]
+
+
+def test_a_small_table_goes_in_at_once(empty_tables: None, gate: Gate) -> None:
+    backend = new_backend(commit=gate)
+    with backend.locked(), backend.transaction():
+        backend.apply(plan(backend, FILTER))
+        assert save(FILTER) == OURS
+    assert gate.threads == [current_thread().name]
+    backend.close()
