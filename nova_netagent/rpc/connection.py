@@ -8,13 +8,19 @@ from typing import Any
 
 
 def connection_of(server: Any) -> object | None:
-    """The connection by which a server hears now: another object after every reconnection, None without one."""
+    """The connection by which a server hears now: another object after every reconnection, None without one.
+
+    One on which the broker does not give it its queues is none: nothing comes by it.
+    """
     listener = getattr(server, "listener", None)
     if listener is None:
         return None
-    kombu = _inside(listener, "_poll_style_listener", "conn", "connection", "connection")
+    listening = _inside(listener, "_poll_style_listener", "conn")
+    kombu = _inside(listening, "connection", "connection")
     if kombu is None:
         return listener  # type: ignore[no-any-return]
+    if getattr(listening, "_new_tags", None):  # the queues that it has yet to be given
+        return None
     transport = getattr(kombu, "_connection", None)
     return transport if transport is not None and kombu.connected else None
 

@@ -2,7 +2,7 @@
 
 oslo.messaging hands each message to one of many threads, which reorders them. Here one thread
 takes them in and gives the engine their requests in the order in which they came; others wait
-for the engine and answer. So a sender's casts are applied as it sent them, a thousand calls
+for the engine, and others answer. So a sender's casts are applied as it sent them, a thousand calls
 share the engine's commits, and a caller that does not take its answer keeps nobody waiting.
 """
 
@@ -20,13 +20,14 @@ from oslo_messaging.rpc.dispatcher import RPCDispatcher
 from oslo_messaging.rpc.server import RPCServer
 
 from nova_netagent.metrics import Metrics
+from nova_netagent.rpc.answers import Answer, Answers
 from nova_netagent.rpc.asked import Asked, Method, Request, call
 from nova_netagent.rpc.errors import RpcError, as_rpc
 
 LOG = logging.getLogger(__name__)
 
-ANSWERERS = 64
-"""How many calls are waited for and answered at a time: oslo.messaging's own default."""
+WAITERS = 64
+"""How many calls the engine is waited for at a time: as many as oslo.messaging serves by default."""
 
 UNKNOWN = "unknown"
 """What a method that is none is counted as: its name is the sender's to choose."""
@@ -103,9 +104,10 @@ class Server(RPCServer):  # type: ignore[misc]  # oslo.messaging ships no types
         self._gone: Future[None] = Future()
         self._due = 0
         self._answered = threading.Condition()
-        for number in range(ANSWERERS):
-            # Not of a pool: a program's end waits for those, and an answer may wait for a broker for ever.
-            threading.Thread(target=self._answer_all, name=f"rpc-{number}", daemon=True).start()
+        self._answers = Answers(self._done)
+        for number in range(WAITERS):
+            # Not of a pool: a program's end waits for those.
+            threading.Thread(target=self._wait_all, name=f"rpc-{number}", daemon=True).start()
 
     def begin(self) -> None:
         """Connect, which waits for the broker for ever, and take messages in by one thread."""
@@ -126,6 +128,8 @@ class Server(RPCServer):  # type: ignore[misc]  # oslo.messaging ships no types
     def _process_incoming(self, incoming: Any) -> None:
         """oslo.messaging's: a message came."""
         message = incoming[0]
+        with self._answered:
+            self._due += 1
         try:
             work = self.dispatcher.dispatch(message)
         except RpcError as error:
@@ -135,36 +139,33 @@ class Server(RPCServer):  # type: ignore[misc]  # oslo.messaging ships no types
             LOG.warning("a message was refused: %s: %s", type(error).__name__, error)
             self._refuse(message, UNKNOWN, "refused")
         else:
-            with self._answered:
-                self._due += 1
             self._begun.put((message, work))
 
     def _refuse(self, message: Any, method: str, result: str) -> None:
         self._counter.labels(method, result).inc()
-        _reply(message, failure=sys.exc_info())
+        self._answers.send(Answer(message, failure=sys.exc_info()))
 
     # --- out
 
-    def _answer_all(self) -> None:
+    def _wait_all(self) -> None:
         while True:
             message, work = self._begun.get()
-            try:
-                self._answer(message, work)
-            finally:
-                with self._answered:
-                    self._due -= 1
-                    self._answered.notify_all()
+            self._answers.send(self._answer(message, work))
 
-    def _answer(self, message: Any, work: Work) -> None:
+    def _answer(self, message: Any, work: Work) -> Answer:
         try:
-            answer = self._outcome(work.asked)
+            result = self._outcome(work.asked)
         except Exception as error:
             told = _told(work.method, error, work.wire)
             self._counter.labels(work.method, told.RESULT).inc()
-            _reply(message, failure=(type(told), told, told.__traceback__))
-        else:
-            self._counter.labels(work.method, "ok").inc()
-            _reply(message, answer)
+            return Answer(message, failure=(type(told), told, told.__traceback__))
+        self._counter.labels(work.method, "ok").inc()
+        return Answer(message, result)
+
+    def _done(self) -> None:
+        with self._answered:
+            self._due -= 1
+            self._answered.notify_all()
 
     def _outcome(self, asked: Asked) -> object:
         """Wait for the engine, and make the answer of its results; one that asks more is waited for, too."""
@@ -183,11 +184,3 @@ class Server(RPCServer):  # type: ignore[misc]  # oslo.messaging ships no types
     def _wait(self, answer: "Future[Any]") -> Any:
         futures.wait((answer, self._gone), return_when=futures.FIRST_COMPLETED)
         return answer.result() if answer.done() else self._gone.result()
-
-
-def _reply(message: Any, answer: object = None, failure: Any = None) -> None:
-    """Answer a call; for a cast nothing is sent."""
-    try:
-        message.reply(answer, failure)
-    except Exception:
-        LOG.exception("an answer could not be sent")

@@ -50,6 +50,11 @@ class Caller:
     def _netagent(self, host: str | None, **options: Any) -> Any:
         return self._client.prepare(server=host, namespace="netagent", version="1.0", **options)
 
+    @property
+    def reply_queue(self) -> str:
+        """Where it is answered; it has one after its first call."""
+        return str(self._transport._driver._reply_q)
+
     def answering(self, topic: str, endpoint: object) -> Any:
         """A server of a controller's own, started."""
         target = oslo_messaging.Target(exchange="nova", topic=topic, server="controller")
