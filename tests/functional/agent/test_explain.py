@@ -1,7 +1,9 @@
 """explain, beside the kernel: what it says of a packet is what becomes of it."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -67,8 +69,30 @@ def judged(site: Site, sender: Namespace, receiver: Namespace, probe: IpProbe | 
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def places(request: pytest.FixtureRequest, make_site: SiteMaker) -> Places:
-    return Places(make_site(CONFIGS[request.param]))
+def places(request: pytest.FixtureRequest, make_site: SiteMaker) -> Iterator[Places]:
+    places = Places(make_site(CONFIGS[request.param]))
+    counted.clear()
+    yield places
+    print("", *(f"{number:6} {what}" for what, number in sorted(counted.items())), sep="\n")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A packet that was sent, and what explain said of it."""
+
+    sender: Namespace
+    receiver: Namespace
+    probe: IpProbe | Forged
+    found: dict[str, Any]
+
+    @property
+    def source(self) -> str:
+        return _address(self.found["sent"]["src"])
+
+    @property
+    def subject(self) -> tuple[Any, ...]:
+        """What a rule that is proposed for it tells it by: both ends are those that the groups see."""
+        return self.source, self.found["left"]["proto"], _port(self.found["left"]["dst"])
 
 
 @settings(
@@ -80,9 +104,10 @@ def places(request: pytest.FixtureRequest, make_site: SiteMaker) -> Places:
 )
 @given(states, st.lists(packets(), min_size=PACKETS, max_size=PACKETS))
 def test_it_agrees_with_the_kernel(places: Places, described: list[Any], sent: list[Sent]) -> None:
+    """And every refusal is somebody's; what is proposed lets this packet through, and no stranger's."""
     places.describe(described)
     site = places.site
-    helped: tuple[Namespace, Namespace, IpProbe | Forged, dict[str, Any]] | None = None
+    refused: list[Asked] = []
     for each in sent:
         if each.sender not in places.people or each.receiver not in places.people:
             continue
@@ -92,22 +117,62 @@ def test_it_agrees_with_the_kernel(places: Places, described: list[Any], sent: l
         seen = judged(site, sender, receiver, probe)
         found = site.agent.explain(asked(site, sender, receiver, probe))
         event(f"{found['verdict']} {found['way']}")
+        _count(found)
         assert found["certain"], found
         if seen is not None:
             assert found["verdict"] == "ACCEPT", (probe, found)
-            left = found["left"]["src"].rpartition(":")[0].strip("[]") or found["left"]["src"]
+            left = _address(found["left"]["src"])
             assert seen.source in (None, left, found["left"]["src"]), (seen, found)
         else:
             expected = site.witness.journey(sender, receiver, probe)
-            refused = expected is not None and not expected.passed
-            assert (found["verdict"] != "ACCEPT") or not refused, _told(site, probe, expected, found)
-        if found["verdict"] in ("DROP", "REJECT") and found["rules"]:
-            assert found["refused_by"]["owner"]["ours"], found
-        proposal = found.get("proposal")
-        if proposal and proposal["works"]:
-            helped = (sender, receiver, probe, proposal)
-    if helped is not None:
-        _take_advice(places, *helped)
+            lost = expected is not None and not expected.passed
+            assert (found["verdict"] != "ACCEPT") or not lost, _told(site, probe, expected, found)
+        if found["verdict"] in ("DROP", "REJECT"):
+            _says_who(found)
+            refused.append(Asked(sender, receiver, probe, found))
+    helped = [each for each in refused if (each.found.get("proposal") or {}).get("works")]
+    for each in helped if EXAMPLES else helped[-1:]:
+        _take_advice(places, each, refused)
+        if EXAMPLES:
+            places.describe(described)
+
+
+def _says_who(found: dict[str, Any]) -> None:
+    """A refusal names the rule, and whose it is; or says why no rule was asked."""
+    if not found["rules"]:
+        counted["refused: before any rule, with a reason"] += 1
+        assert found["reason"], found
+        return
+    by = found["refused_by"]
+    counted[f"refused: by a rule of {by['table']}"] += 1
+    assert by["owner"]["ours"], found
+    assert by["chain"] in found["reason"], found
+    assert found["proposal"] is not None, found
+
+
+counted: Counter[str] = Counter()
+"""What the packets of this run were; shown with -s."""
+
+
+def _count(found: dict[str, Any]) -> None:
+    family = 6 if found["sent"]["src"].count(":") > 1 else 4
+    counted["pairs"] += 1
+    counted[f"IPv{family} {found['verdict']}"] += 1
+    counted["translated"] += (found["sent"]["src"], found["sent"]["dst"]) != (
+        found["left"]["src"],
+        found["left"]["dst"],
+    )
+
+
+def _address(end: str) -> str:
+    """The address of an end like 10.1.0.2:80, [fd00::2]:80 or either alone."""
+    if end.startswith("["):
+        return end[1:].partition("]")[0]
+    return end.partition(":")[0] if end.count(":") == 1 else end
+
+
+def _port(end: str) -> str:
+    return end.rpartition(":")[2] if end.startswith("[") or end.count(":") == 1 else ""
 
 
 def _told(site: Site, probe: IpProbe | Forged, expected: Journey | None, found: dict[str, Any]) -> str:
@@ -118,18 +183,34 @@ def _told(site: Site, probe: IpProbe | Forged, expected: Journey | None, found: 
     return "\n".join([str(probe), asked, *met, "the compiled rules:", *other, str(expected and expected.packet)])
 
 
-def _take_advice(
-    places: Places, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged, proposal: dict[str, Any]
-) -> None:
-    """What was proposed, done: both witnesses see the packet pass."""
-    site = places.site
-    for change in proposal["changes"]:
+def _take_advice(places: Places, helped: Asked, refused: list[Asked]) -> None:
+    """What was proposed, done: both witnesses see the packet pass, and none that was a stranger to it."""
+    site, changes = places.site, helped.found["proposal"]["changes"]
+    for change in changes:
         site.agent.put(change["kind"].replace("_", "-"), change["body"])
     site.witness.look_again()
     site.forget_flows()
-    judged(site, sender, receiver, probe)
-    assert site.agent.explain(asked(site, sender, receiver, probe))["verdict"] == "ACCEPT", (probe, proposal)
+    judged(site, helped.sender, helped.receiver, helped.probe)
+    again = site.agent.explain(asked(site, helped.sender, helped.receiver, helped.probe))
+    assert again["verdict"] == "ACCEPT", (helped.probe, changes)
+    counted["advice taken"] += 1
     event("took advice")
+    strangers = [each for each in refused if not _is_meant(each, helped)]
+    for each in strangers:
+        now = site.agent.explain(asked(site, each.sender, each.receiver, each.probe))
+        assert now["verdict"] != "ACCEPT", (each.probe, each.found["sent"], now["reason"], changes)
+    for each in strangers[-1:]:
+        site.forget_flows()
+        assert judged(site, each.sender, each.receiver, each.probe) is None, (each.probe, changes)
+    counted["strangers refused as before"] += len(strangers)
+
+
+def _is_meant(other: Asked, helped: Asked) -> bool:
+    """Whether what lets one packet through says the same of another."""
+    if any("allow it to send as" in change["text"] for change in helped.found["proposal"]["changes"]):
+        own = {helped.source, _address(helped.found["left"]["dst"])}  # an address of the vif from then on
+        return other.source in own or _address(other.found["left"]["dst"]) in own
+    return other.subject == helped.subject
 
 
 # --- one host, asked about one packet at a time
