@@ -1,10 +1,12 @@
 """nova's own defects (reference, section (h)): what this agent does where nova did harm."""
 
+from typing import Any
+
 import pytest
 
 from nova_netagent.engine import NotApplied
 from nova_netagent.netfilter.rule import DROP, Rule, TableId
-from nova_netagent.plan.tables import Delete, Insert
+from nova_netagent.plan.tables import Delete, TablePlan
 from nova_netagent.testing import (
     group_id,
     instance_id,
@@ -41,17 +43,17 @@ def test_removing_instance_1_leaves_10_to_19_filtered(host: Host) -> None:
 def test_an_unrelated_change_touches_no_other_rule(host: Host) -> None:
     """Q2: what is not touched keeps its counters."""
     host.put(make_network(1), *(make_instance(n) for n in range(1, 6)))
-    edits: list[object] = []
+    plans: list[TablePlan[Rule]] = []
     apply = host.backend.apply
 
-    def noted(plan: object) -> None:
-        edits.extend(plan.edits)  # type: ignore[attr-defined]
-        apply(plan)  # type: ignore[arg-type]
+    def noted(plan: TablePlan[Rule], *rest: Any) -> None:
+        plans.append(plan)
+        apply(plan, *rest)
 
-    host.backend.apply = noted  # type: ignore[method-assign,assignment]
+    host.backend.apply = noted  # type: ignore[method-assign]
     host.put(make_instance(6))
-    assert not [edit for edit in edits if isinstance(edit, Delete)]
-    touched = {edit.chain for edit in edits if isinstance(edit, Insert)}
+    assert not [edit for plan in plans for edit in plan.edits if isinstance(edit, Delete)]
+    touched = {chain for plan in plans for chain, _ in plan.coming()}
     assert {name.removeprefix("nova-netagent-") for name in touched} == {
         "inst-a0000006",
         "src-f0000006",
