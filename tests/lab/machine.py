@@ -1,16 +1,16 @@
 """A machine with a kernel of its own, for what this one is built without: user-mode Linux, an ordinary process.
 
 Its file system is this machine's, its programs are the same, and it starts in two seconds. Debian has it as
-``user-mode-linux``; ``NOVA_NETAGENT_UML`` names the directory of an unpacked package that is not installed.
+``user-mode-linux``, which ``tools/setup test`` unpacks.
 """
 
-import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 MODULES = ("8021q", "bridge", "veth", "ipv6", "br_netfilter")
 SCRIPT = """#!/bin/sh
 export PATH={path} PYTHONPATH={repository} PYTHONDONTWRITEBYTECODE=1 TMPDIR=/mnt HOME=/mnt
@@ -40,11 +40,10 @@ def run(directory: Path, command: Sequence[str], *, timeout: float = 300) -> tup
     (directory / "lib/modules").mkdir(parents=True)
     (directory / "lib/modules" / modules.name).symlink_to(modules)
     script = directory / "init.sh"
-    repository = Path(__file__).resolve().parents[2]
     path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
     script.write_text(
         SCRIPT.format(
-            path=path, repository=repository, modules=" ".join(MODULES), root=directory, command=shlex.join(command)
+            path=path, repository=REPOSITORY, modules=" ".join(MODULES), root=directory, command=shlex.join(command)
         )
     )
     script.chmod(0o755)
@@ -64,8 +63,8 @@ def run(directory: Path, command: Sequence[str], *, timeout: float = 300) -> tup
 
 
 def _installed() -> tuple[Path, Path]:
-    root = Path(os.environ.get("NOVA_NETAGENT_UML", "/"))
-    kernel, modules = root / "usr/bin/linux.uml", sorted((root / "usr/lib/uml/modules").glob("*"))
-    if not kernel.exists() or not modules:
-        raise NoMachine("user-mode-linux is not installed (NOVA_NETAGENT_UML may name an unpacked one)")
-    return kernel, modules[-1]
+    for root in (REPOSITORY / ".debian" / "user-mode-linux", Path("/")):
+        kernel, modules = root / "usr/bin/linux.uml", sorted((root / "usr/lib/uml/modules").glob("*"))
+        if kernel.exists() and modules:
+            return kernel, modules[-1]
+    raise NoMachine("user-mode-linux is neither installed nor unpacked")

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from nova_netagent.metrics import Metrics
 FOLDER = Path(__file__).resolve().parents[3] / "monitoring"
 ALERTS = yaml.safe_load((FOLDER / "alerts.yml").read_text())
 DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text())
-PROMTOOL = shutil.which("promtool", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+UNPACKED = Path(__file__).resolve().parents[3] / ".debian" / "prometheus" / "usr" / "bin"
+PROMTOOL = shutil.which("promtool", path=f"{UNPACKED}:{os.environ['PATH']}")
 
 _NAMES = re.compile(r"\b(netagent_[a-z_]+)(?:\{([^}]*)\})?")
 _BY = re.compile(r"by \(([^)]*)\)")
@@ -96,7 +96,7 @@ def test_every_alert_says_what_to_do() -> None:
         assert set(rule["annotations"]) == {"summary", "description"}
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is neither installed nor in the virtual environment")
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is neither installed nor unpacked")
 @pytest.mark.parametrize("words", [("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")])
 def test_promtool_takes_them(words: tuple[str, ...]) -> None:
     assert PROMTOOL is not None
