@@ -18,7 +18,7 @@ _netagentctl()
         --state) mapfile -t COMPREPLY < <(compgen -W 'NEW ESTABLISHED RELATED INVALID UNTRACKED' -- "$word"); return ;;
     esac
     case $command in
-        '') mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout list show set delete status export apply plan chains explain graph resync render check-config diag cleanup' -- "$word") ;;
+        '') mapfile -t COMPREPLY < <(compgen -W '-h --help --version --config-file --config-dir --socket --url --cert --key --cacert --format --timeout list show set delete status export apply plan chains explain graph resync render check-config diag cleanup' -- "$word") ;;
         list)
             if [[ $before == "$command" ]]; then
                 mapfile -t COMPREPLY < <(compgen -W 'networks instances security-groups floating-ips provider-rules' -- "$word")

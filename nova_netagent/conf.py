@@ -7,6 +7,8 @@ sample file and the documentation of every option are made.
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,15 @@ def _log_rate(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 10_000 or 10_000 % int(text):
         raise ValueError("1 to 10000, and 10000 a multiple of it")
     return int(text)
+
+
+def _logged_group(text: str) -> str:
+    if text == "all":
+        return text
+    try:
+        return values.uuid(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not the id of a security group, nor all") from None
 
 
 def _drop_action(text: str) -> str:
@@ -329,6 +340,7 @@ _RPC: Sequence[cfg.Opt] = (
 _SECURITY_GROUP_LOG = (
     cfg.ListOpt(
         "groups",
+        item_type=_Checked(_logged_group, "id"),
         default=[],
         help="The ids of the security groups whose members' packets are logged; all: every group's. Empty: off.",
     ),
@@ -411,7 +423,7 @@ def load(files: Iterable[str | Path], dirs: Iterable[str | Path] = (), conf: cfg
     register(conf)
     args = [f"--config-file={file}" for file in files] + [f"--config-dir={each}" for each in dirs]
     try:
-        conf(args, project=PROJECT, default_config_files=[], default_config_dirs=[])
+        _read(conf, args)
         written = _written(conf)
         _refuse_unknown(conf, written)
         _refuse_wrong(conf, written)
@@ -422,7 +434,33 @@ def load(files: Iterable[str | Path], dirs: Iterable[str | Path] = (), conf: cfg
     except cfg.ConfigFilesNotFoundError as error:
         raise ConfigError(f"no such configuration file: {', '.join(error.config_files)}") from error
     except cfg.Error as error:
-        raise ConfigError(_in_one_line(error)) from error
+        raise ConfigError(_in_plain_words(_in_one_line(error))) from error
+
+
+def _read(conf: cfg.ConfigOpts, args: list[str]) -> None:
+    """Have oslo.config read the files. What may be on its command line as well ends the process when it is wrong."""
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            conf(args, project=PROJECT, default_config_files=[], default_config_dirs=[])
+    except SystemExit:
+        option, _, reason = said.getvalue().strip().removeprefix("argument --").partition(": ")
+        raise ConfigError(f"[DEFAULT] {option.replace('-', '_')}: {reason}") from None
+
+
+_PLAIN = (
+    (r"Failed to parse (.+?): at \1:(\d+), ", r"\1: line \2: "),
+    (r"Section must be started before assignment: ''", "an option stands before the first [group]"),
+    (r"could not convert string to float: (.+)", r"\1 is not a number"),
+    (r"invalid literal for int\(\) with base 10: (.+)", r"\1 is not a whole number"),
+)
+"""What the parsers of Python and oslo.config say, and what an operator understands."""
+
+
+def _in_plain_words(text: str) -> str:
+    for said, meant in _PLAIN:
+        text = re.sub(said, meant, text)
+    return text
 
 
 def _refuse_unreadable(files: Iterable[str | Path]) -> None:
@@ -485,7 +523,7 @@ def _refuse_wrong(conf: cfg.ConfigOpts, written: _Written) -> None:
             except cfg.ConfigFileValueError as error:
                 file, text = written[group][option.dest]
                 reason = _in_one_line(error).partition(" is not valid: ")[2]
-                raise ConfigError(f"{file}: [{group}] {option.name} = {text}: {reason}") from error
+                raise ConfigError(f"{file}: [{group}] {option.name} = {text}: {_in_plain_words(reason)}") from error
 
 
 def _settings(conf: cfg.ConfigOpts) -> Settings:
@@ -575,7 +613,7 @@ def refuse_wrong_messaging(conf: cfg.ConfigOpts) -> None:
                 _ = conf[group][name]
             except cfg.ConfigFileValueError as error:
                 reason = _in_one_line(error).partition(" is not valid: ")[2]
-                raise ConfigError(f"[{group}] {name}: {reason}") from error
+                raise ConfigError(f"[{group}] {name}: {_in_plain_words(reason)}") from error
 
 
 _DRIVERS = ("rabbit", "kafka", "fake")

@@ -80,24 +80,38 @@ def _run(arguments: argparse.Namespace) -> int:
     except conf.ConfigError as error:
         print(f"nova-netagent: {error}", file=sys.stderr)
         return 2
-    _log_to_oslo(opts)
-    collect_rarely()
-    return_memory()
     try:
+        _log_to_oslo(opts)
+        collect_rarely()
+        return_memory()
         return Daemon(settings, opts, files, arguments.config_dir).run()
     except conf.ConfigError as error:
         print(f"nova-netagent: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        LOG.critical("%s", error, exc_info=LOG.isEnabledFor(logging.DEBUG))
-        return 1
+        failure = error
+    # Not while it is handled: oslo.log would add to the line what it says already.
+    LOG.critical("%s", failure, exc_info=failure if LOG.isEnabledFor(logging.DEBUG) else None)
+    return 1
 
 
 def _log_to_oslo(opts: Any) -> None:
+    """Set the log up as the options want it.
+
+    :raises ConfigError: it cannot be written there.
+    """
     from oslo_log import log
 
+    from nova_netagent.conf import ConfigError
+
     log.set_defaults(default_log_levels=[*log.get_default_log_levels(), "pyroute2=WARN", "stevedore=ERROR"])
-    log.setup(opts, "nova-netagent", fix_eventlet=False)
+    try:
+        log.setup(opts, "nova-netagent", fix_eventlet=False)
+    except (OSError, log.LogConfigError) as error:
+        option = "log_config_append" if opts.log_config_append else "log_file" if opts.log_file else "log_dir"
+        raise ConfigError(
+            f"[DEFAULT] {option} = {opts[option]}: {getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 def _claim(state_path: str) -> int:
@@ -107,8 +121,11 @@ def _claim(state_path: str) -> int:
 
     :returns: the descriptor that holds it.
     """
-    Path(state_path).mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(state_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        Path(state_path).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(state_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RuntimeError(f"[DEFAULT] state_path = {state_path}: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

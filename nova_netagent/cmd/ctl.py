@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nova_netagent.ctl import diag, explain, host, objects, offline
 from nova_netagent.ctl.graph.command import graph
@@ -40,8 +40,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Version(argparse.Action):
+    """Print it; looked up only then, as that takes longer than most commands."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from nova_netagent.cmd.agent import version
+
+        print(f"{parser.prog} {version()}")
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     """One that refuses in one line."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """A command that is not one: argparse would list all of them, and not say which is nearest."""
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            from difflib import get_close_matches
+
+            near = get_close_matches(value, action.choices, n=1)
+            raise argparse.ArgumentError(
+                None, f"{value!r} is not a command" + (f"; did you mean {near[0]}?" if near else "")
+            )
+        super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:
         complain(f"{message}; see {self.prog} --help")
@@ -58,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.set_defaults(config_file=[], config_dir=[], socket=None, format="table", timeout=TIMEOUT)
     found.set_defaults(url=None, cert=None, key=None, cacert=None)
+    found.add_argument("--version", action=_Version, help="print the version, and exit")
     _add_options(found)
     commands: _Commands = found.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _add_objects(commands)
@@ -66,9 +91,10 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def _add_options(to: argparse.ArgumentParser) -> None:
+def _add_options(to: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
     """The options of every command; they may stand before it or after it."""
     suppressed = argparse.SUPPRESS
+    to = to.add_argument_group("options of every command")
     to.add_argument(
         "--config-file", action="append", metavar="FILE", default=suppressed, help=f"by default {CONFIG_FILE}"
     )
@@ -124,8 +150,7 @@ def _add_host(commands: "_Commands") -> None:
     for each in (applied, planned):
         each.add_argument("--exit-code", action="store_true", help="exit with 6 when the printed plan is not empty")
     chains = _add(commands, "chains", host.chains, "print our chains as the kernel has them, with counters and owners")
-    chains.add_argument("--table", choices=TABLES)
-    chains.add_argument("--family", choices=("4", "6"))
+    _add_part(chains)
     _add_explain(commands)
     _add_graph(commands)
     _add(commands, "resync", host.resync, "read everything back from the kernel now and repair it")
@@ -157,9 +182,13 @@ def _add_graph(commands: "_Commands") -> None:
     drawn.add_argument("of", nargs="?", metavar="OBJECT", help="an id, a name, a device or an address; by default all")
     drawn.add_argument("-o", "--output", metavar="FILE", help="FILE.svg, or FILE.dot; by default standard output")
     drawn.add_argument("--dot", action="store_true", help="DOT, whatever the file is called")
-    drawn.add_argument("--table", choices=TABLES)
-    drawn.add_argument("--family", choices=("4", "6"))
+    _add_part(drawn)
     drawn.add_argument("--whole", action="store_true", help="each chain and each rule, however many there are")
+
+
+def _add_part(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--table", choices=TABLES, help="only this table; by default all")
+    to.add_argument("--family", choices=("4", "6"), help="only IPv4, or only IPv6")
 
 
 def _add_offline(commands: "_Commands") -> None:

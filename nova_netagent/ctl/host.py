@@ -6,6 +6,7 @@ from typing import Any
 
 from nova_netagent.ctl.kinds import KINDS
 from nova_netagent.ctl.outcome import DIFFERENT, FAILED, OK, PENDING
+from nova_netagent.ctl.screen import GAP
 from nova_netagent.ctl.session import Session
 
 Document = dict[str, Any]
@@ -41,14 +42,14 @@ def _show_status(session: Session, report: Document) -> None:
     reason = f": {report['failure']}" if report["failure"] else ""
     backend = report["backend"] or "not open yet"
     see = f"; see our rules with {report['see_with']}" if report["see_with"] else ""
-    screen.wrapped(f"enforcing  {enforcing}{reason}")
-    for warning in report["warnings"]:
-        screen.wrapped(f"warning    {warning}")
-    screen.wrapped(f"backend    {backend}{see}")
-    screen.line(f"host       {report['host']}, version {report['version']}, up {_span(report['uptime_seconds'])}")
-    screen.line(f"applied    {_ago(report['applied_at'])}, verified {_ago(report['verified_at'])}")
+    lines = [("enforcing", f"{enforcing}{reason}"), *(("warning", each) for each in report["warnings"])]
+    lines.append(("backend", f"{backend}{see}"))
+    lines.append(("host", f"{report['host']}, version {report['version']}, up {_span(report['uptime_seconds'])}"))
+    lines.append(("applied", f"{_ago(report['applied_at'])}, verified {_ago(report['verified_at'])}"))
     if report.get("rpc"):
-        screen.line(f"rpc        {_rpc(report['rpc'])}")
+        lines.append(("rpc", _rpc(report["rpc"])))
+    for name, text in lines:
+        screen.wrapped(f"{name:11}{text}", further=" " * 11)
     screen.line()
     rows = [[kind, *(report["kinds"].get(kind, {}).get(state, 0) for state in _STATES)] for kind in KINDS]
     screen.table(["KIND", *map(str.upper, _STATES)], rows, right="DONE PENDING ERROR")
@@ -170,7 +171,8 @@ def _show_chain(session: Session, chain: Document) -> None:
     screen.line(f"\n  {chain['chain']}{policy}")
     for rule in chain["rules"]:
         owner = f"  # {rule['owner']}" if rule.get("owner") else ""
-        screen.line(f"  {short(rule['packets']):>6} {short(rule['bytes']):>6}  {rule['rule']}{owner}")
+        counted = f"  {short(rule['packets']):>6} {short(rule['bytes']):>6}  "
+        screen.wrapped(f"{rule['rule']}{owner}", indent=counted, further=GAP)
 
 
 def short(number: int) -> str:

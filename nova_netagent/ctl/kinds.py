@@ -5,6 +5,9 @@ from typing import Any
 
 KINDS = ("networks", "instances", "security_groups", "floating_ips", "provider_rules")
 
+NAMES = {"networks": "label", "instances": "hostname", "security_groups": "name"}
+"""The field by which people call those that have one."""
+
 Document = dict[str, Any]
 
 
@@ -15,6 +18,11 @@ def kind(text: str) -> str:
         known = ", ".join(each.replace("_", "-") for each in KINDS)
         raise ArgumentTypeError(f"{text!r} is not a kind: {known}")
     return plural
+
+
+def spoken(name: str) -> str:
+    """A kind in a sentence."""
+    return name.replace("_", " ").replace("ip", "IP")
 
 
 def path(name: str, id_: str = "") -> str:

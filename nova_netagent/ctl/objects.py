@@ -5,7 +5,7 @@ from typing import Any
 from nova_netagent.ctl import kinds
 from nova_netagent.ctl.client import Answer, quoted
 from nova_netagent.ctl.kinds import Document
-from nova_netagent.ctl.outcome import FAILED, OK, PENDING, Failure
+from nova_netagent.ctl.outcome import FAILED, NOT_FOUND, OK, PENDING, Failure
 from nova_netagent.ctl.screen import complain
 from nova_netagent.ctl.session import Session, parse
 
@@ -20,18 +20,33 @@ def list_objects(session: Session) -> int:
     rows = [kinds.row(kind, item) for item in answer.document[kind]]
     if rows:
         screen.table(rows[0][0], [values for _, values in rows], right="VLAN RULES REMOTE_MEMBERS GROUPS")
+    else:
+        screen.progress(f"no {kinds.spoken(kind)} are described")
     return OK
 
 
 def show(session: Session) -> int:
     """``show KIND ID``."""
     screen = session.screen
-    answer = session.agent.get(kinds.path(session.args.kind, quoted(session.args.id)))
+    try:
+        answer = session.agent.get(kinds.path(session.args.kind, quoted(session.args.id)))
+    except Failure as failure:
+        raise _with_ids(session, failure) from None
     if screen.json:
         screen.body(answer.body)
         return OK
     _show(session, answer.document)
     return OK
+
+
+def _with_ids(session: Session, failure: Failure) -> Failure:
+    """What is not there may have been asked for by its name."""
+    kind, named = session.args.kind, session.args.id
+    if failure.code != NOT_FOUND or kind not in kinds.NAMES:
+        return failure
+    found = session.agent.get(kinds.path(kind)).document[kind]
+    ids = [item["id"] for item in found if named in (item.get(kinds.NAMES[kind]), item["id"].partition("-")[0])]
+    return Failure(failure.code, f"{failure}; meant by its id: {', '.join(ids)}" if ids else str(failure))
 
 
 def _show(session: Session, item: Document) -> None:
@@ -43,9 +58,10 @@ def _show(session: Session, item: Document) -> None:
     width = max(map(len, [*plain, "state"]))
     for key, value in plain.items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else _plain(value)
-        screen.line(f"{key.ljust(width)}  {text}".rstrip())
+        screen.wrapped(f"{key.ljust(width)}  {text}".rstrip(), further=" " * (width + 2))
     reason = f": {status['message']}" if status.get("message") else ""
-    screen.line(f"{'state'.ljust(width)}  {screen.state(status.get('state', ''))}{reason}")
+    state = screen.state(status.get("state", ""))
+    screen.wrapped(f"{'state'.ljust(width)}  {state}{reason}", further=" " * (width + 2))
     for key, rows in tables.items():
         fields = list(dict.fromkeys(("id", *(field for row in rows for field in row))))
         screen.line()
@@ -66,6 +82,8 @@ def set_objects(session: Session) -> int:
     """``set KIND -f FILE``: one object or many; one that is refused does not stop the others."""
     args = session.args
     items = _items(parse(session.read_input(), session.input_name), args.kind, session.input_name)
+    if not items:
+        session.screen.progress(f"{session.input_name}: there is no object in it")
     codes = {_set(session, item) for item in items}
     return next((code for code in (FAILED, PENDING) if code in codes), OK)
 
@@ -93,10 +111,19 @@ def _set(session: Session, item: Document) -> int:
     try:
         answer.accepted()
     except Failure as failure:
-        complain(f"{kind} {item['id']}: {failure}")
+        complain(f"{kind} {item['id']}: {failure}{_what_is_kept(session, item['id'], answer)}")
         return FAILED
     _tell_set(session, item["id"], answer)
     return PENDING if answer.status == 202 and session.args.wait else OK
+
+
+def _what_is_kept(session: Session, id_: str, answer: Answer) -> str:
+    """What a refusal does not tell: that the object is described all the same, and waits for better times."""
+    if answer.status != 503:
+        return ""
+    kept = session.agent.request("GET", kinds.path(session.args.kind, quoted(id_)))
+    state = kept.document["status"]["state"] if kept.status == 200 else "done"
+    return "" if state == "done" else f" (it is described, in state {state}, and is tried again)"
 
 
 def _tell_set(session: Session, id_: str, answer: Answer) -> None:
@@ -113,7 +140,10 @@ def delete(session: Session) -> int:
     """``delete KIND ID``."""
     args = session.args
     query = "" if args.revision is None else f"?revision={args.revision}"
-    session.agent.request("DELETE", kinds.path(args.kind, quoted(args.id)) + query).accepted()
+    try:
+        session.agent.request("DELETE", kinds.path(args.kind, quoted(args.id)) + query).accepted()
+    except Failure as failure:
+        raise _with_ids(session, failure) from None
     if not session.screen.json:
         session.screen.line(f"{args.kind} {args.id} deleted")
     return OK

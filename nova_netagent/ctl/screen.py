@@ -33,7 +33,7 @@ class Screen:
         sys.stdout.buffer.flush()
 
     def progress(self, text: str) -> None:
-        """What takes a while, where somebody looks on; on standard error, as it is no answer."""
+        """What takes a while, or that there is nothing, where somebody looks on: on standard error, being no answer."""
         if sys.stderr.isatty() and not self.json:
             print(text, file=sys.stderr)
 
@@ -50,7 +50,7 @@ class Screen:
         """A verdict, in green or red where there are colours."""
         return f"\x1b[{32 if good else 31}m{text}\x1b[0m" if self._colours else text
 
-    def wrapped(self, text: str, *, indent: str = "") -> None:
+    def wrapped(self, text: str, *, indent: str = "", further: str = "    ") -> None:
         """A text that goes on in the next line, further in, where the terminal ends; nothing is cut."""
         if self._width is None or len(indent) + len(text) <= self._width or self._width < 2 * _LEAST:
             self.line(indent + text)
@@ -61,7 +61,7 @@ class Screen:
             text,
             self._width,
             initial_indent=indent,
-            subsequent_indent=indent + "    ",
+            subsequent_indent=" " * len(indent) + further,
             break_long_words=False,
             break_on_hyphens=False,
         )
@@ -71,33 +71,46 @@ class Screen:
     def table(self, titles: Sequence[str], rows: Sequence[Sequence[Any]], *, indent: str = "", right: str = "") -> None:
         """Columns under their titles; columns that are empty in every row are left out.
 
+        Nothing is cut. Where the terminal has no room for all columns side by side, what is long has lines of its
+        own: first the reason, below its row, then the id, above; in the end each row is told line by line.
+
         :param right: the titles of the columns that are numbers, separated by blanks.
         """
         cells = [[_cell(value) for value in row] for row in rows]
         kept = [n for n, title in enumerate(titles) if title in ("ID", "STATE") or any(row[n] for row in cells)]
         widths = {n: max(len(titles[n]), *(len(row[n]) for row in cells)) if cells else len(titles[n]) for n in kept}
-        numbers = right.split()
-        before = len(indent) + sum(widths[n] + len(GAP) for n in kept[:-1])
-        if titles[kept[-1]] == "REASON" and self._width is not None and before + widths[kept[-1]] > self._width:
-            # A reason is what one came for: it is not cut, but has lines of its own.
-            kept, reasons = kept[:-1], [row[kept[-1]] for row in cells]
-        else:
-            reasons = []
-        widths[kept[-1]] = self._room(widths[kept[-1]], len(indent) + sum(widths[n] + len(GAP) for n in kept[:-1]))
+        before, after, inner = None, None, indent
+        if titles[kept[-1]] == "REASON" and not self._has_room(inner, [widths[n] for n in kept]):
+            after = kept.pop()
+        if titles[kept[0]] == "ID" and not self._has_room(inner, [widths[n] for n in kept]):
+            before, inner = kept.pop(0), indent + GAP
+        if not self._has_room(inner, [widths[n] for n in kept]):
+            self._records([(title, n) for n, title in enumerate(titles) if n in widths], cells, indent)
+            return
         for number, row in enumerate([list(titles), *cells]):
-            line = GAP.join(self._fitted(row[n], widths[n], titles[n], numbers) for n in kept)
-            self.line(f"{indent}{line}".rstrip())
-            if reasons and number:
-                self.wrapped(reasons[number - 1], indent=indent + "    ")
+            if before is not None:
+                self.line(indent + row[before])
+            line = GAP.join(self._padded(row[n], widths[n], titles[n], right.split()) for n in kept)
+            self.line(f"{inner}{line}".rstrip())
+            if after is not None and number:
+                self.wrapped(row[after], indent=inner + 2 * GAP)
 
-    def _room(self, wanted: int, before: int) -> int:
-        """How wide a line's last column may be; where there is next to no room it is left to wrap."""
-        left = wanted if self._width is None else self._width - before
-        return min(wanted, left) if left >= _LEAST else wanted
+    def _records(self, columns: Sequence[tuple[str, int]], cells: Sequence[Sequence[str]], indent: str) -> None:
+        """Each row as lines of a title and its value."""
+        width = max(len(title) for title, _ in columns)
+        for number, row in enumerate(cells):
+            if number:
+                self.line()
+            for title, n in columns:
+                if row[n]:
+                    value = self.state(row[n]) if title == "STATE" else row[n]
+                    self.wrapped(f"{title:{width}}{GAP}{value}", indent=indent, further=" " * (width + len(GAP)))
 
-    def _fitted(self, text: str, width: int, title: str, numbers: Sequence[str]) -> str:
-        if len(text) > width:
-            return text[: width - 1] + "…"
+    def _has_room(self, indent: str, widths: Sequence[int]) -> bool:
+        """Whether columns so wide stand side by side in a line; where there is no terminal a line has no end."""
+        return self._width is None or len(indent) + sum(widths) + len(GAP) * (len(widths) - 1) <= self._width
+
+    def _padded(self, text: str, width: int, title: str, numbers: Sequence[str]) -> str:
         padding = " " * (width - len(text))
         if title in numbers:
             return padding + text

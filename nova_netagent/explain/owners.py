@@ -7,7 +7,7 @@ from msgspec.structs import replace as changed
 from nova_netagent.explain.live import Met
 from nova_netagent.explain.report import Holder, MetRule
 from nova_netagent.explain.rules import LiveRule
-from nova_netagent.model import DesiredState, FloatingIP, Instance, Network, ProviderRule, SecurityGroup
+from nova_netagent.model import DesiredState, FloatingIP, Instance, Network, ProviderRule, SecurityGroup, protocols
 from nova_netagent.model.objects import SecurityGroupRule
 from nova_netagent.netfilter.foreign import program_of
 from nova_netagent.netfilter.owner import Owner
@@ -154,11 +154,14 @@ def _rule(state: DesiredState, group_id: str, rule_id: str) -> str:
 
 
 def rule_words(rule: SecurityGroupRule) -> str:
-    """A group's rule in words: ``ingress tcp 443 from 10.0.0.0/8``."""
+    """A group's rule in words: ``ingress tcp 443 from 10.0.0.0/8``, ``egress icmp type 8 code 0 to 10.0.0.1/32``."""
     words = [rule.direction, str(rule.protocol) if rule.protocol is not None else "anything"]
     if rule.port_range_min is not None:
         low, high = rule.port_range_min, rule.port_range_max
-        words.append(str(low) if high in (None, low) else f"{low}-{high}")
+        if protocols.number(rule.protocol, 4 if rule.ethertype == "IPv4" else 6) in protocols.WITH_TYPES:
+            words.append(f"type {low}" + ("" if high is None else f" code {high}"))
+        else:
+            words.append(str(low) if high in (None, low) else f"{low}-{high}")
     preposition = "from" if rule.direction == "ingress" else "to"
     anywhere = "anywhere over " + rule.ethertype
     remote = rule.remote_ip_prefix or (f"group {rule.remote_group_id}" if rule.remote_group_id else anywhere)

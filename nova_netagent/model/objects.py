@@ -318,8 +318,8 @@ def _check_range(field: str, low: int | None, high: int | None, protocol: str | 
     if low is None and high is None:
         return
     if number not in protocols.WITH_PORTS:
-        named = "any protocol" if protocol is None else f"protocol {protocol}"
-        raise Invalid(f"{field}_min" if low is not None else f"{field}_max", f"{named} has no ports")
+        reason = "ports need a protocol, like tcp" if protocol is None else f"protocol {protocol} has no ports"
+        raise Invalid(f"{field}_min" if low is not None else f"{field}_max", reason)
     for end, value in (("min", low), ("max", high)):
         if value is None:
             raise Invalid(f"{field}_{end}", "a port range needs both ends")

@@ -60,7 +60,10 @@ def _written(tmp_path: Path, text: str) -> Path:
         ("[network]\nforward_bridge_interface = all,eth0\n", ("[network] forward_bridge_interface", "all")),
         ("[network]\nforward_bridge_interface = eth0+\n", ("[network] forward_bridge_interface", "eth0+")),
         ("[DEFAULT]\nmy_ip = 192.0.2\n", ("[DEFAULT] my_ip", "192.0.2")),
-        ("not an ini file", ("Failed to parse",)),
+        ("not an ini file", ("line 1: ", "not an ini file")),
+        ("[DEFAULT]\ndebug = maybe\n", ("[DEFAULT] debug", "maybe")),
+        ("[firewall]\nlock_timeout = ten\n", ("[firewall] lock_timeout", "'ten' is not a number")),
+        ("[security_group_log]\ngroups = web\n", ("[security_group_log] groups", "'web'", "all")),
     ],
 )
 def test_what_is_wrong_is_refused_in_one_line(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:

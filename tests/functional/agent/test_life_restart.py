@@ -249,14 +249,18 @@ def test_sighup_with_an_invalid_file_keeps_what_was_and_says_why(town: Town) -> 
 
 
 @ON_ONE
-@pytest.mark.parametrize("content", [None, b"\xff\xfe[", b"[network\n"], ids=["absent", "no text", "no syntax"])
-def test_sighup_with_a_file_that_does_not_read_keeps_what_was(town: Town, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [(None, ""), (b"\xff\xfe[", ""), (b"[network\n", "line 1"), (b"[DEFAULT]\ndebug = maybe\n", "[DEFAULT] debug")],
+    ids=["absent", "no text", "no syntax", "a switch that ends other programs"],
+)
+def test_sighup_with_a_file_that_does_not_read_keeps_what_was(town: Town, content: bytes | None, word: str) -> None:
     town.agent.config_file.unlink()
     if content is not None:
         town.agent.config_file.write_bytes(content)
     town.agent.signal(signal.SIGHUP)
     eventually(lambda: "the configuration is kept as it was" in town.agent.log, 5)
-    assert str(town.agent.config_file) in town.agent.log
+    assert (word or str(town.agent.config_file)) in town.agent.log
     town.put(make_provider_rule(1))
 
 

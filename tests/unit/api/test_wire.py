@@ -111,7 +111,7 @@ def test_a_wrong_field_is_named_with_what_is_allowed(fields: dict[str, object], 
             "port_range_max",
             "the range is reversed: 2 is above 1",
         ),
-        ({"port_range_min": 1, "port_range_max": 2}, "port_range_min", "any protocol has no ports"),
+        ({"port_range_min": 1, "port_range_max": 2}, "port_range_min", "ports need a protocol, like tcp"),
         (
             {"remote_ip_prefix": "10.0.0.0/8", "remote_group_id": ID},
             "remote_group_id",

@@ -440,6 +440,23 @@ def test_help_tells_the_exit_statuses() -> None:
         assert "  4  the agent cannot be reached, or did not answer in time\n" in ctl.out
 
 
+def test_a_word_that_is_no_command(ctl: Ctl) -> None:
+    assert ctl("stauts").said == (2, "", f"netagentctl: 'stauts' is not a command; did you mean status?{HELP}\n")
+    assert ctl("frobnicate").said == (2, "", f"netagentctl: 'frobnicate' is not a command{HELP}\n")
+
+
+def test_its_version(ctl: Ctl) -> None:
+    assert ctl("--version").code == 0
+    assert ctl.out.split()[0] == "netagentctl"
+
+
+@pytest.mark.parametrize("name", ["vm1", instance_id(1).partition("-")[0]])
+@pytest.mark.parametrize("command", ["show", "delete"])
+def test_who_is_called_by_its_name_is_told_its_id(ctl: Ctl, command: str, name: str) -> None:
+    told = f"netagentctl: there is no instance {name}; meant by its id: {instance_id(1)}\n"
+    assert ctl(command, "instance", name).said == (3, "", told)
+
+
 # --- for eyes
 
 
@@ -484,6 +501,35 @@ def test_a_reason_is_never_cut(ctl: Ctl) -> None:
     shown = on_terminal(ctl, "status", NO_COLOR="1").splitlines()
     assert shown[-3].split() == ["instances", instance_id(2), "pending"]
     assert " ".join(" ".join(shown[-2:]).split()) == MISSING
+
+
+@pytest.mark.parametrize("width", [70, 80])
+@pytest.mark.parametrize("words", [("list", "instances"), ("list", "networks"), ("show", "instance", instance_id(2))])
+def test_nothing_is_cut_where_there_is_little_room(ctl: Ctl, words: tuple[str, ...], width: int) -> None:
+    shown = on_terminal(ctl, *words, COLUMNS=str(width), NO_COLOR="1").splitlines()
+    assert max(len(line) for line in shown if len(line.split()) > 1) <= width, "\n".join(shown)
+    plain = {word for line in ctl(*words).out.splitlines() for word in line.split()} - {"REASON"}
+    assert plain <= {word for line in shown for word in line.split()}
+
+
+def test_an_id_has_a_line_of_its_own_where_there_is_no_room_beside_it(ctl: Ctl) -> None:
+    shown = on_terminal(ctl, "list", "networks", NO_COLOR="1").splitlines()
+    assert [line.split() for line in shown] == [
+        ["ID"],
+        ["LABEL", "BRIDGE", "VLAN", "CIDR", "CIDR_V6", "STATE"],
+        [network_id(1)],
+        ["net1", "br1", "101", "10.1.0.0/24", "fd00:1::/64", "done"],
+    ]
+
+
+def test_of_an_empty_list_somebody_who_looks_on_is_told(ctl: Ctl, agent: Served) -> None:
+    agent.request("PUT", "/v1/state", {})
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "nova_netagent.cmd.ctl", *ctl.options, "list", "floating-ips"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=follower, timeout=60)
+    os.close(follower)
+    assert (done.stdout, os.read(leader, 1000)) == (b"", b"no floating IPs are described\r\n")
+    os.close(leader)
 
 
 def test_status_is_watched_until_somebody_interrupts(ctl: Ctl) -> None:

@@ -202,8 +202,8 @@ PORTED: list[tuple[dict[str, Any], str, str]] = [
     ({"protocol": "tcp", **ports(-1, 1)}, "port_range_min", "0 to 65535"),
     ({"protocol": "tcp", **ports(1, 65536)}, "port_range_max", "0 to 65535"),
     ({"protocol": "tcp", **ports("1", 2)}, "port_range_min", ""),
-    (ports(1, 2), "port_range_min", "any protocol has no ports"),
-    (ports(None, 2), "port_range_max", "any protocol has no ports"),
+    (ports(1, 2), "port_range_min", "ports need a protocol, like tcp"),
+    (ports(None, 2), "port_range_max", "ports need a protocol, like tcp"),
     ({"protocol": 0, **ports(1, 2)}, "port_range_min", "protocol 0 has no ports"),
     *(
         ({"protocol": name, **ports(1, 2)}, "port_range_min", f"protocol {name} has no ports")
