@@ -76,7 +76,7 @@ class _Case:
         self._question = question
         self._world = world
         self._actual: ActualLinks = world.host.links.read()
-        around = Surroundings(self._is_local, self._leads_to, self._index_of)
+        around = Surroundings(self._is_local, self._leads_to, self._index_of, self._bridge_of)
         owner = world.compiled.scope.owner
         self._live = LiveRules(world.host.rules, world.compiled.ruleset, owner, around, world.host.others())
         self._scene = self._scene_of(world.compiled)
@@ -136,6 +136,10 @@ class _Case:
     def _index_of(self, name: str) -> int | None:
         link = self._actual.links.get(name)
         return None if link is None else link.index
+
+    def _bridge_of(self, name: str) -> str | None:
+        link = self._actual.links.get(name)
+        return None if link is None else link.master
 
     def _find_sender(self) -> str | None:
         """The link that the packet comes by; ``None``: the host sends it."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import product
 from typing import Any, Protocol, TypeGuard
 
 from msgspec.structs import replace
@@ -14,7 +15,7 @@ from nova_netagent.explain.rules import LiveRule
 from nova_netagent.host import Others
 from nova_netagent.model.protocols import TCP
 from nova_netagent.netfilter.foreign import Surroundings, applies
-from nova_netagent.netfilter.hooks import HOOKS, priority
+from nova_netagent.netfilter.hooks import FRAME_HOOKS, HOOKS, priority
 from nova_netagent.netfilter.journey import PASSAGES
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.packet import CannotTell, Packet, Step, Walk, matches, walk
@@ -224,17 +225,26 @@ class LiveRules:
                 found.append((each.priority, key.name, each.translates))
         return [(name, translates) for _, name, translates in sorted(found, key=lambda each: each[0])]
 
+    def frames_at(self, hook: str, family: int, device: str) -> list[tuple[int, str]]:
+        """The chains of others that frames with packets of a family meet at a hook below IP, in order."""
+        found = [
+            (each.priority, key.name)
+            for key, each in self._hooks.items()
+            if (key.family, each.hook) == (family, hook) and (not each.devices or device in each.devices)
+        ]
+        return sorted(found, key=lambda each: each[0])
+
     @cached_property
     def _hooks(self) -> Mapping[TableId, OtherHook]:
         """The base chains of others, by the names by which packets meet them."""
         found = {}
         for table in self._others.nft:
             rules = OtherRules(table)
-            for family in filter(table.sees, FAMILIES):
-                for hook in HOOKS:
-                    for base in table.base_chains(hook):
-                        each = OtherHook(rules, family, hook, base)
-                        found[each.key] = each
+            hooks = [(family, hook) for family in filter(table.sees, FAMILIES) for hook in HOOKS]
+            for family, hook in (*hooks, *product(FAMILIES, FRAME_HOOKS)):
+                for base in table.base_chains(hook):
+                    each = OtherHook(rules, family, hook, base)
+                    found[each.key] = each
         return found
 
     @cached_property

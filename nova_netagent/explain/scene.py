@@ -39,6 +39,15 @@ class LiveScene(Scene):
         """Everybody's tables, as they stand."""
         return self.live.tables_at(hook, packet.family)
 
+    def frames_at(self, hook: str, packet: Packet, device: str) -> Sequence[tuple[int, str]]:
+        """Everybody else's, as they stand."""
+        return self.live.frames_at(hook, packet.family, device)
+
+    def leads_out(self, packet: Packet) -> str | None:
+        """The port by which a bridge gives out what is sent through it."""
+        found = None if packet.out_interface is None else self.holder(packet.destination, packet.out_interface)
+        return None if found is None else found.device
+
     def walk_table(self, table: TableId, hook: str, packet: Packet) -> Walk:
         """What one table does to a packet at one hook."""
         walked = self.live.walk(table, hook, packet)

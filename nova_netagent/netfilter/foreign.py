@@ -52,6 +52,8 @@ class Surroundings:
     """The interface by which the host would answer an address."""
     index_of: Callable[[str], int | None] = lambda name: None
     """The number of a link."""
+    bridge_of: Callable[[str], str | None] = lambda name: None
+    """The bridge that a link is a port of."""
 
 
 def applies(match: Opaque, packet: Packet, around: Surroundings) -> bool | None:

@@ -9,6 +9,13 @@ meets, in which tables, and what the kernel knows of it there.
                         routed    mangle, filter FORWARD, mangle, nat POSTROUTING
     is the host's     raw, mangle, nat, filter OUTPUT, mangle, nat POSTROUTING
 
+Around that, where somebody has rules below IP, it is met as a frame:
+
+    comes by a link   the link's ingress; of a bridge port the bridge's prerouting, around ours
+                        bridged   forward, around ours; postrouting, before ours; the port's egress
+                        not       input, the bridge's own ingress
+    leaves by a link  its egress; of a bridge then output, postrouting, and the port's egress
+
 Sources: linux/netfilter_ipv4.h (``enum nf_ip_hook_priorities``); net/bridge/br_netfilter_hooks.c
 for what a bridged frame shows: ``-i`` and ``-o`` are the bridge, the ports are physdev's, and
 ``physdev_out`` is known only while it is bridged. The nat table sees the first packet of a flow.
@@ -19,6 +26,7 @@ from dataclasses import dataclass, field, replace
 
 from nova_netagent.model import values
 from nova_netagent.model.values import Prefix
+from nova_netagent.netfilter.hooks import BRIDGED_IP
 from nova_netagent.netfilter.packet import Packet, Step, Walk, chains_of, walk
 from nova_netagent.netfilter.rule import IpSet, Rule, Ruleset, TableId
 
@@ -133,7 +141,11 @@ class Scene:
             mac = packet.mac_source or port.mac
             arrived = replace(packet, in_interface=port.bridge, physdev_in=sender, mac_source=mac)
         trip = _Trip(self, arrived)
-        trip.pass_hook("PREROUTING")
+        trip.pass_frames("ingress", sender)
+        if port is None:
+            trip.pass_hook("PREROUTING")
+        else:
+            trip.pass_around("prerouting", sender)
         if trip.refused:
             return trip.end()
         destination = trip.packet.destination
@@ -143,9 +155,13 @@ class Scene:
         if bridged_to is not None:
             assert port is not None, f"{sender} is no bridge port"
             trip.packet = replace(trip.packet, out_interface=port.bridge, physdev_out=bridged_to)
-            trip.pass_hook("FORWARD")
-            trip.leave()
-        elif trip.packet.to_local_address or self.takes(destination):
+            trip.pass_around("forward", sender, bridged_to)
+            trip.leave_bridged(bridged_to)
+            return trip.end()
+        if port is not None:
+            trip.pass_frames("input", sender)
+            trip.pass_frames("ingress", port.bridge)
+        if trip.packet.to_local_address or self.takes(destination):
             trip.packet = replace(trip.packet, to_local_address=destination in self.local or redirected)
             trip.pass_hook("INPUT")
         else:
@@ -176,6 +192,18 @@ class Scene:
     def walk_table(self, table: TableId, hook: str, packet: Packet) -> Walk:
         """What one table does to a packet at one hook."""
         return walk(self.tables.get(table, {}), hook, packet, self.sets)
+
+    def frames_at(self, hook: str, packet: Packet, device: str) -> Sequence[tuple[int, str]]:
+        """What a frame meets at a hook below IP, in order, each by its priority.
+
+        :param device: the link; it matters at the hooks of single links only.
+        """
+        return ()
+
+    def leads_out(self, packet: Packet) -> str | None:
+        """The port by which a bridge gives out what is sent through it, if that is known; ``None``: it is no bridge."""
+        beside = (port for port in self.ports.values() if port.bridge == packet.out_interface)
+        return next((port.device for port in beside if packet.destination in port.addresses), None)
 
     def route(self, packet: Packet) -> str:
         """The interface by which a packet goes on. :raises NoRoute: none leads there."""
@@ -234,6 +262,32 @@ class _Trip:
             translated |= translates and _ends(walked.packet) != _ends(self.packet)
             self._verdict, self.packet = walked.verdict, walked.packet
 
+    def pass_frames(
+        self, hook: str, came_by: str | None, goes_by: str | None = None, *, turns: range | None = None
+    ) -> None:
+        """Meet what is hooked in below IP, unless the packet was refused before; there the links are the ports.
+
+        :param turns: of those only the priorities.
+        """
+        device = came_by or goes_by
+        assert device is not None
+        for turn, table in self._scene.frames_at(hook, self.packet, device):
+            if self.refused:
+                return
+            if turns is not None and turn not in turns:
+                continue
+            frame = replace(self.packet, in_interface=came_by, out_interface=goes_by)
+            walked = self._scene.walk_table(TableId(frame.family, table), hook, frame)
+            self._hops.append(Hop(table, hook, walked))
+            self._verdict, self.packet = walked.verdict, replace(self.packet, mark=walked.packet.mark)
+
+    def pass_around(self, hook: str, came_by: str, goes_by: str | None = None) -> None:
+        """A bridge's hook, in the middle of which br_netfilter has the packet meet the hook of that name."""
+        turn = BRIDGED_IP[hook]
+        self.pass_frames(hook, came_by, goes_by, turns=range(-(2**31), turn))
+        self.pass_hook(hook.upper())
+        self.pass_frames(hook, came_by, goes_by, turns=range(turn, 2**31))
+
     @property
     def refused(self) -> bool:
         """Whether it goes no further."""
@@ -251,6 +305,21 @@ class _Trip:
         """The last hook; the interface that it came by and its MAC are not known there."""
         self.packet = replace(self.packet, in_interface=None, mac_source=None)
         self.pass_hook("POSTROUTING")
+        leaves_by = self.packet.out_interface
+        if leaves_by is None:
+            return
+        self.pass_frames("egress", None, leaves_by)
+        port = self._scene.leads_out(self.packet)
+        if port is not None:
+            for hook in ("output", "postrouting", "egress"):
+                self.pass_frames(hook, None, port)
+
+    def leave_bridged(self, port: str) -> None:
+        """The last hooks of a frame that stays on its bridge."""
+        self.pass_frames("postrouting", None, port)
+        self.packet = replace(self.packet, in_interface=None, mac_source=None)
+        self.pass_hook("POSTROUTING")
+        self.pass_frames("egress", None, port)
 
     def end(self) -> Journey:
         """What came of it."""

@@ -56,6 +56,8 @@ class ListedChain(NamedTuple):
     priority: int
     type: str
     policy: int
+    devices: tuple[str, ...] = ()
+    """The links whose frames it is asked about, where it is not about all of them."""
 
 
 class ListedRule(NamedTuple):
@@ -402,12 +404,16 @@ def _chain(answer: dict[int, bytes]) -> ListedChain:
     if 4 not in answer:
         return ListedChain(name, None, 0, "", 1)
     hook = parse(answer[4])
+    devices = (
+        [parse(each).get(1, each) for each in parse_list(hook[4])] if 4 in hook else [hook[3]] if 3 in hook else []
+    )
     return ListedChain(
         name,
         read_number(hook[1]),
         read_signed(hook[2]),
         read_string(answer.get(7, b"")),
         read_number(answer[5]) if 5 in answer else 1,
+        tuple(map(read_string, devices)),
     )
 
 

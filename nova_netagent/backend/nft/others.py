@@ -8,8 +8,10 @@ from nova_netagent.backend.nft.netlink import ListedChain, ListedRule, ListedSet
 from nova_netagent.backend.nft.objects import Element, Family, TableId
 from nova_netagent.netfilter.hooks import HOOKS
 
-_FAMILIES = (Family.IP, Family.IP6, Family.INET)
+_FAMILIES = (Family.IP, Family.IP6, Family.INET, Family.BRIDGE, Family.NETDEV)
 _SEEN_BY = {4: (Family.INET, Family.IP), 6: (Family.INET, Family.IP6)}
+_OF_LINKS = {(Family.INET, 5): "ingress", (Family.NETDEV, 0): "ingress", (Family.NETDEV, 1): "egress"}
+"""The hooks of single links (linux/netfilter.h: ``NF_INET_INGRESS``, ``enum nf_dev_hooks``)."""
 _DROP = 0
 
 
@@ -32,13 +34,24 @@ class OtherTable(Struct, frozen=True):
         return self.id.family in _SEEN_BY[family]
 
     def base_chains(self, hook: str) -> list[ListedChain]:
-        """The chains that packets enter by at a hook, if they do anything."""
-        found = (each for each in self.chains.values() if each.hook is not None and each.hook < len(HOOKS))
+        """The chains that packets enter by at a hook, if they do anything.
+
+        :param hook: of packets, as iptables has it: ``FORWARD``; of frames, as nft(8) has it: ``forward``, ``ingress``.
+        """
         return [
             each
-            for each in found
-            if HOOKS[each.hook or 0] == hook and (self.rules.get(each.name) or each.policy == _DROP)
+            for each in self.chains.values()
+            if self._hook(each) == hook and (self.rules.get(each.name) or each.policy == _DROP)
         ]
+
+    def _hook(self, chain: ListedChain) -> str | None:
+        if chain.hook is None:
+            return None
+        found = _OF_LINKS.get((self.id.family, chain.hook))
+        if found is not None or self.id.family == Family.NETDEV or chain.hook >= len(HOOKS):
+            return found
+        name = HOOKS[chain.hook]
+        return name.lower() if self.id.family == Family.BRIDGE else name
 
 
 def other_tables(own: Collection[str]) -> list[OtherTable]:

@@ -41,7 +41,7 @@ _OPERATORS = {_EQUAL: "", _NOT_EQUAL: "!= ", _LESS: "< ", _AT_MOST: "<= ", _MORE
 _SHOWN = 8
 """So many of a set's elements are written."""
 _INVERTED, _QUEUE = 1, 3
-_SILENT = frozenset({"counter", "last", "notrack", "log", "dup", "fwd", "flow_offload", "ct_helper"})
+_SILENT = frozenset({"counter", "last", "notrack", "log", "dup", "flow_offload", "ct_helper"})
 """Expressions after which a rule goes on, and which change nothing that a rule asks."""
 
 
@@ -382,6 +382,11 @@ class _Decoder:
         self.found.act = lambda packet, around: None
 
     _tproxy = _synproxy = _queue
+
+    def _fwd(self, known: dict[int, bytes]) -> None:
+        """It goes out by another link, and no further here."""
+        self._say("fwd")
+        self.found.act = lambda packet, around: None
 
     # (their names are the kernel's)
 

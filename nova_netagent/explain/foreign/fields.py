@@ -6,10 +6,11 @@ Sources: net/netfilter/nft_meta.c, nft_payload.c, nft_ct.c, nft_fib_inet.c; the 
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nova_netagent.model import protocols
 from nova_netagent.netfilter.foreign import Surroundings, address_type, cast
+from nova_netagent.netfilter.hooks import FRAME_HOOKS
 from nova_netagent.netfilter.packet import Packet
 
 HOST = sys.byteorder
@@ -19,6 +20,8 @@ _LINK, _NETWORK, _TRANSPORT = 0, 1, 2
 _BASES = {_LINK: "ll", _NETWORK: "nh", _TRANSPORT: "th"}
 _BY_DESTINATION, _BY_SOURCE, _BY_INTERFACE = 2, 1, 8
 _PRESENT = 0x20
+_ETHERNET = 1
+"""``ARPHRD_ETHER`` (linux/if_arp.h)."""
 _ROUTE_TYPES = {"unicast": 1, "local": 2, "broadcast": 3, "multicast": 5}
 
 
@@ -30,12 +33,19 @@ class NoMatchError(Exception):
 class Around:
     """What a rule may ask beside what is in the packet.
 
-    :ivar tracked: whether connection tracking has seen the packet yet.
+    :ivar tracked: whether connection tracking has seen the packet yet; ``None``: that cannot be told.
+    :ivar nfproto: what the hook calls its family, where that is not the packet's.
     """
 
     hook: str
     surroundings: Surroundings
-    tracked: bool = True
+    tracked: bool | None = True
+    nfproto: int | None = None
+
+    @property
+    def frames(self) -> bool:
+        """Whether frames are met here, below IP."""
+        return self.hook in FRAME_HOOKS
 
 
 Read = Callable[[Packet, Around], bytes | None]
@@ -89,8 +99,37 @@ def _in_index(packet: Packet, around: Around) -> bytes | None:
     return None if found is None else _index(found[0], around)
 
 
-def _packet_type(packet: Packet, around: Around) -> bytes:
+def _packet_type(packet: Packet, around: Around) -> bytes | None:
+    if around.frames and cast(packet.destination) == "unicast":
+        return None  # for whom the frame is its MAC tells
     return bytes([("unicast", "broadcast", "multicast").index(cast(packet.destination))])
+
+
+def _family(packet: Packet, around: Around) -> bytes:
+    return bytes([around.nfproto or (10 if packet.family == 6 else 2)])
+
+
+def _bridge(of: Callable[[Packet], str | None]) -> Read:
+    def read(packet: Packet, around: Around) -> bytes | None:
+        name = of(packet)
+        bridge = None if name is None else around.surroundings.bridge_of(name)
+        if bridge is None:
+            raise NoMatchError
+        return _name(bridge)
+
+    return read
+
+
+def _link_type(of: Callable[[Packet], str | None]) -> Read:
+    """Of ports of bridges it is known: those are of Ethernet."""
+
+    def read(packet: Packet, around: Around) -> bytes | None:
+        name = of(packet)
+        if name is None:
+            raise NoMatchError
+        return _ETHERNET.to_bytes(2, HOST) if around.surroundings.bridge_of(name) is not None else None
+
+    return read
 
 
 _META: Mapping[int, Field] = {
@@ -100,8 +139,12 @@ _META: Mapping[int, Field] = {
     5: Field("oif", "index", 4, lambda packet, around: _index(packet.out_interface, around)),
     6: Field("iifname", "name", 16, _in_name),
     7: Field("oifname", "name", 16, lambda packet, _: _name(packet.out_interface)),
-    15: Field("meta nfproto", "nfproto", 1, lambda packet, _: bytes([10 if packet.family == 6 else 2])),
+    8: Field("iiftype", "hex", 2, _link_type(lambda packet: packet.in_interface)),
+    9: Field("oiftype", "hex", 2, _link_type(lambda packet: packet.out_interface)),
+    15: Field("meta nfproto", "nfproto", 1, _family),
     16: Field("meta l4proto", "protocol", 1, lambda packet, _: bytes([packet.protocol])),
+    17: Field("meta ibrname", "name", 16, _bridge(lambda packet: packet.in_interface)),
+    18: Field("meta obrname", "name", 16, _bridge(lambda packet: packet.out_interface)),
     19: Field("meta pkttype", "pkttype", 1, _packet_type),
 }
 
@@ -111,19 +154,25 @@ def meta(key: int) -> Field:
     return _META.get(key) or unknown(f"meta key {key}")
 
 
-def _state(packet: Packet, around: Around) -> bytes:
+def _state(packet: Packet, around: Around) -> bytes | None:
+    if around.tracked is None:
+        return None
     if not around.tracked:
         return _CT_STATES["INVALID"].to_bytes(4, HOST)
     return sum(bit for name, bit in _CT_STATES.items() if name in packet.states).to_bytes(4, HOST)
 
 
 def _direction(packet: Packet, around: Around) -> bytes | None:
+    if around.tracked is None:
+        return None
     if not around.tracked:
         raise NoMatchError
     return b"\0" if "NEW" in packet.states else None
 
 
 def _status(packet: Packet, around: Around) -> bytes | None:
+    if around.tracked is None:
+        return None
     if not around.tracked:
         raise NoMatchError
     # Of a flow that is new only its translation is known: the other bits come with its answer.
@@ -176,6 +225,10 @@ def payload(base: int, offset: int, size: int, family: int) -> Field:
         return _network(offset, size, family)
     if base == _LINK and (offset, size) == (6, 6):
         return Field("ether saddr", "ether", 6, _source_mac)
+    if base == _LINK and (offset, size) == (0, 6):
+        return replace(unknown("ether daddr", 6), kind="ether")
+    if base == _LINK and (offset, size) == (12, 2):
+        return replace(_META[1], text="ether type")
     return unknown(f"@{_BASES.get(base, base)},{offset * 8},{size * 8}", size)
 
 

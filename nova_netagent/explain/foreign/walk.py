@@ -17,7 +17,7 @@ from nova_netagent.netfilter.rule import DROP, Family, Jump, Opaque, Reject, Rul
 
 _TRACKING = -200
 """The priority at which connection tracking sees a packet first (NF_IP_PRI_CONNTRACK)."""
-_SEEN = {NftFamily.IP: 4, NftFamily.IP6: 6, NftFamily.INET: 0}
+_SEEN = {NftFamily.IP: 4, NftFamily.IP6: 6, NftFamily.INET: 0, NftFamily.BRIDGE: 0, NftFamily.NETDEV: 0}
 _DROP = 0
 _UNKNOWN = Opaque("?", 0, b"")
 
@@ -72,6 +72,7 @@ class OtherHook:
         self.hook = hook
         self.priority = base.priority
         self.translates = base.type == "nat"
+        self.devices = base.devices
         self._policy = "DROP" if base.policy == _DROP else "ACCEPT"
 
     @property
@@ -100,8 +101,7 @@ class OtherHook:
 
     def walk(self, packet: Packet, around: Surroundings, doubt: Doubt) -> Walk:
         """What it does to a packet; ``UNKNOWN`` where that depends on more than the packet."""
-        tracked = self.hook not in ("PREROUTING", "OUTPUT") or self.priority > _TRACKING
-        known = Around(self.hook, around, tracked)
+        known = Around(self.hook, around, self._tracked(), self._named_family())
         steps: list[Step] = []
         stack: list[tuple[str, int]] = []
         chain, index = self._base, 0
@@ -138,6 +138,19 @@ class OtherHook:
                     packet = done.packet
                     if done.verdict:
                         return Walk(done.verdict, packet, tuple(steps))
+
+    def _tracked(self) -> bool | None:
+        """Whether connection tracking has seen the packet; a bridge may have one of its own, or leave it to IP."""
+        if self.rules.table.id.family == NftFamily.BRIDGE:
+            return None
+        if self.hook == "ingress":
+            return False
+        return self.hook not in ("PREROUTING", "OUTPUT") or self.priority > _TRACKING
+
+    def _named_family(self) -> int | None:
+        """What ``meta nfproto`` says, if not the packet's own family."""
+        family = self.rules.table.id.family
+        return int(family) if family in (NftFamily.BRIDGE, NftFamily.NETDEV) else None
 
 
 def _target(rule: Decoded, packet: Packet, around: Around) -> Target | None:

@@ -90,9 +90,9 @@ class Asked:
         return _address(self.found["sent"]["src"])
 
     @property
-    def subject(self) -> tuple[Any, ...]:
-        """What a rule that is proposed for it tells it by: both ends are those that the groups see."""
-        return self.source, self.found["left"]["proto"], _port(self.found["left"]["dst"])
+    def subject(self) -> tuple[str, str]:
+        """What it is, beside from whom and to whom."""
+        return self.found["left"]["proto"], _port(self.found["left"]["dst"])
 
 
 @settings(
@@ -210,7 +210,18 @@ def _is_meant(other: Asked, helped: Asked) -> bool:
     if any("allow it to send as" in change["text"] for change in helped.found["proposal"]["changes"]):
         own = {helped.source, _address(helped.found["left"]["dst"])}  # an address of the vif from then on
         return other.source in own or _address(other.found["left"]["dst"]) in own
-    return other.subject == helped.subject
+    return any(_says(change, other, helped) for change in helped.found["proposal"]["changes"])
+
+
+def _says(change: dict[str, Any], other: Asked, helped: Asked) -> bool:
+    """Whether a rule that is proposed is about another packet, too: of the same ends, or of whom it says so."""
+    if change["kind"] != "security_groups" or other.subject != helped.subject:
+        return False
+    rule = change["body"]["rules"][-1]  # the new one
+    if rule["direction"] == "ingress":
+        return other.source == helped.source
+    same_end = _address(other.found["left"]["dst"]) == _address(helped.found["left"]["dst"])
+    return same_end and (other.source == helped.source or "other member" in change["also"])
 
 
 # --- one host, asked about one packet at a time
