@@ -221,7 +221,8 @@ def _says(change: dict[str, Any], other: Asked, helped: Asked) -> bool:
     if rule["direction"] == "ingress":
         return other.source == helped.source
     same_end = _address(other.found["left"]["dst"]) == _address(helped.found["left"]["dst"])
-    return same_end and (other.source == helped.source or "other member" in change["also"])
+    same_sender = other.found["sent"]["holder"] == helped.found["sent"]["holder"]
+    return same_end and (same_sender or "other member" in change["also"])
 
 
 # --- one host, asked about one packet at a time
