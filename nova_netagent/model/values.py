@@ -59,7 +59,7 @@ def uuid(text: str) -> str:
     return text if lowered == text else lowered
 
 
-@lru_cache(65536)
+@lru_cache(32768)
 def ip(text: str) -> str:
     """An IPv4 or IPv6 address in canonical form (inet_ntop(3))."""
     family = socket.AF_INET6 if ":" in text else socket.AF_INET
@@ -83,7 +83,7 @@ def ipv6(text: str) -> str:
     return ip(text)
 
 
-@lru_cache(65536)
+@lru_cache(32768)
 def prefix(text: str) -> Prefix:
     """A prefix in numbers; a bare address is a host prefix, host bits are masked."""
     address, slash, length_text = text.partition("/")
@@ -113,7 +113,7 @@ def address_text(family: int, value: int) -> str:
     return socket.inet_ntop(_ADDRESS_FAMILY[family], packed)
 
 
-@lru_cache(65536)
+@lru_cache(32768)
 def prefix_text(value: Prefix) -> str:
     """``address/length``, as iptables-save and ipset write it."""
     return f"{address_text(value.family, value.value)}/{value.length}"

@@ -56,7 +56,7 @@ def address(family: Family, side: str, length: int | None = None, register: int 
     return expressions.payload(Base.NETWORK, _OFFSETS[family, side], length or ADDRESS_SIZE[family], register)
 
 
-@lru_cache(1 << 16)
+@lru_cache(1 << 15)
 def prefix(family: Family, side: str, text: str, inverted: bool) -> bytes:
     """The address is in a prefix."""
     base, _, bits = text.partition("/")

@@ -96,12 +96,12 @@ def prefixes(held: Elements, family: Family) -> frozenset[str]:
     return frozenset(found)
 
 
-@lru_cache(1 << 16)
+@lru_cache(1 << 15)
 def _prefix(text: str) -> values.Prefix:
     return values.prefix(text)
 
 
-@lru_cache(1 << 16)
+@lru_cache(1 << 15)
 def _ends(prefix: values.Prefix) -> tuple[Element, ...]:
     size = values.FAMILY_BITS[prefix.family] // 8
     begin = Element(prefix.value.to_bytes(size, "big"))

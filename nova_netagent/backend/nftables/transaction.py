@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 from nova_netagent.backend.nft import Batch
@@ -63,9 +64,8 @@ class Transaction:
     def table(self, family: Family) -> TableEdits:
         """The edits of a family."""
         if family not in self.edits:
-            self.edits[family] = TableEdits(
-                self.held.images[family], family, lambda chain, rules: self._handles(family, chain, rules)
-            )
+            # Nothing in it leads back here: a cycle would keep a copy of what stands until garbage is looked for.
+            self.edits[family] = TableEdits(self.held.images[family], family, partial(self._handles, family))
         return self.edits[family]
 
     def batch(self, *, destroy: bool) -> Batch:

@@ -114,7 +114,7 @@ def restarted(node: Node, make_node: NodeMaker, caller: Any, rabbit: Broker) -> 
 
 def test_casts_to_an_agent_that_is_away_survive_the_broker(node: Node, restarted: Restarted) -> None:
     eventually(lambda: label(node, 4) == f"label {restarted.revisions}", within=30)
-    assert described(node, 4)
+    eventually(lambda: described(node, 4), within=10)
     node.agent.state({})
 
 
