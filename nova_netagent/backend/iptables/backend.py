@@ -239,8 +239,11 @@ class IptablesBackend:
         """What iptables-save says of a rule of a table as it was read last; empty: nothing."""
         spellings = self._spellings.setdefault(table, {})
         if key not in spellings and table in self._images:
+            chains = self._images[table].chains
+            for gone in spellings.keys() - set().union(*chains.values()):
+                del spellings[gone]
             lines = saved_lines(table)
-            for chain, keys in self._images[table].chains.items():
+            for chain, keys in chains.items():
                 if key in keys and len(keys) == len(lines.get(chain, ())):
                     spellings.update(zip(keys, lines[chain], strict=True))
         return spellings.setdefault(key, "")

@@ -1,4 +1,4 @@
-"""An event leaves nothing behind but what is remembered on purpose; test_endurance has the agent's memory as a whole."""
+"""An event leaves nothing behind but what is remembered on purpose; test_endurance has all of the agent's memory."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ EVENTS = 150
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_events_with_ever_new_rules_leave_nothing_behind(lab: Lab, backend: str) -> None:
-    """Garbage in cycles is looked for after half a million objects: what it holds until then must be next to nothing."""
+    """Garbage in cycles is looked for after half a million objects: until then it must hold next to nothing."""
     host = lab.host()
     done = host.run([sys.executable, "-m", "tests.functional.agent.growing", backend, str(EVENTS)])
     parts = json.loads(done.stdout.splitlines()[-1])

@@ -228,6 +228,15 @@ def test_a_foreign_rule_is_described_as_iptables_save_does(backend: IptablesBack
     assert [backend.describe(FILTER, key) for key in backend.read(FILTER, fresh=True)["INPUT"]] == list(FOREIGN)
 
 
+def test_rules_of_others_that_come_and_go_are_not_remembered(backend: IptablesBackend) -> None:
+    for number in range(1, 6):
+        rule = f"-s 192.0.2.{number}/32 -m statistic --mode nth --every 3 --packet 0 -j DROP"
+        restore(4, f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT {rule}\nCOMMIT\n")
+        (key,) = backend.read(FILTER, fresh=True)["INPUT"]
+        assert backend.describe(FILTER, key) == rule
+    assert list(backend._spellings[FILTER]) == [key]
+
+
 def test_where_nobody_can_say_more_a_foreign_rule_is_described_as_far_as_we_know(
     backend: IptablesBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
