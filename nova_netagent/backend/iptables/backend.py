@@ -111,7 +111,7 @@ class IptablesBackend:
     def loaded_tables(self) -> list[TableId]:
         """Those of them that this namespace uses already: where anything of ours can be.
 
-        Loads nothing, unless the kernel does not tell: then each is asked for.
+        Loads nothing, unless the kernel does not tell, as it tells root only: then each is asked for.
 
         :raises Unavailable: no permission to ask.
         """
@@ -272,7 +272,7 @@ class IptablesBackend:
     def _loaded(self, family: Family) -> list[TableId]:
         try:
             names = _LOADED[family].read_text().split()
-        except PermissionError:  # in a user namespace whose root came after this file
+        except PermissionError:  # only root may read it; asked for, a table comes to be where its module is loaded
             return self.tables((family,))
         except OSError:
             return []
