@@ -51,6 +51,9 @@ class Encoder:
         for name in dict.fromkeys((*others, *stale)):
             indexes.pop(name, None)
             if name in table.chains:
+                if name in known.table.chains and name not in known.indexes:
+                    # Of the rules of a chain most stay: a tree's node has a jump more.
+                    done.update(zip(map(id, known.table.chains[name].rules), known.keys.chains[name], strict=True))
                 relied: dict[str, int] = {}
                 put[name] = self._encode_chain(table.id, table.chains[name], actual.get(name), relied, done)
                 if relied:
@@ -109,7 +112,7 @@ class Encoder:
 
 
 _Done = dict[int, bytes]
-"""By the identity of a rule its key, as long as one table is encoded."""
+"""By the identity of a rule its key, as long as one table is encoded, and the one before it is known."""
 
 
 def _check_name(table: TableId, chain: str) -> None:

@@ -31,8 +31,6 @@ _FIELDS = ("source", "destination", "in_interface", "out_interface", "protocol")
 
 _NO_INTERFACE = (bytes(16), bytes(16))
 _NO_ADDRESS = {4: (bytes(4), bytes(4)), 6: (bytes(16), bytes(16))}
-_ANYTHING = (None,) * 5
-_EMPTY = {family: bytes(layout.nfcache_at) for family, layout in LAYOUTS.items()}
 _KERNEL_NOTES = {family: bytes(layout.size - layout.comefrom_at) for family, layout in LAYOUTS.items()}
 
 
@@ -49,30 +47,34 @@ def encode(rule: Rule, family: Family, set_index: SetIndex) -> bytes:
 
 
 def _encode(rule: Rule, family: Family, set_index: SetIndex) -> bytes:
-    matches = b"".join(
-        [
-            encode_set(set_index(match.name), match.direction) if type(match) is InSet else encode_match(match, family)
-            for match in rule.matches
-            if type(match) is not Opaque or match.name != FOREIGN_HEADER
-        ]
-        if rule.matches
-        else ()
-    )
-    target = encode_target(rule.target, family)
     layout = LAYOUTS[family]
+    target = encode_target(rule.target, family)
+    header = None
+    matches = b""
+    for match in rule.matches:
+        if type(match) is InSet:
+            matches += encode_set(set_index(match.name), match.direction)
+        elif type(match) is Opaque and match.name == FOREIGN_HEADER:
+            header = match.data
+        else:
+            matches += encode_match(match, family)
     target_at = layout.size + len(matches)
     offsets = OFFSETS.pack(0, target_at, target_at + len(target))
-    return b"".join((_header(rule, layout), offsets, _KERNEL_NOTES[family], matches, target))
+    return b"".join((header or _header(rule, layout), offsets, _KERNEL_NOTES[family], matches, target))
 
 
 def _header(rule: Rule, layout: Layout) -> bytes:
-    if rule.matches and type(rule.matches[0]) is Opaque and rule.matches[0].name == FOREIGN_HEADER:
-        return rule.matches[0].data
     goto = type(rule.target) is Jump and rule.target.goto
     fields = (rule.source, rule.destination, rule.in_interface, rule.out_interface, rule.protocol)
-    if not goto and fields == _ANYTHING:
-        return _EMPTY[layout.family]
+    if fields[0] is fields[1] is None:
+        return _common_header(fields, rule.inverted, goto, layout.family)
     return _pack_header(fields, rule.inverted, goto, layout)
+
+
+@lru_cache(1024)
+def _common_header(fields: _Fields, inverted: frozenset[str], goto: bool, family: Family) -> bytes:
+    """Without an address: there are few such headers, and most rules have one."""
+    return _pack_header(fields, inverted, goto, LAYOUTS[family])
 
 
 def _pack_header(fields: _Fields, inverted: frozenset[str], goto: bool, layout: Layout) -> bytes:

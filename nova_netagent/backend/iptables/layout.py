@@ -102,10 +102,13 @@ IPV6 = Layout(
 LAYOUTS = {4: IPV4, 6: IPV6}
 
 
+_PADDING = tuple(bytes(-size % 8) for size in range(8))
+
+
 def extension(name: bytes, revision: int, data: bytes) -> bytes:
     """A match or a target: its head and its data, padded to the alignment."""
-    padded = data + bytes(-len(data) % 8)
-    return EXTENSION.pack(EXTENSION.size + len(padded), name, revision) + padded
+    size = EXTENSION.size + len(data)
+    return b"".join((EXTENSION.pack(size + -size % 8, name, revision), data, _PADDING[size % 8]))
 
 
 def standard_target(name: bytes, verdict: int = 0) -> bytes:
@@ -115,9 +118,10 @@ def standard_target(name: bytes, verdict: int = 0) -> bytes:
 
 def encoded_name(text: str) -> bytes:
     """A name of a chain, an interface or an extension as the kernel has it: any bytes."""
-    return text.encode(errors="surrogateescape")
+    return text.encode() if text.isascii() else text.encode(errors="surrogateescape")
 
 
 def decoded_name(field: bytes) -> str:
     """The inverse, from a field that is filled up with zeros."""
-    return field.partition(b"\0")[0].decode(errors="surrogateescape")
+    name = field.partition(b"\0")[0]
+    return name.decode() if name.isascii() else name.decode(errors="surrogateescape")

@@ -58,7 +58,9 @@ _STATE_BITS = {
     "UNTRACKED": 0x100,
 }
 _CONNTRACK_STATE = 0x01
+_NO_NAME = (bytes(16), bytes(16))
 _PHYSDEV_IN, _PHYSDEV_OUT, _PHYSDEV_BRIDGED = 0x01, 0x02, 0x04
+_MASKS = tuple((b"\xff" * length).ljust(16, b"\0") for length in range(17))
 _SET_REVISION = 4
 _SET_HEAD = EXTENSION.pack(EXTENSION.size + _SET.size, b"set", _SET_REVISION)
 _SET_DIRECTIONS: Mapping[tuple[int, int], Directions] = {
@@ -82,7 +84,7 @@ def interface(name: str) -> tuple[bytes, bytes]:
     if not 1 <= len(raw) <= 15 or b"\0" in raw:
         raise ValueError(f"{name!r} is not an interface name")
     compared = len(raw) - 1 if raw.endswith(b"+") else len(raw) + 1
-    return raw.ljust(16, b"\0"), (b"\xff" * compared).ljust(16, b"\0")
+    return raw.ljust(16, b"\0"), _MASKS[compared]
 
 
 def encode_match(match: Match, family: Family) -> bytes:
@@ -157,17 +159,17 @@ def _encode_icmp(type_: int, code: int | None, family: Family) -> bytes:
 
 def _encode_physdev(match: Physdev) -> bytes:
     flags = inverted = 0
-    names = [bytes(16)] * 4
+    incoming = outgoing = _NO_NAME
     if match.incoming is not None:
-        names[:2] = interface(match.incoming)
+        incoming = interface(match.incoming)
         flags |= _PHYSDEV_IN
     if match.outgoing is not None:
-        names[2:] = interface(match.outgoing)
+        outgoing = interface(match.outgoing)
         flags |= _PHYSDEV_OUT
     if match.bridged is not None:
         flags |= _PHYSDEV_BRIDGED
         inverted = 0 if match.bridged else _PHYSDEV_BRIDGED
-    return extension(b"physdev", 0, _PHYSDEV.pack(*names, inverted, flags))
+    return extension(b"physdev", 0, _PHYSDEV.pack(*incoming, *outgoing, inverted, flags))
 
 
 def _encode_comment(text: str) -> bytes:
