@@ -33,7 +33,7 @@ _MEMBERS = 20
 def run(host: Namespace, name: str, *arguments: Any) -> Any:
     """Run a function of this module in a process of its own in a host."""
     program = f"from benchmarks import inside; inside.answer({name!r}, {json.dumps(arguments)})"
-    done = host.run([sys.executable, "-c", program])
+    done = host.run([sys.executable, "-c", program], timeout=300)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

@@ -85,7 +85,7 @@ class Backend(Protocol[K]):
     def apply(self, plan: TablePlan[K], done: Callable[[], object] = lambda: None) -> None:
         """Commit a table's edits, all or none, if there are any; in a transaction the kernel may have them later.
 
-        Where tables are committed one by one, those that were applied before are in the kernel afterwards.
+        Where tables are committed one by one, that is in this order, and none after one that failed.
 
         :param done: called when the kernel has them, or they are part of a transaction.
         """

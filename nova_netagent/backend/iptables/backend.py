@@ -1,6 +1,7 @@
 """The backend itself: what is read, encoded and committed, and what is remembered in between."""
 
 import errno
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -34,6 +35,10 @@ WORTH_A_THREAD = 256 << 10
 """A table of so many bytes is committed beside the preparation of the next one."""
 
 
+AT_A_TIME = 2
+"""So many tables are on their way at most: each is in memory twice."""
+
+
 class _Commit(NamedTuple):
     """A table that is on its way into the kernel."""
 
@@ -48,7 +53,7 @@ class IptablesBackend:
     """The legacy tables of the network namespace that the process is in.
 
     One thread only: python-iptables' libraries are not safe in two. Inside a ``transaction`` the kernel
-    takes one table while the next one is read and put together here; tables go in one after the other.
+    takes a table while the next ones are read and put together here; tables go in one after the other.
 
     :param lock_timeout: seconds to wait for the xtables lock.
     :param owns_set: whether a set is ours by its name.
@@ -73,7 +78,7 @@ class IptablesBackend:
         self._least_beside = beside
         self._together = False
         """Whether a transaction is open."""
-        self._on_its_way: _Commit | None = None
+        self._on_their_way: deque[_Commit] = deque()
         self._lock = XtablesLock(lock_timeout)
         self._sets = KernelSets(owns_set)
         self._encoder = Encoder(self._sets)
@@ -158,7 +163,7 @@ class IptablesBackend:
     def apply(self, plan: TablePlan[bytes], done: Callable[[], object] = lambda: None) -> None:
         """Commit a table's edits, all or none; the lock is taken unless it is held.
 
-        In a transaction the commit may still be going on afterwards: that of the table before has ended.
+        In a transaction the commit may still be to come afterwards, of this table and the one before.
 
         :param done: called when it has ended, and well.
         :raises TableChanged: the table is not what the plan was made from.
@@ -171,13 +176,14 @@ class IptablesBackend:
         with self._lock.hold():
             before = self._still(plan)
             replacement = self._assembler(plan.table).replacement(plan, before)
-            self.settle()
+            while len(self._on_their_way) >= AT_A_TIME:
+                self._settle_one()
             # Until it has succeeded nobody knows: a commit that reports an error may have been carried out.
             self._doubtful.add(plan.table)
             commit = partial(self._commit, self._tables(plan.table.family), plan, before, replacement)
-            if self._together and replacement.image.size >= self._least_beside:
-                result = self._beside.start(commit)
-                self._on_its_way = _Commit(plan.table, before, replacement.image, result, done)
+            if self._on_their_way or (self._together and replacement.image.size >= self._least_beside):
+                result = self._beside.start(commit, self._on_their_way[-1].result if self._on_their_way else None)
+                self._on_their_way.append(_Commit(plan.table, before, replacement.image, result, done))
             else:
                 with self._told_apart(plan.table, before):
                     commit()
@@ -191,12 +197,21 @@ class IptablesBackend:
         :raises RuleRefused: the kernel refuses it.
         :raises Unavailable: permission, memory.
         """
-        commit, self._on_its_way = self._on_its_way, None
-        if commit is not None:
+        while self._on_their_way:
+            self._settle_one()
+
+    def _settle_one(self) -> None:
+        commit = self._on_their_way.popleft()
+        try:
             with self._told_apart(commit.table, commit.before):
                 commit.result.result()
-            self._remember(commit.table, commit.after)
-            commit.done()
+        except BaseException:
+            for each in self._on_their_way:  # they do not go in
+                each.result.exception()
+            self._on_their_way.clear()
+            raise
+        self._remember(commit.table, commit.after)
+        commit.done()
 
     def read_sets(self) -> dict[str, IpSet]:
         """The sets that are ours by name. :raises Unavailable: the kernel does not list them."""
@@ -303,8 +318,7 @@ class IptablesBackend:
             raise Unavailable(f"cannot reach the IPv{family} tables: {e.strerror}") from e
 
     def _image(self, table: TableId, *, fresh: bool) -> Image:
-        if self._on_its_way is not None and self._on_its_way.table == table:
-            self.settle()
+        self._settle_before(table)
         remembered = self._images.get(table)
         if remembered is not None and not fresh and table not in self._doubtful and self._holds(table, remembered):
             return remembered
@@ -321,14 +335,18 @@ class IptablesBackend:
         self._note_turn(table)
         return image
 
+    def _settle_before(self, table: TableId) -> None:
+        """A table is looked at: what is on its way into it has to be there."""
+        if any(each.table == table for each in self._on_their_way):
+            self.settle()
+
     def _still(self, plan: TablePlan[bytes]) -> Image:
         """The table as it is now, in which what the plan edits is as it was when the plan was made.
 
         The kernel itself would notice only that the number of rules is another one.
         """
         table = plan.table
-        if self._on_its_way is not None and self._on_its_way.table == table:
-            self.settle()
+        self._settle_before(table)
         remembered = self._images.get(table)
         if remembered is None or table in self._doubtful:
             raise TableChanged(f"{table} has to be read first")

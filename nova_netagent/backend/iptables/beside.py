@@ -11,19 +11,26 @@ class Beside:
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
 
-    def start(self, work: Callable[[], None]) -> Future[None]:
-        """Begin a piece of work, and come back when it has begun; what it raises is its result."""
+    def start(self, work: Callable[[], None], after: Future[None] | None = None) -> Future[None]:
+        """Begin a piece of work, or leave it to be done in its turn; what it raises is its result.
+
+        :param after: the work that was given before: where it failed, this fails alike.
+        """
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "commit")
         begun = Event()
 
         def run() -> None:
             begun.set()
+            if after is not None:
+                after.result()
             work()
 
+        is_idle = after is None or after.done()
         done = self._thread.submit(run)
-        # Who waits hands the interpreter over now. It would be taken only after the switch interval of 5 ms.
-        begun.wait()
+        if is_idle:
+            # Who waits hands the interpreter over now. It would be taken only after the switch interval of 5 ms.
+            begun.wait()
         return done
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from nova_netagent.plan.tables import AddChain, Fill, TablePlan
 from tests.functional.backend.legacy import FILTER, MANGLE, RAW, encoded, iptables, new_backend, save
 
 UNACCEPTABLE = Rule(ACCEPT, matches=(Ports("tcp", destination=(1, 1)),))
+CHAINS = ((FILTER, UNACCEPTABLE), (RAW, Rule(DROP)), (MANGLE, Rule(DROP)))
 OURS = ["-A ours -j DROP"]
 SECONDS = 30
 """Longer than anything here takes: whoever waits so long waits for ever."""
@@ -65,11 +66,14 @@ def test_the_next_table_is_read_while_the_kernel_takes_this_one(backend: Iptable
         backend.apply(first, lambda: done.append(FILTER))
         second = plan(backend, RAW)
         assert done == []
-        gate.opened.set()
         backend.apply(second, lambda: done.append(RAW))
-        assert done == [FILTER]
-    assert done == [FILTER, RAW]
-    assert save(FILTER) == save(RAW) == OURS
+        third = plan(backend, MANGLE)
+        assert done == []
+        gate.opened.set()
+        backend.apply(third, lambda: done.append(MANGLE))
+        assert done[:1] == [FILTER]
+    assert done == [FILTER, RAW, MANGLE]
+    assert save(FILTER) == save(RAW) == save(MANGLE) == OURS
     assert all(name.startswith("commit") for name in gate.threads)
     assert backend.read(FILTER, fresh=False)["ours"]
 
@@ -103,13 +107,14 @@ def apply_all(
 
 def test_what_the_kernel_refuses_keeps_the_next_table_from_it(backend: IptablesBackend) -> None:
     done: list[TableId] = []
-    plans = (plan(backend, table, rule) for table, rule in ((FILTER, UNACCEPTABLE), (RAW, Rule(DROP))))
+    plans = (plan(backend, table, rule) for table, rule in CHAINS)
     with pytest.raises(RuleRefused, match=r"IPv4 filter.*EINVAL"):
         apply_all(backend, plans, done)
     assert done == []
-    assert save(FILTER) == save(RAW) == []
-    backend.apply(plan(backend, FILTER))
-    assert save(FILTER) == OURS
+    assert save(FILTER) == save(RAW) == save(MANGLE) == []
+    apply_all(backend, (plan(backend, table) for table in (FILTER, RAW, MANGLE)), done)
+    assert done == [FILTER, RAW, MANGLE]
+    assert save(FILTER) == save(RAW) == save(MANGLE) == OURS
 
 
 @pytest.mark.parametrize("wait", [True, False])
