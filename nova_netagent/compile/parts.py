@@ -102,12 +102,8 @@ Reasoned = tuple[Rule, str]
 
 def chain_of(name: str, kind: str, id_: str, reasoned: Iterable[Reasoned]) -> Chain:
     """A chain of rules that are there for one object."""
-    rules: list[Rule] = []
-    parts: list[str] = []
-    for rule, part in reasoned:
-        rules.append(rule)
-        parts.append(part)
-    return Chain(name, tuple(rules), (kind, id_), tuple(parts))
+    pairs = list(reasoned)
+    return Chain(name, tuple([rule for rule, _ in pairs]), (kind, id_), tuple([part for _, part in pairs]))
 
 
 @lru_cache(1024)

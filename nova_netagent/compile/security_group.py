@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from nova_netagent.compile import group_log
 from nova_netagent.compile.memo import Memo
-from nova_netagent.compile.parts import Placed, Reasoned, Scope, chain_of, network
+from nova_netagent.compile.parts import Placed, Scope, chain_of, network
 from nova_netagent.compile.resolve import Direction, Group, Port, Side
 from nova_netagent.model import SecurityGroup, SecurityGroupRule, protocols, values
 from nova_netagent.model.lineage import changed, follow
@@ -115,7 +115,8 @@ class _Chains:
         if self._scope.settings.security_group_log.logs(id_, "accept"):
             allowed = Jump(log_chain_name(id_, direction, self._scope), goto=True)
         rules = _compile(group.rules[self._side], family, sets, allowed)
-        return chain_of(chain_name(id_, direction, self._scope), SecurityGroup.KIND, id_, rules)
+        name = chain_name(id_, direction, self._scope)
+        return Chain(name, tuple(rules), (SecurityGroup.KIND, id_), tuple(rules.values()))
 
     def log_name(self, id_: str, _group: Group) -> tuple[object, ...]:
         """The name of the chain to which a group that is logged leads."""
@@ -136,16 +137,15 @@ class _Chains:
 
 def _compile(
     rules: Iterable[SecurityGroupRule], family: Family, sets: Mapping[str, str], allowed: Target
-) -> Iterator[Reasoned]:
-    seen: set[Rule] = set()
+) -> Mapping[Rule, str]:
+    """The rules of a chain, each with the id of the first that says it."""
+    found: dict[Rule, str] = {}
     for rule in rules:
         remote = rule.remote_group_id
         if remote is not None and remote not in sets:
             continue  # pending: a rule whose remote group is not known lets nobody in
-        compiled = _said(rule, family, None if remote is None else sets[remote], allowed)
-        if compiled not in seen:
-            seen.add(compiled)
-            yield compiled, rule.id
+        found.setdefault(_said(rule, family, None if remote is None else sets[remote], allowed), rule.id)
+    return found
 
 
 def without_remote(rule: SecurityGroupRule, family: Family) -> Rule:
