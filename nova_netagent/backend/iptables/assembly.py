@@ -42,9 +42,15 @@ _SAID = {standard_target(name.encode()): standard_target(b"", number) for name, 
 class _Edited:
     """A chain that a plan edits, as it will be."""
 
-    keys: list[bytes]
+    keys: list[bytes] | Keys
     places: list[int]
     """By rule its number in the chain as it was, -1 for one that is new."""
+
+    def listed(self) -> list[bytes]:
+        """The keys, to be edited one by one."""
+        if isinstance(self.keys, tuple):
+            self.keys = list(self.keys)
+        return self.keys
 
 
 class _Splice(NamedTuple):
@@ -201,8 +207,12 @@ class Assembler:
         put: dict[str, Keys] = {}
         for name, chain in edited.items():
             if chain is not None:
-                keys, encoded = tuple(chain.keys), self._encoded(name)
-                put[name] = encoded if encoded is not None and encoded == keys else keys
+                keys, encoded = chain.keys, self._encoded(name)
+                if keys is not encoded:
+                    keys = tuple(keys)
+                    put[name] = encoded if encoded is not None and encoded == keys else keys
+                else:
+                    put[name] = encoded
         return follow(before.chains, put, [name for name in edited if name not in put and name in before.chains])
 
     def _write(self, splice: _Splice, keys: Keys, before: Image, said: _Sayings, pieces: list[_Piece]) -> int:
@@ -272,18 +282,18 @@ def _edited_chains(plan: TablePlan[bytes], before: Image) -> dict[str, _Edited |
             else:
                 chain = None
         match edit:
+            case AddChain() if chain is None:
+                _check_name(plan.table, name)
+                chain = edited[name] = _Edited((), [])
             case Fill() if chain is not None and not chain.keys:
-                chain.keys, chain.places = list(edit.keys), [-1] * len(edit.keys)
+                chain.keys, chain.places = edit.keys, [-1] * len(edit.keys)
             case Insert() if chain is not None and edit.index <= len(chain.keys):
-                chain.keys.insert(edit.index, edit.key)
+                chain.listed().insert(edit.index, edit.key)
                 chain.places.insert(edit.index, -1)
             case Delete() if chain is not None and edit.index < len(chain.keys):
                 if chain.keys[edit.index] != edit.key:
                     raise TableChanged(f"{plan.table}: {name} has another rule at {edit.index + 1} than was planned")
-                del chain.keys[edit.index], chain.places[edit.index]
-            case AddChain() if chain is None:
-                _check_name(plan.table, name)
-                chain = edited[name] = _Edited([], [])
+                del chain.listed()[edit.index], chain.places[edit.index]
             case RemoveChain() if chain is not None and name not in builtin:
                 chain = edited[name] = _Edited([], []) if edit.flush_only else None
             case Insert() | Delete():
