@@ -4,7 +4,7 @@ The model is frozen, so an object that is the same object gives the same result:
 costs what it touches, not what the host holds.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from operator import is_
 from typing import Any, NamedTuple, TypeVar, cast
@@ -48,6 +48,7 @@ class Memo:
         depends_on: tuple[object, ...],
         make: Callable[[str, S, T | None], T],
         narrowed: Callable[[str, S], tuple[object, ...]] | None = None,
+        concerned: Callable[[tuple[object, ...]], Iterable[str] | None] | None = None,
     ) -> Mapping[str, T]:
         """One result for each source, in their order; the very mapping of last time where it is the same.
 
@@ -56,6 +57,8 @@ class Memo:
         :param make: makes a result of an id and a source, and is given the one of last time;
             one that is equal to it is not taken.
         :param narrowed: what of ``depends_on`` one of them really depends on: asked when that changed.
+        :param concerned: with ``narrowed``: who alone may depend on another thing now, by what they all
+            depended on last time; ``None``: anybody.
         """
         known = self._used.get(key) or self._known.get(key)
         last: _Each = known[1] if known is not None else _NOTHING
@@ -64,9 +67,10 @@ class Memo:
             self._used[key] = (depends_on, last)
             return last.results
         others = changed(last.sources, sources)
+        some = () if same else concerned(known[0]) if concerned is not None and known is not None else None
         made: dict[str, Any] = {}
         narrow: dict[str, tuple[object, ...]] = {}
-        for id_ in others if same else sources:
+        for id_ in sources if some is None else dict.fromkeys((*others, *some)):
             if id_ not in sources:
                 continue
             source, kept = sources[id_], last.results.get(id_)
@@ -129,6 +133,21 @@ class Memo:
         self._used[key] = ((), _Paired(left, right, pairs))
         return pairs
 
+    def index(
+        self, key: Hashable, source: Mapping[str, S], names: Callable[[S], Iterable[str]]
+    ) -> Mapping[str, Collection[str]]:
+        """By name the keys of those of a mapping that name it; that of last time, brought up to date."""
+        before, index = self._before(key, _Indexed({}, {}))
+        for id_ in changed(before, source):
+            for name in names(before[id_]) if id_ in before else ():
+                del index[name][id_]
+                if not index[name]:
+                    del index[name]
+            for name in names(source[id_]) if id_ in source else ():
+                index.setdefault(name, {})[id_] = None
+        self._used[key] = ((), _Indexed(source, index))
+        return index
+
     def keys(self, key: Hashable, source: Mapping[str, object]) -> frozenset[str]:
         """The keys of a mapping: the same object as long as they are the same."""
         before, keys = self._before(key, _NO_KEYS)
@@ -190,6 +209,13 @@ class _Picked(NamedTuple):
     source: Mapping[str, Any]
     ids: frozenset[str]
     part: Mapping[str, Any]
+
+
+class _Indexed(NamedTuple):
+    """A mapping, and who of it names what: edited, never copied."""
+
+    source: Mapping[str, Any]
+    by_name: dict[str, dict[str, None]]
 
 
 class _Paired(NamedTuple):

@@ -4,8 +4,8 @@ What refers to something that is not there is pending, what contradicts somethin
 is in error, and both fail closed for the part concerned only. Nothing here knows rules.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -172,12 +172,29 @@ def _missing(groups: Mapping[str, Group], described: frozenset[str], memo: Memo)
     def lacks(_id: str, group: Group, _last: tuple[Problem, ...] | None) -> tuple[Problem, ...]:
         return tuple(_missing_remotes(group.definition, described))
 
-    lacking = memo.each("lacking", groups, (described,), lacks)
+    def missing(_id: str, group: Group) -> tuple[object, ...]:
+        return tuple(id_ for id_ in _remotes(group) if id_ not in described)
+
+    naming = who_names(groups, memo)
+
+    def concerned(before: tuple[Any, ...]) -> Iterable[str]:
+        return (id_ for remote in before[0] ^ described for id_ in naming.get(remote, ()))
+
+    lacking = memo.each("lacking", groups, (described,), lacks, missing, concerned)
     return memo.get(
         "missing",
         (lacking,),
         lambda: {(SecurityGroup.KIND, id_): problems for id_, problems in lacking.items() if problems},
     )
+
+
+def who_names(groups: Mapping[str, Group], memo: Memo) -> Mapping[str, Collection[str]]:
+    """By group the groups whose rules name it."""
+    return memo.index("naming groups", groups, _remotes)
+
+
+def _remotes(group: Group) -> Iterable[str]:
+    return {remote: None for remotes in group.remotes.values() for remote in remotes}
 
 
 def _usable_networks(
@@ -371,7 +388,23 @@ def _ports(
         (state.instances,),
         lambda: ordered(memo.last("sorted") or {}, dict(sorted(state.instances.items()))),
     )
-    return memo.each("ports", instances, (networks, judges, holders, hosts_own, refused), make, narrowed)
+    members = memo.index("members of groups", instances, _judging)
+    others = (networks, holders, hosts_own, refused)
+
+    def concerned(before: tuple[Any, ...]) -> Iterable[str] | None:
+        known, *rest = before
+        if any(now is not last for now, last in zip(others, rest, strict=True)):
+            return None
+        return (id_ for group_id in changed(known, judges) for id_ in members.get(group_id, ()))
+
+    return memo.each("ports", instances, (judges, *others), make, narrowed, concerned)
+
+
+def _judging(entry: Entry) -> Iterable[str]:
+    """The groups that an instance names."""
+    instance = entry.object
+    assert isinstance(instance, Instance)
+    return {group_id for vif in instance.vifs for group_id in instance.groups_of(vif)}
 
 
 def _make_ports(

@@ -6,12 +6,12 @@ edits one chain, and a new member adds one element to one set.
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nova_netagent.compile import group_log
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.parts import Placed, Scope, chain_of, network
-from nova_netagent.compile.resolve import Direction, Group, Port, Side
+from nova_netagent.compile.resolve import Direction, Group, Port, Side, who_names
 from nova_netagent.model import SecurityGroup, SecurityGroupRule, protocols, values
 from nova_netagent.model.lineage import changed, follow
 from nova_netagent.netfilter.rule import (
@@ -59,11 +59,20 @@ def place(scope: Scope, memo: Memo, placed: Placed, used: Mapping[Side, frozense
     """The chains of the groups that some vif's chain jumps to, and by family the sets that their rules name."""
     known_groups = scope.resolved.known_groups
     remotes: dict[Family, list[_Remotes]] = {family: [] for family in scope.families}
+    naming = who_names(scope.resolved.groups, memo)
+
+    def concerned(before: tuple[Any, ...]) -> Iterable[str] | None:
+        known, names = before
+        if names is not scope.names:
+            return None
+        return (id_ for remote in known ^ known_groups for id_ in naming.get(remote, ()))
+
     for side, group_ids in used.items():
         direction, family = side
         members = memo.picked(("used groups", side), scope.resolved.groups, group_ids)
         chains = _Chains(side, scope)
-        made = memo.each(("group chains", side), members, (known_groups, scope.names), chains.make, chains.names)
+        depends_on = (known_groups, scope.names)
+        made = memo.each(("group chains", side), members, depends_on, chains.make, chains.names, concerned)
         table = "filter" if direction == "ingress" else "mangle"
         placed.add_chains(family, table, made)
         log = scope.settings.security_group_log

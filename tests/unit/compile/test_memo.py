@@ -1,6 +1,6 @@
 """A change costs what it touches: what did not change is the same object."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import pytest
@@ -233,6 +233,36 @@ def test_of_what_all_depend_on_each_is_asked_what_it_needs() -> None:
     assert made == ["a", "b", "b"]
 
 
+def test_who_cannot_be_concerned_is_not_asked() -> None:
+    memo, asked = Memo(), []
+    sources = {"a": "x", "b": "y", "c": "x"}
+
+    def results(common: Mapping[str, int]) -> Mapping[str, int]:
+        def narrowed(id_: str, source: str) -> tuple[object, ...]:
+            asked.append(id_)
+            return (common[source],)
+
+        def concerned(before: tuple[object, ...]) -> Iterable[str] | None:
+            (known,) = before
+            assert isinstance(known, dict)
+            if len(known) != len(common):
+                return None
+            return [id_ for id_, source in sources.items() if known[source] != common[source]] + ["gone"]
+
+        make = lambda _id, source, _last: common[source]  # noqa: E731
+        found = memo.each("key", sources, (common,), make, narrowed, concerned)
+        memo.forget_unused()
+        return found
+
+    assert results({"x": 1, "y": 2}) == {"a": 1, "b": 2, "c": 1}
+    asked.clear()
+    assert results({"x": 3, "y": 2}) == {"a": 3, "b": 2, "c": 3}
+    assert asked == ["a", "c"]
+    asked.clear()
+    assert results({"x": 3, "y": 4, "z": 5}) == {"a": 3, "b": 4, "c": 3}
+    assert asked == ["a", "b", "c"], "who is concerned was not known"
+
+
 def test_a_part_that_was_not_asked_for_keeps_everything() -> None:
     memo = Memo()
     first = memo.part("trees").get("key", (), object)
@@ -288,6 +318,10 @@ def test_what_is_put_together_from_last_time_is_what_is_put_together_anew(
         assert memo.paired("paired", left, right) == {key: (left[key], right.get(key)) for key in left}
         assert list(memo.paired("paired", left, right)) == list(left)
         assert memo.keys("keys", left) == left.keys()
+        index = memo.index("index", left, lambda value: range(value))
+        assert {name: set(keys) for name, keys in index.items()} == {
+            name: {key for key, value in left.items() if name < value} for name in range(max([0, *left.values()]))
+        }
         parts = [{key: Named(f"{side}{key}", value) for key, value in its.items()} for side, its in enumerate(steps[0])]
         parts.append({key: Named(f"2{value}{key}", value) for key, value in right.items()})
         expected = {each.name: each for part in parts for each in part.values()}
