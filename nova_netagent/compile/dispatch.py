@@ -10,7 +10,7 @@ are hashes, and two that clash must part (``owner.short_ids``).
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from msgspec import Struct
 
@@ -77,9 +77,10 @@ def _node(key: str, first: Iterable[Rule], below: Sequence[Node], last: Iterable
 
 def name_nodes(keys: Iterable[str]) -> Names:
     """A name for each node of a table, distinct, and the same whatever the order."""
-    digests = {digest(key): key for key in keys}
-    if len({long[:SHORT] for long in digests}) == len(digests):
+    keys = tuple(keys)
+    if len({digest(key)[:SHORT] for key in keys}) == len(keys):
         return Names({})
+    digests = {digest(key): key for key in keys}
     return Names({digests[long]: f"to-{name}" for long, name in short_ids(digests).items() if long[:SHORT] != name})
 
 
@@ -123,12 +124,18 @@ def address_tree(entries: Sequence[AddressEntry], memo: Memo) -> Node:
 
     :param memo: of this tree: what is under a node is the same object as long as its entries are.
     """
-    root = _address_node("local", sorted(entries, key=_order), memo)
+    return ordered_address_tree(sorted(entries, key=address_order), memo)
+
+
+def ordered_address_tree(entries: Sequence[AddressEntry], memo: Memo) -> Node:
+    """``address_tree`` over entries that are in order."""
+    root = _address_node("local", entries, memo)
     memo.keep(root.keys)
     return root
 
 
-def _order(entry: AddressEntry) -> tuple[int, int, str]:
+def address_order(entry: AddressEntry) -> tuple[int, int, str]:
+    """The longest prefix first."""
     return -entry.prefix.length, entry.prefix.value, entry.rule.out_interface or ""
 
 
@@ -187,7 +194,8 @@ def enter_names(side: Callable[[str], Physdev]) -> Enter:
 
     :param side: makes the match of a name pattern.
     """
-    return lambda key, chain: Rule(Jump(chain, goto=True), matches=(side(key),))
+    # The same object for the same way: what was encoded of it is found again.
+    return lru_cache(1 << 14)(lambda key, chain: Rule(Jump(chain, goto=True), matches=(side(key),)))
 
 
 def enter_interfaces(key: str, chain: str) -> Rule:
@@ -200,8 +208,17 @@ def device_tree(entries: Sequence[DeviceEntry], tail: Sequence[Rule], memo: Memo
 
     :param memo: as in ``address_tree``.
     """
-    ordered = sorted(entries, key=lambda entry: entry.device)
-    root = _device_node("ports", ordered, tuple(tail), memo)
+    return ordered_device_tree(sorted(entries, key=device_order), tail, memo)
+
+
+def device_order(entry: DeviceEntry) -> str:
+    """By name."""
+    return entry.device
+
+
+def ordered_device_tree(entries: Sequence[DeviceEntry], tail: Sequence[Rule], memo: Memo) -> Node:
+    """``device_tree`` over entries that are in order."""
+    root = _device_node("ports", entries, tuple(tail), memo)
     memo.keep(root.keys)
     return root
 
@@ -230,18 +247,19 @@ def _grow_devices(key: str, entries: Sequence[DeviceEntry], tail: tuple[Rule, ..
 
 def _by_letters(entries: Sequence[DeviceEntry], count: int) -> Iterator[tuple[str, Sequence[DeviceEntry]]]:
     """The entries of a sorted list by so many first letters of their names."""
+    beginnings = [entry.device[:count] for entry in entries]
     low = 0
     while low < len(entries):
-        letters = entries[low].device[:count]
-        high = bisect_right(entries, letters, low, key=lambda entry: entry.device[:count])
+        letters = beginnings[low]
+        high = bisect_right(beginnings, letters, low)
         yield letters, entries[low:high]
         low = high
 
 
 def _shared_letters(entries: Sequence[DeviceEntry]) -> int:
-    """How many letters all names of a sorted list begin with."""
+    """How many letters all names of a sorted list begin with: those of the first and the last."""
     first, last = entries[0].device, entries[-1].device
     shared = 0
     while shared < min(len(first), len(last)) and first[shared] == last[shared]:
         shared += 1
-    return min(shared, min(len(entry.device) for entry in entries))
+    return shared

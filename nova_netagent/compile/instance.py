@@ -8,6 +8,8 @@ egress in mangle PREROUTING (W-out-ID), the sender's own addresses in raw PREROU
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import attrgetter, itemgetter
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -115,23 +117,51 @@ def _place(pieces: Mapping[str, Piece], scope: Scope, memo: Memo) -> _Placed:
     layer = part.get("chains", (pieces,), partial(_chains, pieces, part.last("chains")))
     for table, chains in layer.chains.items():
         placed.add_chains(table.family, table.name, chains)
-    all_pieces = list(pieces.values())
+
+    def devices(name: str, entries: Callable[[Piece], Sequence[DeviceEntry]], tail: Sequence[Rule]) -> Node:
+        rows = part.in_order(name, pieces, entries, dispatch.device_order)
+        return dispatch.ordered_device_tree([row[3] for row in rows], tail, memo.part(name))
+
     tail = _unknown_port(scope)
-    receivers = dispatch.device_tree([e for piece in all_pieces for e in piece.to_device], tail, memo.part("receivers"))
-    senders = dispatch.device_tree([e for piece in all_pieces for e in piece.from_device], tail, memo.part("senders"))
-    astray = dispatch.device_tree([e for piece in all_pieces for e in piece.astray], (), memo.part("astray"))
+    receivers = devices("receivers", attrgetter("to_device"), tail)
+    senders = devices("senders", attrgetter("from_device"), tail)
+    astray = devices("astray", attrgetter("astray"), ())
     for index, family in enumerate(scope.families):
-        own = [entry for piece in all_pieces for entry in piece.families[index].own]
-        pairs = [entry for piece in all_pieces for entry in piece.families[index].pairs]
-        entries = _distinct([*own, *_called_by_floating_ip(own, scope), *pairs])
-        addresses = dispatch.address_tree(entries, memo.part(f"addresses {family}"))
-        judged = [entry for piece in all_pieces for entry in piece.families[index].judged]
+        entries = _addresses(index, family, pieces, scope, part)
+        addresses = dispatch.ordered_address_tree(entries, memo.part(f"addresses {family}"))
+        judged = [row[3] for row in part.in_order(("judged", family), pieces, _judged(index), dispatch.device_order)]
         ways = _Ways(family, scope, memo, placed)
         ways.place_receivers(receivers, addresses)
         ways.place_senders(senders, astray)
         ways.place_judged(judged)
     used = {side: part.intern(("used", side), frozenset(users)) for side, users in layer.users.items() if users}
     return _Placed(placed, used)
+
+
+def _judged(index: int) -> Callable[[Piece], Sequence[DeviceEntry]]:
+    return lambda piece: piece.families[index].judged
+
+
+def _addresses(
+    index: int, family: Family, pieces: Mapping[str, Piece], scope: Scope, memo: Memo
+) -> Sequence[AddressEntry]:
+    """Every address that leads to an instance, in order. A pair does not take over what is a vif's own."""
+
+    def rows(name: str, entries: Callable[[Piece], Sequence[AddressEntry]]) -> Sequence[tuple[Any, ...]]:
+        """Each with its order first and itself last."""
+        return memo.in_order((name, family), pieces, entries, dispatch.address_order)
+
+    own = rows("own", lambda piece: piece.families[index].own)
+    pairs = rows("pairs", lambda piece: piece.families[index].pairs)
+    called = list(_called_by_floating_ip(_by_instance(own), scope)) if scope.resolved.floating_ips else []
+    if not pairs and not called:
+        # Equal ones are neighbours: the first stays.
+        return [row[3] for row, last in zip(own, (None, *own), strict=False) if last is None or row[0] != last[0]]
+    return sorted(_distinct([*_by_instance(own), *called, *_by_instance(pairs)]), key=dispatch.address_order)
+
+
+def _by_instance(rows: Iterable[tuple[Any, ...]]) -> list[AddressEntry]:
+    return [entry for *_, entry in sorted(rows, key=itemgetter(1, 2))]
 
 
 class _Layer(Struct, frozen=True):
@@ -339,7 +369,7 @@ class _Ways:
     def place_receivers(self, ports: Node, addresses: Node) -> None:
         """filter: bridged frames find the receiving vif by port; routed packets, and the host's own, by address."""
         scope = self._scope
-        names = dispatch.name_nodes([*ports.keys, *addresses.keys])
+        names = dispatch.name_nodes((*ports.keys, *addresses.keys))
         for bridge in _bridges(scope):
             enter = Rule(Jump(scope.chain("ports"), goto=True), out_interface=bridge, matches=(BRIDGED,))
             self._add("filter", "local", enter)
@@ -357,7 +387,8 @@ class _Ways:
         for bridge in _bridges(scope):
             self._add("raw", "PREROUTING", Rule(Jump(scope.chain("ports")), in_interface=bridge))
         self._add("raw", "ports", *_uplinks_pass(_sent_by, True, scope))
-        self._write("raw", "ports", ports, dispatch.name_nodes(ports.keys), _INTO_SENDERS)
+        names = taken if not astray.keys else dispatch.name_nodes(ports.keys)
+        self._write("raw", "ports", ports, names, _INTO_SENDERS)
 
     def place_judged(self, devices: Sequence[DeviceEntry]) -> None:
         """mangle: the vifs whose egress is judged at all."""
@@ -366,7 +397,7 @@ class _Ways:
         for bridge in sorted({entry.rule.in_interface for entry in devices}, key=str):
             enter = Rule(Jump(self._scope.chain("ports")), in_interface=bridge)
             self._add("mangle", "PREROUTING", enter)
-        tree = dispatch.device_tree(devices, (), self._memo.part(f"judged {self._family}"))
+        tree = dispatch.ordered_device_tree(devices, (), self._memo.part(f"judged {self._family}"))
         self._write("mangle", "ports", tree, dispatch.name_nodes(tree.keys), _INTO_SENDERS)
 
     def _add(self, table: str, chain: str, *rules: Rule) -> None:

@@ -4,12 +4,16 @@ The model is frozen, so an object that is the same object gives the same result:
 costs what it touches, not what the host holds.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from operator import is_
 from typing import Any, NamedTuple, TypeVar, cast
 
 from nova_netagent.model.lineage import changed, follow, ordered
+
+_FEW = 8
+"""What is more than an eighth is sorted anew."""
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -134,19 +138,42 @@ class Memo:
         return pairs
 
     def index(
-        self, key: Hashable, source: Mapping[str, S], names: Callable[[S], Iterable[str]]
+        self, key: Hashable, source: Mapping[str, S], names: Callable[[str, S], Iterable[str]]
     ) -> Mapping[str, Collection[str]]:
         """By name the keys of those of a mapping that name it; that of last time, brought up to date."""
         before, index = self._before(key, _Indexed({}, {}))
         for id_ in changed(before, source):
-            for name in names(before[id_]) if id_ in before else ():
+            for name in names(id_, before[id_]) if id_ in before else ():
                 del index[name][id_]
                 if not index[name]:
                     del index[name]
-            for name in names(source[id_]) if id_ in source else ():
+            for name in names(id_, source[id_]) if id_ in source else ():
                 index.setdefault(name, {})[id_] = None
         self._used[key] = ((), _Indexed(source, index))
         return index
+
+    def in_order(
+        self, key: Hashable, source: Mapping[str, S], items: Callable[[S], Sequence[T]], order: Callable[[T], Any]
+    ) -> Sequence[tuple[Any, str, int, T]]:
+        """What the values of a mapping have, in order; of equal order by key and place. Made from that of last time.
+
+        :param order: by which they are sorted.
+        :returns: of each item its order, its key, its place in the value, and itself.
+        """
+        before, rows = self._before(key, _NOT_IN_ORDER)
+        others = changed(before, source)
+        if len(others) * _FEW > len(source):
+            new = ((id_, at, item) for id_, value in source.items() for at, item in enumerate(items(value)))
+            rows = sorted((order(item), id_, at, item) for id_, at, item in new)
+        elif others:
+            rows = list(rows)
+            for id_ in others:
+                for at, item in enumerate(items(before[id_]) if id_ in before else ()):
+                    del rows[bisect_left(rows, (order(item), id_, at))]
+                for at, item in enumerate(items(source[id_]) if id_ in source else ()):
+                    insort(rows, (order(item), id_, at, item))
+        self._used[key] = ((), _InOrder(source, rows))
+        return rows
 
     def keys(self, key: Hashable, source: Mapping[str, object]) -> frozenset[str]:
         """The keys of a mapping: the same object as long as they are the same."""
@@ -211,6 +238,13 @@ class _Picked(NamedTuple):
     part: Mapping[str, Any]
 
 
+class _InOrder(NamedTuple):
+    """A mapping, and what its values have, in order."""
+
+    source: Mapping[str, Any]
+    rows: list[tuple[Any, ...]]
+
+
 class _Indexed(NamedTuple):
     """A mapping, and who of it names what: edited, never copied."""
 
@@ -229,6 +263,7 @@ class _Paired(NamedTuple):
 _NONE: Mapping[Any, Any] = {}
 _NO_KEYS: tuple[Mapping[str, object], frozenset[str]] = ({}, frozenset())
 _NOTHING = _Each({}, {}, {})
+_NOT_IN_ORDER = _InOrder({}, [])
 _NOT_MERGED = _Merged((), {})
 _NOT_PICKED = _Picked({}, frozenset(), {})
 _NOT_PAIRED = _Paired({}, {}, {})

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.resolve import Port, Resolved
-from nova_netagent.netfilter.owner import Owner, ShortIds, short_names
+from nova_netagent.netfilter.owner import NO_CLASH, SHORT, Owner, ShortIds, short_names
 from nova_netagent.netfilter.rule import DROP, Chain, Family, Jump, Reject, Rule, TableId, Target
 from nova_netagent.settings import Settings
 
@@ -22,11 +22,16 @@ class Names(Struct, frozen=True):
 
 def names_of(resolved: Resolved, memo: Memo) -> Names:
     """Name everything that has chains; which names depends on what there is, not on order."""
-    ports = resolved.ports
+    ports, groups = resolved.ports, resolved.groups
+    instances_named = memo.index("instances by name", ports, lambda id_, _: (id_[:SHORT],))
+    vifs_named = memo.index("vifs by name", ports, lambda _, own: [port.vif.id[:SHORT] for port in own])
+    groups_named = memo.index("groups by name", groups, lambda id_, _: (id_[:SHORT],))
     names = Names(
-        instances=memo.get("instances' names", (ports,), lambda: short_names(ports)),
-        vifs=memo.get("vifs' names", (ports,), lambda: short_names({p.vif.id for own in ports.values() for p in own})),
-        groups=memo.get("groups' names", (resolved.known_groups,), lambda: short_names(resolved.known_groups)),
+        instances=NO_CLASH if len(instances_named) == len(ports) else short_names(ports),
+        vifs=NO_CLASH
+        if len(vifs_named) == sum(map(len, ports.values()))
+        else short_names({port.vif.id for own in ports.values() for port in own}),
+        groups=NO_CLASH if len(groups_named) == len(groups) else short_names(groups.keys()),
     )
     # Interned: that an id more is there changes nobody's name, unless it clashes.
     return memo.intern("names", names)

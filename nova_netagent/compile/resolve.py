@@ -190,7 +190,7 @@ def _missing(groups: Mapping[str, Group], described: frozenset[str], memo: Memo)
 
 def who_names(groups: Mapping[str, Group], memo: Memo) -> Mapping[str, Collection[str]]:
     """By group the groups whose rules name it."""
-    return memo.index("naming groups", groups, _remotes)
+    return memo.index("naming groups", groups, lambda _, group: _remotes(group))
 
 
 def _remotes(group: Group) -> Iterable[str]:
@@ -400,7 +400,7 @@ def _ports(
     return memo.each("ports", instances, (judges, *others), make, narrowed, concerned)
 
 
-def _judging(entry: Entry) -> Iterable[str]:
+def _judging(_id: str, entry: Entry) -> Iterable[str]:
     """The groups that an instance names."""
     instance = entry.object
     assert isinstance(instance, Instance)

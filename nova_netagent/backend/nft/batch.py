@@ -6,7 +6,7 @@ from struct import Struct
 
 from msgspec import Struct as Value
 
-from nova_netagent.backend.netlink import NESTED
+from nova_netagent.backend.netlink import ATTRIBUTE, NESTED
 from nova_netagent.backend.nft import attributes, expressions, objects, userdata
 from nova_netagent.backend.nft.attributes import nested, number, parse, read_string, string
 from nova_netagent.backend.nft.objects import Chain, Element, Family, Set, TableId, element_text
@@ -157,12 +157,12 @@ class Batch:
         :param rules: of each its expressions as bytes, and its comment.
         :param what: what the rule of a number is, for people; asked only when the kernel refuses it.
         """
-        head, family = _chain_head(table.name, chain), table.family
+        head, family, flags = _chain_head(table.name, chain), table.family, _CREATE | _APPEND
+        pack, room = ATTRIBUTE.pack, ATTRIBUTE.size
         for number_, (encoded, comment) in enumerate(rules):
-            body = head + attributes.aligned(4, encoded)
-            if comment is not None:
-                body += userdata.rule_comment(comment)
-            self._messages.append(_Message(family, _NEW_RULE, _CREATE | _APPEND, body, what, number_))
+            note = b"" if comment is None else userdata.rule_comment(comment)
+            body = head + pack(room + len(encoded), 4) + encoded + note
+            self._messages.append(_Message(family, _NEW_RULE, flags, body, what, number_))
 
     def delete_rule(self, table: TableId, chain: str, handle: int) -> None:
         """Delete a rule by its handle."""

@@ -159,7 +159,7 @@ def comment(text: str) -> str | None:
     """A text as a comment: quotes and what is no printable ASCII would not survive nft(8)."""
     if not text.isascii() or '"' in text:
         text = text.encode("ascii", "replace").decode().replace('"', "'")
-    return text[: COMMENT_LIMIT - 1] or None
+    return (text if len(text) < COMMENT_LIMIT else text[: COMMENT_LIMIT - 1]) or None
 
 
 def key(parts: Iterable[bytes]) -> bytes:

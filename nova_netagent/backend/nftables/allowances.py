@@ -7,7 +7,9 @@ has an address and a port in common with one before it stays a rule.
 """
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import repeat
 
 from msgspec import Struct
 
@@ -26,7 +28,7 @@ from nova_netagent.backend.nftables.image import Keys
 from nova_netagent.backend.nftables.keys import COUNTER, Key, Place
 from nova_netagent.backend.nftables.laid import Laid
 from nova_netagent.model import values
-from nova_netagent.netfilter.rule import ACCEPT, Family, Ports, Rule
+from nova_netagent.netfilter.rule import ACCEPT, Family, Origin, Ports, Rule
 
 _CHAIN = re.compile(r"sg(i|e)-[0-9a-f]{8}\Z")
 _ADDRESS = {4: IPV4_ADDRESS, 6: IPV6_ADDRESS}
@@ -130,29 +132,43 @@ def _made(prefix: str | None, protocol: int, ports: Ports, family: Family, egres
     return Allowed(box, Element(low, end=None if low == high else high), (low, False), asked)
 
 
-def lay_out(chain: Keys, physical: str, family: Family, place: Place, egress: bool) -> Laid:
-    """A chain's rules and its set."""
+def lay_out(
+    chain: Keys,
+    physical: str,
+    family: Family,
+    place: Place,
+    egress: bool,
+    origins: Sequence[Origin | None] | None = None,
+) -> Laid:
+    """A chain's rules and its set.
+
+    :param origins: what each rule is there for.
+    """
     chosen: list[Allowance] = []
     plain: list[bytes] = []
+    elements: dict[tuple[bytes, bool], Element] = {}
+    element_origins: dict[tuple[bytes, bool], Origin | None] = {}
+    plain_origins: list[Origin | None] = [None]
     boxes = _Boxes()
     target = None
-    for each in chain:
-        if not isinstance(each, Allowance):
-            plain.append(each)
-            continue
-        if target is None:
-            target = each.rule.target
-        if (each.rule.target is target or each.rule.target == target) and boxes.take(each.allowed.box):
-            chosen.append(each)
-        else:
-            plain.append(each)
+    for each, origin in zip(chain, repeat(None) if origins is None else origins, strict=False):
+        if isinstance(each, Allowance):
+            if target is None:
+                target = each.rule.target
+            allowed = each.allowed
+            if (each.rule.target is target or each.rule.target == target) and boxes.take(allowed.box):
+                chosen.append(each)
+                elements[allowed.at] = allowed.element
+                element_origins[allowed.at] = origin
+                continue
+        plain.append(each)
+        plain_origins.append(origin)
     if len(chosen) < _PAYS_FROM:
-        return Laid(chain, {})
+        return Laid(chain, {}, rule_origins=origins)
     described = set_of(physical, family)
     lookup = _lookup(chosen[0], described.name, family, place, egress)
-    elements = {each.allowed.at: each.allowed.element for each in chosen}
-    origins = {each.allowed.at: each.rule.origin for each in chosen}
-    return Laid((lookup, *plain), {described.name: (described, elements)}, {described.name: origins})
+    sets = {described.name: (described, elements)}
+    return Laid((lookup, *plain), sets, {described.name: element_origins}, plain_origins)
 
 
 class _Boxes:

@@ -12,7 +12,7 @@ from nova_netagent.backend.nftables.laid import STRAY, Laid, seen
 from nova_netagent.backend.nftables.names import FILTER, Names
 from nova_netagent.backend.nftables.transaction import Held, Transaction
 from nova_netagent.model.lineage import follow
-from nova_netagent.netfilter.rule import Family, TableId
+from nova_netagent.netfilter.rule import Family, Origin, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
 from nova_netagent.plan.tables import AddChain, RemoveChain, TablePlan
 
@@ -65,11 +65,11 @@ class Chains:
                 if before is None and rules is None:
                     continue
             physical = self._names.physical(table.name, name)
-            laid = self._laid(table, name, physical, rules or ())
-            if laid is None and rules is not None and rules is encoded and name in self._encoder.chains(table):
-                edits.set_rules(physical, rules, self._encoder.chain(table, name))
-            elif laid is None:
-                edits.set_rules(physical, rules)
+            said = rules is not None and rules is encoded and name in self._encoder.chains(table)
+            origins = tuple(self._encoder.chain(table, name).origins()) if said else None
+            laid = self._laid(table, name, physical, rules or (), origins)
+            if laid is None:
+                edits.set_rules(physical, rules, origins)
             else:
                 _edit_laid(physical, None if rules is None else laid, edits)
         now = follow(chains, put, [name for name, rules in after.items() if rules is None and name in chains])
@@ -80,6 +80,8 @@ class Chains:
     def _seen(self, table: TableId, known: Image) -> dict[str, Keys]:
         """A table of the compiler, told from the image."""
         found = image.logical_chains(known, table.name, self._names, lambda name: self._encoder.keys(table, name))
+        if not known.chains:
+            return found
         if table.name == FILTER:
             desired = {name: each for name, each in self._encoder.chains(table).items() if self._dispatches(name, each)}
             found |= layout.seen_dispatch(known, self._root, desired, table.family)
@@ -96,14 +98,24 @@ class Chains:
         head = self._head
         return dispatch.is_root(chain, head) or (dispatch.is_node(chain, head) and layout.is_dispatched(known))
 
-    def _laid(self, table: TableId, chain: str, physical: str, known: Keys) -> Laid | None:
-        """How a chain stands that has sets or maps beside it; ``None`` where its rules are its rules."""
+    def _laid(
+        self,
+        table: TableId,
+        chain: str,
+        physical: str,
+        known: Keys,
+        origins: Sequence[Origin | None] | None = None,
+    ) -> Laid | None:
+        """How a chain stands that has sets or maps beside it; ``None`` where its rules are its rules.
+
+        :param origins: what each rule is there for, if they do not say it themselves.
+        """
         if table.name == "nat" and translations.has_maps(chain, self._head):
             return translations.lay_out(known, physical, table.family)
         if allowances.has_set(chain, self._head):
             egress = allowances.is_egress(chain, self._head)
             place = partial(self._names.physical, table.name)
-            return allowances.lay_out(known, physical, table.family, place, egress)
+            return allowances.lay_out(known, physical, table.family, place, egress, origins)
         return None
 
     def _edit_dispatch(
@@ -158,7 +170,10 @@ def _edit_laid(physical: str, laid: Laid | None, edits: TableEdits) -> None:
         if name not in known or not known[name].fits(described):
             edits.add_set(described)
         edits.set_elements(described, elements, laid.origins.get(name) if laid else None)
-    edits.set_rules(physical, None if laid is None else laid.rules)
+    if laid is None:
+        edits.set_rules(physical, None)
+    else:
+        edits.set_rules(physical, laid.rules, laid.rule_origins)
     for name in _beside(edits.image, physical):
         if name not in maps:
             edits.remove_map(name)

@@ -13,12 +13,12 @@ from nova_netagent.backend.nftables import keys as rule_keys
 from nova_netagent.backend.nftables.image import Elements, HeldChain, Image, Keys, held
 from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.names import BASE_CHAINS
-from nova_netagent.netfilter.rule import Chain as Described
 from nova_netagent.netfilter.rule import Family, Origin
 from nova_netagent.plan.tables import AddChain, Delete, Edit, Fill, Insert, RemoveChain, diff_chain
 
 Message = tuple[Callable[..., None], tuple[Any, ...]]
 """A method of a batch, or a function of one, and what it is given."""
+Origins = Sequence[Origin | None] | None
 ElementOrigins = Mapping[tuple[bytes, bool], Origin | None]
 
 TABLE_COMMENT = "nova-netagent: what may pass, and where it leads"
@@ -86,10 +86,10 @@ class TableEdits:
 
     # --- chains
 
-    def set_rules(self, physical: str, after: Keys | None, described: Described | None = None) -> None:
+    def set_rules(self, physical: str, after: Keys | None, origins: Origins = None) -> None:
         """Have a chain hold these rules; with ``None`` it goes.
 
-        :param described: says what each rule is there for, if they do not say it themselves.
+        :param origins: what each rule is there for, if they do not say it themselves.
         """
         table = self.image.table
         before = self.image.chains.get(physical)
@@ -107,10 +107,10 @@ class TableEdits:
             self._add("chains", Batch.add_chain, table, chain)
             before = HeldChain()
         if not before.rules and after:
-            self._add("rules", _append, table, self.family, physical, after, described)
+            self._add("rules", _append, table, self.family, physical, after, origins)
             self.image.chains[physical] = HeldChain(after, None)
         elif before.rules != after:
-            self._edit(physical, before, after, described)
+            self._edit(physical, before, after, origins)
         elif physical not in self.image.chains:
             self.image.chains[physical] = before
 
@@ -123,7 +123,7 @@ class TableEdits:
         self._add(phase, Batch.delete_chain, table, physical)
         del self.image.chains[physical]
 
-    def _edit(self, physical: str, before: HeldChain, after: Keys, described: Described | None) -> None:
+    def _edit(self, physical: str, before: HeldChain, after: Keys, origins: Origins) -> None:
         edits = list(diff_chain(physical, before.rules, after))
         handles = before.handles
         emptied = sum(isinstance(edit, Delete) for edit in edits) == len(before.rules)
@@ -138,7 +138,7 @@ class TableEdits:
                 self._add("take", Batch.delete_rule, self.image.table, physical, handle)
         following: int | None = None
         inserts: list[tuple[bytes, Origin | None, int | None]] = []
-        for row, origin in reversed([*zip(rows, _origins(described), strict=False)]):
+        for row, origin in reversed([*zip(rows, origins or repeat(None), strict=False)]):
             if row.new:
                 inserts.append((row.key, origin, following))
             else:
@@ -279,10 +279,8 @@ def edited(edits: Iterable[Edit[bytes]], chains: Mapping[str, Keys], name: str) 
     return {chain: None if rules is None else tuple(rules) for chain, rules in found.items()}
 
 
-def _append(
-    batch: Batch, table: TableId, family: Family, physical: str, rules: Keys, described: Described | None
-) -> None:
-    noted = ((key, _comment(key, family, origin)) for key, origin in zip(rules, _origins(described), strict=False))
+def _append(batch: Batch, table: TableId, family: Family, physical: str, rules: Keys, origins: Origins) -> None:
+    noted = ((key, _comment(key, family, origin)) for key, origin in zip(rules, origins or repeat(None), strict=False))
     batch.add_encoded_rules(table, physical, noted, lambda number: _told(physical, rules[number], family))
 
 
@@ -306,10 +304,6 @@ def _add_elements(
     if origins is not None:
         comments = [rule_keys.origin_comment(origins.get((each.key, each.closes))) for each in elements]
     batch.add_elements(table, described, elements, comments)
-
-
-def _origins(described: Described | None) -> Iterable[Origin | None]:
-    return repeat(None) if described is None else described.origins()
 
 
 def _comment(key: bytes, family: Family, origin: Origin | None) -> str | None:

@@ -93,17 +93,22 @@ def comment(rule: Rule, family: Family, origin: Origin | None = None) -> str | N
 
     :param origin: what it is there for, if it does not say so itself.
     """
-    words = [] if rule.origin is None and origin is None else [*filter(None, rule.origin or origin or ())]
-    if rule.matches:
-        words[:0] = _unshown(rule.matches, family)
+    origin = rule.origin or origin
+    unshown = _unshown(rule.matches, family) if rule.matches else ()
+    if not unshown and not isinstance(rule.target, ChecksumFill):
+        return origin_comment(origin)
+    words = [*unshown, *filter(None, origin or ())]
     if isinstance(rule.target, ChecksumFill):
         words.append("(only counted: nf_tables fills no checksum)")
     return objects.comment(" ".join(words)) if words else None
 
 
 def origin_comment(origin: Origin | None) -> str | None:
-    """What an element is there for."""
-    return None if origin is None else objects.comment(" ".join(filter(None, origin)))
+    """What something is there for."""
+    if origin is None:
+        return None
+    kind, id_, part = origin
+    return objects.comment(f"{kind} {id_} {part}" if id_ and part else " ".join(filter(None, origin)))
 
 
 def _unshown(matches_: tuple[Match, ...], family: Family) -> list[str]:

@@ -19,6 +19,8 @@ class Laid:
     maps: Mapping[str, tuple[Set, Elements]]
     origins: Mapping[str, Mapping[tuple[bytes, bool], Origin | None]] = field(default_factory=dict)
     """By set what its elements are there for, if these do not say it themselves."""
+    rule_origins: Sequence[Origin | None] | None = None
+    """The same of the rules."""
 
 
 def seen(image: Image, physical: str, desired: Keys, wanted: Laid, present: Sequence[str]) -> Keys | None:

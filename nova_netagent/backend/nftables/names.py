@@ -39,19 +39,23 @@ class Names(Struct, frozen=True):
 
     def logical(self, physical: str) -> tuple[str, str]:
         """The table and the name of a chain in it; what is not ours counts as filter's."""
-        if physical in BASE_CHAINS:
-            table, _, chain = physical.partition("-")
-            return table, chain
-        if physical == POSTROUTING_BOTTOM:
-            return "nat", physical
-        head = f"{self.wrap_name}-"
-        if not physical.startswith(head):
-            table, dot, name = physical.partition(".")
-            return (table, name) if dot and table in OTHERS else (FILTER, physical)
-        table, dash, name = physical.removeprefix(head).partition("-")
-        if dash and table in BUILTIN_CHAINS:
-            return table, head + name
-        return _owner(physical.removeprefix(head)), physical
+        return _logical(f"{self.wrap_name}-", physical)
+
+
+@lru_cache(1 << 15)
+def _logical(head: str, physical: str) -> tuple[str, str]:
+    if physical in BASE_CHAINS:
+        table, _, chain = physical.partition("-")
+        return table, chain
+    if physical == POSTROUTING_BOTTOM:
+        return "nat", physical
+    if not physical.startswith(head):
+        table, dot, name = physical.partition(".")
+        return (table, name) if dot and table in OTHERS else (FILTER, physical)
+    table, dash, name = physical.removeprefix(head).partition("-")
+    if dash and table in BUILTIN_CHAINS:
+        return table, head + name
+    return _owner(physical.removeprefix(head)), physical
 
 
 @lru_cache(1 << 15)
