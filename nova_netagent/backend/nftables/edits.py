@@ -10,6 +10,7 @@ from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.nft import Batch
 from nova_netagent.backend.nft.objects import Chain, Element, Set, TableId
 from nova_netagent.backend.nftables import keys as rule_keys
+from nova_netagent.backend.nftables.chain_comments import comment_of
 from nova_netagent.backend.nftables.image import Elements, HeldChain, Image, Keys, held
 from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.names import BASE_CHAINS
@@ -103,7 +104,7 @@ class TableEdits:
         if after is None:
             return
         if before is None:
-            chain = base or Chain(physical)
+            chain = base or Chain(physical, comment=comment_of(physical, table.name))
             self._add("chains", Batch.add_chain, table, chain)
             before = HeldChain()
         if not before.rules and after:
