@@ -1,10 +1,12 @@
 """A transaction of nf_tables: messages that the kernel carries out together or not at all."""
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import count
 from struct import Struct
-
-from msgspec import Struct as Value
+from typing import NamedTuple
 
 from nova_netagent.backend.netlink import ATTRIBUTE, NESTED
 from nova_netagent.backend.nft import attributes, expressions, objects, userdata
@@ -28,15 +30,20 @@ _INTERVAL_END = 1
 _OWNED = 0x2
 
 
-class _Message(Value, frozen=True, gc=False):
-    family: int
-    kind: int
-    flags: int
-    body: bytes
-    what: str | Callable[..., str]
-    number: int | None = None
-    """Which one it is of those that ``what`` knows, if it knows several."""
-    elements: tuple[Set, Sequence[Element]] | None = None
+_FIRST = 0x8000_0000
+"""From here on the messages of transactions are numbered, from 1 on those of questions."""
+_ROOM, _TRANSACTIONS = 1 << 20, 1 << 11
+_BEGUN = count()
+
+What = str | Callable[[int], str]
+"""What a message is, for people; of several messages by number."""
+
+
+class _Several(NamedTuple):
+    """Messages that were added together."""
+
+    what: What
+    elements: tuple[Set, Sequence[Element]] | None
 
 
 class Batch:
@@ -47,40 +54,52 @@ class Batch:
     """
 
     def __init__(self) -> None:
-        self._messages: list[_Message] = []
+        self.first = _FIRST + next(_BEGUN) % _TRANSACTIONS * _ROOM
+        """The number of the message that opens the transaction; the others count on from it."""
+        self._data = bytearray()
+        self._offsets = array("I")
+        """Where each message begins."""
+        self._added: list[_Several] = []
+        self._added_at = array("I")
+        """The first message of each."""
         self._sets = 0
 
     def __len__(self) -> int:
-        return len(self._messages)
+        return len(self._offsets)
 
     def what(self, index: int, offset: int | None = None) -> str:
         """What a message is, for people.
 
         :param offset: where in the message the kernel found fault, if it said so.
         """
-        if not 0 <= index < len(self._messages):
+        if not 0 <= index < len(self):
             return "the transaction"
-        message = self._messages[index]
-        what = message.what
-        if not isinstance(what, str):
-            what = what() if message.number is None else what(message.number)
-        what = f"{Family(message.family).name.lower()} {what}"
-        if message.elements is None or offset is None:
-            return what
-        described, elements = message.elements
-        at = _element_at(message.body, offset - HEAD.size)
-        return what if at is None else f"{what}: {element_text(described, elements[at])}"
+        at = bisect_right(self._added_at, index) - 1
+        what, carried = self._added[at]
+        family, _, body = self._message(index)
+        words = f"{family.name.lower()} {what if isinstance(what, str) else what(index - self._added_at[at])}"
+        if carried is None or offset is None:
+            return words
+        described, elements = carried
+        element = _element_at(body, offset - HEAD.size)
+        return words if element is None else f"{words}: {element_text(described, elements[element])}"
 
     def table(self, index: int) -> TableId | None:
         """The table that a message is about."""
-        if not 0 <= index < len(self._messages):
+        if not 0 <= index < len(self):
             return None
-        message = self._messages[index]
-        return TableId(Family(message.family), read_string(parse(message.body)[1]))
+        family, _, body = self._message(index)
+        return TableId(family, read_string(parse(body)[1]))
 
     def deletes(self, index: int) -> bool:
         """Whether a message takes a chain or a set away."""
-        return 0 <= index < len(self._messages) and self._messages[index].kind in (_DELETE_CHAIN, _DELETE_SET)
+        return 0 <= index < len(self) and self._message(index)[1] in (_DELETE_CHAIN, _DELETE_SET)
+
+    def _message(self, index: int) -> tuple[Family, int, bytes]:
+        """The family of a message, its kind and its body."""
+        at = self._offsets[index]
+        size, kind, _, _, _, family, _, _ = HEAD.unpack_from(self._data, at)
+        return Family(family), kind & 0xFF, bytes(self._data[at + HEAD.size : at + size])
 
     # objects
 
@@ -143,7 +162,7 @@ class Batch:
         if comment is not None:
             body += userdata.rule_comment(comment)
         flags = _CREATE if before is not None else _CREATE | _APPEND
-        self._messages.append(_Message(table.family, _NEW_RULE, flags, body, what))
+        self._add(table, _NEW_RULE, flags, body, lambda _: what())
 
     def add_encoded_rules(
         self,
@@ -157,12 +176,25 @@ class Batch:
         :param rules: of each its expressions as bytes, and its comment.
         :param what: what the rule of a number is, for people; asked only when the kernel refuses it.
         """
-        head, family, flags = _chain_head(table.name, chain), table.family, _CREATE | _APPEND
-        pack, room = ATTRIBUTE.pack, ATTRIBUTE.size
-        for number_, (encoded, comment) in enumerate(rules):
+        self._note(what)
+        data, offsets, head = self._data, self._offsets, _chain_head(table.name, chain)
+        pack, pack_size, kind, flags = (
+            HEAD.pack,
+            ATTRIBUTE.pack,
+            SUBSYSTEM << 8 | _NEW_RULE,
+            _CREATE | _APPEND | REQUEST,
+        )
+        family, fixed, number_ = table.family, HEAD.size + len(head) + ATTRIBUTE.size, self.first + len(offsets)
+        for encoded, comment in rules:
+            number_ += 1
             note = b"" if comment is None else userdata.rule_comment(comment)
-            body = head + pack(room + len(encoded), 4) + encoded + note
-            self._messages.append(_Message(family, _NEW_RULE, flags, body, what, number_))
+            length = len(encoded)
+            offsets.append(len(data))
+            data += pack(fixed + length + len(note), kind, flags, number_, 0, family, 0, 0)
+            data += head
+            data += pack_size(ATTRIBUTE.size + length, 4)
+            data += encoded
+            data += note
 
     def delete_rule(self, table: TableId, chain: str, handle: int) -> None:
         """Delete a rule by its handle."""
@@ -219,8 +251,8 @@ class Batch:
 
     # messages
 
-    def encode(self, first_sequence: int, *, generation: int | None, commit: bool) -> bytes:
-        """The whole transaction as bytes; its messages are numbered on from ``first_sequence``.
+    def encode(self, *, generation: int | None, commit: bool) -> list[bytes | bytearray]:
+        """The whole transaction as bytes, in pieces.
 
         :param generation: the generation of the ruleset on which it builds; the kernel refuses
             it on any other.
@@ -228,24 +260,13 @@ class Batch:
         """
         guard = b"" if generation is None else number(1, generation)
         subsystem = SUBSYSTEM << 8  # in network byte order
-        pieces = [HEAD.pack(HEAD.size + len(guard), _BEGIN, REQUEST, first_sequence, 0, 0, 0, subsystem) + guard]
-        last = len(self._messages) - 1
-        head, subsystem_kind, sequence = HEAD.pack, SUBSYSTEM << 8, first_sequence
-        for each in self._messages:
-            sequence += 1
-            body, flags = each.body, each.flags | REQUEST
-            pieces += (
-                head(HEAD.size + len(body), subsystem_kind | each.kind, flags, sequence, 0, each.family, 0, 0),
-                body,
-            )
-        if last >= 0:  # the last one is acknowledged
-            end = self._messages[last]
-            flags = end.flags | REQUEST | ACKNOWLEDGE
-            size = HEAD.size + len(end.body)
-            pieces[-2] = head(size, subsystem_kind | end.kind, flags, sequence, 0, end.family, 0, 0)
-        if commit:
-            pieces.append(HEAD.pack(HEAD.size, _END, REQUEST, first_sequence + 2 + last, 0, 0, 0, subsystem))
-        return b"".join(pieces)
+        begin = HEAD.pack(HEAD.size + len(guard), _BEGIN, REQUEST, self.first, 0, 0, 0, subsystem) + guard
+        if self._offsets:  # the last one is acknowledged
+            at = self._offsets[-1]
+            size, kind, flags, *rest = HEAD.unpack_from(self._data, at)
+            HEAD.pack_into(self._data, at, size, kind, flags | ACKNOWLEDGE, *rest)
+        end = HEAD.pack(HEAD.size, _END, REQUEST, self.first + len(self) + 1, 0, 0, 0, subsystem)
+        return [begin, self._data, end] if commit else [begin, self._data]
 
     def _elements(
         self,
@@ -266,11 +287,29 @@ class Batch:
             what = f"{'add to' if add else 'delete from'} set {described.name}"
             carried = described, elements[done : done + len(room)]
             flags = _CREATE if add else 0
-            self._messages.append(_Message(table.family, kind, flags, head + nested(3, *room), what, elements=carried))
+            self._add(table, kind, flags, head + nested(3, *room), what, carried)
             done += len(room)
 
-    def _add(self, table: TableId, kind: int, flags: int, body: bytes, what: str | Callable[[], str]) -> None:
-        self._messages.append(_Message(table.family, kind, flags, body, what))
+    def _add(
+        self,
+        table: TableId,
+        kind: int,
+        flags: int,
+        body: bytes,
+        what: What,
+        elements: tuple[Set, Sequence[Element]] | None = None,
+    ) -> None:
+        self._note(what, elements)
+        self._offsets.append(len(self._data))
+        number_ = self.first + len(self._offsets)
+        size, kind_ = HEAD.size + len(body), SUBSYSTEM << 8 | kind
+        self._data += HEAD.pack(size, kind_, flags | REQUEST, number_, 0, table.family, 0, 0)
+        self._data += body
+
+    def _note(self, what: What, elements: tuple[Set, Sequence[Element]] | None = None) -> None:
+        """What the next messages are."""
+        self._added_at.append(len(self._offsets))
+        self._added.append(_Several(what, elements))
 
 
 @lru_cache(256)

@@ -262,12 +262,11 @@ class Netlink:
     def _transact(self, batch: Batch, generation: int | None, *, commit: bool) -> None:
         if not len(batch):
             return
-        first = self._next_sequence(len(batch) + 2)
-        data = batch.encode(first, generation=generation, commit=commit)
+        data = batch.encode(generation=generation, commit=commit)
         try:
-            self._make_room(len(data))
-            self._socket.send(data)
-            faults = self._faults(first, len(batch))
+            self._make_room(sum(map(len, data)))
+            self._socket.sendmsg(data)
+            faults = self._faults(batch.first, len(batch))
         except OSError as error:
             raise _translated(error.errno or 0, f"the transaction: {error.strerror}", sure=True) from error
         if faults:

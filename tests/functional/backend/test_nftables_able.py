@@ -42,7 +42,7 @@ def refusing(what: str) -> Callable[[Netlink, Batch], None]:
     """A kernel that refuses whatever has this in it."""
 
     def check(self: Netlink, batch: Batch) -> None:
-        if what.encode() in batch.encode(1, generation=None, commit=False):
+        if what.encode() in b"".join(batch.encode(generation=None, commit=False)):
             raise RuleRefused(f"no {what}")
 
     return check
