@@ -178,21 +178,15 @@ class Batch:
         """
         self._note(what)
         data, offsets, head = self._data, self._offsets, _chain_head(table.name, chain)
-        pack, pack_size, kind, flags = (
-            HEAD.pack,
-            ATTRIBUTE.pack,
-            SUBSYSTEM << 8 | _NEW_RULE,
-            _CREATE | _APPEND | REQUEST,
-        )
+        pack, kind, flags = _rule_head(len(head)).pack, SUBSYSTEM << 8 | _NEW_RULE, _CREATE | _APPEND | REQUEST
         family, fixed, number_ = table.family, HEAD.size + len(head) + ATTRIBUTE.size, self.first + len(offsets)
         for encoded, comment in rules:
             number_ += 1
             note = b"" if comment is None else userdata.rule_comment(comment)
             length = len(encoded)
             offsets.append(len(data))
-            data += pack(fixed + length + len(note), kind, flags, number_, 0, family, 0, 0)
-            data += head
-            data += pack_size(ATTRIBUTE.size + length, 4)
+            size = fixed + length + len(note)
+            data += pack(size, kind, flags, number_, 0, family, 0, 0, head, ATTRIBUTE.size + length, 4)
             data += encoded
             data += note
 
@@ -310,6 +304,12 @@ class Batch:
         """What the next messages are."""
         self._added_at.append(len(self._offsets))
         self._added.append(_Several(what, elements))
+
+
+@lru_cache(256)
+def _rule_head(size: int) -> Struct:
+    """A message's head, so many bytes that name the chain, and the head of the expressions."""
+    return Struct(f"{HEAD.format}{size}sHH")
 
 
 @lru_cache(256)
