@@ -142,8 +142,8 @@ class Engine:
         self._revocation = Revocation(
             self.host.flows,
             self.host.rules,
-            self.reconciler.host_addresses,
-            self.reconciler.noted_addresses(),
+            self.reconciler.links.addresses,
+            self.reconciler.links.noted_addresses(),
             self.store,
             self._metrics,
         )
@@ -306,7 +306,7 @@ class Engine:
         """Floating IPs that the host has without us: they are somebody's, and never removed."""
         if not self._state.floating_ips:
             return {}
-        foreign = self.reconciler.foreign_addresses()
+        foreign = self.reconciler.links.foreign_addresses()
         return {
             ("floating_ips", id_): f"{id_} is an address of this host already"
             for id_ in self._state.floating_ips
@@ -360,7 +360,7 @@ class Engine:
 
         def can_be_said(excluded: Iterable[Key]) -> bool:
             try:
-                self.reconciler.check(without(excluded))
+                self.reconciler.rules.check(without(excluded).ruleset)
             except (RuleRefused, ValueError):
                 return False
             return True
@@ -385,7 +385,7 @@ class Engine:
 
     def _suspects(self) -> Iterator[frozenset[Key]]:
         """Who may be to blame for what the kernel refuses: those that have new rules."""
-        yield self.reconciler.newcomers(self._compiled)
+        yield self.reconciler.rules.newcomers(self._compiled.ruleset)
         yield _touched(self._applied, self._state)
 
     def _succeed(self, outcome: Outcome, verify: bool) -> None:

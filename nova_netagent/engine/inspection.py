@@ -97,5 +97,5 @@ class Inspection(NamedTuple):
             with_owners(self.state, chain)
             for each in self.compiled.ruleset.tables.values()
             if table in (None, each.id.name) and family in (None, each.id.family)
-            for chain in self.reconciler.live_chains(each)
+            for chain in self.reconciler.rules.live_chains(each)
         ]

@@ -293,6 +293,16 @@ def not_bridges(desired: Links, actual: ActualLinks) -> Iterator[str]:
     return (name for name in desired.bridges if name in actual.links and not _is_bridge(name, actual))
 
 
+def link_problems(desired: Links, actual: ActualLinks) -> Mapping[str, str]:
+    """By link why it cannot be had: an interface is not there, or what should be a bridge is none."""
+    missing = {each.interface for each in desired.addresses if each.interface not in actual.links}
+    return {
+        **dict.fromkeys(sorted(missing), "there is no such interface"),
+        **uplink_problems(desired, actual),
+        **dict.fromkeys(not_bridges(desired, actual), "there is a link of this name that is not a bridge"),
+    }
+
+
 def uplink_problems(desired: Links, actual: ActualLinks) -> Mapping[str, str]:
     """By link, why an uplink cannot be had, or what carries it."""
     found: dict[str, str] = {}

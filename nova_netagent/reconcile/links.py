@@ -1,0 +1,109 @@
+"""Links, addresses and sysctls: the part of an attempt that is noted before it is done."""
+
+from collections.abc import Mapping
+
+from nova_netagent.backend.links.protocol import LinksBackend, LinksFailed
+from nova_netagent.compile.links import Links
+from nova_netagent.plan.links import (
+    FORWARD_IPV6,
+    ActualLinks,
+    LinkPlan,
+    link_problems,
+    plan_links,
+    plan_removal,
+    questions,
+)
+from nova_netagent.reconcile.outcome import Outcome
+from nova_netagent.store import Store
+
+
+class OwnLinks:
+    """Makes the links of one host be as compiled, and knows which of them are of our making. Engine thread only."""
+
+    def __init__(self, backend: LinksBackend, store: Store) -> None:
+        self._backend = backend
+        self._store = store
+        self._made = dict(store.made())
+        self._settled: tuple[Links, ActualLinks, LinkPlan] | None = None
+        """The links for which there was nothing to do when they were looked at last, and the plan that says so."""
+
+    def addresses(self) -> Mapping[str, str]:
+        """The host's addresses, each with its interface."""
+        return {cidr.partition("/")[0]: device for device, cidr in self._backend.read().addresses}
+
+    def noted_addresses(self) -> frozenset[str]:
+        """The addresses that we gave to the host."""
+        return frozenset(name.split()[1].partition("/")[0] for kind, name in self._made if kind == "address")
+
+    def foreign_addresses(self) -> frozenset[str]:
+        """The IPv4 and IPv6 addresses that the host has without us."""
+        return frozenset(
+            cidr.partition("/")[0]
+            for device, cidr in self._backend.read().addresses
+            if ("address", f"{device} {cidr}") not in self._made
+        )
+
+    def plan(self, desired: Links, *, closely: bool = False) -> LinkPlan:
+        """What makes the links be as desired.
+
+        :param closely: see as well whether somebody's routes lead by an uplink, whose bridge should have them.
+        """
+        actual, known = self._backend.read(), self._settled
+        if known is not None and not closely and known[0] is desired and known[1] is actual:
+            return known[2]
+        forwarding = self._backend.read_sysctls((FORWARD_IPV6,)).get(FORWARD_IPV6) == "1"
+        asked = questions(desired, actual, self._made, forwarding=forwarding, closely=closely)
+        sysctls, held = self._backend.read_sysctls(asked.sysctls), self._backend.held(asked.held)
+        plan = plan_links(desired, actual, self._made, sysctls, held)
+        self._settled = None if plan or plan.make or plan.forget else (desired, actual, plan)
+        return plan
+
+    def plan_removal(self) -> LinkPlan:
+        """What takes back everything that we made."""
+        sysctls = self._backend.read_sysctls(name for kind, name in self._made if kind == "sysctl")
+        return plan_removal(self._backend.read(), self._made, sysctls)
+
+    def renew_notes(self) -> None:
+        """Note again what was struck from the store beside us, by a cleanup."""
+        noted = self._store.made()
+        self._store.note_made({thing: found for thing, found in self._made.items() if thing not in noted})
+
+    def note(self, plan: LinkPlan) -> None:
+        """Note what a plan makes: before it is made."""
+        self._store.note_made(plan.make)
+        self._made |= plan.make
+
+    def prepare(self, plan: LinkPlan, outcome: Outcome) -> None:
+        """What comes before the rules."""
+        if plan:
+            try:
+                self._backend.prepare(plan)
+            except LinksFailed as error:
+                outcome.link_failures |= error.reasons
+
+    def finish(self, plan: LinkPlan, outcome: Outcome) -> None:
+        """What comes after the rules. What could not be undone stays noted, and is tried again."""
+        if plan:
+            try:
+                self._backend.finish(plan)
+            except LinksFailed as error:
+                outcome.link_failures |= error.reasons
+            outcome.note("link", plan)
+        gone = [thing for thing in plan.forget if not outcome.link_failures.keys() & set(thing[1].split(" "))]
+        self._store.forget_made(gone)
+        for thing in gone:
+            self._made.pop(thing, None)
+
+    def remember_uplinks(self, links: Links) -> None:
+        """Have it known what the bridges of our uplinks hold for the host."""
+        ours = {bridge: set[str]() for device, bridge in links.uplinks.items() if self._is_joined(device, bridge)}
+        for each in links.addresses:
+            ours.get(each.interface, set()).add(each.cidr)
+        self._backend.remember(ours)
+
+    def problems(self, desired: Links) -> Mapping[str, str]:
+        """By link why it cannot be had: an interface is not there, or what should be a bridge is none."""
+        return link_problems(desired, self._backend.read())
+
+    def _is_joined(self, device: str, bridge: str) -> bool:
+        return ("uplink", f"{device} {bridge}") in self._made

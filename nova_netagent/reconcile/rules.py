@@ -1,0 +1,259 @@
+"""Rules and address sets: the part of an attempt that the packet filter does."""
+
+import logging
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from nova_netagent.backend import Backend, BackendError, RuleRefused
+from nova_netagent.compile import ALL_TABLES
+from nova_netagent.compile.skeleton import hooks
+from nova_netagent.metrics import Metrics
+from nova_netagent.model import Key, lineage
+from nova_netagent.netfilter.owner import Owner
+from nova_netagent.netfilter.rule import IpSet, Ruleset, Table, TableId
+from nova_netagent.plan.sets import SetPlan, plan_sets
+from nova_netagent.plan.tables import Placement, TablePlan, plan_removal, plan_table
+from nova_netagent.reconcile.attempts import persist
+from nova_netagent.reconcile.outcome import Outcome
+from nova_netagent.settings import FirewallSettings
+
+LOG = logging.getLogger(__name__)
+
+_TABLE_ORDER = ("raw", "mangle", "filter", "nat")
+"""Deny before allow: what proves and refuses comes before what rewrites."""
+
+
+class Rules:
+    """Makes the tables and sets of one host be as compiled. Engine thread only.
+
+    :param leftovers: the other packet filter, in which we left rules when it was ours.
+    """
+
+    def __init__(
+        self, firewall: FirewallSettings, backend: Backend[Any], leftovers: Backend[Any] | None, metrics: Metrics
+    ) -> None:
+        self._owner = Owner(firewall.wrap_name)
+        self._top = _pattern(firewall.iptables_top_regex)
+        self._bottom = _pattern(firewall.iptables_bottom_regex)
+        self._backend = backend
+        self._leftovers = leftovers
+        self._metrics = metrics
+        self._tables: dict[TableId, Table] = {}
+        self._sets: Mapping[str, IpSet] | None = None
+
+    def apply(self, ruleset: Ruleset, outcome: Outcome, *, verify: bool) -> None:
+        """See ``Reconciler.apply``.
+
+        :raises BackendError: see there.
+        """
+        persist(partial(self._attempt, ruleset, outcome), verify, self._metrics)
+        if verify:
+            self._sweep_leftovers()
+
+    def check(self, ruleset: Ruleset) -> None:
+        """See whether the rules can be said to this kernel at all, without saying them.
+
+        :raises RuleRefused: they cannot.
+        """
+        for table in ruleset.tables.values():
+            self._backend.encode(table)
+
+    def newcomers(self, ruleset: Ruleset) -> frozenset[Key]:
+        """The objects of which the kernel does not hold everything: what it refuses is of one of them."""
+        with self._backend.locked():
+            set_plan = plan_sets(ruleset.sets, self._backend.read_sets(), self._owner.owns_set)
+            origins = {each.origin for each in set_plan.create} | {ruleset.sets[name].origin for name in set_plan.add}
+            for table in ruleset.tables.values():
+                encoded = self._backend.encode(table)
+                new = set(self._plan_table(table, True).coming())
+                origins |= {
+                    origin
+                    for name, chain in table.chains.items()
+                    for key, origin in zip(encoded.chains[name], chain.origins(), strict=True)
+                    if (name, key) in new
+                }
+        return frozenset(origin[:2] for origin in origins if origin is not None)
+
+    def plan(self, ruleset: Ruleset) -> list[str]:
+        """What ``apply`` with ``verify`` would do now, an edit a line. Changes nothing."""
+        with self._backend.locked():
+            set_plan = plan_sets(ruleset.sets, self._backend.read_sets(), self._owner.owns_set)
+            lines = [*set_plan.lines()]
+            for table in _ordered(ruleset):
+                lines += self._lines(self._plan_table(table, verify=True))
+        return lines
+
+    def remove(self, skeleton: Ruleset, outcome: Outcome) -> None:
+        """Take everything of ours out of the packet filter, and out of the one that was ours before.
+
+        :raises BackendError: the kernel cannot be reached.
+        """
+        if self._leftovers is not None:
+            self._remove_from(self._leftovers, skeleton.tables.values(), outcome)
+        self._remove_from(self._backend, skeleton.tables.values(), outcome)
+
+    def live_chains(self, table: Table) -> Iterator[dict[str, object]]:
+        """The chains of a table as the kernel has them, those of ours and those we hook into.
+
+        A rule's ``origin`` is what it is there for, a list of kind, id and part; null where it is not ours.
+        """
+        encoded = self._backend.encode(table)
+        origins = {
+            (name, key): origin
+            for name, chain in table.chains.items()
+            for key, origin in zip(encoded.chains[name], chain.origins(), strict=True)
+        }
+        hooks = {hook.chain for hook in table.hooks}
+        for name, (policy, rules) in self._backend.counters(table.id).items():
+            if name in hooks or self._owner.owns_chain(name):
+                yield {
+                    "table": table.id.name,
+                    "family": table.id.family,
+                    "chain": name,
+                    "policy": policy,
+                    "rules": [
+                        {
+                            "packets": packets,
+                            "bytes": size,
+                            "rule": self._backend.describe(table.id, key),
+                            "origin": origins.get((name, key)),
+                            "target": self._backend.jumps_to(key),
+                        }
+                        for packets, size, key in rules
+                    ],
+                }
+
+    def _attempt(self, ruleset: Ruleset, outcome: Outcome, verify: bool) -> None:
+        changed = [table for table in _ordered(ruleset) if verify or not _same(self._tables.get(table.id), table)]
+        if not changed and ruleset.sets is self._sets:
+            return
+        done = Outcome()
+        try:
+            with self._backend.locked():
+                self._metrics.lock_wait_seconds.observe(self._backend.lock_wait)
+                self._commit(ruleset, changed, done, verify)
+        except BackendError:
+            if not self._backend.atomic:
+                outcome.add(done)
+            raise
+        outcome.add(done)
+
+    def _commit(self, ruleset: Ruleset, changed: Sequence[Table], outcome: Outcome, verify: bool) -> None:
+        known = self._sets
+        actual_sets = self._backend.read_sets() if verify or known is None else known
+        self._sets = None
+        set_plan = plan_sets(ruleset.sets, actual_sets, self._owner.owns_set)
+        before = {table.id: self._tables.pop(table.id, None) for table in changed}
+        with self._backend.transaction():
+            self._backend.prepare_sets(set_plan)
+            self._commit_all((self._plan_table(table, verify) for table in changed), outcome, self._backend)
+            self._finish_sets(set_plan)
+        self._sets = ruleset.sets
+        for table in changed:
+            self._tables[table.id] = table
+            self._count_rules(table, before[table.id])
+        outcome.note("set", set_plan)
+
+    def _finish_sets(self, plan: SetPlan, backend: Backend[Any] | None = None) -> None:
+        try:
+            (backend or self._backend).finish_sets(plan)
+        except RuleRefused as error:
+            # A foreign rule uses a set of ours: the set stays, and is tried again at each resync.
+            LOG.warning("%s", error)
+
+    def _plan_table(self, table: Table, verify: bool) -> TablePlan[Any]:
+        encoded = self._backend.encode(table)
+        return plan_table(
+            encoded,
+            self._backend.read(table.id, fresh=verify),
+            owns=self._owner.owns_chain,
+            jumps_to=self._backend.jumps_to,
+            placement=Placement(lambda key: self._backend.describe(table.id, key), self._top, self._bottom),
+            keep_position=not verify,
+        )
+
+    def _remove_from(self, backend: Backend[Any], skeleton: Iterable[Table], outcome: Outcome) -> None:
+        """Take everything of ours out of a packet filter."""
+        with backend.locked(), backend.transaction():
+            loaded = backend.loaded_tables()
+            plans = (
+                plan_removal(
+                    backend.encode(table),
+                    backend.read(table.id, fresh=True),
+                    owns=self._owner.owns_chain,
+                    jumps_to=backend.jumps_to,
+                )
+                for table in reversed(_in_order(skeleton))
+                if table.id in loaded
+            )
+            self._commit_all(plans, outcome, backend)
+            set_plan = plan_sets({}, backend.read_sets(), self._owner.owns_set)
+            self._finish_sets(set_plan, backend)
+            outcome.plans.append(set_plan.lines)
+
+    def _sweep_leftovers(self) -> None:
+        """Our rules are in: now those go that we left in the other packet filter when it was ours."""
+        if self._leftovers is None:
+            return
+        swept = Outcome()
+        tables = (Table(id_, {}, hooks(id_.name, self._owner)) for id_ in ALL_TABLES)
+        try:
+            self._remove_from(self._leftovers, tables, swept)
+        except BackendError as error:
+            LOG.warning("what is left of ours in %s is swept later: %s", self._leftovers.name, error)
+            return
+        LOG.info("swept what was left of ours in %s: %d edits", self._leftovers.name, swept.edits.total())
+        self._leftovers = None
+
+    def _commit_all(self, plans: Iterable[TablePlan[Any]], outcome: Outcome, backend: Backend[Any]) -> None:
+        """Commit one table after the other. The next one is planned while the kernel takes the one before."""
+        began = time.perf_counter()
+        for plan in plans:
+            backend.apply(plan, partial(self._count, plan, outcome, backend))
+            now = time.perf_counter()
+            self._metrics.apply_seconds.labels(str(plan.table), backend.name).observe(now - began)
+            began = now
+        backend.settle()
+
+    def _count(self, plan: TablePlan[Any], outcome: Outcome, backend: Backend[Any]) -> None:
+        """A plan was carried out."""
+        self._metrics.applies_total.labels(str(plan.table), backend.name).inc()
+        outcome.edits += plan.counts()
+        outcome.plans.append(partial(self._lines, plan, backend))
+
+    def _count_rules(self, table: Table, before: Table | None) -> None:
+        labels = (str(table.id.family), table.id.name)
+        self._metrics.chains.labels(*labels).set(len(table.chains))
+        if before is None:
+            self._metrics.rules.labels(*labels).set(sum(len(chain.rules) for chain in table.chains.values()))
+        else:
+            others = lineage.changed(before.chains, table.chains)
+            come = sum(len(table.chains[name].rules) for name in others if name in table.chains)
+            gone = sum(len(before.chains[name].rules) for name in others if name in before.chains)
+            self._metrics.rules.labels(*labels).inc(come - gone)
+
+    def _lines(self, plan: TablePlan[Any], backend: Backend[Any] | None = None) -> Iterator[str]:
+        describe = (backend or self._backend).describe
+        return plan.lines(lambda key: describe(plan.table, key))
+
+
+def _ordered(ruleset: Ruleset) -> list[Table]:
+    return _in_order(ruleset.tables.values())
+
+
+def _in_order(tables: Iterable[Table]) -> list[Table]:
+    def rank(table: Table) -> tuple[int, int]:
+        return _TABLE_ORDER.index(table.id.name), table.id.family
+
+    return sorted(tables, key=rank)
+
+
+def _same(known: Table | None, table: Table) -> bool:
+    return known is table or (known is not None and known.chains == table.chains)
+
+
+def _pattern(text: str) -> re.Pattern[str] | None:
+    return re.compile(text) if text else None
