@@ -1,8 +1,8 @@
 """The log of security groups: a line for each packet that the rules of logged groups tell of.
 
-The kernel hands packets out and never waits for us; what there is no room for is lost, and counted
-as lost. The lines are written by a thread of its own, which only looks at the state that the
-engine published.
+The kernel hands packets out and never waits for us; what there is no room for is lost, and the numbers that
+it gives them tell how many. The lines are written by a thread of its own, which only looks at the state that
+the engine published.
 """
 
 import logging
@@ -11,7 +11,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import IO
 
@@ -39,10 +39,14 @@ class GroupLog:
     """Writes the log, on a thread of its own, from ``start`` to ``stop``.
 
     :param state: what is described at the moment.
+    :param count: is told what became of how many packets: ``logged``, ``lost`` or ``unwritten``.
     :raises Unavailable: the kernel has no NFLOG, or another program hears the group.
     """
 
-    def __init__(self, settings: SecurityGroupLogSettings, state: Callable[[], DesiredState]) -> None:
+    def __init__(
+        self, settings: SecurityGroupLogSettings, state: Callable[[], DesiredState], count: Callable[[str, int], None]
+    ) -> None:
+        self._count = count
         self._settings = settings
         self._state = state
         self._group = LogGroup(settings.nflog_group)
@@ -52,6 +56,7 @@ class GroupLog:
 
     def start(self) -> None:
         """Begin."""
+        self._file.begin()
         self._thread.start()
 
     def stop(self) -> None:
@@ -70,11 +75,20 @@ class GroupLog:
             if known is None or known.state is not state:
                 known = Known(state, self._settings)
             try:
-                self._file.write(known.lines(self._group.read(), time.time()))
+                self._write(self._group.read(), known)
             except Overrun:
-                self._file.write([f"{_stamp(time.time())} LOST some packets were not logged: they came too fast"])
+                continue  # how many were lost, the number of the next one tells
             except Exception:
                 LOG.exception("a logged packet cannot be told")
+
+    def _write(self, told: Sequence[Logged], known: "Known") -> None:
+        lost = sum(each.lost for each in told)
+        if lost:
+            self._count("lost", lost)
+            self._file.write([f"{_stamp(time.time())} LOST {lost} packets were not logged: they came too fast"])
+        lines = list(known.lines(told, time.time()))
+        if lines:
+            self._count("logged" if self._file.write(lines) else "unwritten", len(lines))
 
 
 class _File:
@@ -85,20 +99,32 @@ class _File:
         self._open: IO[str] | None = None
         self._complained = -_COMPLAINTS
 
-    def write(self, lines: Iterable[str]) -> None:
-        """Append lines. What cannot be written is lost, and complained of now and then."""
+    def begin(self) -> None:
+        """Have it there, or complain now and not with the first line."""
+        try:
+            self._current()
+        except OSError as error:
+            self._complain(error)
+
+    def write(self, lines: Iterable[str]) -> bool:
+        """Append lines. What cannot be written is lost, and complained of now and then; false then."""
         text = "".join(f"{line}\n" for line in lines)
         if not text:
-            return
+            return True
         try:
             file = self._current()
             file.write(text)
             file.flush()
         except OSError as error:
             self.close()
-            if time.monotonic() - self._complained >= _COMPLAINTS:
-                self._complained = time.monotonic()
-                LOG.warning("the log of security groups cannot be written: %s", error)
+            self._complain(error)
+            return False
+        return True
+
+    def _complain(self, error: OSError) -> None:
+        if time.monotonic() - self._complained >= _COMPLAINTS:
+            self._complained = time.monotonic()
+            LOG.warning("[security_group_log] file: the log of security groups cannot be written: %s", error)
 
     def close(self) -> None:
         """Close it."""

@@ -45,6 +45,12 @@ class Metrics:
         self.conntrack_deleted_total = counter(
             "conntrack_deleted_total", "Connection-tracking entries deleted since the rules forbid them now."
         )
+        self.security_group_log_packets_total = counter(
+            "security_group_log_packets_total",
+            "Packets that the log of security groups is about: logged; limited, kept out by rate (told at a resync);"
+            " lost, as too many waited for the agent; unwritten, as the file could not be had.",
+            "result",
+        )
         self.dnsmasq_events_total = counter(
             "dnsmasq_events_total",
             "What became of dnsmasqs: starts, stops, reloads, crashes, adoptions.",

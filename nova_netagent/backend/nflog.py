@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from struct import Struct
 
 from msgspec import Struct as Value
+from msgspec.structs import replace
 
 from nova_netagent.backend import Unavailable
 from nova_netagent.backend.netlink import attribute, attributes, let_wait, message, messages
@@ -18,10 +19,11 @@ from nova_netagent.backend.netlink import attribute, attributes, let_wait, messa
 _NETLINK_NETFILTER, _SUBSYSTEM = 12, 4
 _PACKET, _CONFIG = 0, 1
 _REQUEST, _ACKNOWLEDGE = 0x1, 0x4
-_COMMAND, _MODE, _THRESHOLD = 1, 2, 5
+_COMMAND, _MODE, _THRESHOLD, _FLAGS = 1, 2, 5, 6
+_NUMBERED = b"\0\x01"
 _BIND = 1
 _COPY_PACKET = 2
-_HEAD, _INDEV, _OUTDEV, _PHYSIN, _PHYSOUT, _PAYLOAD, _PREFIX = 1, 4, 5, 6, 7, 9, 10
+_HEAD, _INDEV, _OUTDEV, _PHYSIN, _PHYSOUT, _PAYLOAD, _PREFIX, _SEQUENCE = 1, 4, 5, 6, 7, 9, 10, 12
 _READ = 1 << 17
 _ERROR = Struct("=i")
 _NFGEN = Struct(">BBH")
@@ -40,6 +42,8 @@ class Logged(Value, frozen=True):
     outdev: int = 0
     physin: int = 0
     physout: int = 0
+    lost: int = 0
+    """So many were handed out before it that never came."""
 
 
 class Overrun(Exception):
@@ -55,6 +59,7 @@ class LogGroup:
 
     def __init__(self, group: int, room: int = 1 << 20) -> None:
         self._group = group
+        self._next: int | None = None
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
             self._socket.bind((0, 0))
@@ -63,7 +68,8 @@ class LogGroup:
         try:
             self._configure(attribute(_COMMAND, bytes((_BIND,))))
             mode = _NUMBER.pack(COPIED) + bytes((_COPY_PACKET, 0))
-            self._configure(attribute(_MODE, mode) + attribute(_THRESHOLD, _NUMBER.pack(1)))
+            numbered = attribute(_FLAGS, _NUMBERED)
+            self._configure(attribute(_MODE, mode) + attribute(_THRESHOLD, _NUMBER.pack(1)) + numbered)
             let_wait(self._socket, room)
         except BaseException:
             self._socket.close()
@@ -91,7 +97,10 @@ class LogGroup:
             if error.errno == errno.ENOBUFS:
                 raise Overrun from error
             raise
-        found.extend(_packets(data))
+        for each, number in _packets(data):
+            lost = 0 if self._next is None else (number - self._next) % 2**32
+            self._next = (number + 1) % 2**32
+            found.append(replace(each, lost=lost) if lost else each)
         return found
 
     def _configure(self, body: bytes) -> None:
@@ -107,14 +116,16 @@ class LogGroup:
                 raise Unavailable(f"NFLOG: {errno.errorcode.get(number, number)}")
 
 
-def _packets(data: bytes) -> Iterator[Logged]:
+def _packets(data: bytes) -> Iterator[tuple[Logged, int]]:
+    """Each packet, and its number among all that the kernel had for this group."""
     for kind, _, _, content in messages(data):
         if kind != _SUBSYSTEM << 8 | _PACKET:
             continue
         known = dict(attributes(content[_NFGEN.size :]))
         links = (_NUMBER.unpack_from(known[each])[0] if each in known else 0 for each in _LINKS)
         prefix = known.get(_PREFIX, b"").partition(b"\0")[0].decode(errors="replace")
-        yield Logged(known[_HEAD][2], prefix, known.get(_PAYLOAD, b""), *links)
+        number = _NUMBER.unpack_from(known[_SEQUENCE])[0]
+        yield Logged(known[_HEAD][2], prefix, known.get(_PAYLOAD, b""), *links), number
 
 
 _LINKS = (_INDEV, _OUTDEV, _PHYSIN, _PHYSOUT)

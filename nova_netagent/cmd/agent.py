@@ -195,7 +195,8 @@ class Daemon:
         from nova_netagent.grouplog import GroupLog
 
         try:
-            return GroupLog(wanted, lambda: self._engine.view.state)
+            count = self._metrics.security_group_log_packets_total
+            return GroupLog(wanted, lambda: self._engine.view.state, lambda what, n: count.labels(what).inc(n))
         except Unavailable as error:
             LOG.error("security groups are not logged: %s", error)
             self._settings = replace(self._settings, security_group_log=SecurityGroupLogSettings())

@@ -20,6 +20,7 @@ from nova_netagent.compile import Compiled, Compiler, needed
 from nova_netagent.engine.culprits import to_blame
 from nova_netagent.engine.inbox import Inbox
 from nova_netagent.engine.inspection import Inspection
+from nova_netagent.engine.limited import Limited
 from nova_netagent.engine.requests import Answer, Change, Look, NotApplied, Request, Wake
 from nova_netagent.engine.troubles import troubles
 from nova_netagent.events import Delete, LateRevision, Put, Replace, fold
@@ -156,6 +157,7 @@ class Engine:
         self._next_retry: float | None = None
         self._verified = time.monotonic()
         self._meddled: float | None = None
+        self._limited = Limited()
         self._pending_since: float | None = None
         self._ready_for_commit = 0.0
         self._began = time.monotonic()
@@ -444,7 +446,18 @@ class Engine:
         if self._refused and not self.view.failure:
             self._refused = {}
             self._apply(verify=False)
+        if self._settings.security_group_log.groups:
+            self._count_limited()
         return list(outcome.lines()) if same else []
+
+    def _count_limited(self) -> None:
+        tables = [each for each in self._compiled.ruleset.tables.values() if each.id.name in ("filter", "mangle")]
+        try:
+            chains = [chain for each in tables for chain in self.reconciler.live_chains(each)]
+        except BackendError as error:
+            LOG.debug("what the log's rate kept out is not known: %s", error)
+            return
+        self._metrics.security_group_log_packets_total.labels("limited").inc(self._limited.since_last(chains))
 
     def inspect(self) -> Inspection:
         """What is known now, for questions that change nothing."""

@@ -1,6 +1,11 @@
 """[security_group_log]: what groups let in and out, and what none does, in a file."""
 
+import gzip
+import itertools
 import re
+import shutil
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +18,7 @@ from tests.functional.agent.kernel import eventually
 from tests.functional.agent.nflog import heard_by_another
 from tests.functional.agent.site import Site
 from tests.lab import Namespace, Tcp, Udp, needs
+from tests.lab.agent import REPOSITORY
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
 
@@ -130,6 +136,39 @@ def test_a_file_that_is_moved_away_is_begun_anew(logging: Site, log: Path) -> No
     assert told(log, sent(site, site.outside, site.vm1, Tcp(83), passes=True))
 
 
+@pytest.mark.skipif(shutil.which("logrotate") is None, reason="logrotate(8) is not installed")
+def test_the_packages_logrotate_loses_no_line(make_site: SiteMaker, tmp_path: Path) -> None:
+    """Rotated again and again, while packets are logged."""
+    directory = tmp_path / "log"
+    directory.mkdir()
+    directory.chmod(0o777)  # the agent may be another user
+    tmp_path.chmod(0o755)
+    file = directory / "groups.log"
+    site = make_site({"security_group_log": {"groups": ["all"], "verdicts": "drop", "rate": 10000, "file": file}})
+    text = (REPOSITORY / "packaging" / "logrotate").read_text()
+    text = text.replace("/var/log/nova-netagent", str(directory)).replace(
+        "su nova-netagent nova-netagent", "su root root"
+    )
+    (tmp_path / "rotate.conf").write_text(text)
+    (tmp_path / "rotate.conf").chmod(0o644)
+    site.describe(WEB, make_instance(1, (1,)))
+    rotate = ["logrotate", "--force", "--state", str(tmp_path / "state"), str(tmp_path / "rotate.conf")]
+    for _ in range(5):
+        flood(site, 100)
+        subprocess.run(rotate, check=True, capture_output=True)
+    flood(site, 100)
+
+    def lines() -> int:
+        kept = [gzip.decompress(each.read_bytes()) for each in directory.glob("*.gz")]
+        return b"".join([*kept, *(each.read_bytes() for each in directory.glob("*") if each.suffix != ".gz")]).count(
+            b"DROP"
+        )
+
+    eventually(lambda: lines() == 600, 5)
+    assert len(list(directory.glob("groups.log.*.gz"))) >= 2
+    assert "cannot be written" not in site.agent.log
+
+
 def test_no_more_than_its_rate(make_site: SiteMaker, log: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     file = tmp_path / "slow.log"
@@ -142,6 +181,65 @@ def test_no_more_than_its_rate(make_site: SiteMaker, log: Path, tmp_path: Path) 
     assert len(lines) <= 12
     assert bool(site.judge(site.outside, site.vm1, Tcp(80)))
     assert not any("ACCEPT" in each for each in file.read_text().splitlines())
+
+
+def kept_out(site: Site) -> dict[str, int]:
+    """What the metrics say of the log."""
+    text = str(site.agent.request("GET", "/metrics")[1])
+    found = re.findall(r'netagent_security_group_log_packets_total{result="(\w+)"} (\d+)', text)
+    return {result: int(number) for result, number in found}
+
+
+def flood(site: Site, count: int) -> None:
+    """So many packets from outside to where no group lets them in."""
+    site.outside.run(
+        [
+            "python3",
+            "-c",
+            "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+            f"for _ in range({count}): s.sendto(b'x', ('10.1.0.2', 53))",
+        ]
+    )
+
+
+def test_every_packet_is_counted_once(make_site: SiteMaker, tmp_path: Path) -> None:
+    """Logged, kept out by the rate, lost by an agent that was too slow, or unwritten: together all that there were."""
+    tmp_path.chmod(0o777)
+    file = tmp_path / "groups.log"
+    options = {"groups": ["all"], "verdicts": "drop", "rate": 10000, "file": file}
+    site = make_site({"security_group_log": options})
+    site.describe(WEB, make_instance(1, (1,)))
+    site.agent.resync()  # from now on it is known what was kept out
+    before = kept_out(site)
+    site.agent.signal(signal.SIGSTOP)
+    flood(site, 40_000)
+    site.agent.signal(signal.SIGCONT)
+    sent = itertools.count(40_001)
+
+    def counted() -> bool:
+        flood(site, 1)  # whose number tells what was lost before
+        number = next(sent)
+        site.agent.resync()
+        now = kept_out(site)
+        found = {result: now.get(result, 0) - before.get(result, 0) for result in ("logged", "lost", "limited")}
+        return sum(found.values()) == number and all(found.values())
+
+    eventually(counted, 5)
+    lines = file.read_text().splitlines()
+    lost = [each for each in lines if " LOST " in each]
+    assert sum(int(each.split()[2]) for each in lost) == kept_out(site)["lost"]
+    assert len(lines) - len(lost) == kept_out(site)["logged"]
+
+
+def test_a_log_that_cannot_be_written_is_told_of_at_the_start(make_site: SiteMaker, tmp_path: Path) -> None:
+    site = make_site({"security_group_log": {"groups": ["all"], "file": "/nowhere/groups.log"}})
+    said = (
+        "[security_group_log] file: the log of security groups cannot be written: [Errno 2] No such file or directory"
+    )
+    assert said in site.agent.log
+    site.describe(WEB, make_instance(1, (1,)))
+    assert bool(site.judge(site.outside, site.vm1, Tcp(80)))
+    eventually(lambda: kept_out(site).get("unwritten", 0) >= 1, 5)
 
 
 def test_a_restart_changes_no_rule_and_off_there_are_none(logging: Site, make_site: SiteMaker) -> None:
