@@ -110,8 +110,17 @@ class Server(RPCServer):  # type: ignore[misc]  # oslo.messaging ships no types
             threading.Thread(target=self._wait_all, name=f"rpc-{number}", daemon=True).start()
 
     def begin(self) -> None:
-        """Connect, which waits for the broker for ever, and take messages in by one thread."""
-        self.start(override_pool_size=1)
+        """Connect, which waits for the broker for ever, and take messages in by one thread.
+
+        :raises Exception: the broker does not have us, or not our queues; this may be called again.
+        """
+        try:
+            self.start(override_pool_size=1)
+        except Exception:
+            # oslo.messaging starts a server that has not begun once only, and again one that was stopped.
+            self.stop()
+            self.wait()
+            raise
 
     def abandon(self, error: BaseException) -> None:
         """The engine is gone: whoever waits is told this."""

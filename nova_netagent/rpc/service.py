@@ -1,5 +1,6 @@
 """RPC's life: connect, watch, stop. All of it on threads of its own; nothing waits for a broker but they."""
 
+import gc
 import logging
 import threading
 import time
@@ -26,6 +27,9 @@ LOG = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 """How often the connection is looked at."""
+
+RETRY_FIRST, RETRY_MOST = 1.0, 30.0
+"""Seconds to the next attempt when a broker does not have us: a password or a queue is wrong, perhaps not for long."""
 
 NO_BROKER = "the broker does not answer"
 
@@ -105,11 +109,19 @@ class Rpc:
     # --- the connection
 
     def _connect(self) -> None:
-        try:
-            self._server.begin()
-        except Exception as error:
-            LOG.exception("RPC is not served")
-            self._note(failure=f"RPC is not served: {type(error).__name__}: {error}")
+        delay = RETRY_FIRST
+        while not self._stopping.is_set():
+            try:
+                self._server.begin()
+                return
+            except Exception as error:
+                failure = f"RPC is not served: {type(error).__name__}: {error}"
+                LOG.error("%s; next attempt in %.0f s", failure, delay)
+                LOG.debug("this is how", exc_info=True)
+            gc.collect(0)  # oslo.messaging leaves its connection in cycles, and these are looked for rarely
+            self._note(failure=failure)
+            self._stopping.wait(delay)
+            delay = min(delay * 2, RETRY_MOST)
 
     def _watch(self) -> None:
         known: object | None = None

@@ -14,6 +14,8 @@ from pathlib import Path
 from tests.functional.agent.kernel import eventually
 
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+CTL = Path("/usr/lib/rabbitmq/bin/rabbitmqctl")
+AS_USER = ("setpriv", "--reuid=rabbitmq", "--regid=rabbitmq", "--clear-groups")
 PORT, DISTRIBUTION_PORT, EPMD_PORT = 25672, 25673, 25674
 URL = "rabbit://guest:guest@127.0.0.1:{}/"
 
@@ -75,11 +77,10 @@ class Broker:
         )
 
     def _run(self, *argv: str) -> None:
-        as_user = ("setpriv", "--reuid=rabbitmq", "--regid=rabbitmq", "--clear-groups", *argv)
         with (self._directory / "output").open("ab") as output:
             self._processes.append(
                 subprocess.Popen(
-                    as_user,
+                    (*AS_USER, *argv),
                     env=self._environment,
                     cwd=self._directory,
                     stdin=subprocess.DEVNULL,
@@ -88,6 +89,14 @@ class Broker:
                     start_new_session=True,
                 )
             )
+
+    def ctl(self, *words: str) -> str:
+        """``rabbitmqctl``: what it says."""
+        command = [*AS_USER, str(CTL), "-n", self._environment["RABBITMQ_NODENAME"], "-q", *words]
+        environment = {**self._environment, "LANG": "C.UTF-8"}
+        return subprocess.run(
+            command, env=environment, cwd=self._directory, check=True, capture_output=True, text=True
+        ).stdout
 
     def kill(self) -> None:
         """End it at once, as a power cut would; what is durable comes back with ``start``."""

@@ -46,8 +46,14 @@ def caller(rabbit: Broker) -> Iterator[Any]:
     made.close()
 
 
+GUEST = "guest:guest"
+
+
 class Node(Cloud):
-    """A host whose agent serves RPC by a gate."""
+    """A host whose agent serves RPC by a gate.
+
+    :ivar gates: the ways to as many brokers as its agent knows of, all to the same one; ``gate`` is the first.
+    """
 
     def __init__(
         self,
@@ -56,11 +62,15 @@ class Node(Cloud):
         *,
         is_open: bool = True,
         uplinks: Mapping[str, str] | None = None,
+        user: str = GUEST,
+        brokers: int = 1,
     ) -> None:
         host = lab.host(uplinks=uplinks)
-        self.gate = Gate(host, is_open=is_open)
+        self.gates = [Gate(host, is_open=is_open) for _ in range(brokers)]
+        self.gate = self.gates[0]
+        hosts = ",".join(f"{user}@127.0.0.1:{gate.port}" for gate in self.gates)
         merged: dict[str, dict[str, Any]] = {
-            "DEFAULT": {"transport_url": self.gate.url},
+            "DEFAULT": {"transport_url": f"rabbit://{hosts}/"},
             "rpc": {"enabled": True},
             "oslo_messaging_rabbit": {
                 "amqp_durable_queues": True,
@@ -103,10 +113,17 @@ def make_node(rabbit: Broker, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with ExitStack() as stack:
         lab = stack.enter_context(Lab(tmp_path_factory.mktemp("lab")))
 
-        def make(config: Mapping[str, Mapping[str, Any]] | None = None, *, is_open: bool = True) -> Node:
-            node = Node(lab, config, is_open=is_open)
-            stack.callback(node.gate.close)
-            if is_open:
+        def make(
+            config: Mapping[str, Mapping[str, Any]] | None = None,
+            *,
+            is_open: bool = True,
+            user: str = GUEST,
+            brokers: int = 1,
+        ) -> Node:
+            node = Node(lab, config, is_open=is_open, user=user, brokers=brokers)
+            for gate in node.gates:
+                stack.callback(gate.close)
+            if is_open and user == GUEST:
                 node.wait_connected()
             return node
 

@@ -10,7 +10,7 @@ import socket
 import threading
 from typing import Any
 
-from tests.functional.rpc.broker import PORT, URL
+from tests.functional.rpc.broker import PORT
 from tests.lab import Namespace
 
 
@@ -21,7 +21,6 @@ class Gate:
         self._namespace = namespace
         listener = self._listener = self._listen(0)
         self.port: int = listener.getsockname()[1]
-        self.url = URL.format(self.port)
         self._lock = threading.Lock()
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._frozen = False

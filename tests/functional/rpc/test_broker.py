@@ -119,7 +119,7 @@ def test_a_wrong_option_of_oslo_messagings_ends_the_start(node: Node) -> None:
     right = agent.config_file.read_text()
     wrong = [
         ("rabbit_interval_max = 1", "rabbit_interval_max = soon", "[oslo_messaging_rabbit] rabbit_interval_max: "),
-        (node.gate.url, "rabbit://h:port/", "[DEFAULT] transport_url: "),
+        (URL.format(node.gate.port), "rabbit://h:port/", "[DEFAULT] transport_url: "),
     ]
     for old, new, said in wrong:
         agent.config_file.write_text(right.replace(old, new))
