@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.iptables.image import Chains, Image, Keys
@@ -110,12 +110,14 @@ class Replacement:
 class _Links(NamedTuple):
     """Where the rules of a chain have offsets: in units of 4 bytes from its first rule."""
 
-    jumps: tuple[tuple[int, str], ...]
+    jumps: tuple[int, ...]
+    targets: tuple[str, ...]
+    """Where each jump leads. Apart from their places, as those are the same in thousands of chains."""
     falls: tuple[tuple[int, int], ...]
     """Rules without a target go on at the next one: where that is, in bytes from the first."""
 
 
-_NO_LINKS = _Links((), ())
+_NO_LINKS = _Links((), (), ())
 _Piece = bytes | bytearray | memoryview
 
 
@@ -126,6 +128,8 @@ class _Sayings(dict[bytes, bytes]):
         super().__init__()
         self.leads: dict[bytes, str] = {}
         """Where those jump to that have an offset: ``""`` is the next rule."""
+        self.shapes: dict[_Links | tuple[int, ...], Any] = {}
+        """What chains have alike, each once."""
         self._offsets_at = layout.nfcache_at
 
     def __missing__(self, key: bytes) -> bytes:
@@ -235,10 +239,10 @@ class Assembler:
         builtin = frozenset(image.names[: len(image.hooks)])
         mark = self._layout.mark_size
         with memoryview(image.blob) as whole, whole.cast("i") as words:
-            for name, (jumps, falls) in self._links.items():
+            for name, (jumps, targets, falls) in self._links.items():
                 start = begin[name] if name in builtin else begin[name] + mark
                 first = (ROOM + start) >> 2
-                for place, target in jumps:
+                for place, target in zip(jumps, targets, strict=True):
                     if target not in begin or target in builtin:
                         raise RuleRefused(f"{self._table}: there is no chain {target} to jump to")
                     words[first + place] = begin[target] + mark
@@ -251,14 +255,19 @@ def _take_apart(keys: Keys, said: _Sayings, entries: list[_Piece]) -> _Links:
     entries += map(said.__getitem__, keys)
     if said.leads.keys().isdisjoint(keys):  # the chain of a group: most of what a cold start says
         return _NO_LINKS
-    jumps: list[tuple[int, str]] = []
+    jumps: list[int] = []
+    targets: list[str] = []
     falls: list[tuple[int, int]] = []
     for end, target in zip(accumulate(map(len, keys)), map(said.leads.get, keys), strict=True):
         if target:
-            jumps.append(((end - _VERDICT_FROM_END) >> 2, target))
+            jumps.append((end - _VERDICT_FROM_END) >> 2)
+            targets.append(target)
         elif target is not None:
             falls.append(((end - _VERDICT_FROM_END) >> 2, end))
-    return _Links(tuple(jumps), tuple(falls))
+    places = tuple(jumps)
+    links = _Links(said.shapes.setdefault(places, places), tuple(targets), tuple(falls))
+    known: _Links = said.shapes.setdefault(links, links)
+    return known
 
 
 def _edited_chains(plan: TablePlan[bytes], before: Image) -> dict[str, _Edited | None]:
