@@ -6,6 +6,8 @@ of a line share one log of the keys that changed. Two mappings that are not of a
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import compress, filterfalse, repeat
+from operator import is_not
 from typing import TypeVar
 
 K = TypeVar("K")
@@ -67,9 +69,10 @@ def changed(before: Mapping[K, V], after: Mapping[K, V]) -> Collection[K]:
         low, high = sorted((before.at, after.at))
         keys = dict.fromkeys(after.log[low:high])
         return [key for key in keys if before.get(key, _ABSENT) is not after.get(key, _ABSENT)]
-    found = [key for key, value in after.items() if before.get(key, _ABSENT) is not value]
+    known = map(before.get, after, repeat(_ABSENT))
+    found = list(compress(after, map(is_not, known, after.values())))
     if len(before) - len(after) + len(found):  # else every key of the one is one of the other
-        found += [key for key in before if key not in after]
+        found += filterfalse(after.__contains__, before)
     return found
 
 

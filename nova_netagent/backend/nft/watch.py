@@ -94,6 +94,8 @@ class Watch:
                     if read_number(parse(content)[1]) == generation:
                         return found
                     continue
+                if not tables:
+                    continue
                 known = parse(content)
                 table = next((each for each in tables if each.family == family and _is_of(each, known)), None)
                 if table is not None:
