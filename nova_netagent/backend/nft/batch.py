@@ -168,19 +168,21 @@ class Batch:
         self,
         table: TableId,
         chain: str,
-        rules: Iterable[tuple[bytes, str | None]],
+        rules: Sequence[bytes],
+        comments: Sequence[str | None],
         what: Callable[[int], str],
     ) -> None:
         """Append rules to a chain.
 
-        :param rules: of each its expressions as bytes, and its comment.
+        :param rules: of each its expressions as bytes.
+        :param comments: of each.
         :param what: what the rule of a number is, for people; asked only when the kernel refuses it.
         """
         self._note(what)
         data, offsets, head = self._data, self._offsets, _chain_head(table.name, chain)
         pack, kind, flags = _rule_head(len(head)).pack, SUBSYSTEM << 8 | _NEW_RULE, _CREATE | _APPEND | REQUEST
         family, fixed, number_ = table.family, HEAD.size + len(head) + ATTRIBUTE.size, self.first + len(offsets)
-        for encoded, comment in rules:
+        for encoded, comment in zip(rules, comments, strict=True):
             number_ += 1
             note = b"" if comment is None else userdata.rule_comment(comment)
             length = len(encoded)
@@ -312,9 +314,13 @@ def _rule_head(size: int) -> Struct:
     return Struct(f"{HEAD.format}{size}sHH")
 
 
-@lru_cache(256)
 def _chain_head(table: str, chain: str) -> bytes:
-    return string(1, table) + string(2, chain)
+    return _table_head(table) + string(2, chain)
+
+
+@lru_cache(16)
+def _table_head(table: str) -> bytes:
+    return string(1, table)
 
 
 def _rooms(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:
@@ -342,9 +348,7 @@ def _element_at(body: bytes, offset: int) -> int | None:
 
 
 def _element(element: Element, comment: str | None, *, whole: bool, verdict: bool) -> bytes:
-    body = _key(1, element.key)
-    if element.end is not None:
-        body += _key(10, element.end)
+    body = _bounds(element.key, element.end)
     if element.closes:
         body += number(3, _INTERVAL_END)
     if whole and element.data is not None:
@@ -352,6 +356,12 @@ def _element(element: Element, comment: str | None, *, whole: bool, verdict: boo
     if comment is not None:
         body += userdata.element_comment(comment)
     return attributes.aligned(1 | NESTED, body)
+
+
+@lru_cache(1 << 13)
+def _bounds(key: bytes, end: bytes | None) -> bytes:
+    """An element's key, and where it ends."""
+    return _key(1, key) if end is None else _key(1, key) + _key(10, end)
 
 
 def _key(kind: int, value: bytes) -> bytes:

@@ -14,7 +14,7 @@ from nova_netagent.backend.nftables.chain_comments import comment_of
 from nova_netagent.backend.nftables.image import Elements, HeldChain, Image, Keys, held
 from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.names import BASE_CHAINS
-from nova_netagent.netfilter.rule import Family, Origin
+from nova_netagent.netfilter.rule import ChecksumFill, Family, Origin
 from nova_netagent.plan.tables import AddChain, Delete, Edit, Fill, Insert, RemoveChain, diff_chain
 
 Message = tuple[Callable[..., None], tuple[Any, ...]]
@@ -281,8 +281,8 @@ def edited(edits: Iterable[Edit[bytes]], chains: Mapping[str, Keys], name: str) 
 
 
 def _append(batch: Batch, table: TableId, family: Family, physical: str, rules: Keys, origins: Origins) -> None:
-    noted = ((key, _comment(key, family, origin)) for key, origin in zip(rules, origins or repeat(None), strict=False))
-    batch.add_encoded_rules(table, physical, noted, lambda number: _told(physical, rules[number], family))
+    noted = [_comment(key, family, origin) for key, origin in zip(rules, origins or repeat(None), strict=False)]
+    batch.add_encoded_rules(table, physical, rules, noted, lambda number: _told(physical, rules[number], family))
 
 
 def _insert(
@@ -308,7 +308,12 @@ def _add_elements(
 
 
 def _comment(key: bytes, family: Family, origin: Origin | None) -> str | None:
-    return rule_keys.comment(key.rule, family, origin) if isinstance(key, Key) else None
+    if not isinstance(key, Key):
+        return None
+    rule = key.rule
+    if rule.matches or rule.origin is not None or rule.target.__class__ is ChecksumFill:
+        return rule_keys.comment(rule, family, origin)
+    return rule_keys.origin_comment(origin)
 
 
 def _told(physical: str, key: bytes, family: Family) -> str:
