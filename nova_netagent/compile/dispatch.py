@@ -247,11 +247,11 @@ def _grow_devices(key: str, entries: Sequence[DeviceEntry], tail: tuple[Rule, ..
 
 def _by_letters(entries: Sequence[DeviceEntry], count: int) -> Iterator[tuple[str, Sequence[DeviceEntry]]]:
     """The entries of a sorted list by so many first letters of their names."""
-    beginnings = [entry.device[:count] for entry in entries]
     low = 0
     while low < len(entries):
-        letters = beginnings[low]
-        high = bisect_right(beginnings, letters, low)
+        letters = entries[low].device[:count]
+        # No letter comes after Unicode's last one.
+        high = bisect_right(entries, f"{letters}\U0010ffff", low, key=device_order)
         yield letters, entries[low:high]
         low = high
 
