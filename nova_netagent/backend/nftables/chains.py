@@ -12,7 +12,7 @@ from nova_netagent.backend.nftables.laid import STRAY, Laid, seen
 from nova_netagent.backend.nftables.names import FILTER, Names
 from nova_netagent.backend.nftables.transaction import Held, Transaction
 from nova_netagent.model.lineage import follow
-from nova_netagent.netfilter.rule import Family, Origin, TableId
+from nova_netagent.netfilter.rule import Chain, Family, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
 from nova_netagent.plan.tables import AddChain, RemoveChain, TablePlan
 
@@ -66,10 +66,10 @@ class Chains:
                     continue
             physical = self._names.physical(table.name, name)
             said = rules is not None and rules is encoded and name in self._encoder.chains(table)
-            origins = tuple(self._encoder.chain(table, name).origins()) if said else None
-            laid = self._laid(table, name, physical, rules or (), origins)
+            described = self._encoder.chain(table, name) if said else None
+            laid = self._laid(table, name, physical, rules or (), described)
             if laid is None:
-                edits.set_rules(physical, rules, origins)
+                edits.set_rules(physical, rules, described)
             else:
                 _edit_laid(physical, None if rules is None else laid, edits)
         now = follow(chains, put, [name for name, rules in after.items() if rules is None and name in chains])
@@ -104,17 +104,18 @@ class Chains:
         chain: str,
         physical: str,
         known: Keys,
-        origins: Sequence[Origin | None] | None = None,
+        described: Chain | None = None,
     ) -> Laid | None:
         """How a chain stands that has sets or maps beside it; ``None`` where its rules are its rules.
 
-        :param origins: what each rule is there for, if they do not say it themselves.
+        :param described: says what each rule is there for, if they do not say it themselves.
         """
         if table.name == "nat" and translations.has_maps(chain, self._head):
             return translations.lay_out(known, physical, table.family)
         if allowances.has_set(chain, self._head):
             egress = allowances.is_egress(chain, self._head)
             place = partial(self._names.physical, table.name)
+            origins = None if described is None else tuple(described.origins())
             return allowances.lay_out(known, physical, table.family, place, egress, origins)
         return None
 

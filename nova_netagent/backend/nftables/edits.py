@@ -14,12 +14,14 @@ from nova_netagent.backend.nftables.chain_comments import comment_of
 from nova_netagent.backend.nftables.image import Elements, HeldChain, Image, Keys, held
 from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.names import BASE_CHAINS
+from nova_netagent.netfilter.rule import Chain as Described
 from nova_netagent.netfilter.rule import ChecksumFill, Family, Origin
 from nova_netagent.plan.tables import AddChain, Delete, Edit, Fill, Insert, RemoveChain, diff_chain
 
 Message = tuple[Callable[..., None], tuple[Any, ...]]
 """A method of a batch, or a function of one, and what it is given."""
-Origins = Sequence[Origin | None] | None
+Origins = Sequence[Origin | None] | Described | None
+"""What each rule of a chain is there for, or the chain that says it."""
 ElementOrigins = Mapping[tuple[bytes, bool], Origin | None]
 
 TABLE_COMMENT = "nova-netagent: what may pass, and where it leads"
@@ -139,7 +141,7 @@ class TableEdits:
                 self._add("take", Batch.delete_rule, self.image.table, physical, handle)
         following: int | None = None
         inserts: list[tuple[bytes, Origin | None, int | None]] = []
-        for row, origin in reversed([*zip(rows, origins or repeat(None), strict=False)]):
+        for row, origin in reversed([*zip(rows, _each(origins), strict=False)]):
             if row.new:
                 inserts.append((row.key, origin, following))
             else:
@@ -281,7 +283,7 @@ def edited(edits: Iterable[Edit[bytes]], chains: Mapping[str, Keys], name: str) 
 
 
 def _append(batch: Batch, table: TableId, family: Family, physical: str, rules: Keys, origins: Origins) -> None:
-    noted = [_comment(key, family, origin) for key, origin in zip(rules, origins or repeat(None), strict=False)]
+    noted = [_comment(key, family, origin) for key, origin in zip(rules, _each(origins), strict=False)]
     batch.add_encoded_rules(table, physical, rules, noted, lambda number: _told(physical, rules[number], family))
 
 
@@ -305,6 +307,12 @@ def _add_elements(
     if origins is not None:
         comments = [rule_keys.origin_comment(origins.get((each.key, each.closes))) for each in elements]
     batch.add_elements(table, described, elements, comments)
+
+
+def _each(origins: Origins) -> Iterable[Origin | None]:
+    if isinstance(origins, Described):
+        return origins.origins()
+    return repeat(None) if origins is None else origins
 
 
 def _comment(key: bytes, family: Family, origin: Origin | None) -> str | None:

@@ -22,7 +22,7 @@ Elements = Mapping[tuple[bytes, bool], Element]
 """By key, and whether the element closes a range."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class HeldChain:
     """A chain in nf_tables."""
 
@@ -33,7 +33,7 @@ class HeldChain:
     """Whether it is hooked in as it should be."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class HeldSet:
     """A set or map in nf_tables."""
 

@@ -56,7 +56,7 @@ def address(family: Family, side: str, length: int | None = None, register: int 
     return expressions.payload(Base.NETWORK, _OFFSETS[family, side], length or ADDRESS_SIZE[family], register)
 
 
-@lru_cache(1 << 15)
+@lru_cache(1 << 12)
 def prefix(family: Family, side: str, text: str, inverted: bool) -> bytes:
     """The address is in a prefix."""
     base, _, bits = text.partition("/")
@@ -102,7 +102,6 @@ def protocol(number: int, inverted: bool) -> bytes:
     return expressions.encode((expressions.meta(Meta.L4PROTO), compared))
 
 
-@lru_cache(1 << 14)
 def match(each: Match, family: Family, protocol_: int | None) -> bytes:
     """One match.
 
@@ -115,6 +114,12 @@ def match(each: Match, family: Family, protocol_: int | None) -> bytes:
         return _ETHERNET_SOURCE + expressions.encoded_compare(
             _comparison(each.inverted), bytes.fromhex(each.address.replace(":", ""))
         )
+    return _common(each, family, protocol_)
+
+
+@lru_cache(1 << 12)
+def _common(each: Match, family: Family, protocol_: int | None) -> bytes:
+    """What many rules have in common, unlike a device or a MAC."""
     return expressions.encode(_match(each, family, protocol_))
 
 

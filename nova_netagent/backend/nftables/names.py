@@ -42,7 +42,7 @@ class Names(Struct, frozen=True):
         return _logical(f"{self.wrap_name}-", physical)
 
 
-@lru_cache(1 << 15)
+@lru_cache(1 << 10)
 def _logical(head: str, physical: str) -> tuple[str, str]:
     if physical in BASE_CHAINS:
         table, _, chain = physical.partition("-")
