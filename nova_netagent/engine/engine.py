@@ -157,7 +157,7 @@ class Engine:
         self._next_retry: float | None = None
         self._verified = time.monotonic()
         self._meddled: float | None = None
-        self._limited = Limited()
+        self._limited = Limited(self.reconciler.rules.live_chains)
         self._pending_since: float | None = None
         self._ready_for_commit = 0.0
         self._began = time.monotonic()
@@ -451,13 +451,12 @@ class Engine:
         return list(outcome.lines()) if same else []
 
     def _count_limited(self) -> None:
-        tables = [each for each in self._compiled.ruleset.tables.values() if each.id.name in ("filter", "mangle")]
         try:
-            chains = [chain for each in tables for chain in self.reconciler.live_chains(each)]
+            limited = self._limited.since_last(self._compiled.ruleset.tables.values())
         except BackendError as error:
             LOG.debug("what the log's rate kept out is not known: %s", error)
             return
-        self._metrics.security_group_log_packets_total.labels("limited").inc(self._limited.since_last(chains))
+        self._metrics.security_group_log_packets_total.labels("limited").inc(limited)
 
     def inspect(self) -> Inspection:
         """What is known now, for questions that change nothing."""

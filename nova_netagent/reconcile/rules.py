@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -95,10 +95,12 @@ class Rules:
             self._remove_from(self._leftovers, skeleton.tables.values(), outcome)
         self._remove_from(self._backend, skeleton.tables.values(), outcome)
 
-    def live_chains(self, table: Table) -> Iterator[dict[str, object]]:
+    def live_chains(self, table: Table, only: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
         """The chains of a table as the kernel has them, those of ours and those we hook into.
 
         A rule's ``origin`` is what it is there for, a list of kind, id and part; null where it is not ours.
+
+        :param only: the chains that are asked for; by default all.
         """
         encoded = self._backend.encode(table)
         origins = {
@@ -107,8 +109,10 @@ class Rules:
             for key, origin in zip(encoded.chains[name], chain.origins(), strict=True)
         }
         hooks = {hook.chain for hook in table.hooks}
-        for name, (policy, rules) in self._backend.counters(table.id).items():
+        counters = self._backend.counters(table.id)
+        for name in counters if only is None else counters.keys() & only:
             if name in hooks or self._owner.owns_chain(name):
+                policy, rules = counters[name]
                 yield {
                     "table": table.id.name,
                     "family": table.id.family,

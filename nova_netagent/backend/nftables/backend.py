@@ -1,7 +1,7 @@
 """The backend itself: what it is asked, and who does it."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from nova_netagent.backend import RuleRefused, TableChanged
@@ -10,6 +10,7 @@ from nova_netagent.backend.nft.commits import Commits
 from nova_netagent.backend.nftables import keys, members, sets, telling
 from nova_netagent.backend.nftables.chains import Chains
 from nova_netagent.backend.nftables.commit import commit
+from nova_netagent.backend.nftables.counters import Counted, Counters
 from nova_netagent.backend.nftables.encoder import Encoder
 from nova_netagent.backend.nftables.image import Keys
 from nova_netagent.backend.nftables.mirror import Mirror
@@ -24,8 +25,6 @@ from nova_netagent.plan.tables import EncodedTable, TablePlan
 LOG = logging.getLogger(__name__)
 
 TABLES = tuple(BUILTIN_CHAINS)
-
-Counted = tuple[str | None, Sequence[tuple[int, int, bytes]]]
 
 
 class NftablesBackend:
@@ -198,23 +197,20 @@ class NftablesBackend:
         table, name = self._names.logical(chain)
         return TableId(family, table), name, found
 
-    def counters(self, table: TableId) -> dict[str, Counted]:
-        """A table as it is now, with the counters of its rules; what is in maps is not counted.
+    def counters(self, table: TableId) -> Mapping[str, Counted]:
+        """A table as it is now; a chain's counters are read when they are asked for, and what is in maps has none.
 
-        :raises Unavailable: the kernel does not say.
+        :raises Unavailable: the kernel does not say, now or later.
         """
         self._mirror.refresh()
-        counts: dict[str, list[tuple[int, int, bytes]]] = {}
-        for each in self._mirror.kernel.rules(self._mirror.table(table.family)):
-            packets, size = expressions.counted(each.expressions)
-            counts.setdefault(each.chain, []).append((packets, size, keys.uncounted(each.expressions)))
-        found: dict[str, Counted] = {}
-        for name, known in self._chains.of(table, self._mirror.now).items():
-            physical = self._names.physical(table.name, name)
-            listed = {bytes(key): (packets, size) for packets, size, key in counts.get(physical, ())}
-            policy = "ACCEPT" if name in BUILTIN_CHAINS[table.name] else None
-            found[name] = (policy, [(*listed.get(bytes(key), (0, 0)), key) for key in known])
-        return found
+        chains = self._chains.of(table, self._mirror.now)
+        return Counters(chains, lambda name, known: self._counted(table, name, known))
+
+    def _counted(self, table: TableId, name: str, known: Keys) -> Counted:
+        listed = self._mirror.kernel.rules(self._mirror.table(table.family), self._names.physical(table.name, name))
+        counts = {keys.uncounted(each.expressions): expressions.counted(each.expressions) for each in listed}
+        policy = "ACCEPT" if name in BUILTIN_CHAINS[table.name] else None
+        return policy, [(*counts.get(bytes(key), (0, 0)), key) for key in known]
 
     @contextmanager
     def _transaction(self) -> Iterator[Transaction]:
