@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable, trace
 from nova_netagent.compile import Compiled, Compiler, needed
 from nova_netagent.engine.culprits import to_blame
-from nova_netagent.engine.inbox import Inbox
+from nova_netagent.engine.inbox import COMING_SECONDS, Inbox
 from nova_netagent.engine.inspection import Inspection
 from nova_netagent.engine.limited import Limited
 from nova_netagent.engine.requests import Answer, Change, Look, NotApplied, Request, Wake
@@ -234,13 +234,14 @@ class Engine:
 
     def _change(self, changes: list[Change]) -> None:
         before = self._state
-        accepted = self._accept([*changes, *self.inbox.changes_to_come()])
+        patience = time.monotonic() + COMING_SECONDS
+        accepted = self._accept([*changes, *self.inbox.changes_to_come(patience)])
         for _ in range(SHARING):
-            # What came while this was saved shares its commit, which takes much longer.
+            # What came while this was saved shares its commit, which takes much longer, and so do those behind it.
             waiting = self.inbox.changes_here()
             if not waiting:
                 break
-            accepted += self._accept(waiting)
+            accepted += self._accept([*waiting, *self.inbox.changes_to_come(patience)])
         if accepted and (_touched(before, self._state) or self.view.failure):
             self._apply(verify=bool(self.view.failure))
         for change, found, made in accepted:

@@ -59,11 +59,13 @@ class Inbox:
             self._sort_out(self._queue.get_nowait(), found)
         return found
 
-    def changes_to_come(self) -> list[Change]:
-        """The changes of those who have begun to ask: all of them together take hardly longer than one."""
+    def changes_to_come(self, until: float) -> list[Change]:
+        """The changes of those who have begun to ask: all of them together take hardly longer than one.
+
+        :param until: when nobody is waited for any more, by time.monotonic().
+        """
         found: list[Change] = []
-        end = time.monotonic() + COMING_SECONDS
-        while self.coming() and time.monotonic() < end:
+        while time.monotonic() < until and self.coming():
             try:
                 self._sort_out(self._queue.get(timeout=STALLED_SECONDS), found)
             except queue.Empty:

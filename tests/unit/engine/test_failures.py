@@ -265,6 +265,36 @@ def test_who_has_begun_to_ask_shares_the_commit(host: Host) -> None:
     assert [each.answer.result(0).change for each in (first, *asked)] == ["created"] * 3
 
 
+def test_who_begins_to_ask_while_others_are_saved_shares_the_commit(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.put(make_network(1), make_group(1))
+    first, second, third = (Change(Put(make_instance(number))) for number in (1, 2, 3))
+    save, callers = host.engine.store.save, []
+
+    def save_while_others_begin(*states: DesiredState) -> None:
+        if not callers:
+            host.engine.submit(second)
+            callers.append(third)
+        save(*states)
+
+    def coming() -> bool:
+        if callers == [third]:
+            callers.append(first)
+            host.engine.submit(third)
+        return bool(host.engine.inbox)
+
+    monkeypatch.setattr(host.engine.store, "save", save_while_others_begin)
+    assert commits_of(host, first, coming) == 4
+    assert [each.answer.result(0).change for each in (first, second, third)] == ["created"] * 3
+
+
+def test_nobody_is_waited_for_without_end(host: Host) -> None:
+    began = time.monotonic()
+    host.engine.inbox.coming = lambda: True
+    assert host.engine.inbox.changes_to_come(began) == []
+
+
 def test_who_begins_to_ask_and_stalls_holds_nobody(host: Host) -> None:
     host.put(make_network(1), make_group(1))
     looks: list[bool] = []
