@@ -7,6 +7,7 @@ which the loop reads. Signal handlers may poke the same way; they never switch g
 
 import logging
 import os
+import re
 import select
 import signal
 import socket
@@ -19,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
+from email.message import Message
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -367,6 +369,7 @@ class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no t
 
     def setup(self) -> None:
         self._whole = True
+        self._refused_line = False
         super().setup()
         self._identity = _identity(self.connection)
 
@@ -379,12 +382,27 @@ class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no t
     def parse_request(self) -> bool:
         if PEER in self._identity:  # strangers over TCP keep no commit waiting
             self.server.hub.comes()
-        if not super().parse_request():
+        try:
+            if not super().parse_request():
+                return False
+        except wsgi.HeaderLineTooLong:
+            self.send_error(431, f"a header has more than {wsgi.MAX_HEADER_LINE} bytes")
             return False
-        if len(self.headers.get_all("content-length", ())) > 1:
-            self.send_error(400, "Content-Length is given twice")
+        except wsgi.HeadersTooLarge:
+            self.send_error(431, f"the headers have more than {wsgi.MAX_TOTAL_HEADER_SIZE} bytes")
             return False
-        return True
+        wrong = _wrong_headers(self.headers)
+        if wrong is not None:
+            self.send_error(400, wrong)
+        return wrong is None
+
+    def _read_request_line(self) -> bytes:
+        line: bytes = super()._read_request_line()
+        if len(line) < self.server.url_length_limit:
+            return line
+        self._refused_line = True
+        self.send_error(414, f"the request line has more than {self.server.url_length_limit} bytes")
+        return b""
 
     def handle_one_request(self) -> None:
         self._whole = False
@@ -396,7 +414,7 @@ class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no t
         finally:
             late.cancel()
             self.server.hub.came()
-        if not self.raw_requestline:
+        if not self.raw_requestline and not self._refused_line:
             self._whole = True  # the client is gone, or idle for too long
 
     def handle_one_response(self) -> None:
@@ -441,6 +459,23 @@ class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no t
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         LOG.debug(format, *args)
+
+
+def _wrong_headers(headers: Message) -> str | None:
+    """Why a request's headers cannot be taken: whoever stands between may read them otherwise (RFC 9112, 5 and 6).
+
+    Python's parser gives up at a line that is no header, and would take those behind it for the body.
+    """
+    if headers.defects or any("\n" in value for value in headers.values()):
+        return "a header does not read: NAME: VALUE, each in one line"
+    lengths = headers.get_all("content-length", ())
+    if len(lengths) > 1:
+        return "Content-Length is given twice"
+    if lengths and not re.fullmatch("[0-9]{1,18}", lengths[0]):
+        return "Content-Length is not a number of bytes"
+    if lengths and headers.get("transfer-encoding") is not None:
+        return "Content-Length and Transfer-Encoding are not taken together"
+    return None
 
 
 def _identity(connection: Any) -> dict[str, Any]:

@@ -73,17 +73,15 @@ def refusal(answer: bytes) -> dict[str, object]:
         (b"GET / HTTP/1.1 and more\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(150)) + b"\r\n", 431),
         (PUT + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhellos", 400),
-    ],
-)
-def test_what_is_no_request_is_refused_in_our_words(agent: Served, data: bytes, code: int) -> None:
-    assert refusal(agent.raw(data))["code"] == code
-
-
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [
-        (b"GET / HTTP/1.1\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (n, b"y" * 8000) for n in range(20)) + b"\r\n", 400),
+        # Python's parser takes what comes after these for the body, the length of the body among it.
+        (PUT + b"X : y\r\nContent-Length: 2\r\n\r\n{}", 400),
+        (PUT + b"X\r\nContent-Length: 2\r\n\r\n{}", 400),
+        (PUT + b": y\r\nContent-Length: 2\r\n\r\n{}", 400),
+        (PUT + b"X: y\r\n Content-Length: 3\r\nContent-Length: 2\r\n\r\n{}", 400),
+        (PUT + b"Content-Length: +2\r\n\r\n{}", 400),
+        (PUT + b"Content-Length: 1_0\r\n\r\n{}", 400),
+        (b"GET / HTTP/1.1\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (n, b"y" * 8000) for n in range(20)) + b"\r\n", 431),
         (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n", 414),
         (PUT + b"Content-Length: x\r\n\r\n{}", 400),
         (PUT + b"Content-Length: -1\r\n\r\n{}", 400),
@@ -91,8 +89,8 @@ def test_what_is_no_request_is_refused_in_our_words(agent: Served, data: bytes, 
         (PUT + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     ],
 )
-def test_what_is_too_much_is_refused(agent: Served, data: bytes, code: int) -> None:
-    assert status(agent.raw(data)) == code
+def test_what_is_no_request_is_refused_in_our_words(agent: Served, data: bytes, code: int) -> None:
+    assert refusal(agent.raw(data))["code"] == code
 
 
 @pytest.mark.parametrize("data", [b"", b"\r\n", b"\r\n\r\n", b"GET", b"GET / HTTP/1.1\r\nHost", b"\0" * 1000])
