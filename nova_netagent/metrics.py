@@ -38,7 +38,11 @@ class Metrics:
         )
         self.resync_seconds = histogram("resync_seconds", "Reading everything back and repairing it.")
         self.rpc_messages_total = counter("rpc_messages_total", "RPC messages.", "method", "result")
-        self.rpc_connected = gauge("rpc_connected", "1 while RPC is connected to a broker, else 0.")
+        self.rpc_connected = Gauge(
+            "netagent_rpc_connected",
+            "1 while RPC is connected to a broker, else 0; not there without RPC.",
+            registry=None,
+        )
         self.rpc_syncs_total = counter("rpc_syncs_total", "Whole states asked of a controller.", "result")
         self.http_requests_total = counter("http_requests_total", "HTTP requests.", "method", "route", "code")
         self.http_request_seconds = histogram("http_request_seconds", "Answering an HTTP request.", "method", "route")
@@ -57,6 +61,10 @@ class Metrics:
             "what",
         )
         self.store_seconds = histogram("store_seconds", "Making a change durable.")
+
+    def with_rpc(self) -> None:
+        """Tell of the connection to a broker as well: where there is to be none, its lack is no trouble."""
+        self.registry.register(self.rpc_connected)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

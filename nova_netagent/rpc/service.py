@@ -47,6 +47,7 @@ class Rpc:
         self, settings: Settings, opts: Any, agent: Agent, submit: Callable[[Request], None], release: Release
     ) -> None:
         self._metrics = agent.metrics
+        self._metrics.with_rpc()
         try:
             self._transport = oslo_messaging.get_rpc_transport(opts)
         except (oslo_messaging.DriverLoadFailure, oslo_messaging.InvalidTransportURL, ValueError) as error:

@@ -100,6 +100,7 @@ def test_one_whose_queue_somebody_declared_otherwise_says_so_and_is_served_when_
     late = make_node(is_open=False)
     with kombu.Connection(URL.format(PORT).replace("rabbit:", "amqp:")) as connection:
         queue = kombu.Queue(f"network.{late.name}", durable=True, auto_delete=True, channel=connection.channel())
+        queue.delete()  # of a host of this name that another module had
         queue.declare()
         late.gate.open()
         eventually(lambda: "PRECONDITION_FAILED" in late.rpc()["failure"], within=10)

@@ -78,6 +78,14 @@ def test_what_the_contract_names_is_shown() -> None:
     assert {f"netagent_{name}" for name in CONTRACT.split()} <= shown
 
 
+def test_without_rpc_nobody_is_told_that_it_is_not_connected() -> None:
+    """There is an alert for it."""
+    metrics = Metrics()
+    assert b"netagent_rpc_connected" not in metrics.text()
+    metrics.with_rpc()
+    assert b"netagent_rpc_connected 0.0" in metrics.text()
+
+
 def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
