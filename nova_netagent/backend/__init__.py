@@ -82,12 +82,13 @@ class Backend(Protocol[K]):
         nothing shows that somebody changed the table.
         """
 
-    def apply(self, plan: TablePlan[K], done: Callable[[], object] = lambda: None) -> None:
+    def apply(self, plan: TablePlan[K], done: Callable[[], object] = lambda: None, *, more: bool = False) -> None:
         """Commit a table's edits, all or none, if there are any; in a transaction the kernel may have them later.
 
         Where tables are committed one by one, that is in this order, and none after one that failed.
 
         :param done: called when the kernel has them, or they are part of a transaction.
+        :param more: whether another table comes in this transaction.
         """
 
     def settle(self) -> None:

@@ -134,7 +134,7 @@ class FakeBackend:
             self._seen[table] = seen = now
         return seen.chains
 
-    def apply(self, plan: TablePlan[Rule], done: Callable[[], object] = lambda: None) -> None:
+    def apply(self, plan: TablePlan[Rule], done: Callable[[], object] = lambda: None, *, more: bool = False) -> None:
         """Commit a table's edits, all or none.
 
         :raises TableChanged: the table is not what the plan was made from.

@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -153,7 +153,7 @@ class Rules:
         before = {table.id: self._tables.pop(table.id, None) for table in changed}
         with self._backend.transaction():
             self._backend.prepare_sets(set_plan)
-            self._commit_all((self._plan_table(table, verify) for table in changed), outcome, self._backend)
+            self._commit_all(changed, partial(self._plan_table, verify=verify), outcome, self._backend)
             self._finish_sets(set_plan)
         self._sets = ruleset.sets
         for table in changed:
@@ -183,17 +183,8 @@ class Rules:
         """Take everything of ours out of a packet filter."""
         with backend.locked(), backend.transaction():
             loaded = backend.loaded_tables()
-            plans = (
-                plan_removal(
-                    backend.encode(table),
-                    backend.read(table.id, fresh=True),
-                    owns=self._owner.owns_chain,
-                    jumps_to=backend.jumps_to,
-                )
-                for table in reversed(_in_order(skeleton))
-                if table.id in loaded
-            )
-            self._commit_all(plans, outcome, backend)
+            tables = [table for table in reversed(_in_order(skeleton)) if table.id in loaded]
+            self._commit_all(tables, partial(self._plan_removal, backend), outcome, backend)
             set_plan = plan_sets({}, backend.read_sets(), self._owner.owns_set)
             self._finish_sets(set_plan, backend)
             outcome.plans.append(set_plan.lines)
@@ -212,11 +203,23 @@ class Rules:
         LOG.info("swept what was left of ours in %s: %d edits", self._leftovers.name, swept.edits.total())
         self._leftovers = None
 
-    def _commit_all(self, plans: Iterable[TablePlan[Any]], outcome: Outcome, backend: Backend[Any]) -> None:
+    def _plan_removal(self, backend: Backend[Any], table: Table) -> TablePlan[Any]:
+        actual = backend.read(table.id, fresh=True)
+        owns = self._owner.owns_chain
+        return plan_removal(backend.encode(table), actual, owns=owns, jumps_to=backend.jumps_to)
+
+    def _commit_all(
+        self,
+        tables: Sequence[Table],
+        plan_of: Callable[[Table], TablePlan[Any]],
+        outcome: Outcome,
+        backend: Backend[Any],
+    ) -> None:
         """Commit one table after the other. The next one is planned while the kernel takes the one before."""
         began = time.perf_counter()
-        for plan in plans:
-            backend.apply(plan, partial(self._count, plan, outcome, backend))
+        for number, table in enumerate(tables, 1):
+            plan = plan_of(table)
+            backend.apply(plan, partial(self._count, plan, outcome, backend), more=number < len(tables))
             now = time.perf_counter()
             self._metrics.apply_seconds.labels(str(plan.table), backend.name).observe(now - began)
             began = now

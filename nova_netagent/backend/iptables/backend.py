@@ -160,12 +160,13 @@ class IptablesBackend:
         """
         return self._image(table, fresh=fresh).chains
 
-    def apply(self, plan: TablePlan[bytes], done: Callable[[], object] = lambda: None) -> None:
+    def apply(self, plan: TablePlan[bytes], done: Callable[[], object] = lambda: None, *, more: bool = False) -> None:
         """Commit a table's edits, all or none; the lock is taken unless it is held.
 
         In a transaction the commit may still be to come afterwards, of this table and the one before.
 
         :param done: called when it has ended, and well.
+        :param more: whether another table comes in this transaction: otherwise there is nothing to do meanwhile.
         :raises TableChanged: the table is not what the plan was made from.
         :raises RuleRefused: the kernel refuses the result, or an edit does not fit.
         :raises Unavailable: lock, permission, memory.
@@ -181,10 +182,12 @@ class IptablesBackend:
             # Until it has succeeded nobody knows: a commit that reports an error may have been carried out.
             self._doubtful.add(plan.table)
             commit = partial(self._commit, self._tables(plan.table.family), plan, before, replacement)
-            if self._on_their_way or (self._together and replacement.image.size >= self._least_beside):
+            is_worth_it = bool(self._on_their_way) or replacement.image.size >= self._least_beside
+            if self._together and more and is_worth_it:
                 result = self._beside.start(commit, self._on_their_way[-1].result if self._on_their_way else None)
                 self._on_their_way.append(_Commit(plan.table, before, replacement.image, result, done))
             else:
+                self.settle()
                 with self._told_apart(plan.table, before):
                     commit()
                 self._remember(plan.table, replacement.image)

@@ -106,7 +106,7 @@ class NftablesBackend:
         self._mirror.read.add(table)
         return self._chains.of(table, self._mirror.now)
 
-    def apply(self, plan: TablePlan[bytes], done: Callable[[], object] = lambda: None) -> None:
+    def apply(self, plan: TablePlan[bytes], done: Callable[[], object] = lambda: None, *, more: bool = False) -> None:
         """Edit a table, in the transaction that is open or in one of its own.
 
         :raises TableChanged: the table is not what the plan was made from.

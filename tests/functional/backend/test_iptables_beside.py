@@ -63,14 +63,14 @@ def test_the_next_table_is_read_while_the_kernel_takes_this_one(backend: Iptable
     with backend.locked(), backend.transaction():
         first = plan(backend, FILTER)
         gate.opened.clear()
-        backend.apply(first, lambda: done.append(FILTER))
+        backend.apply(first, lambda: done.append(FILTER), more=True)
         second = plan(backend, RAW)
         assert done == []
-        backend.apply(second, lambda: done.append(RAW))
+        backend.apply(second, lambda: done.append(RAW), more=True)
         third = plan(backend, MANGLE)
         assert done == []
         gate.opened.set()
-        backend.apply(third, lambda: done.append(MANGLE))
+        backend.apply(third, lambda: done.append(MANGLE), more=True)
         assert done[:1] == [FILTER]
     assert done == [FILTER, RAW, MANGLE]
     assert save(FILTER) == save(RAW) == save(MANGLE) == OURS
@@ -80,16 +80,16 @@ def test_the_next_table_is_read_while_the_kernel_takes_this_one(backend: Iptable
 
 def test_who_waits_finds_it_in_the_kernel(backend: IptablesBackend) -> None:
     with backend.locked(), backend.transaction():
-        backend.apply(plan(backend, FILTER))
+        backend.apply(plan(backend, FILTER), more=True)
         backend.settle()
         assert save(FILTER) == OURS
 
 
 def test_a_table_on_its_way_is_read_when_it_is_there(backend: IptablesBackend) -> None:
     with backend.locked(), backend.transaction():
-        backend.apply(plan(backend, FILTER))
+        backend.apply(plan(backend, FILTER), more=True)
         assert len(backend.read(FILTER, fresh=False)["ours"]) == 1
-        backend.apply(TablePlan(FILTER, (AddChain("ours-too"),)))
+        backend.apply(TablePlan(FILTER, (AddChain("ours-too"),)), more=True)
         backend.apply(TablePlan(FILTER, (AddChain("ours-more"),)))
     assert backend.read(FILTER, fresh=True).keys() >= {"ours", "ours-too", "ours-more"}
 
@@ -100,7 +100,7 @@ def apply_all(
     """Apply them in one transaction, and note which were carried out."""
     with backend.locked(), backend.transaction():
         for each in plans:
-            backend.apply(each, partial(done.append, each.table))
+            backend.apply(each, partial(done.append, each.table), more=True)
         if wait:
             backend.settle()
 
@@ -147,10 +147,19 @@ def test_outside_a_transaction_nobody_has_to_wait(backend: IptablesBackend, gate
     assert gate.threads == [current_thread().name]
 
 
+def test_the_last_table_goes_in_at_once_and_after_the_others(backend: IptablesBackend, gate: Gate) -> None:
+    done: list[TableId] = []
+    with backend.locked(), backend.transaction():
+        backend.apply(plan(backend, FILTER), lambda: done.append(FILTER), more=True)
+        backend.apply(plan(backend, RAW), lambda: done.append(RAW))
+        assert done == [FILTER, RAW]
+    assert gate.threads[-1] == current_thread().name
+
+
 def test_a_small_table_goes_in_at_once(empty_tables: None, gate: Gate) -> None:
     backend = new_backend(commit=gate)
     with backend.locked(), backend.transaction():
-        backend.apply(plan(backend, FILTER))
+        backend.apply(plan(backend, FILTER), more=True)
         assert save(FILTER) == OURS
     assert gate.threads == [current_thread().name]
     backend.close()
