@@ -46,9 +46,9 @@ def test_an_unrelated_change_touches_no_other_rule(host: Host) -> None:
     plans: list[TablePlan[Rule]] = []
     apply = host.backend.apply
 
-    def noted(plan: TablePlan[Rule], *rest: Any) -> None:
+    def noted(plan: TablePlan[Rule], *rest: Any, **named: Any) -> None:
         plans.append(plan)
-        apply(plan, *rest)
+        apply(plan, *rest, **named)
 
     host.backend.apply = noted  # type: ignore[method-assign]
     host.put(make_instance(6))
