@@ -110,7 +110,11 @@ def _add_options(to: "argparse.ArgumentParser | argparse._ArgumentGroup") -> Non
         "--format", choices=("table", "json"), default=suppressed, help="json is the API's own; by default table"
     )
     to.add_argument(
-        "--timeout", type=float, metavar="SECONDS", default=suppressed, help=f"for each answer; by default {TIMEOUT:g}"
+        "--timeout",
+        type=_patience,
+        metavar="SECONDS",
+        default=suppressed,
+        help=f"for each answer; by default {TIMEOUT:g}",
     )
 
 
@@ -164,7 +168,11 @@ def _add_explain(commands: "_Commands") -> None:
     asked.add_argument("--in-dev", metavar="D", help="the link by which it comes; by default told from its source")
     asked.add_argument("--out-dev", metavar="D", help="the bridge port of which the copy is meant, if it is for many")
     asked.add_argument(
-        "--state", choices=_STATES, metavar="STATE", help=f"{', '.join(_STATES)}; by default a flow's first"
+        "--state",
+        type=str.upper,
+        choices=_STATES,
+        metavar="STATE",
+        help=f"{', '.join(_STATES)}; by default a flow's first",
     )
     asked.add_argument("--icmp-type", type=int, metavar="N", help="by default an echo request")
     asked.add_argument("--icmp-code", type=int, metavar="N", help="by default 0")
@@ -203,8 +211,23 @@ def _add_offline(commands: "_Commands") -> None:
     _add(commands, "cleanup", offline.cleanup, "remove everything of ours from the kernel, without asking")
 
 
+def _number(text: str) -> float:
+    """What it says; nothing that is possible where it says nothing."""
+    try:
+        return float(text)
+    except ValueError:
+        return -1.0
+
+
+def _patience(text: str) -> float:
+    value = _number(text)
+    if not 0 < value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text} is no time to wait: above 0, to 86400 seconds")
+    return value
+
+
 def _seconds(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0.05 <= value <= 86400:
         raise argparse.ArgumentTypeError(f"{text} is not a time between looks: 0.05 to 86400 seconds")
     return value

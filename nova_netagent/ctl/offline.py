@@ -55,9 +55,13 @@ def cleanup(session: Session) -> int:
     from nova_netagent.store import StoreError
 
     settings = _settings(session)
+    from nova_netagent import capabilities
     from nova_netagent import cleanup as removal
     from nova_netagent.api.sockets import somebody_listens
 
+    lacking = capabilities.lacking(capabilities.REQUIRED, capabilities.effective())
+    if lacking:
+        raise Failure(FAILED, f"be root: {'; '.join(lacking)}")
     path = socket_path(session.args.socket or settings.api.socket, ())
     if somebody_listens(path):
         complain(f"an agent is running ({path}) and will put everything back")

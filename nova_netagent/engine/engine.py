@@ -136,9 +136,8 @@ class Engine:
             warnings += ("this kernel lacks tables of IPv6: instances' IPv6 is not filtered",)
         if not self._compiler.has_nat:
             warnings += ("this kernel lacks the nat table of IPv4: no floating IPs, no SNAT, no metadata service",)
-        for each in warnings:
-            LOG.warning("%s", each)
-        self.view = replace(self.view, warnings=warnings)
+        self._lacking: tuple[str, ...] = warnings
+        self._warn(warnings)
         self.reconciler = Reconciler(self._settings.firewall, self.host, self.store, self._metrics)
         self._revocation = Revocation(
             self.host.flows,
@@ -175,6 +174,23 @@ class Engine:
         self._publish(unapplied=everything)
         self._sweep_traces()
         self._apply(verify=True)
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """See whether the link that the configuration names is there: it is nobody's object, and may come and go."""
+        public = self._settings.network.public_interface
+        try:
+            there = public is None or public in self.host.links.read().links
+        except BackendError:
+            return  # what cannot be read is told of elsewhere
+        missing = f"[network] public_interface = {public}: there is no such interface, and nothing is SNATed meanwhile"
+        self._warn(self._lacking if there else (*self._lacking, missing))
+
+    def _warn(self, warnings: tuple[str, ...]) -> None:
+        for each in warnings:
+            if each not in self.view.warnings:
+                LOG.warning("%s", each)
+        self.view = replace(self.view, warnings=warnings)
 
     @property
     def _next_resync(self) -> float:
@@ -447,6 +463,7 @@ class Engine:
         if self._refused and not self.view.failure:
             self._refused = {}
             self._apply(verify=False)
+        self._look_around()
         if self._settings.security_group_log.groups:
             self._count_limited()
         return list(outcome.lines()) if same else []

@@ -18,7 +18,7 @@ from nova_netagent.explain.scene import LiveScene, scene_of
 from nova_netagent.host import Host
 from nova_netagent.model import DesiredState, FloatingIP, Key, values
 from nova_netagent.model.objects import Invalid
-from nova_netagent.netfilter.foreign import Surroundings
+from nova_netagent.netfilter.foreign import Surroundings, cast
 from nova_netagent.netfilter.frames import Redirected
 from nova_netagent.netfilter.journey import Hop, Journey, NoRoute, Port
 from nova_netagent.netfilter.packet import Packet
@@ -311,6 +311,7 @@ class _Case:
         question = self._question
         for device in (self._sender, self._bridged_to, _leaves_by(end.packet)):
             self._note_link(device)
+        self._note_nobody(end)
         if "NEW" not in self._packet.states:
             self._notes.append("NAT was decided by its flow's first packet: the nat table is not asked again")
         floating = self._world.state.get(FloatingIP, question.destination[0])
@@ -340,6 +341,20 @@ class _Case:
             self._notes.append(f"{device} is down: nothing comes or goes that way")
         elif port is not None and device in self._scene.vifs and link.master is None:
             self._notes.append(f"{device} is on no bridge: nothing comes or goes that way")
+
+    def _note_nobody(self, end: End) -> None:
+        """A packet that is let out to a bridge behind which nobody is known to have its address."""
+        bridge, address = end.packet.out_interface, end.packet.destination
+        if (
+            end.verdict != "ACCEPT"
+            or bridge is None
+            or end.packet.physdev_out is not None
+            or cast(address) != "unicast"
+        ):
+            return
+        is_known = bridge in self._scene.uplinks or self._scene.holder(address, bridge) is not None
+        if self._scene.is_near(address, bridge) and not is_known:
+            self._notes.append(f"no described instance has {address}: nobody behind {bridge} answers to it")
 
     # --- what would help
 

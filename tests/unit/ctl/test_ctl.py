@@ -544,7 +544,9 @@ def test_status_is_watched_until_somebody_interrupts(ctl: Ctl) -> None:
         process.send_signal(signal.SIGINT)
         _, complaint = process.communicate(timeout=20)
     assert (process.returncode, complaint) == (130, "")
-    assert ctl("status", "--watch", "0").code == 2
+    for words in (("--watch", "0"), ("--watch", "often"), ("--timeout", "0"), ("--timeout", "x"), ("--timeout", "nan")):
+        assert ctl("status", *words).code == 2
+        assert f"argument {words[0]}: {words[1]} is no" in ctl.err
 
 
 # --- what a report needs

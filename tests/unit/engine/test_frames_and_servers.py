@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as changed
 
 from nova_netagent.backend.nft.objects import Element
 from nova_netagent.compile import empty_ruleset
@@ -132,6 +133,16 @@ def test_a_kernel_that_cannot_judge_frames_is_told_and_works(tmp_path: Path) -> 
     assert host.frames.commits == 0
     host.restart()
     assert host.engine.view.warnings == ("frames are not judged: no such family",)
+
+
+def test_a_public_interface_that_is_not_there_is_told_as_long_as_it_is_not(tmp_path: Path) -> None:
+    network = changed(SETTINGS.network, public_interface="eth7")
+    host = Host(tmp_path, changed(SETTINGS, network=network))
+    (warning,) = host.engine.view.warnings
+    assert warning.startswith("[network] public_interface = eth7: there is no such interface")
+    host.links.add_link("eth7")
+    host.engine.resync()
+    assert host.engine.view.warnings == ()
 
 
 def test_a_kernel_that_can_has_no_warnings(host: Host) -> None:

@@ -136,6 +136,13 @@ def test_a_link_that_is_down_or_gone(host: Host) -> None:
     assert "there is no link tap2: nothing comes or goes that way" in found.notes
 
 
+def test_where_nobody_is(host: Host) -> None:
+    found = explain(host, OUTSIDE, "10.1.0.77:80")
+    assert found.verdict == "ACCEPT"
+    assert "no described instance has 10.1.0.77: nobody behind br1 answers to it" in found.notes
+    assert not any("nobody behind" in note for note in explain(host, OUTSIDE, "10.1.0.2:80").notes)
+
+
 def test_nothing_leads_there(host: Host) -> None:
     host.links.default = None
     found = explain(host, "10.1.0.2:5000", "198.18.0.9:80")
