@@ -62,9 +62,7 @@ class _Parser(argparse.ArgumentParser):
             from difflib import get_close_matches
 
             near = get_close_matches(value, action.choices, n=1)
-            raise argparse.ArgumentError(
-                None, f"{value!r} is not a command" + (f"; did you mean {near[0]}?" if near else "")
-            )
+            raise argparse.ArgumentError(None, f"{value!r} is not a command" + (f", but {near[0]} is" if near else ""))
         super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:

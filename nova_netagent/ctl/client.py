@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -86,7 +87,7 @@ class Client:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(timeout)
-            sock.connect(self._at)
+            _connect(sock, self._at, timeout)
         except OSError:
             sock.close()
             raise
@@ -99,6 +100,19 @@ class Client:
         while part := sock.recv(1 << 18):
             parts.append(part)
         return _parse(b"".join(parts), self._at)
+
+
+def _connect(sock: socket.socket, path: str, timeout: float) -> None:
+    """Wait where many are waiting to be let in: with a timeout the kernel does not."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            sock.connect(path)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise TimeoutError from None
+            time.sleep(0.02)
 
 
 def quoted(text: str) -> str:

@@ -172,7 +172,12 @@ def _show_chain(session: Session, chain: Document) -> None:
     for rule in chain["rules"]:
         owner = f"  # {rule['owner']}" if rule.get("owner") else ""
         counted = f"  {short(rule['packets']):>6} {short(rule['bytes']):>6}  "
-        screen.wrapped(f"{rule['rule']}{owner}", indent=counted, further=GAP)
+        if screen.fits(f"{counted}{rule['rule']}{owner}"):
+            screen.line(f"{counted}{rule['rule']}{owner}")
+            continue
+        screen.wrapped(rule["rule"], indent=counted, further=GAP)
+        if owner:
+            screen.wrapped(owner.strip(), indent=" " * len(counted) + GAP, further=GAP)
 
 
 def short(number: int) -> str:

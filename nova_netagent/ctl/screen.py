@@ -50,9 +50,13 @@ class Screen:
         """A verdict, in green or red where there are colours."""
         return f"\x1b[{32 if good else 31}m{text}\x1b[0m" if self._colours else text
 
+    def fits(self, text: str) -> bool:
+        """Whether it stands in one line; where there is no terminal a line has no end."""
+        return self._width is None or len(text) <= self._width
+
     def wrapped(self, text: str, *, indent: str = "", further: str = "    ") -> None:
         """A text that goes on in the next line, further in, where the terminal ends; nothing is cut."""
-        if self._width is None or len(indent) + len(text) <= self._width or self._width < 2 * _LEAST:
+        if self._width is None or self.fits(indent + text) or self._width < 2 * _LEAST:
             self.line(indent + text)
             return
         import textwrap
@@ -107,8 +111,8 @@ class Screen:
                     self.wrapped(f"{title:{width}}{GAP}{value}", indent=indent, further=" " * (width + len(GAP)))
 
     def _has_room(self, indent: str, widths: Sequence[int]) -> bool:
-        """Whether columns so wide stand side by side in a line; where there is no terminal a line has no end."""
-        return self._width is None or len(indent) + sum(widths) + len(GAP) * (len(widths) - 1) <= self._width
+        """Whether columns so wide stand side by side in a line."""
+        return self.fits(indent + GAP.join(" " * width for width in widths))
 
     def _padded(self, text: str, width: int, title: str, numbers: Sequence[str]) -> str:
         padding = " " * (width - len(text))

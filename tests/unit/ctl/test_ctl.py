@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -357,7 +358,6 @@ def test_an_agent_that_does_not_answer_is_4(serve: Callable[..., Served]) -> Non
 
 
 def test_what_speaks_no_http_is_4(tmp_path: Path) -> None:
-    import socket
     import threading
 
     path = tmp_path / "other.sock"
@@ -377,6 +377,16 @@ def test_what_speaks_no_http_is_4(tmp_path: Path) -> None:
         assert ctl("status").err == f"netagentctl: {path}: what answers there speaks no HTTP, or broke off\n"
         assert ctl("status").said == (4, "", f"netagentctl: {path}: the answer broke off\n")
         assert ctl("status").code == 4
+
+
+def test_who_is_not_let_in_yet_waits(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(path))
+        listener.listen(0)
+        first.connect(str(path))  # all that there is room for
+        ctl = Ctl("--socket", str(path), "--timeout", "0.3")
+        assert ctl("status").said == (4, "", f"netagentctl: {path}: no answer within 0.3 s\n")
 
 
 @pytest.mark.parametrize(
@@ -441,7 +451,7 @@ def test_help_tells_the_exit_statuses() -> None:
 
 
 def test_a_word_that_is_no_command(ctl: Ctl) -> None:
-    assert ctl("stauts").said == (2, "", f"netagentctl: 'stauts' is not a command; did you mean status?{HELP}\n")
+    assert ctl("stauts").said == (2, "", f"netagentctl: 'stauts' is not a command, but status is{HELP}\n")
     assert ctl("frobnicate").said == (2, "", f"netagentctl: 'frobnicate' is not a command{HELP}\n")
 
 
@@ -510,6 +520,14 @@ def test_nothing_is_cut_where_there_is_little_room(ctl: Ctl, words: tuple[str, .
     assert max(len(line) for line in shown if len(line.split()) > 1) <= width, "\n".join(shown)
     plain = {word for line in ctl(*words).out.splitlines() for word in line.split()} - {"REASON"}
     assert plain <= {word for line in shown for word in line.split()}
+
+
+def test_a_rule_and_whose_it_is_have_lines_of_their_own_where_there_is_no_room_beside_each_other(ctl: Ctl) -> None:
+    shown = on_terminal(ctl, "chains", NO_COLOR="1", COLUMNS="48").splitlines()
+    assert max(map(len, shown)) <= 48, "\n".join(shown)
+    assert [each.strip() for each in shown if "# instance" in each] == ["# instance vm1: replies"]
+    wide = on_terminal(ctl, "chains", NO_COLOR="1", COLUMNS="300")
+    assert "\r\n".join(wide.splitlines()) == "\r\n".join(ctl("chains").out.splitlines())
 
 
 def test_an_id_has_a_line_of_its_own_where_there_is_no_room_beside_it(ctl: Ctl) -> None:
