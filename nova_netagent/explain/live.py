@@ -184,6 +184,11 @@ class LiveRules:
         """A base chain of somebody's in nf_tables, as ``tables_at`` names it."""
         return self._hooks.get(id_)
 
+    def among_frames(self, id_: TableId, chain: str) -> OtherHook | None:
+        """A table of somebody's below IP, as nft(8) names it: by the base chain of that name, or any."""
+        found = [each for each in self._hooks.values() if each.id == id_]
+        return next((each for each in found if each.start("") == chain), found[0] if found else None)
+
     def held(self, family: Family, chain: str, handle: int) -> tuple[TableId, str, bytes] | None:
         """A rule of ours in nf_tables, by the name of its chain there and its handle: as ``Backend.traced``."""
         return self._backend.traced(family, chain, handle)

@@ -130,7 +130,7 @@ class _Gathered:
         """The packets, the passages of each in their order."""
         for each in self._packets.values():
             hooks = _IS_SENT if any(one.hook == _OUTPUT for one in each.passages) else _COMES
-            each.passages.sort(key=lambda one: (hooks.index(one.hook), one.priority))
+            each.passages.sort(key=lambda one: (one.priority == _AT_LAST, hooks.index(one.hook), one.priority))
         return list(self._packets.values())
 
     def _enter(self, source: str, head: Head, passage: Passage) -> None:

@@ -15,7 +15,7 @@ from nova_netagent.model import DesiredState
 from nova_netagent.netfilter.hooks import HOOKS
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.packet import Packet, Step
-from nova_netagent.netfilter.rule import Family, Rule, TableId, Target, Verdict
+from nova_netagent.netfilter.rule import DROP, Family, Rule, TableId, Target, Verdict
 from nova_netagent.netfilter.text import BUILTIN_CHAINS, end_text
 
 MOST = 20
@@ -100,10 +100,7 @@ class _Teller:
             return self._ours(event, passage.packet, family, hook)
         base = passage.place[1] if isinstance(passage.place, tuple) else ""
         if event.table.family not in (NftFamily.IP, NftFamily.IP6, NftFamily.INET):
-            if code != 0:
-                return None
-            below = TableId(family, f"{event.table.family.name.lower()} {event.table.name}")
-            return owners.unplaced(below, hook, event.chain, "", "DROP")
+            return self._among_frames(event, passage.packet, family) if code == 0 else None
         other = self._live.other(TableId(family, f"{event.table.family.name.lower()} {event.table.name} {base}"))
         if other is None:
             return None
@@ -111,6 +108,17 @@ class _Teller:
             return owners.policy(other, hook, "DROP") if code == 0 else None
         step = other.step(event.chain, event.handle, target_of(code, to), passage.packet)
         return None if step is None else (owners.met(self._state, other, hook, step), step)
+
+    def _among_frames(self, event: Traced, packet: Packet, family: Family) -> tuple[MetRule, Step] | MetRule | None:
+        """Where a frame was refused: by somebody's rule or policy, or by our own table of frames."""
+        table = TableId(family, f"{event.table.family.name.lower()} {event.table.name}")
+        other = self._live.among_frames(table, event.chain)
+        if other is None:
+            return owners.unplaced(table, "", event.chain, "", "DROP")
+        if event.handle is None:
+            return owners.policy(other, other.hook, "DROP")
+        step = other.step(event.chain, event.handle, DROP, packet)
+        return None if step is None else (owners.met(self._state, other, other.hook, step), step)
 
     def _is_ours(self, family: NftFamily, name: str) -> bool:
         return not self._live.reads_legacy and family in (NftFamily.IP, NftFamily.IP6) and name == self._owner.wrap_name

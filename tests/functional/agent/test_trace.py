@@ -117,6 +117,28 @@ def test_over_ipv6(site: Site) -> None:
     assert any("security group group1" in each["owner"]["text"] for each in packet["rules"])
 
 
+@pytest.mark.parametrize(
+    ("chain", "text"),
+    [
+        (("type filter hook forward priority 20;", "tcp dport 80 drop"), "tcp dport 80 drop"),
+        (("type filter hook forward priority 20; policy drop;", "arp operation request accept"), ""),
+    ],
+    ids=["rule", "policy"],
+)
+def test_what_somebody_does_to_frames(site: Site, chain: tuple[str, ...], text: str) -> None:
+    arrives(site.vm2, site.vm1, Tcp(80).towards(site.vm1), within=1)  # who has to ask for a MAC asks now
+    nft(site.host, "table bridge site {", "chain fw {", *chain, "}", "}")
+    try:
+        packet = traced(site, site.vm2, site.vm1, Tcp(80), src="10.1.0.3:4000", dst="10.1.0.2:80")
+        last = packet["rules"][-1]
+        assert (packet["verdict"], last["table"], last["chain"]) == ("DROP", "bridge site", "fw")
+        assert not last["owner"]["ours"]
+        assert last == packet["explained"]["rules"][-1] | {"packets": last["packets"], "bytes": last["bytes"]}
+        assert text in last["rule"]
+    finally:
+        nft(site.host, "delete table bridge site")
+
+
 def test_a_foreign_rule_of_nf_tables(site: Site) -> None:
     lines = ("type filter hook forward priority 20;", "tcp dport 80 drop")
     nft(site.host, "table inet site {", "chain fw {", *lines, "}", "}")
