@@ -21,13 +21,15 @@ _SHORTEST = 1000
 class _Version(dict[K, V]):
     """One version of a mapping; nobody edits it."""
 
-    __slots__ = ("at", "log")
+    __slots__ = ("at", "beside", "log")
 
     def __init__(self, content: Mapping[K, V], log: list[K]) -> None:
         super().__init__(content)
         self.log = log
         self.at = len(log)
         """How much of the log was written for this version and those before it."""
+        self.beside: tuple[K, ...] = ()
+        """Keys of which the log says nothing."""
 
 
 def follow(before: Mapping[K, V], put: Mapping[K, V], gone: Iterable[K] = ()) -> Mapping[K, V]:
@@ -50,6 +52,15 @@ def follow(before: Mapping[K, V], put: Mapping[K, V], gone: Iterable[K] = ()) ->
     return after
 
 
+def beside(version: Mapping[K, V], others: Mapping[K, V]) -> Mapping[K, V]:
+    """A version of a mapping with keys besides that are none of its line's."""
+    made = _Version(version, version.log if isinstance(version, _Version) else [])
+    made.at = version.at if isinstance(version, _Version) else 0
+    made.update(others)
+    made.beside = tuple(others)
+    return made
+
+
 def ordered(before: Mapping[K, V], after: Mapping[K, V]) -> Mapping[K, V]:
     """The next version of a mapping, whole and in an order of its own; the same object where it is the same."""
     keys = changed(before, after)
@@ -67,7 +78,7 @@ def changed(before: Mapping[K, V], after: Mapping[K, V]) -> Collection[K]:
         return ()
     if isinstance(before, _Version) and isinstance(after, _Version) and before.log is after.log:
         low, high = sorted((before.at, after.at))
-        keys = dict.fromkeys(after.log[low:high])
+        keys = dict.fromkeys((*after.log[low:high], *before.beside, *after.beside))
         return [key for key in keys if before.get(key, _ABSENT) is not after.get(key, _ABSENT)]
     known = map(before.get, after, repeat(_ABSENT))
     found = list(compress(after, map(is_not, known, after.values())))
@@ -78,6 +89,8 @@ def changed(before: Mapping[K, V], after: Mapping[K, V]) -> Collection[K]:
 
 def _log(before: Mapping[K, V]) -> list[K]:
     """The log for what comes after a mapping: its own, unless another version came after it already."""
-    if isinstance(before, _Version) and before.at == len(before.log) < 2 * len(before) + _SHORTEST:
+    if not isinstance(before, _Version) or before.beside:
+        return []
+    if before.at == len(before.log) < 2 * len(before) + _SHORTEST:
         return before.log
     return []

@@ -1,6 +1,6 @@
 """The compiler's chains: told from what our tables hold, and edited there, each as it is laid out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from nova_netagent.backend import RuleRefused
@@ -11,7 +11,7 @@ from nova_netagent.backend.nftables.image import Image, Keys
 from nova_netagent.backend.nftables.laid import STRAY, Laid, seen
 from nova_netagent.backend.nftables.names import FILTER, Names
 from nova_netagent.backend.nftables.transaction import Held, Transaction
-from nova_netagent.model.lineage import follow
+from nova_netagent.model.lineage import beside, changed, follow
 from nova_netagent.netfilter.rule import Chain, Family, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
 from nova_netagent.plan.tables import AddChain, RemoveChain, TablePlan
@@ -75,7 +75,7 @@ class Chains:
         now = follow(chains, put, [name for name, rules in after.items() if rules is None and name in chains])
         if entered:
             self._edit_dispatch(table, now, entered, edits)
-        opened.held.chains[table] = now
+        opened.held.chains[table] = _of_its_line(chains, put, now, self._encoder.chains(table))
 
     def _seen(self, table: TableId, known: Image) -> dict[str, Keys]:
         """A table of the compiler, told from the image."""
@@ -162,6 +162,16 @@ class Chains:
         known = edits.image.sets.get(described.name)
         if known is None or not known.fits(described):
             edits.add_set(described)
+
+
+def _of_its_line(
+    before: Mapping[str, Keys], put: Iterable[str], now: Mapping[str, Keys], desired: Mapping[str, Keys]
+) -> Mapping[str, Keys]:
+    """A table as it stands now, as a version of what is desired: what changes next is known without a search."""
+    others = changed(before, desired)
+    if any(now.get(name) is not desired[name] for name in others if name in desired):
+        return now
+    return beside(desired, {name: now[name] for name in (*others, *put) if name not in desired and name in now})
 
 
 def _edit_laid(physical: str, laid: Laid | None, edits: TableEdits) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nova_netagent.model import lineage
-from nova_netagent.model.lineage import changed, follow, ordered
+from nova_netagent.model.lineage import beside, changed, follow, ordered
 
 KEYS = "abcdef"
 STEPS = st.lists(
@@ -48,6 +48,7 @@ def test_whatever_was_made_of_whatever(steps: list[tuple[int, set[str], set[str]
             after = ordered(after, dict(sorted(after.items(), reverse=True)))
             assert list(after) == sorted(expected, reverse=True)
         versions.append(after)
+        versions.append(beside(after, {key: Value() for key in "xyz"[: at % 4]}))
     for one in versions:
         for other in versions:
             found = list(changed(one, other))
