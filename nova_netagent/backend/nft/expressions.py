@@ -221,22 +221,28 @@ def verdict(code: Verdict, chain: str | None = None) -> Expression:
 
 def encoded_jump(code: Verdict, chain: str) -> bytes:
     """``verdict`` with a chain, encoded: there are thousands of different ones."""
-    name = chain.encode() + b"\0"
-    verdict_ = attributes.aligned(1, _number(code)) + attributes.attribute(2, name)
-    data = attributes.aligned(_DATA, _JUMP_REGISTER + attributes.aligned(2, attributes.aligned(_VERDICT, verdict_)))
-    return attributes.aligned(_EXPRESSIONS_ELEMENT, _IMMEDIATE + data)
+    name = attributes.string(2, chain)
+    return _jump_head(code, len(name)) + name
+
+
+@lru_cache(256)
+def _jump_head(code: Verdict, size: int) -> bytes:
+    """What is before so many bytes that name the chain."""
+    verdict_ = attributes.aligned(1, _number(code)) + bytes(size)
+    data = _JUMP_REGISTER + attributes.aligned(2, attributes.aligned(_VERDICT, verdict_))
+    return (_head(_IMMEDIATE, len(data)) + data)[:-size]
 
 
 def encoded_lookup(set_name: str) -> bytes:
     """``lookup``, encoded."""
-    data = attributes.string(1, set_name) + _LOOKED_UP
-    return attributes.aligned(_EXPRESSIONS_ELEMENT, _LOOKUP + attributes.aligned(_DATA, data))
+    name = attributes.string(1, set_name)
+    return _head(_LOOKUP, len(name) + len(_LOOKED_UP)) + name + _LOOKED_UP
 
 
 def encoded_match(name: str, revision: int, data: bytes) -> bytes:
     """Ask one of iptables' matches, encoded; nft(8) shows no more of it than its name."""
-    known = _match_head(name, revision) + attributes.attribute(3, data)
-    return attributes.aligned(_EXPRESSIONS_ELEMENT, _MATCH + attributes.aligned(_DATA, known))
+    known, asked = _match_head(name, revision), attributes.attribute(3, data)
+    return _head(_MATCH, len(known) + len(asked)) + known + asked
 
 
 @lru_cache(16)
@@ -244,10 +250,16 @@ def _match_head(name: str, revision: int) -> bytes:
     return attributes.string(1, name) + attributes.aligned(2, _number(revision))
 
 
+@lru_cache(512)
+def _head(name: bytes, size: int) -> bytes:
+    """What is before so many bytes of attributes of an expression of this name."""
+    return attributes.aligned(_EXPRESSIONS_ELEMENT, name + attributes.aligned(_DATA, bytes(size)))[:-size]
+
+
 def encoded_compare(operation: Compare, value: bytes) -> bytes:
     """``compare`` with the first register, encoded."""
-    data = attributes.aligned(3, attributes.attribute(_VALUE, value))
-    return attributes.aligned(_EXPRESSIONS_ELEMENT, _COMPARE + attributes.aligned(_DATA, _COMPARED[operation] + data))
+    known, wanted = _COMPARED[operation], attributes.aligned(3, attributes.attribute(_VALUE, value))
+    return _head(_COMPARE, len(known) + len(wanted)) + known + wanted
 
 
 def verdict_data(code: Verdict, chain: str | None = None) -> bytes:

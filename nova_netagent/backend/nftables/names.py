@@ -19,11 +19,11 @@ from nova_netagent.netfilter.text import BUILTIN_CHAINS
 FILTER = "filter"
 OTHERS = tuple(name for name in BUILTIN_CHAINS if name != FILTER)
 
-_OWN: Mapping[str, re.Pattern[str]] = {
-    "nat": re.compile(r"(PREROUTING|POSTROUTING|snat|float-snat)\Z"),
-    "mangle": re.compile(r"(egress-ok|egress-done|services|(out|sge|lge)-[0-9a-f]{8})\Z"),
-    "raw": re.compile(r"(no-server|unspecified|zones|src-[0-9a-f]{8})\Z"),
-}
+_OWN = re.compile(
+    r"(?:(?P<nat>PREROUTING|POSTROUTING|snat|float-snat)"
+    r"|(?P<mangle>egress-ok|egress-done|services|(?:out|sge|lge)-[0-9a-f]{8})"
+    r"|(?P<raw>no-server|unspecified|zones|src-[0-9a-f]{8}))\Z"
+)
 BEFORE_OTHERS = 5
 """So far before the priority at which iptables has the table, and most other programs theirs."""
 
@@ -70,7 +70,8 @@ def _physical(head: str, table: str, chain: str) -> str:
 
 def _owner(name: str) -> str:
     """The table that has a chain of ours under its plain name."""
-    return next((table for table, own in _OWN.items() if own.match(name)), FILTER)
+    found = _OWN.match(name)
+    return FILTER if found is None or found.lastgroup is None else found.lastgroup
 
 
 def _base_chain(table: str, chain: str) -> Chain:
