@@ -81,12 +81,9 @@ class Node(Cloud):
         }
         for group, options in (config or {}).items():
             merged.setdefault(group, {}).update(options)
-        super().__init__(lab, merged, host)
-
-    @property
-    def name(self) -> str:
+        self.name: str = merged["DEFAULT"].get("host", host.name)
         """The name of the host, as its agent's server has it."""
-        return self.host.name
+        super().__init__(lab, merged, host)
 
     def rpc(self) -> dict[str, Any]:
         """What its status says of RPC."""

@@ -97,7 +97,8 @@ def test_it_is_served_once_it_is_known_and_again_after_its_password_was_another(
 def test_one_whose_queue_somebody_declared_otherwise_says_so_and_is_served_when_it_is_gone(
     make_node: NodeMaker, caller: Any
 ) -> None:
-    late = make_node(is_open=False)
+    # A name that no host of another test had: whoever lost this queue would declare it again.
+    late = make_node({"DEFAULT": {"host": "at-odds"}}, is_open=False)
     with kombu.Connection(URL.format(PORT).replace("rabbit:", "amqp:")) as connection:
         queue = kombu.Queue(f"network.{late.name}", durable=True, auto_delete=True, channel=connection.channel())
         queue.delete()  # of a host of this name that another module had
