@@ -312,6 +312,7 @@ class _Case:
         for device in (self._sender, self._bridged_to, _leaves_by(end.packet)):
             self._note_link(device)
         self._note_nobody(end)
+        self._note_arp(end)
         if "NEW" not in self._packet.states:
             self._notes.append("NAT was decided by its flow's first packet: the nat table is not asked again")
         floating = self._world.state.get(FloatingIP, question.destination[0])
@@ -355,6 +356,32 @@ class _Case:
         is_known = bridge in self._scene.uplinks or self._scene.holder(address, bridge) is not None
         if self._scene.is_near(address, bridge) and not is_known:
             self._notes.append(f"no described instance has {address}: nobody behind {bridge} answers to it")
+
+    def _note_arp(self, end: End) -> None:
+        """A packet that is let through, and is never sent as its sender cannot ask for a MAC."""
+        if end.verdict != "ACCEPT" or end.packet.family != 4:
+            return
+        came_by, goes_by = self._sender, end.packet.physdev_out or self._scene.leads_out(end.packet)
+        asked = [("forward", came_by, goes_by), ("forward", goes_by, came_by)] if end.packet.physdev_out else []
+        between = ("prerouting", "input"), ("output", "postrouting")
+        for link in (each for each in (came_by, goes_by) if each is not None):
+            known = between if link in self._scene.ports else ((), ())
+            asked += [(hook, link, None) for hook in ("ingress", *known[0])]
+            asked += [(hook, None, link) for hook in (*known[1], "egress")]
+        for hook, incoming, outgoing in asked:
+            if end.packet.physdev_out and hook in ("input", "output"):
+                continue
+            found = self._live.refuses_arp(hook, incoming, outgoing)
+            if found is not None:
+                other, walked = found
+                step = walked.decided_by
+                where = (
+                    f"rule {step.index + 1} of {other.id.name} {step.chain}"
+                    if step
+                    else f"the policy of {other.key.name}"
+                )
+                self._notes.append(f"{where}, foreign, refuses ARP: without it the packet is never sent")
+                return
 
     # --- what would help
 

@@ -37,6 +37,8 @@ from nova_netagent.netfilter.rule import (
 """Of iptables' tables (linux/netfilter_ipv4.h)."""
 CUT_DIRECTIONS = ("src,src,dst", "dst,dst,src")
 """How the set of what was cut is asked, by either end."""
+_REQUEST, _REPLY = 1, 2
+"""ARP's operations."""
 LEGACY = "iptables-legacy "
 """Begins the names of the legacy tables, where they are not the ones that our own rules are in."""
 
@@ -238,6 +240,18 @@ class LiveRules:
             if (key.family, each.hook) == (family, hook) and (not each.devices or device in each.devices)
         ]
         return sorted(found, key=lambda each: each[0])
+
+    def refuses_arp(self, hook: str, came_by: str | None, goes_by: str | None) -> tuple[OtherHook, Walk] | None:
+        """Who surely refuses ARP at a hook below IP, in either operation."""
+        link = came_by or goes_by or ""
+        frame = Packet("0.0.0.0", "0.0.0.0", 0, in_interface=came_by, out_interface=goes_by)
+        for _, name in self.frames_at(hook, 4, link):
+            other = self._hooks[TableId(4, name)]
+            for operation in (_REQUEST, _REPLY):
+                walked = other.walk(frame, self._around, lambda chain, index: False, operation)
+                if walked.verdict == "DROP":
+                    return other, walked
+        return None
 
     @cached_property
     def _hooks(self) -> Mapping[TableId, OtherHook]:

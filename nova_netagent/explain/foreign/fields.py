@@ -20,6 +20,7 @@ _LINK, _NETWORK, _TRANSPORT = 0, 1, 2
 _BASES = {_LINK: "ll", _NETWORK: "nh", _TRANSPORT: "th"}
 _BY_DESTINATION, _BY_SOURCE, _BY_INTERFACE = 2, 1, 8
 _PRESENT = 0x20
+_ARP_OPERATION = (6, 2)
 _ETHERNET = 1
 """``ARPHRD_ETHER`` (linux/if_arp.h)."""
 _ROUTE_TYPES = {"unicast": 1, "local": 2, "broadcast": 3, "multicast": 5}
@@ -35,12 +36,14 @@ class Around:
 
     :ivar tracked: whether connection tracking has seen the packet yet; ``None``: that cannot be told.
     :ivar nfproto: what the hook calls its family, where that is not the packet's.
+    :ivar arp: the operation, where it is not the packet that is met but the ARP without which it is not sent.
     """
 
     hook: str
     surroundings: Surroundings
     tracked: bool | None = True
     nfproto: int | None = None
+    arp: int | None = None
 
     @property
     def frames(self) -> bool:
@@ -120,6 +123,18 @@ def _bridge(of: Callable[[Packet], str | None]) -> Read:
     return read
 
 
+def _ether_type(packet: Packet, around: Around) -> bytes:
+    if around.arp is not None:
+        return b"\x08\x06"
+    return b"\x86\xdd" if packet.family == 6 else b"\x08\x00"
+
+
+def _transported(packet: Packet, around: Around) -> bytes:
+    if around.arp is not None:
+        raise NoMatchError
+    return bytes([packet.protocol])
+
+
 def _link_type(of: Callable[[Packet], str | None]) -> Read:
     """Of ports of bridges it is known: those are of Ethernet."""
 
@@ -133,7 +148,7 @@ def _link_type(of: Callable[[Packet], str | None]) -> Read:
 
 
 _META: Mapping[int, Field] = {
-    1: Field("meta protocol", "hex", 2, lambda packet, _: b"\x86\xdd" if packet.family == 6 else b"\x08\x00"),
+    1: Field("meta protocol", "hex", 2, _ether_type),
     3: Field("meta mark", "mark", 4, lambda packet, _: packet.mark.to_bytes(4, HOST)),
     4: Field("iif", "index", 4, _in_index),
     5: Field("oif", "index", 4, lambda packet, around: _index(packet.out_interface, around)),
@@ -142,7 +157,7 @@ _META: Mapping[int, Field] = {
     8: Field("iiftype", "hex", 2, _link_type(lambda packet: packet.in_interface)),
     9: Field("oiftype", "hex", 2, _link_type(lambda packet: packet.out_interface)),
     15: Field("meta nfproto", "nfproto", 1, _family),
-    16: Field("meta l4proto", "protocol", 1, lambda packet, _: bytes([packet.protocol])),
+    16: Field("meta l4proto", "protocol", 1, _transported),
     17: Field("meta ibrname", "name", 16, _bridge(lambda packet: packet.in_interface)),
     18: Field("meta obrname", "name", 16, _bridge(lambda packet: packet.out_interface)),
     19: Field("meta pkttype", "pkttype", 1, _packet_type),
@@ -220,9 +235,11 @@ def fib(flags: int, result: int) -> Field:
 def payload(base: int, offset: int, size: int, family: int) -> Field:
     """What ``payload`` loads, from a table of which it is known or not (0) whose addresses it sees."""
     if base == _TRANSPORT:
-        return _transport(offset, size)
+        found = _transport(offset, size)
+        return replace(found, read=_of_ip(found.read, no_match=True))
     if base == _NETWORK:
-        return _network(offset, size, family)
+        found = _network(offset, size, family)
+        return replace(found, read=_of_ip(found.read, (offset, size)))
     if base == _LINK and (offset, size) == (6, 6):
         return Field("ether saddr", "ether", 6, _source_mac)
     if base == _LINK and (offset, size) == (0, 6):
@@ -230,6 +247,19 @@ def payload(base: int, offset: int, size: int, family: int) -> Field:
     if base == _LINK and (offset, size) == (12, 2):
         return replace(_META[1], text="ether type")
     return unknown(f"@{_BASES.get(base, base)},{offset * 8},{size * 8}", size)
+
+
+def _of_ip(read: Read, place: tuple[int, int] = (0, 0), *, no_match: bool = False) -> Read:
+    """What an IP packet's header holds; of ARP only the operation is known, and it carries nothing."""
+
+    def asked(packet: Packet, around: Around) -> bytes | None:
+        if around.arp is None:
+            return read(packet, around)
+        if no_match:
+            raise NoMatchError
+        return around.arp.to_bytes(2, "big") if place == _ARP_OPERATION else None
+
+    return asked
 
 
 def _source_mac(packet: Packet, around: Around) -> bytes | None:

@@ -99,9 +99,13 @@ class OtherHook:
             target = Reject()
         return Step(chain, index, self.rules.rule(chain, index, target or _UNKNOWN))
 
-    def walk(self, packet: Packet, around: Surroundings, doubt: Doubt) -> Walk:
-        """What it does to a packet; ``UNKNOWN`` where that depends on more than the packet."""
-        known = Around(self.hook, around, self._tracked(), self._named_family())
+    def walk(self, packet: Packet, around: Surroundings, doubt: Doubt, arp: int | None = None) -> Walk:
+        """What it does to a packet; ``UNKNOWN`` where that depends on more than the packet.
+
+        :param arp: not to the packet, but to ARP of that operation between the same links.
+        """
+        tracked = self._tracked() if arp is None else None
+        known = Around(self.hook, around, tracked, self._named_family(), arp)
         steps: list[Step] = []
         stack: list[tuple[str, int]] = []
         chain, index = self._base, 0

@@ -220,6 +220,36 @@ def test_what_no_packet_tells_below_ip_is_not_guessed(served: Site, test: str) -
     assert (doubt["verdict"], doubt["rule"]["table"], doubt["rule"]["chain"]) == ("DROP", "bridge fw", "c")
 
 
+WITHOUT_ARP = {
+    "a policy that forgets it": (
+        "bridge",
+        "type filter hook forward priority 0; policy drop;",
+        "meta protocol ip accept",
+    ),
+    "a rule": ("bridge", "type filter hook prerouting priority -250;", "ether type arp drop"),
+    "requests": ("bridge", "type filter hook postrouting priority 0;", "arp operation request drop"),
+    "of one tap": ("netdev", 'type filter hook ingress device "tap2" priority 0;', "meta protocol arp drop"),
+}
+
+
+@pytest.mark.parametrize("how", WITHOUT_ARP)
+def test_who_refuses_arp_is_named_though_the_packet_would_pass(served: Site, how: str) -> None:
+    site, (family, hooked, rule) = served, WITHOUT_ARP[how]
+    question = asked(site, site.vm2, site.vm1, Tcp(80).towards(site.vm1))
+    nft(site.host, f"table {family} fw {{ chain c {{ {hooked}\n{rule}\n}}\n}}")
+    for machine in (site.vm1, site.vm2):
+        machine.run(["ip", "neigh", "flush", "dev", "eth0"])
+    site.forget_flows()
+    assert not arrives(site.vm2, site.vm1, Tcp(80).towards(site.vm1), within=1)
+    found = site.agent.explain(question)
+    assert found["verdict"] == "ACCEPT"
+    (note,) = [each for each in found["notes"] if "refuses ARP" in each]
+    assert note.startswith(f"the policy of {family} fw c, " if "policy" in hooked else f"rule 1 of {family} fw c, ")
+    nft(site.host, f"flush table {family} fw", f"add rule {family} fw c accept")
+    assert arrives(site.vm2, site.vm1, Tcp(80).towards(site.vm1), within=3)
+    assert not any("ARP" in each for each in site.agent.explain(question)["notes"])
+
+
 def test_what_is_forwarded_by_a_link_is_somebody_elses(served: Site) -> None:
     site = served
     nft(
