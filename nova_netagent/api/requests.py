@@ -23,6 +23,9 @@ def read_body(req: falcon.Request, limit: int) -> bytes:
     if req.content_length > limit:
         raise BadRequest(None, f"the body has {req.content_length} bytes, at most {limit} are taken here", 413)
     _require_json(req.content_type)
+    coding = req.get_header("Content-Encoding")
+    if coding is not None and coding.lower() != "identity":
+        raise BadRequest(None, f"the body is said to be in {coding}; it is taken as it is, without an encoding", 415)
     try:
         data: bytes = req.bounded_stream.read(req.content_length)
     except TimeoutError:

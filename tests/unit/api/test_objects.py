@@ -212,6 +212,14 @@ def test_json_is_taken(client: TestClient, content_type: str) -> None:
     assert result.status_code == 201
 
 
+def test_an_encoded_body_is_415(client: TestClient) -> None:
+    path, body = f"/v1/security-groups/{group_id(1)}", {"id": group_id(1), "rules": []}
+    result = client.simulate_put(path, json=body, headers={"Content-Encoding": "gzip"})
+    assert result.status_code == 415
+    assert "said to be in gzip" in result.json["error"]["message"]
+    assert client.simulate_put(path, json=body, headers={"Content-Encoding": "identity"}).status_code == 201
+
+
 def test_another_type_is_415(client: TestClient) -> None:
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     result = client.simulate_put(NETWORK, body=b'{"label": "a", "bridge": "b"}', headers=headers)
