@@ -21,6 +21,7 @@ from tests.functional.agent.kernel import counted, counters, eventually, hindere
 from tests.functional.agent.meddling import DRIFT
 from tests.functional.agent.nft import generation
 from tests.lab import Agent, Flood, Lab, Namespace, iptables, needs, ping
+from tests.lab.agent import BACKEND
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
 
@@ -314,7 +315,7 @@ def test_the_service_manager_is_told(lab: Lab, tmp_path: Path) -> None:
                 pass
             return text
 
-        assert "enforcing with iptables" in heard("READY=1")
+        assert f"enforcing with {BACKEND}" in heard("READY=1")
         heard("WATCHDOG=1")
         agent.signal(signal.SIGHUP)
         heard("RELOADING=1")
