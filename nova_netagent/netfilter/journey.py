@@ -161,6 +161,8 @@ class Scene:
         if port is not None:
             trip.pass_frames("input", sender)
             trip.pass_frames("ingress", port.bridge)
+            if trip.refused:
+                return trip.end()  # it is not routed any more
         if trip.packet.to_local_address or self.takes(destination):
             trip.packet = replace(trip.packet, to_local_address=destination in self.local or redirected)
             trip.pass_hook("INPUT")

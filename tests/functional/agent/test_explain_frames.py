@@ -196,6 +196,18 @@ def test_what_others_refuse_below_ip_is_named(served: Site, where: str) -> None:
     assert "not ours to change" in found["proposal"]["text"]
 
 
+def test_what_the_bridge_does_not_hand_up_is_not_asked_for_its_route(served: Site) -> None:
+    site = served
+    nft(site.host, "table bridge fw { chain c { type filter hook input priority 0; ip daddr 172.31.255.2 drop\n}\n}")
+    site.host.run(["ip", "route", "replace", "unreachable", "172.31.255.2/32"])
+    found = site.agent.explain({"proto": "udp", "src": "10.1.0.3:5000", "dst": "172.31.255.2:53"})
+    assert (found["verdict"], found["refused_by"]["table"], found["refused_by"]["hook"]) == (
+        "DROP",
+        "bridge fw",
+        "input",
+    )
+
+
 def test_a_policy_of_a_bridge(served: Site) -> None:
     site = served
     nft(
