@@ -33,7 +33,7 @@ Ipv6Mode = Literal["slaac", "dhcp", "advertise"]
 ``advertise``: as ``slaac`` and no DHCPv6."""
 
 
-class Files(Struct, frozen=True):
+class Files(Struct, frozen=True, gc=False):
     """Where the files of one bridge's dnsmasq are."""
 
     hosts: str
@@ -55,7 +55,7 @@ def files(state_path: str, bridge: str) -> Files:
     return Files(f"{stem}.dhcp-hosts", f"{stem}.dns-hosts", f"{stem}.leases", f"{stem}.pid")
 
 
-class DhcpService(Struct, frozen=True):
+class DhcpService(Struct, frozen=True, gc=False):
     """One dnsmasq: everything that it is started with, and what it reads."""
 
     bridge: str
@@ -78,7 +78,7 @@ class DhcpService(Struct, frozen=True):
         return next((server for cidr, server in self.servers if values.prefix(cidr).contains(wanted)), None)
 
 
-class _Client(Struct, frozen=True):
+class _Client(Struct, frozen=True, gc=False):
     """A vif as dnsmasq sees it, in the words of its files."""
 
     network: Network

@@ -27,21 +27,21 @@ _SMALLEST = 2
 """Below this many entries a child node would only add a jump."""
 
 
-class AddressEntry(Struct, frozen=True):
+class AddressEntry(Struct, frozen=True, gc=False):
     """A rule for packets to a prefix; the rule carries the destination itself."""
 
     prefix: Prefix
     rule: Rule
 
 
-class DeviceEntry(Struct, frozen=True):
+class DeviceEntry(Struct, frozen=True, gc=False):
     """A rule for frames of a bridge port; the rule carries the physdev match itself."""
 
     device: str
     rule: Rule
 
 
-class Node(Struct, frozen=True):
+class Node(Struct, frozen=True, gc=False):
     """A node of a tree: what it leads to below, and its own rules before and after that."""
 
     key: str
@@ -53,7 +53,7 @@ class Node(Struct, frozen=True):
     """Of all the nodes below."""
 
 
-class Names(Struct, frozen=True):
+class Names(Struct, frozen=True, gc=False):
     """By a node's key the name of its chain, without the wrap name."""
 
     exceptions: Mapping[str, str]
@@ -84,7 +84,7 @@ def name_nodes(keys: Iterable[str]) -> Names:
     return Names({digests[long]: f"to-{name}" for long, name in short_ids(digests).items() if long[:SHORT] != name})
 
 
-class Way(Struct, frozen=True):
+class Way(Struct, frozen=True, gc=False):
     """A tree as it is written in one table."""
 
     names: Names

@@ -53,7 +53,7 @@ def _sent_to(device: str) -> Physdev:
     return Physdev(outgoing=device, bridged=True)
 
 
-class FamilyPiece(Struct, frozen=True):
+class FamilyPiece(Struct, frozen=True, gc=False):
     """What one instance adds to the tables of one family."""
 
     chains: tuple[tuple[TableId, str, Chain], ...]
@@ -67,7 +67,7 @@ class FamilyPiece(Struct, frozen=True):
     used: tuple[tuple[Side, str], ...]
 
 
-class Piece(Struct, frozen=True):
+class Piece(Struct, frozen=True, gc=False):
     """What one instance adds to the tables."""
 
     to_device: tuple[DeviceEntry, ...]
@@ -86,7 +86,7 @@ class Piece(Struct, frozen=True):
         return (each for family in self.families for each in family.used)
 
 
-class _Placed(Struct, frozen=True):
+class _Placed(Struct, frozen=True, gc=False):
     """What all instances add to the tables."""
 
     placed: Placed
@@ -164,7 +164,7 @@ def _by_instance(rows: Iterable[tuple[Any, ...]]) -> list[AddressEntry]:
     return [entry for *_, entry in sorted(rows, key=itemgetter(1, 2))]
 
 
-class _Layer(Struct, frozen=True):
+class _Layer(Struct, frozen=True, gc=False):
     """The chains of all instances and the groups that they use, and what they were made from."""
 
     pieces: Mapping[str, Piece]

@@ -41,7 +41,7 @@ Direction = Literal["ingress", "egress"]
 Side = tuple[Direction, Family]
 
 
-class Judge(Struct, frozen=True):
+class Judge(Struct, frozen=True, gc=False):
     """What a vif must know of one of its groups: the same value as long as its rules are about the same."""
 
     id: str
@@ -57,7 +57,7 @@ class Judge(Struct, frozen=True):
         return any(direction == "egress" for direction, _ in self.sides)
 
 
-class Group(Struct, frozen=True):
+class Group(Struct, frozen=True, gc=False):
     """A security group, and what its rules are about: looked up once for thousands of members."""
 
     definition: SecurityGroup
@@ -68,7 +68,7 @@ class Group(Struct, frozen=True):
     """Its rules by side."""
 
 
-class Port(Struct, frozen=True):
+class Port(Struct, frozen=True, gc=False):
     """A vif and what it may be: its network, its addresses, who judges it."""
 
     vif: Vif
@@ -89,7 +89,7 @@ class Port(Struct, frozen=True):
         return not self.groups or any(group.stateful for group in self.groups)
 
 
-class Resolved(Struct, frozen=True):
+class Resolved(Struct, frozen=True, gc=False):
     """The state with its references resolved."""
 
     networks: Mapping[str, Network]
@@ -106,7 +106,7 @@ class Resolved(Struct, frozen=True):
     """By device, the links that are ports of the networks' bridges; none where links are somebody else's."""
 
 
-class _Claimed(Struct, frozen=True):
+class _Claimed(Struct, frozen=True, gc=False):
     """What the described instances claim."""
 
     instances: Mapping[str, Entry]

@@ -50,7 +50,7 @@ FAMILIES: dict[str, int] = {"IPv4": 4, "IPv6": 6}
 ETHERTYPES: dict[int, Ethertype] = {4: "IPv4", 6: "IPv6"}
 
 
-class Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Body(Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What all described objects share: how a field is made canonical or refused."""
 
     def _set(self, field: str, parse: Callable[[T], T]) -> None:

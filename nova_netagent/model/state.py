@@ -47,7 +47,7 @@ def claims(item: Object) -> Iterator[Claim]:
         yield ("link", item.interface)
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, gc=False):
     """One described object, and what its body does not say."""
 
     object: Object
@@ -64,7 +64,7 @@ class Entry(Struct, frozen=True):
         return self.changes if self.object.revision is None else self.object.revision
 
 
-class Tombstone(Struct, frozen=True):
+class Tombstone(Struct, frozen=True, gc=False):
     """A numbered deletion: an update not above it is late."""
 
     revision: int
@@ -72,7 +72,7 @@ class Tombstone(Struct, frozen=True):
     """When, in seconds since the epoch."""
 
 
-class DesiredState(Struct, frozen=True):
+class DesiredState(Struct, frozen=True, gc=False):
     """Everything this host must enforce. Changed only by ``events.fold``."""
 
     networks: Mapping[str, Entry] = {}

@@ -16,7 +16,7 @@ from nova_netagent.model import values
 from nova_netagent.netfilter.rule import Origin
 
 
-class Secured(Struct, frozen=True):
+class Secured(Struct, frozen=True, gc=False):
     """A vif with port security: it sends as itself, and is sent nothing but IP and ARP."""
 
     device: str
@@ -32,14 +32,14 @@ class Secured(Struct, frozen=True):
         return tuple(dict.fromkeys((self.mac, *(mac for _, mac in self.addresses))))
 
 
-class Closed(Struct, frozen=True):
+class Closed(Struct, frozen=True, gc=False):
     """A port of a bridge of ours that is nobody's: nothing passes, in or out."""
 
     device: str
     origin: Origin | None = None
 
 
-class Isolated(Struct, frozen=True):
+class Isolated(Struct, frozen=True, gc=False):
     """An IPv4 address that every host has for itself (``share_address``), on the uplink it must not cross.
 
     Neither ARP for or from it nor bridged DHCP passes the uplink.
@@ -50,7 +50,7 @@ class Isolated(Struct, frozen=True):
     origin: Origin | None = None
 
 
-class Redirected(Struct, frozen=True):
+class Redirected(Struct, frozen=True, gc=False):
     """IPv4 packets that this host has to route although their frames are for another machine.
 
     So is what an instance with a floating IP sends when its gateway is another machine: SNAT
@@ -65,14 +65,14 @@ class Redirected(Struct, frozen=True):
     origin: Origin | None = None
 
 
-class Gateway(Struct, frozen=True):
+class Gateway(Struct, frozen=True, gc=False):
     """A port at which frames are redirected, and the MAC of its bridge, to which they are."""
 
     device: str
     mac: str
 
 
-class Frames(Struct, frozen=True):
+class Frames(Struct, frozen=True, gc=False):
     """What may pass our bridges; no device is both secured and closed."""
 
     secured: tuple[Secured, ...] = ()
@@ -88,7 +88,7 @@ Range = tuple[int, int]
 """IPv4 addresses as numbers, ends included."""
 
 
-class Box(Struct, frozen=True):
+class Box(Struct, frozen=True, gc=False):
     """A range of sources with a range of destinations; boxes of one list share no packet."""
 
     source: Range

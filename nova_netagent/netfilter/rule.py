@@ -20,7 +20,7 @@ Origin = tuple[str, str, str]
 PortRange = tuple[int, int]
 
 
-class Ports(Struct, frozen=True):
+class Ports(Struct, frozen=True, gc=False):
     """``-m tcp`` or ``-m udp``: source and destination port ranges, ends included."""
 
     protocol: Literal["tcp", "udp"]
@@ -28,28 +28,28 @@ class Ports(Struct, frozen=True):
     destination: PortRange | None = None
 
 
-class MultiPort(Struct, frozen=True):
+class MultiPort(Struct, frozen=True, gc=False):
     """``-m multiport``: one port range, for the protocols that have no match of their own here."""
 
     direction: Literal["source", "destination"]
     ports: PortRange
 
 
-class Icmp(Struct, frozen=True):
+class Icmp(Struct, frozen=True, gc=False):
     """``-m icmp`` or ``-m icmp6``, by the rule's family: a type and perhaps a code."""
 
     type: int
     code: int | None = None
 
 
-class Conntrack(Struct, frozen=True):
+class Conntrack(Struct, frozen=True, gc=False):
     """``-m conntrack --ctstate``: any of the states, or with ``inverted`` none of them."""
 
     states: frozenset[str]
     inverted: bool = False
 
 
-class Physdev(Struct, frozen=True):
+class Physdev(Struct, frozen=True, gc=False):
     """``-m physdev``: the bridge port a frame came in by, goes out by, or that it is bridged.
 
     ``incoming`` and ``outgoing`` are names; one that ends in ``+`` is a prefix.
@@ -64,51 +64,51 @@ Directions = Literal["src", "dst", "src,src,dst", "dst,dst,src"]
 """Which of a packet's addresses and ports a set is asked about, dimension by dimension."""
 
 
-class InSet(Struct, frozen=True):
+class InSet(Struct, frozen=True, gc=False):
     """``-m set --match-set NAME DIRECTIONS``: the address, or address, port and peer, is in an ipset."""
 
     name: str
     direction: Directions
 
 
-class TcpSyn(Struct, frozen=True):
+class TcpSyn(Struct, frozen=True, gc=False):
     """``-m tcp --syn``: a segment that opens a connection, or with ``inverted`` every other segment."""
 
     inverted: bool = False
 
 
-class MacSource(Struct, frozen=True):
+class MacSource(Struct, frozen=True, gc=False):
     """``-m mac --mac-source``, or with ``inverted`` every other address."""
 
     address: str
     inverted: bool = False
 
 
-class Mark(Struct, frozen=True):
+class Mark(Struct, frozen=True, gc=False):
     """``-m mark --mark VALUE/MASK``."""
 
     value: int
     mask: int
 
 
-class LocalAddress(Struct, frozen=True):
+class LocalAddress(Struct, frozen=True, gc=False):
     """``-m addrtype --dst-type LOCAL``: the destination is an address of this host."""
 
 
-class Comment(Struct, frozen=True):
+class Comment(Struct, frozen=True, gc=False):
     """``-m comment``: at most 255 bytes, matches everything."""
 
     text: str
 
 
-class Limit(Struct, frozen=True):
+class Limit(Struct, frozen=True, gc=False):
     """``-m limit``: so many packets a second, and at once at most ``burst``; the others do not match."""
 
     rate: int
     burst: int
 
 
-class Opaque(Struct, frozen=True):
+class Opaque(Struct, frozen=True, gc=False):
     """A match or target that is not ours, kept as the kernel gave it."""
 
     name: str
@@ -133,63 +133,63 @@ Match = (
 )
 
 
-class Verdict(Struct, frozen=True):
+class Verdict(Struct, frozen=True, gc=False):
     """``-j ACCEPT``, ``DROP`` or ``RETURN``."""
 
     name: Literal["ACCEPT", "DROP", "RETURN"]
 
 
-class Jump(Struct, frozen=True):
+class Jump(Struct, frozen=True, gc=False):
     """``-j CHAIN``, or with ``goto`` ``-g CHAIN``: a return from it skips the rest of this chain."""
 
     chain: str
     goto: bool = False
 
 
-class Dnat(Struct, frozen=True):
+class Dnat(Struct, frozen=True, gc=False):
     """``-j DNAT --to-destination ADDRESS[:PORT]``."""
 
     address: str
     port: int | None = None
 
 
-class Snat(Struct, frozen=True):
+class Snat(Struct, frozen=True, gc=False):
     """``-j SNAT --to-source ADDRESS``."""
 
     address: str
 
 
-class Redirect(Struct, frozen=True):
+class Redirect(Struct, frozen=True, gc=False):
     """``-j REDIRECT --to-ports PORT``."""
 
     port: int
 
 
-class SetMark(Struct, frozen=True):
+class SetMark(Struct, frozen=True, gc=False):
     """``-j MARK --set-xmark VALUE/MASK``: not a verdict, the walk goes on."""
 
     value: int
     mask: int
 
 
-class Zone(Struct, frozen=True):
+class Zone(Struct, frozen=True, gc=False):
     """``-j CT --zone NUMBER``: the flow belongs to this zone of connection tracking; not a verdict."""
 
     number: int
 
 
-class ChecksumFill(Struct, frozen=True):
+class ChecksumFill(Struct, frozen=True, gc=False):
     """``-j CHECKSUM --checksum-fill``: not a verdict."""
 
 
-class Log(Struct, frozen=True):
+class Log(Struct, frozen=True, gc=False):
     """``-j NFLOG --nflog-prefix PREFIX --nflog-group GROUP``: told to a program; not a verdict."""
 
     group: int
     prefix: str
 
 
-class Reject(Struct, frozen=True):
+class Reject(Struct, frozen=True, gc=False):
     """``-j REJECT`` with the family's port-unreachable."""
 
 
@@ -219,7 +219,7 @@ class Rule(Struct, frozen=True, cache_hash=True, gc=False):
     origin: Origin | None = None
 
 
-class Chain(Struct, frozen=True):
+class Chain(Struct, frozen=True, gc=False):
     """A chain of our own: its name and its rules, in order."""
 
     name: str
@@ -249,7 +249,7 @@ class Chain(Struct, frozen=True):
         return (rule.origin or (kind, id_, part) for rule, part in zip(self.rules, self.parts, strict=True))
 
 
-class Hook(Struct, frozen=True):
+class Hook(Struct, frozen=True, gc=False):
     """Our rules in a chain that is not ours alone, which stand together and in this order.
 
     ``shared`` marks a user-defined chain that other nova-style agents use too (it exists
@@ -261,7 +261,7 @@ class Hook(Struct, frozen=True):
     shared: bool = False
 
 
-class TableId(Struct, frozen=True, order=True):
+class TableId(Struct, frozen=True, gc=False, order=True):
     """A table of a family: ``TableId(4, "filter")``."""
 
     family: Family
@@ -271,7 +271,7 @@ class TableId(Struct, frozen=True, order=True):
         return f"IPv{self.family} {self.name}"
 
 
-class Table(Struct, frozen=True):
+class Table(Struct, frozen=True, gc=False):
     """What one table must hold of ours."""
 
     id: TableId
@@ -289,7 +289,7 @@ CUT_FLOWS = 1 << 16
 SetType = Literal["hash:net", "hash:ip,port,ip"]
 
 
-class IpSet(Struct, frozen=True):
+class IpSet(Struct, frozen=True, gc=False):
     """A set of one family: prefixes, or ends of flows as ``ADDRESS,tcp:PORT,PEER``.
 
     The ends of flows are noted as they are cut and forgotten after a while: no state says who
@@ -303,7 +303,7 @@ class IpSet(Struct, frozen=True):
     type: SetType = "hash:net"
 
 
-class Ruleset(Struct, frozen=True):
+class Ruleset(Struct, frozen=True, gc=False):
     """Everything of ours that the packet filter must hold."""
 
     tables: Mapping[TableId, Table]

@@ -22,20 +22,20 @@ from nova_netagent.netfilter.rule import TableId
 K = TypeVar("K")
 
 
-class AddChain(Struct, frozen=True):
+class AddChain(Struct, frozen=True, gc=False):
     """Make an empty chain."""
 
     chain: str
 
 
-class RemoveChain(Struct, frozen=True):
+class RemoveChain(Struct, frozen=True, gc=False):
     """Empty a chain and remove it; with ``flush_only`` a foreign rule still jumps to it."""
 
     chain: str
     flush_only: bool = False
 
 
-class Insert(Struct, Generic[K], frozen=True):
+class Insert(Struct, Generic[K], frozen=True, gc=False):
     """Put a rule in at an index."""
 
     chain: str
@@ -43,14 +43,14 @@ class Insert(Struct, Generic[K], frozen=True):
     key: K
 
 
-class Fill(Struct, Generic[K], frozen=True):
+class Fill(Struct, Generic[K], frozen=True, gc=False):
     """Put rules, at least one, into an empty chain."""
 
     chain: str
     keys: tuple[K, ...]
 
 
-class Delete(Struct, Generic[K], frozen=True):
+class Delete(Struct, Generic[K], frozen=True, gc=False):
     """Take the rule at an index out."""
 
     chain: str
