@@ -57,7 +57,7 @@ def beside(version: Mapping[K, V], others: Mapping[K, V]) -> Mapping[K, V]:
     made = _Version(version, version.log if isinstance(version, _Version) else [])
     made.at = version.at if isinstance(version, _Version) else 0
     made.update(others)
-    made.beside = tuple(others)
+    made.beside = (*(version.beside if isinstance(version, _Version) else ()), *others)
     return made
 
 
