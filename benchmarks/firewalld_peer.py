@@ -148,7 +148,6 @@ def measure(folder):
         return {
             "ready": ready,
             "one_more": one_more,
-            "rules": listed.count("\n\t\t"),
             "memory": resident(daemons[1].pid),
         }
     finally:
