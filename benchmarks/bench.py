@@ -48,7 +48,8 @@ def measure(what: Scene, arguments: argparse.Namespace, report: Report) -> None:
     with tempfile.TemporaryDirectory() as folder, Lab(Path(folder)) as lab:
         control = Control(lab, what, arguments.runs, arguments.seconds, report.note)
         control.run()
-        Nft(lab, what, arguments.runs, control.one_more, report.note).run()
+        nft = Nft(lab, what, arguments.runs, control.one_more, report.note)
+        nft.run()
         if what.size <= arguments.peer_size:
             ours = {
                 "one_more": ("one instance more, through the API", "ms", control.one_more),
@@ -64,6 +65,8 @@ def measure(what: Scene, arguments: argparse.Namespace, report: Report) -> None:
                     if key in found:
                         bar = peer.bar(key, what.shared)
                         report.note(Figure(what.size, what.groups, row, value, unit, peer.name, found[key], 3, bar))
+                row = "nftables: one instance more, through the API"
+                report.note(Figure(what.size, what.groups, row, nft.one_more, "ms", peer.name, found["one_more"], 3))
 
 
 def main() -> int:
