@@ -251,13 +251,15 @@ class Engine:
     def _change(self, changes: list[Change]) -> None:
         before = self._state
         patience = time.monotonic() + COMING_SECONDS
-        accepted = self._accept([*changes, *self.inbox.changes_to_come(patience)])
+        others, patience = self.inbox.changes_to_come(patience)
+        accepted = self._accept([*changes, *others])
         for _ in range(SHARING):
-            # What came while this was saved shares its commit, which takes much longer, and so do those behind it.
-            waiting = self.inbox.changes_here()
-            if not waiting:
+            # What came or began to come while this was saved shares its commit, which takes much longer.
+            here = self.inbox.changes_here()
+            others, patience = self.inbox.changes_to_come(patience)
+            if not here and not others:
                 break
-            accepted += self._accept([*waiting, *self.inbox.changes_to_come(patience)])
+            accepted += self._accept([*here, *others])
         if accepted and (_touched(before, self._state) or self.view.failure):
             self._apply(verify=bool(self.view.failure))
         for change, found, made in accepted:

@@ -59,18 +59,19 @@ class Inbox:
             self._sort_out(self._queue.get_nowait(), found)
         return found
 
-    def changes_to_come(self, until: float) -> list[Change]:
+    def changes_to_come(self, until: float) -> tuple[list[Change], float]:
         """The changes of those who have begun to ask: all of them together take hardly longer than one.
 
         :param until: when nobody is waited for any more, by time.monotonic().
+        :return: the changes, and until when to wait next time: no longer where somebody stalls.
         """
         found: list[Change] = []
         while time.monotonic() < until and self.coming():
             try:
                 self._sort_out(self._queue.get(timeout=STALLED_SECONDS), found)
             except queue.Empty:
-                break
-        return found
+                return found, 0.0
+        return found, until
 
     def _sort_out(self, request: Request, changes: list[Change]) -> None:
         if isinstance(request, Change):

@@ -274,14 +274,13 @@ def test_who_begins_to_ask_while_others_are_saved_shares_the_commit(
 
     def save_while_others_begin(*states: DesiredState) -> None:
         if not callers:
-            host.engine.submit(second)
-            callers.append(third)
+            callers.extend((third, second))
         save(*states)
 
     def coming() -> bool:
-        if callers == [third]:
-            callers.append(first)
-            host.engine.submit(third)
+        if len(callers) > 1:
+            host.engine.submit(callers.pop())
+            host.engine.submit(callers[0])
         return bool(host.engine.inbox)
 
     monkeypatch.setattr(host.engine.store, "save", save_while_others_begin)
@@ -292,7 +291,7 @@ def test_who_begins_to_ask_while_others_are_saved_shares_the_commit(
 def test_nobody_is_waited_for_without_end(host: Host) -> None:
     began = time.monotonic()
     host.engine.inbox.coming = lambda: True
-    assert host.engine.inbox.changes_to_come(began) == []
+    assert host.engine.inbox.changes_to_come(began) == ([], began)
 
 
 def test_who_begins_to_ask_and_stalls_holds_nobody(host: Host) -> None:
