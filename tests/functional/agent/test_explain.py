@@ -53,7 +53,7 @@ def asked(site: Site, sender: Namespace, receiver: Namespace, probe: IpProbe | F
         body["icmp_type"], body["icmp_code"] = packet.icmp
     if isinstance(probe, Forged):
         body |= {"mac": probe.source_mac} if probe.source_mac else {}
-        body["routed"] = probe.via is not None
+        body["routed"] = probe.via == site.gateway_mac(sender, probe.device)
     many = inner.to is not None and (inner.to.startswith(("255.", "224.", "ff")))
     goal = site.witness.link(receiver) if many and receiver is not site.host else None
     return body | ({"out_dev": goal} if goal is not None and not body.get("routed") else {})
