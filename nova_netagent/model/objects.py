@@ -7,7 +7,7 @@ nova's network model and neutron's API.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, overload
 
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
@@ -459,6 +459,14 @@ class State(Body, frozen=True, kw_only=True):
         """Every object, those that others refer to first."""
         for kind in KINDS:
             yield from getattr(self, kind)
+
+
+@overload
+def document(item: Body) -> dict[str, Any]: ...
+
+
+@overload
+def document(item: object) -> object: ...
 
 
 def document(item: object) -> object:
