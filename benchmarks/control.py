@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ class Control:
             agent.put("security-groups", scene.body(everybody.group(group, shift)))
 
         shifts = range(1, self._runs + 1)
-        ours, theirs = in_turn([lambda n=n: put(1, n) for n in shifts], [lambda n=n: put(lonely, n) for n in shifts])
+        ours, theirs = in_turn([partial(put, 1, n) for n in shifts], [partial(put, lonely, n) for n in shifts])
         row = "a rule of a group that all share"
         self._add(row, ours, "of a group with one member", theirs, bar=1.3)
         agent.close()
@@ -178,7 +179,7 @@ class Control:
             members = tuple(f"192.0.2.{index}" for index in range(1, count + 1))
             agent.put("security-groups", scene.body(remote.group(1, members=members)))
 
-        through = median(lambda n=n: put(n) for n in range(2, self._runs + 2))  # type: ignore[misc]
+        through = median(partial(put, n) for n in range(2, self._runs + 2))
         self._add("one remote member more, through the API", through, against, commit)
         agent.put("security-groups", scene.body(self._scene.group(1)))
 
@@ -202,7 +203,7 @@ class Control:
         first = self._scene.size + 100
         for group in sorted({self._scene.group_of(first + number) for number in range(RATE)}):
             agent.put("security-groups", scene.body(self._scene.group(group)))
-        lone = median([lambda n=n: self._come_or_go(agent, first, n) for n in range(4 * RATE)])
+        lone = median([partial(self._come_or_go, agent, first, n) for n in range(4 * RATE)])
         latencies: list[float] = []
         failed: list[BaseException] = []
 

@@ -134,7 +134,7 @@ def bare_commit(runs: int) -> float:
 def bare_read(runs: int) -> float:
     """All tables, read by bare system calls."""
     everything = [TableId(family, name) for family in (4, 6) for name in ("filter", "nat", "mangle", "raw")]
-    kernels = {family: KernelTables(family) for family in (4, 6)}  # type: ignore[arg-type]
+    kernels = {family: KernelTables(family) for family in (4, 6)}
 
     def read() -> float:
         start = time.perf_counter()

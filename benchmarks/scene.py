@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from nova_netagent.model import Object, State, document
+from nova_netagent.model import Instance, Object, SecurityGroup, State, document
 from nova_netagent.testing import (
     group_id,
     make_floating_ip,
@@ -41,7 +41,7 @@ class Scene:
         """The number of an instance's group."""
         return (number - 1) // self.shared + 1
 
-    def group(self, number: int, shift: int = 0, members: tuple[str, ...] = ()) -> Object:
+    def group(self, number: int, shift: int = 0, members: tuple[str, ...] = ()) -> SecurityGroup:
         """Group N: ports from prefixes, as tenants write them."""
         rules = [
             make_rule(
@@ -57,7 +57,7 @@ class Scene:
             rules.append(make_rule(number * 1000 + RULES, protocol="tcp", remote_group_id=group_id(number)))
         return make_group(number, *rules, members=members)
 
-    def instance(self, number: int) -> Object:
+    def instance(self, number: int) -> Instance:
         """Instance N, IPv4 only, in its group."""
         vif = make_vif(number, devname=device(number), fixed_ips=(address(number),))
         return make_instance(number, (self.group_of(number),), vifs=(vif,))
@@ -68,8 +68,8 @@ class Scene:
         groups = sorted({self.group_of(number) for number in numbers})
         return State(
             networks=(make_network(1, cidr="10.1.0.0/16"),),
-            security_groups=tuple(self.group(number, shift) for number in groups),  # type: ignore[arg-type]
-            instances=tuple(self.instance(number) for number in numbers),  # type: ignore[arg-type]
+            security_groups=tuple(self.group(number, shift) for number in groups),
+            instances=tuple(self.instance(number) for number in numbers),
         )
 
 

@@ -161,7 +161,7 @@ class Demonstration:
         command("netagentctl resync", f"{len(lines)} repairs in {took:.0f} ms {DIM}(by itself every 180 s){RESET}")
         self.is_refused(self.outside, self.db, Tcp(5432), None, "closed again")
         before = self.agent.iptables_save(counters=True)
-        took = timed(lambda: (self.agent.kill9(), self.agent.start()))
+        took = timed(self._restart)
         command("kill -9; nova-netagent", f"enforcing after {took:.0f} ms, {self._writes()} tables written")
         if self.agent.iptables_save(counters=True).count("\n") != before.count("\n"):
             raise SurpriseError("the rules changed over a restart")
@@ -171,6 +171,10 @@ class Demonstration:
         if left:
             raise SurpriseError(f"left after cleanup: {left}")
         command("netagentctl cleanup", "nothing of ours is left: no chain, set, bridge, address or sysctl")
+
+    def _restart(self) -> None:
+        self.agent.kill9()
+        self.agent.start()
 
     def _writes(self) -> int:
         _, text = self.agent.request("GET", "/metrics")
@@ -199,10 +203,14 @@ class Demonstration:
         if not answer or wrong:
             raise SurpriseError(f"{why}: {answer}")
 
-    def is_refused(self, source: Namespace, target: Namespace, probe: Any, control: Any, why: str) -> None:
+    def is_refused(
+        self, source: Namespace, target: Namespace, probe: Tcp | Forged, control: Tcp | None, why: str
+    ) -> None:
         """A packet that must not arrive."""
         refusal = refused(source, target, probe, control=control)
-        self._tell(source, target, (probe.probe if isinstance(probe, Forged) else probe).port, not refusal, why)
+        inner = probe.probe if isinstance(probe, Forged) else probe
+        assert isinstance(inner, Tcp)
+        self._tell(source, target, inner.port, not refusal, why)
         if not refusal:
             raise SurpriseError(f"{why}: it arrived")
 

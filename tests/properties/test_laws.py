@@ -259,7 +259,7 @@ def test_put_then_delete_is_as_before(folders: Folders) -> None:
     from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_network, make_rule
 
     before = host.kernel()
-    items = [
+    items: list[Object] = [
         make_network(1),
         make_group(1, make_rule(1, remote_group_id=make_group(1).id)),
         make_instance(1, (1,)),

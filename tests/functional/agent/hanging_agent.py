@@ -2,18 +2,20 @@
 
 import sys
 import time
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
 
 from nova_netagent.cmd import agent
 from nova_netagent.engine import Engine
+from nova_netagent.engine.requests import Request
 
 _SERVE = Engine.serve
 
 
-def _serve(engine: Engine, requests: Any) -> None:
-    while (agent.Path(engine._settings.state_path) / "hang").exists():
+def _serve(self: Engine, requests: Iterable[Request]) -> None:
+    while (Path(self._settings.state_path) / "hang").exists():
         time.sleep(0.05)
-    _SERVE(engine, requests)
+    _SERVE(self, requests)
 
 
 if __name__ == "__main__":

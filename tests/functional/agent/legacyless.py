@@ -54,7 +54,7 @@ if __name__ == "__main__":
     from nova_netagent.backend import worlds
     from nova_netagent.backend.iptables import backend
 
-    worlds._tables_in_use = lambda family: None  # type: ignore[assignment]
-    backend._LOADED = dict.fromkeys(backend._LOADED, Path("/nowhere"))  # type: ignore[misc]
+    worlds._tables_in_use = lambda family: None
+    backend._LOADED = dict.fromkeys(backend._LOADED, Path("/nowhere"))
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=False)

@@ -6,7 +6,7 @@ from tests.functional.agent.nft import W, handle, nft
 from tests.lab import Namespace, iptables
 from tests.lab.tables import Family
 
-Meddling = Callable[[Namespace], None]
+Meddling = Callable[[Namespace], object]
 
 INST = f"{W}-inst-a0000001"
 
@@ -83,7 +83,7 @@ def no_sets(host: Namespace) -> None:
 
 def of_ip(*lines: str) -> Meddling:
     """Lines of nft about our IPv4 table."""
-    return lambda host: nft(host, *(line.replace("OURS", f"ip {W}").replace("W-", f"{W}-") for line in lines)) and None
+    return lambda host: nft(host, *(line.replace("OURS", f"ip {W}").replace("W-", f"{W}-") for line in lines))
 
 
 def turned(host: Namespace) -> None:
@@ -108,7 +108,7 @@ _NFTABLES: dict[str, Meddling] = {
     "our table is deleted": of_ip("delete table OURS"),
     "our table is emptied": of_ip("flush table OURS"),
     "our table sleeps": of_ip("add table OURS { flags dormant; }"),
-    "IPv6's is deleted": lambda host: nft(host, f"delete table ip6 {W}") and None,
+    "IPv6's is deleted": lambda host: nft(host, f"delete table ip6 {W}"),
     "a chain is flushed": of_ip("flush chain OURS W-INPUT"),
     "the root is flushed": of_ip("flush chain OURS W-local"),
     "a base chain is flushed": of_ip("flush chain OURS filter-FORWARD"),
@@ -117,9 +117,9 @@ _NFTABLES: dict[str, Meddling] = {
     "a verdict is turned": turned,
     "a rule is taken out": taken_out,
     "a rule is doubled": doubled,
-    "a rule is added at the end": lambda host: nft(host, f"add rule ip {W} {INST} accept") and None,
+    "a rule is added at the end": lambda host: nft(host, f"add rule ip {W} {INST} accept"),
     "a rule is added at the top": of_ip("insert rule OURS W-local accept"),
-    "a rule comes first in an instance's": lambda host: nft(host, f"insert rule ip {W} {INST} accept") and None,
+    "a rule comes first in an instance's": lambda host: nft(host, f"insert rule ip {W} {INST} accept"),
     "a lookup is taken out": lookup_taken_out,
     "an address leads nowhere": of_ip('delete element OURS W-local-hosts { 10.1.0.2 . "br1" }'),
     "an address leads to another": of_ip(

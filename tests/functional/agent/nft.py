@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from nova_netagent.backend.nft import Batch, Netlink
-from nova_netagent.backend.nft.attributes import number, string
 from nova_netagent.backend.nft.objects import Family, TableId
 from tests.lab import Namespace
 
@@ -81,20 +80,13 @@ def generation(host: Namespace) -> int:
         netlink.close()
 
 
-class _Owned(Batch):
-    """A table with the owner flag: it goes with the socket, and nobody else may change it meanwhile."""
-
-    def add_table(self, table: TableId, comment: str | None = None) -> None:
-        self._add(table, 0, 0x400, string(1, table.name) + number(2, 0x2), "table")
-
-
 @contextmanager
 def table_owned(host: Namespace) -> Iterator[Callable[[], None]]:
     """Somebody else owns an empty IPv4 table of our name, to the end of the block or until he is told to let go."""
-    owner, ours, batch = host.call(Netlink), TableId(Family.IP, W), _Owned()
+    owner, ours, batch = host.call(Netlink), TableId(Family.IP, W), Batch()
     if owner.table_flags(ours) is not None:
         batch.delete_table(ours)
-    batch.add_table(ours)
+    batch.add_table(ours, owned=True)
     owner.commit(batch)
     try:
         yield owner.close

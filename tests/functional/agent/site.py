@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import pytest
 
@@ -91,11 +91,10 @@ class Site(Cloud):
     def describe(self, *objects: Object) -> None:
         """Tell the agent all that there is; with networks 1 and 2, unless others are given."""
         networks = () if any(isinstance(each, Network) for each in objects) else NETWORKS
-        state: dict[str, list[Object]] = {}
+        state: dict[str, list[Any]] = {}
         for each in (*networks, *objects):
             state.setdefault(each.KIND, []).append(each)
-        body: Any = document(State(**{kind: tuple(items) for kind, items in state.items()}))
-        self.agent.state(body)
+        self.agent.state(document(State(**{kind: tuple(items) for kind, items in state.items()})))
         self._settle()
         self.forget_flows()
 
@@ -187,11 +186,20 @@ class Site(Cloud):
         self.witness.agrees(sender, receiver, probe, seen, state)
         return seen
 
+    @overload
+    def addressed(self, sender: Namespace, receiver: Namespace, probe: IpProbe) -> IpProbe: ...
+
+    @overload
+    def addressed(self, sender: Namespace, receiver: Namespace, probe: Forged) -> Forged: ...
+
     def addressed(self, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged) -> IpProbe | Forged:
         """With its destination and ports decided; a frame that must be routed goes to the bridge."""
-        own_hop = isinstance(probe, Forged) and probe.via is None
-        if own_hop and self._bridge_of(sender, probe.device) != self._bridge_of(receiver):
-            probe = replace(probe, via=self.gateway_mac(sender, probe.device))  # type: ignore[call-arg]
+        if (
+            isinstance(probe, Forged)
+            and probe.via is None
+            and self._bridge_of(sender, probe.device) != self._bridge_of(receiver)
+        ):
+            probe = replace(probe, via=self.gateway_mac(sender, probe.device))
         probe = probe.towards(receiver)
         inner = probe.probe if isinstance(probe, Forged) else probe
         if getattr(inner, "source_port", 0) is None:
@@ -241,7 +249,7 @@ class Site(Cloud):
 
     def _input_policy(self, policy: str) -> None:
         for family in (4, 6):
-            iptables(self.host, f"-P INPUT {policy}", family=family)  # type: ignore[arg-type]
+            iptables(self.host, f"-P INPUT {policy}", family=family)
         self.witness.appended = {("filter", "INPUT"): [Rule(DROP)]} if policy == "DROP" else {}
         self.witness.look_again()
 

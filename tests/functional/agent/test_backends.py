@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.functional.agent.cloud import CONFIG
-from tests.functional.agent.kernel import cleanup, ipsets, tables
+from tests.functional.agent.kernel import cleanup, tables
 from tests.functional.agent.test_life_restart import Town
-from tests.lab import Agent, Lab, Namespace, Tcp, arrives, connect, iptables, needs, refused
+from tests.lab import Agent, Lab, Namespace, Tcp, arrives, connect, ipsets, iptables, needs, refused
 from tests.lab.tables import Family
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "nftables", "program:nft")

@@ -68,9 +68,9 @@ def test_an_unknown_port_says_nothing_to_everybody(site: Site, stranger: Namespa
 
 def test_an_unknown_port_lends_nobody_a_voice(site: Site, stranger: Namespace) -> None:
     """Neither with the address of a neighbour nor with its MAC as well."""
-    as_vm2 = {"source": "10.1.0.3", "source_mac": site.vm2.mac}
-    assert site.stops(stranger, site.vm1, Forged(Udp(53), **as_vm2))
-    assert site.stops(stranger, site.outside, Forged(Udp(53), **as_vm2))
+    as_vm2 = Forged(Udp(53), source="10.1.0.3", source_mac=site.vm2.mac)
+    assert site.stops(stranger, site.vm1, as_vm2)
+    assert site.stops(stranger, site.outside, as_vm2)
 
 
 def test_an_unknown_port_gets_nothing_from_neighbours(site: Site, stranger: Namespace, family: int) -> None:
@@ -137,8 +137,10 @@ def test_the_far_side_is_routed_like_an_instance(uplinked: Site, far: Namespace,
 
 def test_the_far_side_may_have_any_address(uplinked: Site, far: Namespace, family: int) -> None:
     """Its own host proves it; here nobody can."""
-    other = {"source": "10.1.0.77" if family == 4 else "fd00:1::77", "source_mac": "02:00:00:00:00:77"}
-    assert uplinked.passes(far, uplinked.vm1, Forged(Tcp(80, family=family), **other))
+    source = "10.1.0.77" if family == 4 else "fd00:1::77"
+    assert uplinked.passes(
+        far, uplinked.vm1, Forged(Tcp(80, family=family), source=source, source_mac="02:00:00:00:00:77")
+    )
 
 
 def test_a_router_and_a_dhcp_server_may_be_far(uplinked: Site, far: Namespace) -> None:

@@ -131,8 +131,8 @@ def test_it_agrees_with_the_kernel(places: Places, described: list[Any], sent: l
             _says_who(found)
             refused.append(Asked(sender, receiver, probe, found))
     helped = [each for each in refused if (each.found.get("proposal") or {}).get("works")]
-    for each in helped if EXAMPLES else helped[-1:]:
-        _take_advice(places, each, refused)
+    for one in helped if EXAMPLES else helped[-1:]:
+        _take_advice(places, one, refused)
         if EXAMPLES:
             places.describe(described)
 
@@ -233,7 +233,7 @@ WEB = make_group(1, make_rule(1, protocol="tcp", port_range_min=80, port_range_m
 
 def passes(site: Site, sender: Namespace, receiver: Namespace, probe: IpProbe, **more: Any) -> dict[str, Any]:
     """Send it: it arrives. What is said of it."""
-    probe = site.addressed(sender, receiver, probe)  # type: ignore[assignment]
+    probe = site.addressed(sender, receiver, probe)
     found = site.agent.explain(asked(site, sender, receiver, probe, **more))
     site.forget_flows()
     assert site.passes(sender, receiver, probe)
@@ -243,7 +243,7 @@ def passes(site: Site, sender: Namespace, receiver: Namespace, probe: IpProbe, *
 
 def stops(site: Site, sender: Namespace, receiver: Namespace, probe: IpProbe) -> dict[str, Any]:
     """Send it: it does not arrive. What is said of it."""
-    probe = site.addressed(sender, receiver, probe)  # type: ignore[assignment]
+    probe = site.addressed(sender, receiver, probe)
     found = site.agent.explain(asked(site, sender, receiver, probe))
     site.forget_flows()
     assert site.judge(sender, receiver, probe) is None

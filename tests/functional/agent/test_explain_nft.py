@@ -11,7 +11,7 @@ from tests.functional.agent.nft import nft
 from tests.functional.agent.site import Site
 from tests.functional.agent.test_explain import asked
 from tests.functional.agent.witness import packet_of
-from tests.lab import Icmp, Tcp, Udp, arrives, needs
+from tests.lab import Icmp, Namespace, Tcp, Udp, arrives, needs
 from tests.lab.probes import IpProbe
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
@@ -111,8 +111,8 @@ def asking(site: Site) -> Iterator[Site]:
 )
 def test_the_same_rules_hold_as_in_the_kernel(asking: Site, sender: str, receiver: str, probe: IpProbe) -> None:
     site = asking
-    machines = [getattr(site, name) for name in (sender, receiver)]
-    probe = site.addressed(*machines, probe)  # type: ignore[assignment]
+    machines: tuple[Namespace, Namespace] = (getattr(site, sender), getattr(site, receiver))
+    probe = site.addressed(*machines, probe)
     arrives(*machines, probe)  # whoever has to ask for a MAC asks now
     site.forget_flows()
     packet = packet_of(machines[0], probe, None)

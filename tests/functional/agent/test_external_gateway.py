@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.lab import Forged, Lab, Namespace, Seen, Udp, arrives, needs, refused
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "nftables")
 
-CONFIG = {
+CONFIG: dict[str, dict[str, Any]] = {
     "network": {"fixed_range": "10.0.0.0/8", "force_snat_range": "192.0.2.78/32", "allow_same_net_traffic": False},
     "metadata": {"metadata_host": "192.0.2.77"},
 }

@@ -1,6 +1,7 @@
 """Another agent of nova's kind on the same host: two chains are shared, and each keeps to its own jump in them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,7 +106,10 @@ def test_two_of_us_with_different_names(lab: Lab, tmp_path: Path, backend: str) 
     host = lab.host()
     before = kernel(host)
     first = Cloud(lab, host=host, backend=backend)
-    config = {"firewall": {"wrap_name": "second", "backend": backend}, "network": {"manage_links": False}}
+    config: dict[str, dict[str, Any]] = {
+        "firewall": {"wrap_name": "second", "backend": backend},
+        "network": {"manage_links": False},
+    }
     second = ForkedAgent(host, tmp_path / "second", config)
     lab.agents.append(second)
     second.start()

@@ -124,7 +124,7 @@ def test_a_dry_run_tells_what_would_be_done_and_does_nothing(cloud: Cloud) -> No
 def test_the_order_of_arrival_does_not_matter(cloud: Cloud) -> None:
     """Law 3 on the kernel: every order of four objects that need each other."""
     cloud.guest(1)
-    objects = [make_network(1), SELF, make_instance(1, (1,)), make_floating_ip(1)]
+    objects: list[Object] = [make_network(1), SELF, make_instance(1, (1,)), make_floating_ip(1)]
     found = []
     for order in permutations(objects):
         cloud.put(*order)

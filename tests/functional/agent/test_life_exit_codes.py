@@ -18,7 +18,7 @@ from tests.lab.agent import REPOSITORY, daemon_command, render_ini
 
 pytestmark = needs("iptables", "ip6tables", "ipset")
 
-BAD = {
+BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "an unknown group": ("[netwrok]\nfixed_range = 10.0.0.0/8", ["netwrok"]),
     "an unknown option": ("[network]\nfixed_rnage = 10.0.0.0/8", ["[network]", "fixed_rnage"]),
     "an option of another group": ("[network]\nwrap_name = x", ["[network]", "wrap_name"]),

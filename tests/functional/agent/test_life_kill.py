@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,7 @@ class Bodies:
     def next(self, each: Object) -> Body:
         with self._lock:
             self._revision += 1
-            body: Any = document(each)
-            return {**body, "revision": self._revision}
+            return {**document(each), "revision": self._revision}
 
 
 def new_host(lab: Lab, directory: Path, name: str, backend: str) -> ForkedAgent:
@@ -121,7 +121,7 @@ def new_host(lab: Lab, directory: Path, name: str, backend: str) -> ForkedAgent:
     host = lab.host(name)
     for number in TAPS:
         veth(lab.outside, f"{name}-{number}", host, make_vif(number).device)
-    config = {
+    config: dict[str, dict[str, Any]] = {
         "DEFAULT": {"my_ip": "192.0.2.10"},
         "network": {"public_interface": "eth0", "fixed_range": "10.0.0.0/8", "send_arp_for_ha": False},
         "firewall": {"backend": backend},
@@ -177,7 +177,7 @@ class Rig:
             each = chance.choice(mine)
             body = self.bodies.next(each) if chance.random() < 0.65 else None
             how = "?wait=false" if body is not None and chance.random() < 0.2 else ""
-            self._try(lambda each=each, body=body, how=how: self.ledger.ask(self.agent, key_of(each), body, how))
+            self._try(partial(self.ledger.ask, self.agent, key_of(each), body, how))
 
     def _whole_states(self, number: int, seed: float) -> None:
         """The first client sends whole states, some from scratch; the others look on."""
@@ -189,7 +189,7 @@ class Rig:
             kept = {each for each in universe() if chance.random() < 0.6}
             wanted = {key_of(each): self.bodies.next(each) if each in kept else None for each in universe()}
             wanted[key_of(ALWAYS)] = self.ledger.acknowledged[key_of(ALWAYS)]
-            self._try(lambda wanted=wanted: self.ledger.replace(self.agent, wanted))
+            self._try(partial(self.ledger.replace, self.agent, wanted))
 
     def _try(self, request: Callable[[], object]) -> None:
         try:

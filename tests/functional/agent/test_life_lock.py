@@ -18,7 +18,9 @@ IMPATIENT = {"firewall": {"lock_timeout": 0.3}}
 PATIENT = {"firewall": {"lock_timeout": 60}}
 FOREIGN = 60
 CHANGES = 20
-WITHOUT_LOCK = {"env": {"XTABLES_LOCKFILE": "/run/another.lock", "PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}}
+WITHOUT_LOCK: dict[str, Any] = {
+    "env": {"XTABLES_LOCKFILE": "/run/another.lock", "PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}
+}
 """Has iptables take a lock that nobody else knows."""
 SOON = 2.0
 

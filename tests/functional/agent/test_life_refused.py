@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nova_netagent.model import document
+from nova_netagent.model import Object, document
 from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_provider_rule, make_rule
 from tests.functional.agent.cloud import CONFIG, Cloud
 from tests.functional.agent.kernel import counted, kernel, metric
@@ -34,13 +34,14 @@ class Strict(Cloud):
         self.put(make_group(1, ECHO))
         self.vm1, self.vm2 = self.instance(1, (1,)), self.guest(2)
 
-    def put_refused(self, *objects: Any) -> list[dict[str, Any]]:
-        """Describe objects, of which the last is refused; what it was answered with."""
+    def put_refused(self, *objects: Object) -> dict[str, Any]:
+        """Describe objects, of which the last is refused; the error that it was answered with."""
         self.put(*objects[:-1])
         each = objects[-1]
         code, answer = self.agent.request("PUT", f"/v1/{each.KIND.replace('_', '-')}/{each.id}", document(each))
         assert code == 503, answer
-        return answer["error"]
+        error: dict[str, Any] = answer["error"]
+        return error
 
 
 @pytest.fixture

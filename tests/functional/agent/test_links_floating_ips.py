@@ -60,7 +60,7 @@ def test_it_is_announced_again_and_again_and_the_answer_does_not_wait(cloud: Clo
         began = time.monotonic()
         cloud.put(make_floating_ip(1))
         answered = time.monotonic() - began
-        heard = []
+        heard: list[float] = []
         while len(heard) < 3 and time.monotonic() - began < 40:
             heard += [time.monotonic() - began for seen in wire.read() if claim in seen.data and is_broadcast(seen)]
             time.sleep(0.005)

@@ -11,9 +11,9 @@ from nova_netagent.testing import make_floating_ip, make_group, make_instance, m
 from tests.functional.agent.conftest import SiteMaker
 from tests.functional.agent.kernel import eventually
 from tests.functional.agent.site import Site
-from tests.functional.frames.lies import BROADCAST_MAC, CONTROL, HONEST, LIES, Liar, advertisement, of_arp
+from tests.functional.frames.lies import CONTROL, HONEST, LIES, Liar, advertisement, of_arp
 from tests.lab import Forged, Frame, Icmp, Namespace, Udp, arp_request, arrives, needs, refused, tcp
-from tests.lab.frames import arp
+from tests.lab.frames import BROADCAST_MAC, arp
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "nftables")
 
@@ -273,12 +273,12 @@ def test_a_guest_reaches_itself_by_its_floating_ip(stage: Stage) -> None:
 def unmanaged(make_site: SiteMaker) -> Stage:
     """Bridge, ports and uplink are made by hand."""
     site = make_site({"network": {"manage_links": False}})
-    machines = [site.machine(number) for number in (1, 2, 4, 7)]
+    vm1, vm2, vm3, _ = (site.machine(number) for number in (1, 2, 4, 7))
     ports = [f"tap{number}" for number in (1, 2, 4, 7)]
     site.lab.bridge(site.host, "br1", addresses=("10.1.0.1/24", "fd00:1::1/64"), ports=ports)
     far = site.behind("eth1", "10.1.0.20{}/24", bridge="br1")
     site.host.links.wait_running("br1")
-    return Stage(site, *machines[:3], far)
+    return Stage(site, vm1, vm2, vm3, far)
 
 
 def test_where_links_are_not_ours_described_vifs_do_not_lie(unmanaged: Stage) -> None:

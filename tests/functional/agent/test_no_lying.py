@@ -70,9 +70,9 @@ def test_another_mac(honest: Site, mac: str, family: int) -> None:
 
 
 def test_somebody_elses_address_and_mac_at_once(honest: Site, family: int) -> None:
-    lie = {"source": LIES[family][0], "source_mac": honest.vm2.mac}
+    lie = Forged(Udp(53, family=family), source=LIES[family][0], source_mac=honest.vm2.mac)
     for receiver in (honest.vm3, honest.host, honest.outside):
-        assert honest.stops(honest.vm1, receiver, Forged(Udp(53, family=family), **lie))
+        assert honest.stops(honest.vm1, receiver, lie)
 
 
 @pytest.mark.parametrize("to", ["10.1.0.255", "255.255.255.255", "224.0.0.251", "ff02::1"])
@@ -117,9 +117,9 @@ def test_nobody_may_only_look_for_an_address(honest: Site) -> None:
 
 def test_a_lie_leaves_nothing_in_the_connection_table(honest: Site, family: int) -> None:
     assert honest.passes(honest.vm1, honest.outside, Forged(Udp(53, source_port=5001, family=family)))
-    for lie in ({"source": LIES[family][0]}, {"source_mac": STRANGE_MAC}):
-        forged = Forged(Udp(53, source_port=5002, family=family), **lie)
-        assert honest.stops(honest.vm1, honest.outside, forged)
+    unnoticed = Udp(53, source_port=5002, family=family)
+    for lie in (Forged(unnoticed, source=LIES[family][0]), Forged(unnoticed, source_mac=STRANGE_MAC)):
+        assert honest.stops(honest.vm1, honest.outside, lie)
     tracked = honest.host.run(["conntrack", "-L", "-f", f"ipv{family}"]).stdout
     assert "sport=5001" in tracked
     assert "sport=5002" not in tracked

@@ -33,7 +33,7 @@ from tests.properties import strategies
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
 
-CONFIGS = {
+CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     "as nova": {
         "network": {"fixed_range": "10.0.0.0/8", "dmz_cidr": "192.0.2.77/32", "allow_same_net_traffic": True},
         "metadata": {"metadata_host": "192.0.2.77"},
@@ -127,7 +127,7 @@ def probes(draw: st.DrawFn, family: int) -> IpProbe:
     source_port = draw(st.sampled_from((None, None, 53, 67, 68)))
     kinds = (0, 8, 13) if family == 4 else (128, 129, 139, 134, 135, 136, 137)
     rest = draw(st.integers(1, 2**32 - 1))
-    return draw(
+    probe: IpProbe = draw(
         st.one_of(
             st.builds(Tcp, PORTS, source_port=st.just(source_port), family=st.just(family)),
             st.builds(Udp, PORTS, source_port=st.just(source_port), family=st.just(family)),
@@ -144,6 +144,7 @@ def probes(draw: st.DrawFn, family: int) -> IpProbe:
             st.just(Ip(112, family=family)),
         )
     )
+    return probe
 
 
 LIES = {4: ("10.1.0.3", "10.1.0.99", "10.1.0.200", "203.0.113.5"), 6: ("fd00:1::3", "fd00:1::99", "2001:db8:5::5")}

@@ -1,6 +1,7 @@
 """What is revoked stops at once, whichever end speaks next; what is beside it goes on."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -163,7 +164,7 @@ def test_a_provider_rule_is_added(site: Site, family: int) -> None:
 # --- instances
 
 
-def unsecured(**fields: object) -> Instance:
+def unsecured(**fields: Any) -> Instance:
     return make_instance(1, (1,), vifs=(make_vif(1, **fields),))
 
 
@@ -395,8 +396,8 @@ def test_flows_of_one_network_are_not_anothers(site: Site, family: int) -> None:
     """Two pairs of the same addresses: what one may answer, the other may not."""
     own, peer = ("10.3.0.5", "10.3.0.6") if family == 4 else ("fd00:3::5", "fd00:3::6")
     bits = 24 if family == 4 else 64
-    machines = {}
-    bridged = {"gateway": None, "gateway_v6": None, "cidr": "10.3.0.0/24", "cidr_v6": "fd00:3::/64"}
+    machines: dict[tuple[str, str], Namespace] = {}
+    bridged: dict[str, Any] = {"gateway": None, "gateway_v6": None, "cidr": "10.3.0.0/24", "cidr_v6": "fd00:3::/64"}
     described = [make_network(number, **bridged) for number in (3, 4)]
     instances = []
     for network, name in ((3, "here"), (4, "there")):

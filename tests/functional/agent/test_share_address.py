@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ pytestmark = needs(
     "program:busybox",
 )
 
-CONFIG = {"DEFAULT": {"use_ipv6": False}, "network": {"fixed_range": "10.0.0.0/8"}}
+CONFIG: dict[str, dict[str, Any]] = {"DEFAULT": {"use_ipv6": False}, "network": {"fixed_range": "10.0.0.0/8"}}
 SHARED = "10.1.0.1"
 NETWORK = make_network(1, bridge_interface="eth1", multi_host=True, share_address=True, cidr_v6=None, gateway_v6=None)
 OPEN = make_group(1, make_rule(1))
@@ -61,7 +62,8 @@ def pair() -> Iterator[Pair]:
             cloud.put(make_instance(number, (1,), vifs=(vif,)))
             cloud.host.links.wait_running("br1")
             cloud.pid()
-        yield Pair(first, second, *machines, wire)
+        vm1, vm4 = machines
+        yield Pair(first, second, vm1, vm4, wire)
 
 
 def test_the_address_is_that_of_the_own_host(pair: Pair) -> None:
@@ -95,13 +97,13 @@ def test_no_host_tells_others_that_it_has_it(pair: Pair) -> None:
 
 
 def test_dhcp_does_not_cross_the_wire(pair: Pair) -> None:
-    everybody = {"via": "ff:ff:ff:ff:ff:ff"}
-    control = Forged(Udp(69, to="255.255.255.255"), source="10.1.0.2", **everybody)
-    discover = Forged(Udp(67, source_port=68, to="255.255.255.255"), source="0.0.0.0", **everybody)
+    everybody = "ff:ff:ff:ff:ff:ff"
+    control = Forged(Udp(69, to="255.255.255.255"), source="10.1.0.2", via=everybody)
+    discover = Forged(Udp(67, source_port=68, to="255.255.255.255"), source="0.0.0.0", via=everybody)
     assert arrives(pair.vm1, pair.first.host, discover, device="br1")
     assert refused(pair.vm1, pair.wire, discover, control=control)
     assert refused(pair.vm1, pair.vm4, discover)
-    offer = Forged(Udp(68, source_port=67, to="255.255.255.255"), source=SHARED, **everybody)
+    offer = Forged(Udp(68, source_port=67, to="255.255.255.255"), source=SHARED, via=everybody)
     assert refused(pair.wire, pair.vm1, offer)
 
 

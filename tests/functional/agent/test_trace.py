@@ -62,7 +62,7 @@ def tracing(site: Site, question: dict[str, Any], seconds: int = 1) -> Iterator[
 
 def traced(site: Site, sender: Namespace, receiver: Namespace, probe: IpProbe, **question: Any) -> dict[str, Any]:
     """Send a packet while its kind is watched; it comes out alone."""
-    probe = site.addressed(sender, receiver, probe)  # type: ignore[assignment]
+    probe = site.addressed(sender, receiver, probe)
     site.forget_flows()
     with tracing(site, QUESTION | question) as answer:
         arrives(sender, receiver, probe, within=1)

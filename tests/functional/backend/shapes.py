@@ -34,8 +34,8 @@ from nova_netagent.netfilter.rule import (
 )
 
 TCP, UDP, SCTP = 6, 17, 132
-SETS = {4: "ours-4", 6: "ours-6"}
-CUT = {4: "ours-cut4", 6: "ours-cut6"}
+SETS: dict[Family, str] = {4: "ours-4", 6: "ours-6"}
+CUT: dict[Family, str] = {4: "ours-cut4", 6: "ours-cut6"}
 ADDRESS = {4: "192.0.2.7", 6: "2001:db8::7"}
 PREFIX = {4: "198.51.100.0/24", 6: "2001:db8:5::/48"}
 HOST = {4: "192.0.2.7/32", 6: "2001:db8::7/128"}

@@ -147,7 +147,7 @@ def test_foreign_rules_and_counters_survive_our_commits(either_backend: Iptables
 
 
 def test_both_ways_to_commit_leave_the_same_bytes(empty_tables: None, foreign: TableId) -> None:
-    left = []
+    left: list[tuple[bytes, ...]] = []
     for commit in (replace_table, edit_by_libiptc):
         backend = new_backend(commit=commit)
         keys = encoded(backend, foreign, [Rule(Jump("ours-b")), Rule(Jump("zz-ours")), Rule(DROP), Rule(ACCEPT)])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
-from nova_netagent.backend.nft import Batch, Netlink
+from nova_netagent.backend.nft import Batch, Netlink, objects
 from nova_netagent.backend.nftables import NftablesBackend
 from nova_netagent.netfilter.rule import DROP, Chain, Rule, Table, TableId
 from nova_netagent.plan.tables import AddChain, Insert, TablePlan
@@ -103,12 +103,12 @@ def test_others_at_work_in_their_own_tables_do_not_disturb_a_transaction(backend
     with backend.transaction():
         edit(backend, AddChain("ours-a"))
         batch = Batch()
-        batch.add_table(nft.TableId(nft.Family.IP, "theirs"))
+        batch.add_table(objects.TableId(objects.Family.IP, "theirs"))
         other.commit(batch)
     assert [each.name for each in other.chains(nft.table(4))] == ["ours-a"]
     assert not backend.meddled()
     batch = Batch()
-    batch.delete_table(nft.TableId(nft.Family.IP, "theirs"))
+    batch.delete_table(objects.TableId(objects.Family.IP, "theirs"))
     other.commit(batch)
     other.close()
 

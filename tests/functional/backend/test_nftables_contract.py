@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from nova_netagent.backend.nft import Netlink
-from nova_netagent.backend.nftables import NftablesBackend
+from nova_netagent.backend.nftables import NftablesBackend, keys
 from nova_netagent.netfilter.rule import Rule, Table, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS, rule_text
 from nova_netagent.plan.tables import EncodedTable
@@ -46,7 +46,7 @@ class NftWorld:
 
     def put(self, table: TableId, chain: str, rules: Sequence[Rule]) -> None:
         for rule in rules:
-            self.backend.texts[table.family, bytes(nft.keys.key(rule, table.family, lambda name: name))] = rule_text(
+            self.backend.texts[table.family, bytes(keys.key(rule, table.family, lambda name: name))] = rule_text(
                 rule, table.family
             )
         nft.put(self._netlink, table, chain, rules)

@@ -199,7 +199,9 @@ def parse_advertisement(source: str, data: bytes) -> Advertisement:
 
 
 def _names(data: bytes) -> list[str]:
-    found, labels, at = [], [], 0
+    found: list[str] = []
+    labels: list[str] = []
+    at = 0
     while at < len(data):
         length = data[at]
         if length == 0:

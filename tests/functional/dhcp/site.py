@@ -7,7 +7,7 @@ fd00:N::/64 on bridge brN, instance N has .(N+1).
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,15 @@ class Site:
 
     def turn(self) -> None:
         self.host.call(self.servers.do_due)
+
+    def turn_until(self, happened: Callable[[], object], within: float = 5.0) -> None:
+        """Do what is due again and again until something is so."""
+
+        def turned() -> object:
+            self.turn()
+            return happened()
+
+        eventually(turned, within)
 
     # what runs
 

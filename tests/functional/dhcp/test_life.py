@@ -143,7 +143,7 @@ def test_killed_at_random_no_lease_is_lost(site: Site) -> None:
         time.sleep(chance.uniform(0, 0.05))
         if chance.random() < 0.5:
             site.settle()
-        eventually(lambda: (site.turn(), "br1" in site.pids())[1], within=10)
+        site.turn_until(lambda: "br1" in site.pids(), within=10)
         assert len(site.pids()["br1"]) == 1
         # Stable for longer than it takes to be started at once again, so that the test is not about pauses.
         site.servers._servers["br1"]._started = float("-inf")
@@ -342,20 +342,20 @@ def test_a_file_that_dnsmasq_refuses_is_told_by_name(site: Site, text: str, why:
     broken.write_text(text)
     plan = site.plan(make_network(1), dnsmasq_config_file=str(broken))
     site.host.call(site.servers.apply, plan)
-    eventually(lambda: (site.turn(), site.counts["crashes"] >= 2)[1])
+    site.turn_until(lambda: site.counts["crashes"] >= 2)
     kind, message = site.servers.troubles()[network_id(1)]
     assert kind == "error"
     assert why in message
     assert "next attempt in" in message
     broken.write_text("")
-    eventually(lambda: (site.turn(), site.servers.troubles() == {})[1], within=15)
+    site.turn_until(lambda: site.servers.troubles() == {}, within=15)
     assert len(site.pids()["br1"]) == 1
 
 
 def test_a_file_that_is_not_there(site: Site) -> None:
     plan = site.plan(make_network(1), dnsmasq_config_file="/no/such/file")
     site.host.call(site.servers.apply, plan)
-    eventually(lambda: (site.turn(), site.counts["crashes"] >= 1)[1])
+    site.turn_until(lambda: site.counts["crashes"] >= 1)
     assert "cannot read /no/such/file" in site.servers.troubles()[network_id(1)][1]
 
 
@@ -365,10 +365,10 @@ def test_sockets_that_somebody_has_are_told(site: Site) -> None:
     taken.listen()
     plan = site.plan(make_network(1))
     site.host.call(site.servers.apply, plan)
-    eventually(lambda: (site.turn(), site.counts["crashes"] >= 1)[1])
+    site.turn_until(lambda: site.counts["crashes"] >= 1)
     assert "Address already in use" in site.servers.troubles()[network_id(1)][1]
     taken.close()
-    eventually(lambda: (site.turn(), site.servers.troubles() == {})[1], within=15)
+    site.turn_until(lambda: site.servers.troubles() == {}, within=15)
 
 
 # --- who it is

@@ -71,7 +71,7 @@ class Shell:
         assert self._process.stdout is not None
         self._process.stdin.write("\n".join(command.typed) + f'\necho "{_END} $?"\n')
         self._process.stdin.flush()
-        lines = []
+        lines: list[str] = []
         for line in self._process.stdout:
             if line.startswith(_END):
                 return int(line.split()[-1]), lines

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from http.client import HTTPMessage
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def exchange(
     body: object = None,
     tls: ssl.SSLContext | None = None,
     headers: Mapping[str, str] | None = None,
-) -> tuple[int, Any, Mapping[str, str]]:
+) -> tuple[int, Any, HTTPMessage]:
     """Send a request on a new connection, and close it; status, body and headers of the answer."""
     with sock if tls is None else tls.wrap_socket(sock, server_hostname="127.0.0.1") as sock:
         connection = http.client.HTTPConnection("127.0.0.1")

@@ -38,7 +38,8 @@ def served_name(cloud: Cloud, site: Site) -> str:
     with site.client(site.reader).wrap_socket(dial(cloud), server_hostname="127.0.0.1") as sock:
         shown = sock.getpeercert()
         assert shown is not None
-        return next(value for ((key, value),) in shown["subject"] if key == "commonName")
+        subject: Any = shown["subject"]
+        return next(str(value) for ((key, value),) in subject if key == "commonName")
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_keystone_from_end_to_end_and_no_secret_is_told(lab: Lab) -> None:
     pytest.importorskip("keystonemiddleware")
     host = lab.host()
     keystone = host.call(Keystone)
-    api = {"bind_host": "127.0.0.1", "bind_port": PORT, "auth_strategy": "keystone"}
+    api: dict[str, Any] = {"bind_host": "127.0.0.1", "bind_port": PORT, "auth_strategy": "keystone"}
     config = {"api": api, "keystone_authtoken": keystone.config(), "DEFAULT": {"debug": True}}
     cloud = Cloud(lab, config, host)
     token = {"X-Auth-Token": keystone.issue("the-token-of-an-admin", "admin")}

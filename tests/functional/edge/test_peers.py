@@ -56,9 +56,12 @@ def test_whom_the_mode_lets_in_and_is_not_in_the_group_may_read(served: Served) 
     assert served.request("PUT", NETWORK, BODY)[0] == 201
     assert ask(served, [], "GET", NETWORK)[1]["label"] == BODY["label"]
     assert ask(served, [], "GET", "/v1/status")[0] == 200
-    changes = (("PUT", NETWORK, "write"), ("DELETE", NETWORK, "write"), ("PUT", "/v1/state", "admin"))
-    changes += (("POST", "/v1/explain?trace=1", "write"),)
-    for method, target, level in changes:
+    for method, target, level in (
+        ("PUT", NETWORK, "write"),
+        ("DELETE", NETWORK, "write"),
+        ("PUT", "/v1/state", "admin"),
+        ("POST", "/v1/explain?trace=1", "write"),
+    ):
         code, answer = ask(served, [NOBODY + 1], method, target, BODY)
         assert (code, answer["error"]["title"]) == (403, "Forbidden")
         assert answer["error"]["message"].startswith(f"uid {NOBODY} (process ")

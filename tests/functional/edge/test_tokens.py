@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,10 +121,11 @@ def test_a_keystone_that_hangs_costs_only_those_who_need_it(site: Site, make_key
     assert edge.ask("GET", "/livez", token=known)[0] == 200
     keystone.answering.clear()
     answers: list[int] = []
-    asking = [
-        threading.Thread(target=lambda n=n: answers.append(edge.ask("GET", "/livez", token=f"x{n}")[0]))  # type: ignore[misc]
-        for n in range(3)
-    ]
+
+    def ask(token: str) -> None:
+        answers.append(edge.ask("GET", "/livez", token=token)[0])
+
+    asking = [threading.Thread(target=ask, args=(f"x{n}",)) for n in range(3)]
     for each in asking:
         each.start()
     eventually(lambda: keystone.waiting == 3, within=10)
@@ -158,7 +160,10 @@ def test_a_policy_file_changes_what_roles_may_do_at_once(
     keystone = make_keystone()
     policy = tmp_path / "policy.yaml"
     policy.write_text('"netagent:write": "role:member"\n')
-    config = {"keystone_authtoken": keystone.config(), "oslo_policy": {"policy_file": policy}}
+    config: dict[str, dict[str, Any]] = {
+        "keystone_authtoken": keystone.config(),
+        "oslo_policy": {"policy_file": policy},
+    }
     edge = site.serve(KEYSTONE, config)
     member = keystone.issue("t-member", "member")
     assert levels(edge, member) == ["read", "explain", "write"]

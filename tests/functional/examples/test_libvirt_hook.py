@@ -41,7 +41,7 @@ def cloud(lab: Lab) -> Cloud:
 def libvirt(cloud: Cloud, operation: str, sub: str, guest: str = GUEST) -> "subprocess.CompletedProcess[str]":
     """What libvirtd does."""
     environment = {**os.environ, "NETAGENT_SOCKET": str(cloud.agent.socket)}
-    command = [sys.executable, HOOK, "vm1", operation, sub, "-"]
+    command = [sys.executable, str(HOOK), "vm1", operation, sub, "-"]
     return subprocess.run(command, input=guest, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -54,7 +54,7 @@ def namespace(lab: Lab) -> Namespace:
 
 @pytest.fixture
 def host(namespace: Namespace, tmp_path: Path) -> Iterator[Host]:
-    made = Host(tmp_path, open_links=lambda: Inside(namespace))  # type: ignore[arg-type,return-value]
+    made = Host(tmp_path, open_links=lambda: Inside(namespace))
     yield made
     made.engine.close()
 

@@ -19,7 +19,7 @@ def test_the_host_is_reached_by_the_networks_vlan_and_by_no_other(tmp_path: Path
         behind.links.add_vlan("tagged", "eth1", 7)
         behind.links.set("tagged", up=True)
         behind.links.add_address("tagged", "10.1.0.9/24")
-        host = Host(tmp_path, open_links=lambda: Inside(namespace))  # type: ignore[arg-type,return-value]
+        host = Host(tmp_path, open_links=lambda: Inside(namespace))
         host.put(make_network(1, bridge_interface="eth1", vlan=8))
         assert not ping(behind, "10.1.0.1", timeout=1)
         host.put(make_network(1, bridge_interface="eth1", vlan=7))

@@ -69,9 +69,9 @@ class Site:
 
     def control(self, *arguments: str) -> str:
         """Run the controller."""
-        command = [sys.executable, REPOSITORY / "examples/controller.py", "--transport-url", URL.format(PORT)]
+        command = [sys.executable, str(REPOSITORY / "examples/controller.py"), "--transport-url", URL.format(PORT)]
         done = subprocess.run(
-            [*command, "--cloud", self.path, "--durable-queues", *arguments],
+            [*command, "--cloud", str(self.path), "--durable-queues", *arguments],
             capture_output=True,
             text=True,
             check=False,

@@ -20,7 +20,10 @@ TOPIC = "network-quorum"
 
 OPTIONS = {"rabbit_quorum_queue": True, "rabbit_transient_quorum_queue": True}
 
-CONFIG = {"rpc": {"topic": TOPIC}, "oslo_messaging_rabbit": {**OPTIONS, "kombu_missing_consumer_retry_timeout": 1}}
+CONFIG: dict[str, dict[str, Any]] = {
+    "rpc": {"topic": TOPIC},
+    "oslo_messaging_rabbit": {**OPTIONS, "kombu_missing_consumer_retry_timeout": 1},
+}
 
 QUORUM: dict[str, Any] = {"durable": True, "queue_arguments": {"x-queue-type": "quorum"}}
 JSON: dict[str, Any] = {"content_type": "application/json", "content_encoding": "utf-8", "serializer": None}

@@ -78,7 +78,7 @@ class Served:
 
 
 def read_all(sock: socket.socket) -> bytes:
-    parts = []
+    parts: list[bytes] = []
     while True:
         try:
             part = sock.recv(1 << 16)

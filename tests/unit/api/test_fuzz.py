@@ -60,7 +60,7 @@ schema.app = make_app(ENGINE.agent())
 
 @schema.parametrize()
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_a_described_one_and_a_refusal_changes_nothing(case: Case) -> None:
+def test_every_answer_is_a_described_one_and_a_refusal_changes_nothing(case: "Case[Any]") -> None:
     """No answer is a failure of ours: this engine has no reason for a 503."""
     before = ENGINE.view.state.export()
     response = case.call_and_validate(excluded_checks=[BEYOND_SCHEMA])

@@ -388,7 +388,7 @@ def test_what_nobody_foresaw_is_500_and_says_nothing_of_the_inside(
     def fail(_request: object) -> None:
         raise KeyError("secret")
 
-    engine.serve = fail  # type: ignore[method-assign]
+    engine.serve = fail  # type: ignore[assignment,method-assign]
     result = put(client, make_network(1))
     assert result.status_code == 500
     assert error(result)["message"] == "the agent failed to answer; its log has the reason"

@@ -61,7 +61,7 @@ def test_an_edit_that_does_not_fit_names_its_chain(library: SimpleNamespace) -> 
 
 
 def test_a_handle_is_given_back_whatever_happens(library: SimpleNamespace) -> None:
-    freed = []
+    freed: list[object] = []
     library.free = freed.append
     with pytest.raises(ZeroDivisionError), libiptc.Handle(FILTER):
         raise ZeroDivisionError

@@ -12,6 +12,7 @@ from nova_netagent.backend.nft.objects import interface_name, key
 from nova_netagent.backend.nftables import allowances, dispatch, layout, members, translations
 from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.keys import key as key_of
+from nova_netagent.backend.nftables.laid import Laid
 from nova_netagent.backend.nftables.names import BASE_CHAINS, Names
 from nova_netagent.compile.dispatch import AddressEntry, Way, address_tree, enter_prefix, name_nodes
 from nova_netagent.compile.memo import Memo
@@ -66,7 +67,7 @@ def decided(rules: list[Rule], packet: Packet) -> object:
     return next((rule.target for rule in rules if matches(rule, packet, {})), None)
 
 
-def looked_up(laid: translations.Laid, shapes: dict[bytes, translations.Shape], packet: Packet) -> object:
+def looked_up(laid: Laid, shapes: dict[bytes, translations.Shape], packet: Packet) -> object:
     for rule in laid.rules:
         if isinstance(rule, Key):
             if matches(rule.rule, packet, {}):
@@ -117,7 +118,7 @@ allowed = st.builds(
         ACCEPT,
         source=source,
         protocol={"tcp": 6, "udp": 17}[protocol],
-        matches=(Ports(protocol, destination=destination),),  # type: ignore[arg-type]
+        matches=(Ports(protocol, destination=destination),),
     ),
     st.sampled_from((None, "10.0.0.0/24", "10.0.0.1/32", "10.0.0.0/31", "192.0.2.0/24")),
     st.sampled_from(("tcp", "udp")),

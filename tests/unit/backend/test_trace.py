@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nova_netagent.backend import Unavailable, trace
+from nova_netagent.backend.nft import Netlink
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_a_kernel_without_nf_tables_holds_nothing_of_it(tmp_path: Path, monkeypa
         def flags(netlink: object, table: object) -> int | None:
             raise Unavailable("the kernel does not list its nf_tables") from OSError(number, "")
 
-        monkeypatch.setattr(trace.Netlink, "table_flags", flags)
+        monkeypatch.setattr(Netlink, "table_flags", flags)
 
     note = trace.note(str(tmp_path))
     refuse(errno.EOPNOTSUPP)

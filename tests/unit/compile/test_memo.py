@@ -318,9 +318,9 @@ def test_what_is_put_together_from_last_time_is_what_is_put_together_anew(
         assert memo.paired("paired", left, right) == {key: (left[key], right.get(key)) for key in left}
         assert list(memo.paired("paired", left, right)) == list(left)
         assert memo.keys("keys", left) == left.keys()
-        index = memo.index("index", left, lambda _, value: range(value))
+        index = memo.index("index", left, lambda _, value: [str(name) for name in range(value)])
         assert {name: set(keys) for name, keys in index.items()} == {
-            name: {key for key, value in left.items() if name < value} for name in range(max([0, *left.values()]))
+            str(name): {key for key, value in left.items() if name < value} for name in range(max([0, *left.values()]))
         }
         parts = [{key: Named(f"{side}{key}", value) for key, value in its.items()} for side, its in enumerate(steps[0])]
         parts.append({key: Named(f"2{value}{key}", value) for key, value in right.items()})

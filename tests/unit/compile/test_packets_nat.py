@@ -1,7 +1,10 @@
 """Addresses on the way: floating IPs, the metadata service, SNAT of the fixed range and what is exempt."""
 
+from typing import Any
+
 import pytest
 
+from nova_netagent.model import Object
 from nova_netagent.model.protocols import TCP, UDP
 from nova_netagent.netfilter.rule import Family
 from nova_netagent.testing import (
@@ -21,7 +24,7 @@ FLOATING, SECOND = "198.51.100.1", "198.51.100.2"
 METADATA = "169.254.169.254"
 
 
-def floating_world(*extra: object, **fields: object) -> World:
+def floating_world(*extra: Object, **fields: Any) -> World:
     """Instance 1 has a floating IP, instance 2 on its network and 3 on another have none."""
     return World(
         make_network(1),
@@ -31,7 +34,7 @@ def floating_world(*extra: object, **fields: object) -> World:
         make_instance(2, (1,)),
         make_instance(3, (1,), network=2),
         make_floating_ip(1, **fields),
-        *extra,  # type: ignore[arg-type]
+        *extra,
     )
 
 
@@ -173,7 +176,7 @@ def test_a_floating_ip_of_an_instance_on_another_host() -> None:
         ({"instance_id": instance_id(8)}, f"waits for instance {instance_id(8)} with fixed IP 10.1.0.2"),
     ],
 )
-def test_a_floating_ip_waits_for_what_it_refers_to(fields: dict[str, str], message: str) -> None:
+def test_a_floating_ip_waits_for_what_it_refers_to(fields: dict[str, Any], message: str) -> None:
     floating = make_floating_ip(1, **fields)
     world = World(make_network(1), OPEN, make_instance(1, (1,)), make_instance(2), floating)
     assert world.problems(floating) == [("pending", message)]

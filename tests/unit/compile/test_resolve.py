@@ -174,7 +174,7 @@ def test_an_update_keeps_the_age_of_what_it_keeps_and_is_young_in_what_it_adds()
         ({"id": vif_id(1)}, f"vif {vif_id(1)}: vif {vif_id(1)} is instance {instance_id(1)}'s already"),
     ],
 )
-def test_the_older_keeps_its_device_and_its_vif(fields: dict[str, str], message: str) -> None:
+def test_the_older_keeps_its_device_and_its_vif(fields: dict[str, Any], message: str) -> None:
     younger = make_instance(2, vifs=(make_vif(2, **fields), make_vif(3)))
     world = World(make_network(1), make_instance(1), younger)
     assert errors(world, younger) == [message]

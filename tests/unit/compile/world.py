@@ -30,7 +30,7 @@ def make_settings(**changes: Any) -> Settings:
         "public_interface": "eth0",
         "metadata_host": MY_IP,
     } | changes
-    groups = {
+    groups: dict[str, Any] = {
         name: cls(**{option: base.pop(option) for option in cls.__struct_fields__ if option in base})
         for name, cls in (("network", NetworkSettings), ("metadata", MetadataSettings), ("firewall", FirewallSettings))
     }

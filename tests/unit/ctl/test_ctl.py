@@ -315,7 +315,7 @@ def test_export_and_apply_are_each_other_s_reverse(ctl: Ctl, agent: Served) -> N
 
 
 def test_a_dry_run_prints_the_plan_and_changes_nothing(ctl: Ctl) -> None:
-    bare = {**document(STATE), "networks": []}  # type: ignore[dict-item]
+    bare = {**document(STATE), "networks": []}
     plan = f"- networks {network_id(1)}\n"
     assert ctl("apply", "-f", "-", "--dry-run", given=bare).said == (0, plan, "")
     assert ctl("apply", "-f", "-", "--dry-run", "--exit-code", given=bare).said == (6, plan, "")

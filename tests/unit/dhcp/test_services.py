@@ -493,7 +493,7 @@ def test_the_order_of_events_does_not_matter() -> None:
 
 def test_what_did_not_change_is_not_rendered_again() -> None:
     compiling = Compiling(make_settings(state_path="/state"))
-    objects = [make_network(1), make_network(2), make_instance(1), make_instance(2, network=2)]
+    objects: list[Object] = [make_network(1), make_network(2), make_instance(1), make_instance(2, network=2)]
     state = state_of(*objects)
     first = compiling.compile(state)
     changed = state_of(*objects[:3], make_instance(2, network=2, hostname="other"))

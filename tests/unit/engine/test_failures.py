@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.compile import empty_ruleset
 from nova_netagent.engine import Change, Look, NotApplied
 from nova_netagent.events import Put
-from nova_netagent.model import DesiredState
+from nova_netagent.model import DesiredState, Object
 from nova_netagent.netfilter.rule import DROP, Rule, TableId
 from nova_netagent.plan.links import LinkPlan
 from nova_netagent.store import StoreError
@@ -31,8 +32,8 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-def status(host: Host, item: object) -> tuple[str, str]:
-    found = host.engine.view.status((item.KIND, item.id))  # type: ignore[attr-defined]
+def status(host: Host, item: Object) -> tuple[str, str]:
+    found = host.engine.view.status((item.KIND, item.id))
     assert found is not None
     return found.state, found.message
 
@@ -123,7 +124,7 @@ def test_a_table_that_never_stands_still_is_given_up_for_now(host: Host) -> None
 
 
 def test_a_refused_rule_fails_its_own_object_among_many(host: Host) -> None:
-    items = [make_network(1), *(make_group(n, make_rule(n)) for n in range(1, 9))]
+    items: list[Object] = [make_network(1), *(make_group(n, make_rule(n)) for n in range(1, 9))]
     items += [make_instance(n, (n,)) for n in range(1, 9)]
     bad = make_group(5, make_rule(5, protocol="udp", port_range_min=666, port_range_max=666))
     host.backend.refuse = lambda rule: any(getattr(m, "destination", None) == (666, 666) for m in rule.matches)
@@ -229,9 +230,12 @@ def test_what_comes_while_a_change_is_saved_shares_its_commit(host: Host, monkey
     asked: list[Change] = []
     monkeypatch.setattr(host.engine.store, "save", save_while_others_come)
     apply = host.engine.reconciler.apply
-    monkeypatch.setattr(
-        host.engine.reconciler, "apply", lambda *what, **how: (applies.append(1), apply(*what, **how))[1]
-    )
+
+    def counted(*what: Any, **how: Any) -> Any:
+        applies.append(1)
+        return apply(*what, **how)
+
+    monkeypatch.setattr(host.engine.reconciler, "apply", counted)
     first = Change(Put(make_instance(1)))
     host.engine.serve([first])
     assert [each.answer.result().change for each in (first, *asked)] == ["created"] * 3
@@ -270,7 +274,8 @@ def test_who_begins_to_ask_while_others_are_saved_shares_the_commit(
 ) -> None:
     host.put(make_network(1), make_group(1))
     first, second, third = (Change(Put(make_instance(number))) for number in (1, 2, 3))
-    save, callers = host.engine.store.save, []
+    save = host.engine.store.save
+    callers: list[Change] = []
 
     def save_while_others_begin(*states: DesiredState) -> None:
         if not callers:
@@ -314,13 +319,13 @@ def test_a_plan_of_an_event_changes_nothing(host: Host) -> None:
 
 def test_live_chains_tell_what_each_rule_is_there_for(host: Host) -> None:
     host.put(make_network(1), make_group(1, make_rule(1)), make_instance(1, (1,)))
-    chains = {each["chain"]: each for each in host.engine.inspect().live_chains("filter", 4)}
-    (rule,) = chains["nova-netagent-sgi-b0000001"]["rules"]  # type: ignore[misc]
-    assert tuple(rule["origin"]) == ("security_groups", make_group(1).id, make_rule(1).id)  # type: ignore[index]
+    chains: dict[object, Any] = {each["chain"]: each for each in host.engine.inspect().live_chains("filter", 4)}
+    (rule,) = chains["nova-netagent-sgi-b0000001"]["rules"]
+    assert tuple(rule["origin"]) == ("security_groups", make_group(1).id, make_rule(1).id)
     host.backend.change(TableId(4, "filter"), "nova-netagent-sgi-b0000001", (Rule(DROP),))
     chains = {each["chain"]: each for each in host.engine.inspect().live_chains("filter", 4)}
-    (rule,) = chains["nova-netagent-sgi-b0000001"]["rules"]  # type: ignore[misc]
-    assert rule["origin"] is None  # type: ignore[index]
+    (rule,) = chains["nova-netagent-sgi-b0000001"]["rules"]
+    assert rule["origin"] is None
 
 
 @pytest.mark.parametrize("step", ["prepare", "finish"])

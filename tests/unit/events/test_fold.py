@@ -229,7 +229,7 @@ def test_a_deletion_after_an_expired_tombstone_leaves_its_own() -> None:
 
 
 def whole(*items: Object) -> Replace:
-    kinds: dict[str, list[Object]] = {}
+    kinds: dict[str, list[Any]] = {}
     for item in items:
         kinds.setdefault(item.KIND, []).append(item)
     return Replace(State(**{kind: tuple(found) for kind, found in kinds.items()}))

@@ -15,6 +15,7 @@ from nova_netagent.metrics import Metrics
 from nova_netagent.model import Object
 from nova_netagent.plan.links import ActualLinks
 from nova_netagent.reconcile import Reconciler
+from nova_netagent.status import Status
 from nova_netagent.testing import make_instance, make_network, make_vif
 from tests.properties.host import SETTINGS, Host
 
@@ -22,6 +23,13 @@ OWN = ("192.0.2.7/24", "2001:db8:7::7/64")
 ROUTES = ("198.18.0.0/15 via 192.0.2.1", "2001:db8:99::/48 via 2001:db8:7::1")
 HELD = {*OWN, *ROUTES}
 GIVEN = {"10.1.0.1/24", "fd00:1::1/64"}
+
+
+def fared(host: Host, item: Object) -> Status:
+    """Describe an object: how it fares."""
+    (answer,) = host.put(item)
+    assert answer.status is not None
+    return answer.status
 
 
 class LinksWorld(Protocol):
@@ -354,20 +362,19 @@ class LinksContract:
 
     def test_a_link_that_only_has_the_name_of_a_vlan(self, vlans: Any, host: Host) -> None:
         vlans.add_vlan("vlan7", "eth1", 8)
-        (answer,) = host.put(make_network(1, bridge_interface="eth1", vlan=7))
-        assert answer.status.message == "vlan7: there is a link of this name that is not VLAN 7 of eth1"
+        status = fared(host, make_network(1, bridge_interface="eth1", vlan=7))
+        assert status.message == "vlan7: there is a link of this name that is not VLAN 7 of eth1"
         assert vlans.read().links["vlan7"].master is None
 
     def test_a_vlan_that_the_kernel_refuses_is_an_error_of_its_network_alone(self, vlans: Any, host: Host) -> None:
         """Somebody has the same VLAN by another name; and an MTU that the carrier does not have."""
         vlans.add_vlan("other", "eth1", 7)
-        (answer,) = host.put(make_network(1, bridge_interface="eth1", vlan=7))
-        assert answer.status.message == "vlan7: VLAN 7 of eth1 is other already"
-        (answer,) = host.put(make_network(2, bridge_interface="eth1", vlan=8, mtu=9000))
-        assert answer.status.state == "error"
-        assert "ERANGE" in answer.status.message
-        (answer,) = host.put(make_network(3, bridge_interface="eth1", vlan=9))
-        assert answer.status.state == "done"
+        status = fared(host, make_network(1, bridge_interface="eth1", vlan=7))
+        assert status.message == "vlan7: VLAN 7 of eth1 is other already"
+        status = fared(host, make_network(2, bridge_interface="eth1", vlan=8, mtu=9000))
+        assert status.state == "error"
+        assert "ERANGE" in status.message
+        assert fared(host, make_network(3, bridge_interface="eth1", vlan=9)).state == "done"
 
     def test_flat_and_vlans_on_one_interface(self, vlans: LinksWorld, host: Host) -> None:
         vlans.give("eth1", *OWN, *ROUTES)

@@ -72,10 +72,10 @@ def test_along_a_line_only_the_log_is_looked_at() -> None:
 
         __slots__ = ()
 
-        def items(self) -> None:  # type: ignore[override]
+        def items(self) -> None:
             raise AssertionError("went through all of it")
 
-        __iter__ = items  # type: ignore[assignment]
+        __iter__ = items
 
     blind = Blind({}, [])
     dict.update(blind, dict(after))

@@ -309,8 +309,9 @@ def test_rule_ids_are_distinct_in_a_group() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_distinct_in_a_state(kind: str) -> None:
+    twice: Any = (GOOD[kind], GOOD[kind])
     with pytest.raises(Invalid, match=rf"{kind}\[1\].id"):
-        State(**{kind: (GOOD[kind], GOOD[kind])})
+        State(**{kind: twice})
 
 
 # --- what is allowed at the edges

@@ -56,7 +56,8 @@ def test_a_state_is_exported_in_order_of_ids() -> None:
     assert exported.networks == (make_network(1), make_network(2))
     assert exported.instances == (make_instance(1), make_instance(9))
     assert exported.security_groups == (make_group(3),)
-    assert exported.floating_ips == exported.provider_rules == ()
+    assert exported.floating_ips == ()
+    assert exported.provider_rules == ()
     assert [key for key, _ in state.all_entries()] == [
         ("networks", network_id(2)),
         ("networks", network_id(1)),

@@ -128,7 +128,7 @@ def test_containing_and_overlapping(one: Prefix, other: Prefix) -> None:
     a, b = (ip_network(values.prefix_text(each)) for each in (one, other))
     same_family = a.version == b.version
     assert one.contains(other) == (same_family and b.subnet_of(a))  # type: ignore[arg-type]
-    assert one.overlaps(other) == (same_family and a.overlaps(b))  # type: ignore[arg-type]
+    assert one.overlaps(other) == (same_family and a.overlaps(b))
     assert one.contains(one)
     assert one.overlaps(other) == other.overlaps(one)
 

@@ -148,7 +148,7 @@ def test_each_network_has_its_own_rules_and_they_go_with_it(make_host: MakeHost)
     host = make_host(metadata_host=None)
     before = {
         (table, family): save(host, table, family) for table in ("filter", "nat", "mangle", "raw") for family in (4, 6)
-    }  # type: ignore[arg-type]
+    }
     host.put(make_network(1), make_network(2), make_group(1, make_rule(1)))
     host.delete(make_network(1))
     assert not [line for line in save(host) if "br1" in line]

@@ -78,8 +78,8 @@ def carry_out(edits: Iterable[Edit[str]], actual: Mapping[str, Sequence[str]]) -
                 del chains[name][index]
     for name in going:
         del chains[name]
-    for keys in chains.values():
-        for key in keys:
+    for left in chains.values():
+        for key in left:
             assert jumps_to(key) is None or jumps_to(key) in chains, f"{key} leads nowhere"
     return {name: tuple(keys) for name, keys in chains.items()}
 

@@ -166,8 +166,8 @@ def test_position_is_kept_between_resyncs() -> None:
     for keys in (("x", *OUR_JUMPS), (">nova-filter-top", "x", ">W-FORWARD")):
         assert plan(forward(*keys), keep_position=True).edits == ()
         assert plan(forward(*keys)).edits != ()
-    for keys in (("x",), ("x", ">W-FORWARD"), ("x", *OUR_JUMPS, ">W-FORWARD")):
-        assert result(forward(*keys), keep_position=True)["FORWARD"] == (*OUR_JUMPS, "x")
+    for moved in (("x",), ("x", ">W-FORWARD"), ("x", *OUR_JUMPS, ">W-FORWARD")):
+        assert result(forward(*moved), keep_position=True)["FORWARD"] == (*OUR_JUMPS, "x")
 
 
 # --- iptables_top_regex and iptables_bottom_regex

@@ -32,9 +32,8 @@ MAC = "02:00:00:00:00:01"
 
 
 def link(name: str, master: str | None = None, kind: str | None = None, **fields: Any) -> Link:
-    return Link(
-        **({"index": 1, "name": name, "kind": kind, "master": master, "up": True, "mtu": 1500, "mac": MAC} | fields)
-    )
+    usual: dict[str, Any] = {"index": 1, "up": True, "mtu": 1500, "mac": MAC}
+    return Link(name=name, kind=kind, master=master, **(usual | fields))
 
 
 def bridge(name: str, **fields: Any) -> Link:
@@ -42,7 +41,8 @@ def bridge(name: str, **fields: Any) -> Link:
 
 
 def vlan(**fields: Any) -> Link:
-    return link("vlan7", **({"kind": "vlan", "parent": "eth1", "vlan": 7, "mtu": 1400} | fields))
+    usual: dict[str, Any] = {"kind": "vlan", "parent": "eth1", "vlan": 7, "mtu": 1400}
+    return link("vlan7", **(usual | fields))
 
 
 def host(*links: Link, addresses: tuple[tuple[str, str], ...] = (), addressed: tuple[str, ...] = ()) -> ActualLinks:
