@@ -140,10 +140,10 @@ class Memo:
     def index(
         self, key: Hashable, source: Mapping[str, S], names: Callable[[str, S], Iterable[str]]
     ) -> Mapping[str, Collection[str]]:
-        """By name the keys of those of a mapping that name it; that of last time, brought up to date."""
+        """By name the keys of those of a mapping that name it, however often; that of last time, brought up to date."""
         before, index = self._before(key, _Indexed({}, {}))
         for id_ in changed(before, source):
-            for name in names(id_, before[id_]) if id_ in before else ():
+            for name in dict.fromkeys(names(id_, before[id_])) if id_ in before else ():
                 del index[name][id_]
                 if not index[name]:
                     del index[name]

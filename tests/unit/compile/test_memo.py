@@ -307,6 +307,18 @@ class Named(NamedTuple):
 MAPPINGS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2), max_size=5)
 
 
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), st.lists(st.sampled_from("xyz"), max_size=4)), max_size=6))
+def test_an_index_is_the_same_however_often_a_name_is_said(steps: list[dict[str, list[str]]]) -> None:
+    memo = Memo()
+    for source in steps:
+        index = memo.index("index", source, lambda _, names: names)
+        expected = {
+            name: {key for key, names in source.items() if name in names} for names in source.values() for name in names
+        }
+        assert {name: set(keys) for name, keys in index.items()} == expected
+        memo.forget_unused()
+
+
 @given(st.lists(st.tuples(MAPPINGS, MAPPINGS), max_size=6))
 def test_what_is_put_together_from_last_time_is_what_is_put_together_anew(
     steps: list[tuple[dict[str, int], dict[str, int]]],

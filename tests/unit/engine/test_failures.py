@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from nova_netagent.backend import RuleRefused
 from nova_netagent.backend.fake import FakeBackend
@@ -23,6 +24,7 @@ from nova_netagent.testing import (
     make_network,
     make_provider_rule,
     make_rule,
+    make_vif,
 )
 from tests.properties.host import Host
 
@@ -352,3 +354,15 @@ def test_what_was_made_at_the_moment_of_a_crash_is_known_to_be_ours(
     assert "br1" in host.links.links
     host.engine.reconciler.remove_everything(empty_ruleset(host.settings))
     assert (host.links.sysctls, host.links.addresses, set(host.links.links)) == (sysctls, addresses, ports)
+
+
+def test_vifs_of_one_instance_whose_ids_begin_alike_come_and_go(host: Host) -> None:
+    host.put(make_network(1))
+    first = make_vif(1)
+    second = replace(make_vif(2), id=f"{first.id[:-4]}ffff")
+    for vifs in ((first, second), (first,), (first, second)):
+        host.put(make_instance(1, vifs=vifs))
+        assert host.engine.failed is None
+        assert host.engine.inspect().plan() == []
+    host.delete(make_instance(1))
+    assert host.engine.inspect().plan() == []
