@@ -423,8 +423,7 @@ class Engine:
         if verify:
             self._verified = time.monotonic()
         self._ready_for_commit = time.monotonic() + self._settings.firewall.coalesce_interval
-        self._publish(
-            troubles=self._troubles(),
+        self._publish_troubles(
             unapplied=frozenset(),
             failure="",
             revocation_failure=self._revocation.failure,
@@ -445,8 +444,7 @@ class Engine:
         self._publish(failure=str(error))
 
     def _troubles(self) -> Mapping[Key, tuple[State, str]]:
-        self._server_troubles = self.host.servers.troubles()
-        return troubles(self._state, self._compiled, self._link_failures, self._server_troubles)
+        return troubles(self._state, self._compiled, self._link_failures, self.host.servers.troubles())
 
     # --- looking after it
 
@@ -521,18 +519,22 @@ class Engine:
             self._metrics.drift_repairs_total.labels("link").inc(outcome.links_again)
         self._remember(outcome)
         self._link_failures = outcome.link_failures
-        self._publish(troubles=self._troubles())
+        self._publish_troubles()
 
     def _turn_servers(self) -> None:
         """Start, reload and end what it is time for, and tell how the networks fare."""
         self.host.servers.do_due()
         if self.host.servers.troubles() != self._server_troubles:
-            self._publish(troubles=self._troubles())
+            self._publish_troubles()
 
     # --- publishing
 
     def _publish(self, **changes: Any) -> None:
         self.view = replace(self.view, state=self._state, **changes)
+
+    def _publish_troubles(self, **changes: Any) -> None:
+        self._server_troubles = self.host.servers.troubles()
+        self._publish(troubles=self._troubles(), **changes)
 
     def _remember(self, outcome: Outcome) -> None:
         seconds = time.monotonic() - self._began

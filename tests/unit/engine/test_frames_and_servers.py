@@ -170,6 +170,16 @@ def test_a_server_that_cannot_be_started_puts_its_networks_in_error_and_holds_no
     assert status(host, make_network(1)) == ("done", "")
 
 
+def test_a_question_does_not_keep_what_became_of_a_server_from_being_told(host: Host) -> None:
+    host.system.no_program = True
+    host.put(make_network(1))
+    host.system.no_program = False
+    assert host.engine.host.servers.settle(60)
+    host.engine.inspect()
+    host.engine.serve([])
+    assert status(host, make_network(1)) == ("done", "")
+
+
 def test_what_a_server_complains_of_is_told_until_it_is_well(host: Host) -> None:
     host.put(make_network(1), make_network(2))
     host.engine.host.servers.settle(60)
