@@ -17,6 +17,7 @@ from nova_netagent.backend import BackendError, Unavailable, sockopt, trace
 from nova_netagent.backend.nft import Netlink
 from nova_netagent.backend.nft.netlink import lacks_nf_tables
 from nova_netagent.backend.nft.objects import Family as NftFamily
+from nova_netagent.netfilter.hooks import HOOKS
 from nova_netagent.netfilter.owner import FILTER_TOP, POSTROUTING_BOTTOM, Owner
 
 _PROC = Path("/proc")
@@ -256,9 +257,8 @@ class _LegacyTable:
 
     def closed(self) -> list[str]:
         """Those of its built-in chains whose policy is DROP."""
-        names = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
         return [
-            f"IPv{self._family} {self._table} {names[hook]}"
+            f"IPv{self._family} {self._table} {HOOKS[hook]}"
             for hook, at in self._policies.items()
             if self._entries[at].verdict == _DROP
         ]

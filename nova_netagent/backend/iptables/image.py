@@ -21,6 +21,7 @@ from nova_netagent.backend.iptables.layout import (
     standard_target,
 )
 from nova_netagent.backend.iptables.targets import FALL_THROUGH, VERDICTS, jump
+from nova_netagent.netfilter.hooks import HOOKS
 
 Keys = tuple[bytes, ...]
 Chains = Mapping[str, Keys]
@@ -125,10 +126,6 @@ def counted(blob: bytearray, hooks: Mapping[int, int], layout: Layout) -> dict[s
         )
         chains[chain.name] = CountedChain(policy, rules)
     return chains
-
-
-HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
-"""Built-in chains by the number of their hook."""
 
 
 def _names(hooks: Mapping[int, int]) -> dict[int, str]:

@@ -10,8 +10,9 @@ from struct import Struct
 from typing import NamedTuple
 
 from nova_netagent.backend import sockopt
-from nova_netagent.backend.iptables.image import HOOKS, CountedChain, Image, Keys, counted, image_of
+from nova_netagent.backend.iptables.image import CountedChain, Image, Keys, counted, image_of
 from nova_netagent.backend.iptables.layout import COUNTERS, LAYOUTS, ROOM
+from nova_netagent.netfilter.hooks import HOOKS
 from nova_netagent.netfilter.rule import Family
 
 _GET_INFO, _GET_ENTRIES = 64, 65
