@@ -1,6 +1,6 @@
 """Links, addresses and sysctls: the part of an attempt that is noted before it is done."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from nova_netagent.backend.links.protocol import LinksBackend, LinksFailed
 from nova_netagent.compile.links import Links
@@ -76,18 +76,12 @@ class OwnLinks:
     def prepare(self, plan: LinkPlan, outcome: Outcome) -> None:
         """What comes before the rules."""
         if plan:
-            try:
-                self._backend.prepare(plan)
-            except LinksFailed as error:
-                outcome.link_failures |= error.reasons
+            _edit(self._backend.prepare, plan, outcome)
 
     def finish(self, plan: LinkPlan, outcome: Outcome) -> None:
         """What comes after the rules. What could not be undone stays noted, and is tried again."""
         if plan:
-            try:
-                self._backend.finish(plan)
-            except LinksFailed as error:
-                outcome.link_failures |= error.reasons
+            _edit(self._backend.finish, plan, outcome)
             outcome.note("link", plan)
         gone = [thing for thing in plan.forget if not outcome.link_failures.keys() & set(thing[1].split(" "))]
         self._store.forget_made(gone)
@@ -107,3 +101,10 @@ class OwnLinks:
 
     def _is_joined(self, device: str, bridge: str) -> bool:
         return ("uplink", f"{device} {bridge}") in self._made
+
+
+def _edit(edit: Callable[[LinkPlan], object], plan: LinkPlan, outcome: Outcome) -> None:
+    try:
+        edit(plan)
+    except LinksFailed as error:
+        outcome.link_failures |= error.reasons

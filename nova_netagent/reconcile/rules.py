@@ -13,9 +13,9 @@ from nova_netagent.compile.skeleton import hooks
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import Key, lineage
 from nova_netagent.netfilter.owner import Owner
-from nova_netagent.netfilter.rule import IpSet, Ruleset, Table, TableId
+from nova_netagent.netfilter.rule import IpSet, Origin, Ruleset, Table, TableId
 from nova_netagent.plan.sets import SetPlan, plan_sets
-from nova_netagent.plan.tables import Placement, TablePlan, plan_removal, plan_table
+from nova_netagent.plan.tables import EncodedTable, Placement, TablePlan, plan_removal, plan_table
 from nova_netagent.reconcile.attempts import persist
 from nova_netagent.reconcile.outcome import Outcome
 from nova_netagent.settings import FirewallSettings
@@ -71,8 +71,8 @@ class Rules:
                 new = set(self._plan_table(table, True).coming())
                 origins |= {
                     origin
-                    for name, chain in table.chains.items()
-                    for key, origin in zip(encoded.chains[name], chain.origins(), strict=True)
+                    for name in table.chains
+                    for key, origin in _reasons(table, encoded, name)
                     if (name, key) in new
                 }
         return frozenset(origin[:2] for origin in origins if origin is not None)
@@ -103,16 +103,12 @@ class Rules:
         :param only: the chains that are asked for; by default all.
         """
         encoded = self._backend.encode(table)
-        origins = {
-            (name, key): origin
-            for name, chain in table.chains.items()
-            for key, origin in zip(encoded.chains[name], chain.origins(), strict=True)
-        }
         hooks = {hook.chain for hook in table.hooks}
         counters = self._backend.counters(table.id)
         for name in counters if only is None else counters.keys() & only:
             if name in hooks or self._owner.owns_chain(name):
                 policy, rules = counters[name]
+                origins = dict(_reasons(table, encoded, name))
                 yield {
                     "table": table.id.name,
                     "family": table.id.family,
@@ -123,7 +119,7 @@ class Rules:
                             "packets": packets,
                             "bytes": size,
                             "rule": self._backend.describe(table.id, key),
-                            "origin": origins.get((name, key)),
+                            "origin": origins.get(key),
                             "target": self._backend.jumps_to(key),
                         }
                         for packets, size, key in rules
@@ -245,6 +241,12 @@ class Rules:
     def _lines(self, plan: TablePlan[Any], backend: Backend[Any] | None = None) -> Iterator[str]:
         describe = (backend or self._backend).describe
         return plan.lines(lambda key: describe(plan.table, key))
+
+
+def _reasons(table: Table, encoded: EncodedTable[Any], chain: str) -> Iterator[tuple[Any, Origin | None]]:
+    """Each key of a chain of ours with what it is there for; nothing where the chain is not described."""
+    if chain in table.chains:
+        yield from zip(encoded.chains[chain], table.chains[chain].origins(), strict=True)
 
 
 def _ordered(ruleset: Ruleset) -> list[Table]:
