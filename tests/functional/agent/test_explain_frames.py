@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from nova_netagent.testing import make_group, make_instance, make_rule
+from tests.functional.agent.meeting import met_alone
 from tests.functional.agent.nft import nft
 from tests.functional.agent.site import Site
 from tests.functional.agent.test_explain import asked
-from tests.functional.agent.witness import packet_of
 from tests.lab import Icmp, Namespace, Tcp, Udp, arrives, needs
 from tests.lab.probes import IpProbe
 
@@ -103,13 +103,9 @@ def test_the_same_rules_hold_as_in_the_kernel(asking: Site, sender: str, receive
     site = asking
     machines: tuple[Namespace, Namespace] = (getattr(site, sender), getattr(site, receiver))
     probe = site.addressed(*machines, probe)
-    arrives(*machines, probe)  # whoever has to ask for a MAC asks now
-    site.forget_flows()
-    packet = packet_of(machines[0], probe, None)
-    of = f"{'ip6' if packet.family == 6 else 'ip'} saddr {packet.source}"
-    kind = "icmpv6 type echo-request" if packet.protocol == 58 else f"meta l4proto {packet.protocol}"
+    _, alone = met_alone(site, *machines, probe)
     nft(site.host, *(f"flush chain {family} other {name}" for family, name in CHAINS))
-    nft(site.host, *(f"add rule {family} other {name} {of} {kind} jump at-{name}" for family, name in CHAINS))
+    nft(site.host, *(f"add rule {family} other {name} {alone} jump at-{name}" for family, name in CHAINS))
     before = hits(site)
     assert arrives(*machines, probe)
     kernel = {key for key, count in hits(site).items() if count > before.get(key, 0)}
@@ -210,6 +206,7 @@ def test_what_the_bridge_does_not_hand_up_is_not_asked_for_its_route(served: Sit
 
 def test_a_policy_of_a_bridge(served: Site) -> None:
     site = served
+    arrives(site.vm2, site.vm1, Tcp(81).towards(site.vm1))  # the policy drops ARP as well: each knows the other's MAC
     nft(
         site.host,
         "table bridge fw { chain c { type filter hook forward priority 0; policy drop; tcp dport 81 accept\n}\n}",

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_rule
+from tests.functional.agent.meeting import met_alone
 from tests.functional.agent.nft import nft
 from tests.functional.agent.site import Site
 from tests.functional.agent.test_explain import asked
-from tests.functional.agent.witness import packet_of
 from tests.lab import Icmp, Namespace, Tcp, Udp, arrives, needs
 from tests.lab.probes import IpProbe
 
@@ -113,13 +113,9 @@ def test_the_same_rules_hold_as_in_the_kernel(asking: Site, sender: str, receive
     site = asking
     machines: tuple[Namespace, Namespace] = (getattr(site, sender), getattr(site, receiver))
     probe = site.addressed(*machines, probe)
-    arrives(*machines, probe)  # whoever has to ask for a MAC asks now
-    site.forget_flows()
-    packet = packet_of(machines[0], probe, None)
-    of = f"{'ip6' if packet.family == 6 else 'ip'} saddr {packet.source}"
-    kind = "icmpv6 type echo-request" if packet.protocol == 58 else f"meta l4proto {packet.protocol}"
+    packet, alone = met_alone(site, *machines, probe)
     nft(site.host, *(f"flush chain inet other {hook}" for hook in HOOKS))
-    nft(site.host, *(f"add rule inet other {hook} {of} {kind} jump at-{hook}" for hook in HOOKS))
+    nft(site.host, *(f"add rule inet other {hook} {alone} jump at-{hook}" for hook in HOOKS))
     before = hits(site)
     assert arrives(*machines, probe)
     kernel = {key for key, count in hits(site).items() if count > before.get(key, 0)}
