@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable, trace
 from nova_netagent.compile import Compiled, Compiler, needed
 from nova_netagent.engine.culprits import to_blame
-from nova_netagent.engine.inbox import COMING_SECONDS, Inbox
+from nova_netagent.engine.inbox import Inbox
 from nova_netagent.engine.inspection import Inspection
 from nova_netagent.engine.limited import Limited
 from nova_netagent.engine.requests import Answer, Change, Look, NotApplied, Request, Wake
@@ -41,8 +41,6 @@ LOG = logging.getLogger(__name__)
 
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 """Seconds to the first retry after a failure, doubled up to the most."""
-SHARING = 16
-"""So often it is looked, before a commit, whether changes came while others were saved."""
 MEDDLING_SECONDS = 2.0
 """How long whoever changes our rules is left alone, where the kernel tells of it at once."""
 
@@ -250,16 +248,7 @@ class Engine:
 
     def _change(self, changes: list[Change]) -> None:
         before = self._state
-        patience = time.monotonic() + COMING_SECONDS
-        others, patience = self.inbox.changes_to_come(patience)
-        accepted = self._accept([*changes, *others])
-        for _ in range(SHARING):
-            # What came or began to come while this was saved shares its commit, which takes much longer.
-            here = self.inbox.changes_here()
-            others, patience = self.inbox.changes_to_come(patience)
-            if not here and not others:
-                break
-            accepted += self._accept([*here, *others])
+        accepted = [each for some in self.inbox.sharing(changes) for each in self._accept(some)]
         if accepted and (_touched(before, self._state) or self.view.failure):
             self._apply(verify=bool(self.view.failure))
         for change, found, made in accepted:

@@ -2,13 +2,15 @@
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from nova_netagent.engine.requests import Change, Look, Request, Wake
 
 COMING_SECONDS, STALLED_SECONDS = 0.25, 0.01
 """How long, in all and for the next one, callers are waited for who have begun to ask."""
+SHARING = 16
+"""So often it is looked, before a commit, whether changes came while others were saved."""
 TURN_SECONDS = 1.0
 """How long it is waited at most: whoever takes shows by it that it lives."""
 
@@ -51,6 +53,19 @@ class Inbox:
                 taken.append(self._queue.get_nowait())
         except queue.Empty:
             return taken
+
+    def sharing(self, first: list[Change]) -> Iterator[list[Change]]:
+        """The changes that share a commit, as they are to be saved; the commit takes much longer.
+
+        The first ones, and then those that came or began to come while the ones before were saved.
+        """
+        until, here = time.monotonic() + COMING_SECONDS, first
+        for _ in range(SHARING + 1):
+            others, until = self.changes_to_come(until)
+            if not here and not others:
+                return
+            yield [*here, *others]
+            here = self.changes_here()
 
     def changes_here(self) -> list[Change]:
         """The changes that wait to be taken; other requests are put off."""
