@@ -189,13 +189,15 @@ def _shared_bits(entries: Sequence[AddressEntry]) -> int:
 # --- by device
 
 
-def enter_names(side: Callable[[str], Physdev]) -> Enter:
-    """Into a node of names, by goto: RETURN in a leaf leaves the whole tree.
+def enter_names(side: Callable[[str], Physdev], *, goto: bool) -> Enter:
+    """Into a node of names.
 
     :param side: makes the match of a name pattern.
+    :param goto: RETURN in a leaf leaves the whole tree, and each node needs the tree's tail. Otherwise
+        a frame that no entry concerns comes back to the root, and the tail is the root's alone.
     """
     # The same object for the same way: what was encoded of it is found again.
-    return lru_cache(1 << 14)(lambda key, chain: Rule(Jump(chain, goto=True), matches=(side(key),)))
+    return lru_cache(1 << 14)(lambda key, chain: Rule(Jump(chain, goto), matches=(side(key),)))
 
 
 def enter_interfaces(key: str, chain: str) -> Rule:

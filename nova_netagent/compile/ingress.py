@@ -1,14 +1,16 @@
-"""What may come in: the filter table's W-inst-ID, W-vif-ID and what they share."""
+"""What may come in: the filter table's W-inst-ID, W-vif-ID and W-net-ID, and what all share."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+
+from msgspec.structs import replace
 
 from nova_netagent.compile import group_log
 from nova_netagent.compile.discovery import DHCP_SERVER, HEARD, LINK_LOCAL, ROUTER_ADVERTISEMENT
 from nova_netagent.compile.parts import Reasoned, Scope, judged_by, network
 from nova_netagent.compile.resolve import Judge, Port
 from nova_netagent.compile.security_group import chain_name
-from nova_netagent.model import values
+from nova_netagent.model import Network, values
 from nova_netagent.model.protocols import ICMPV6, UDP, UDPLITE
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import ACCEPT, DROP, Conntrack, Family, Icmp, Jump, Rule
@@ -27,7 +29,6 @@ DROP_INVALID = Rule(
 
 def shared_chains(family: Family, scope: Scope) -> Iterator[tuple[str, tuple[Rule, ...]]]:
     """What every instance's chain jumps to."""
-    yield "established", (DROP_INVALID, Rule(ACCEPT, matches=(REPLIES,)))
     yield "sg-fallback", (Rule(scope.drop),)
     if family == 6:
         yield "discovery", tuple(_discovery())
@@ -39,6 +40,22 @@ def _discovery() -> Iterator[Rule]:
         source = LINK_LOCAL if type_ == ROUTER_ADVERTISEMENT else None
         yield Rule(ACCEPT, source=source, protocol=ICMPV6, matches=(Icmp(type_),))
     yield Rule(ACCEPT, source=LINK_LOCAL, protocol=UDP, matches=(DHCP_SERVER[6],))
+
+
+def network_chain(network_id: str, scope: Scope) -> str:
+    """W-net-ID: what any stateful vif of a network hears."""
+    return scope.chain(f"net-{scope.names.networks[network_id]}")
+
+
+def heard(each: Network, family: Family, scope: Scope) -> Iterator[Rule]:
+    """The rules of W-net-ID: replies, and what brings a vif to life.
+
+    One chain for all vifs, with nothing but one jump to it in each of theirs.
+    """
+    yield replace(DROP_INVALID, origin=("networks", each.id, "replies"))
+    yield Rule(ACCEPT, matches=(REPLIES,), origin=("networks", each.id, "replies"))
+    rule, why = _comes_to_life(scope.owner.wrap_name, family, each.server)
+    yield replace(rule, origin=("networks", each.id, why))
 
 
 def groups_of(port: Port, family: Family) -> Sequence[Judge]:
@@ -58,7 +75,8 @@ def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
         return
     if port.network is not None:
         same_net = port.network.range(family) if scope.settings.network.allow_same_net_traffic else None
-        yield from _of_its_network(scope.owner.wrap_name, family, port.stateful, port.network.server, same_net)
+        shared = network_chain(port.network.id, scope) if port.stateful else None
+        yield from _of_its_network(scope.owner.wrap_name, family, shared, port.network.server, same_net)
         for group in groups_of(port, family):
             yield judged_by(chain_name(group.id, "ingress", scope), group.id), ""
     if port.network is not None and group_log.is_refusal_logged(scope.settings.security_group_log, port):
@@ -68,24 +86,25 @@ def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
 
 @lru_cache(4096)
 def _of_its_network(
-    wrap_name: str, family: Family, stateful: bool, server: str | None, same_net: str | None
+    wrap_name: str, family: Family, shared: str | None, server: str | None, same_net: str | None
 ) -> tuple[Reasoned, ...]:
     """What the vifs of a network have in common: the same objects for all of them."""
-
-    def to(name: str) -> Rule:
-        return Rule(Jump(Owner(wrap_name).chain(name)))
-
     found: list[Reasoned] = []
-    if stateful:
-        found.append((to("established"), "replies"))
-    if family == 4:
-        source = None if server is None else values.host(server)
-        found.append((Rule(ACCEPT, source=source, protocol=UDP, matches=(DHCP_SERVER[4],)), "DHCP"))
+    if shared is None:
+        found.append(_comes_to_life(wrap_name, family, server))
     else:
-        found.append((to("discovery"), "neighbour discovery"))
-    found.append((to("provider"), "provider rules"))
+        found.append((Rule(Jump(shared)), "replies and its network's services"))
+    found.append((Rule(Jump(Owner(wrap_name).chain("provider"))), "provider rules"))
     if same_net is not None:
         found.append((Rule(ACCEPT, source=network(same_net)), "same network"))
         if family == 6:
             found.append((Rule(ACCEPT, source=LINK_LOCAL), "same network"))
     return tuple(found)
+
+
+def _comes_to_life(wrap_name: str, family: Family, server: str | None) -> Reasoned:
+    """What is heard whether the groups are stateful or not: the network's DHCP, neighbour discovery."""
+    if family == 6:
+        return Rule(Jump(Owner(wrap_name).chain("discovery"))), "neighbour discovery"
+    source = None if server is None else values.host(server)
+    return Rule(ACCEPT, source=source, protocol=UDP, matches=(DHCP_SERVER[4],)), "DHCP"

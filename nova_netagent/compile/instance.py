@@ -101,7 +101,9 @@ def place(scope: Scope, memo: Memo, placed: Placed) -> Used:
 
     def names(id_: str, ports: tuple[Port, ...]) -> tuple[object, ...]:
         vifs = [scope.names.vifs[port.vif.id] for port in ports]
-        return scope.names.instances[id_], *vifs, *(scope.names.groups[g.id] for port in ports for g in port.groups)
+        networks = [scope.names.networks[port.network.id] for port in ports if port.network is not None]
+        groups = [scope.names.groups[group.id] for port in ports for group in port.groups]
+        return scope.names.instances[id_], *vifs, *networks, *groups
 
     resolved = scope.resolved
     pieces = memo.each("pieces", resolved.ports, (scope.names,), make, names)
@@ -122,9 +124,8 @@ def _place(pieces: Mapping[str, Piece], scope: Scope, memo: Memo) -> _Placed:
         rows = part.in_order(name, pieces, entries, dispatch.device_order)
         return dispatch.ordered_device_tree([row[3] for row in rows], tail, memo.part(name))
 
-    tail = _unknown_port(scope)
-    receivers = devices("receivers", attrgetter("to_device"), tail)
-    senders = devices("senders", attrgetter("from_device"), tail)
+    receivers = devices("receivers", attrgetter("to_device"), ())
+    senders = devices("senders", attrgetter("from_device"), _unknown_port(scope))
     astray = devices("astray", attrgetter("astray"), ())
     for index, family in enumerate(scope.families):
         entries = _addresses(index, family, pieces, scope, part)
@@ -375,6 +376,7 @@ class _Ways:
             self._add("filter", "local", enter)
         self._add("filter", "ports", *_uplinks_pass(_sent_to, False, scope))
         self._write("filter", "ports", ports, names, _INTO_RECEIVERS)
+        self._add("filter", "ports", *_unknown_port(scope))
         self._write("filter", "local", addresses, names, dispatch.enter_prefix)
 
     def place_senders(self, ports: Node, astray: Node) -> None:
@@ -411,8 +413,8 @@ class _Ways:
         part.keep(node.keys)
 
 
-_INTO_RECEIVERS = dispatch.enter_names(_sent_to)
-_INTO_SENDERS = dispatch.enter_names(_sent_by)
+_INTO_RECEIVERS = dispatch.enter_names(_sent_to, goto=False)
+_INTO_SENDERS = dispatch.enter_names(_sent_by, goto=True)
 
 
 def _called_by_floating_ip(entries: Sequence[AddressEntry], scope: Scope) -> Iterator[AddressEntry]:

@@ -1,8 +1,9 @@
-"""What a network needs of the host: forwarding, DHCP and DNS let in, checksums filled."""
+"""What a network needs of the host: forwarding, DHCP and DNS let in, checksums filled, what its vifs hear."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from nova_netagent.compile import ingress
 from nova_netagent.compile.parts import Placed, Scope
 from nova_netagent.model import Network
 from nova_netagent.model.protocols import ICMPV6, TCP, UDP
@@ -35,7 +36,7 @@ _DISCOVER = Rule(
 
 
 def place(scope: Scope, placed: Placed) -> None:
-    """Fill W-INPUT, W-FORWARD and mangle's W-POSTROUTING, bridge by bridge.
+    """Fill W-INPUT, W-FORWARD and mangle's W-POSTROUTING, bridge by bridge, and each network's W-net-ID.
 
     Several networks may be on one bridge: it is open for what any of them needs.
     """
@@ -44,6 +45,8 @@ def place(scope: Scope, placed: Placed) -> None:
         placed.add(4, "filter", scope.chain("INPUT"), _DISCOVER)
         placed.add(4, "filter", scope.chain("FORWARD"), _DISCOVER)
     for family in scope.families:
+        for each in networks:
+            placed.add(family, "filter", ingress.network_chain(each.id, scope), *ingress.heard(each, family, scope))
         # A network that is routed speaks for its bridge before one that is not.
         speakers: dict[str, Network] = {}
         served: dict[str, Network] = {}

@@ -18,20 +18,23 @@ class Names(Struct, frozen=True):
     instances: ShortIds
     vifs: ShortIds
     groups: ShortIds
+    networks: ShortIds
 
 
 def names_of(resolved: Resolved, memo: Memo) -> Names:
     """Name everything that has chains; which names depends on what there is, not on order."""
-    ports, groups = resolved.ports, resolved.groups
+    ports, groups, networks = resolved.ports, resolved.groups, resolved.networks
     instances_named = memo.index("instances by name", ports, lambda id_, _: (id_[:SHORT],))
     vifs_named = memo.index("vifs by name", ports, lambda _, own: [port.vif.id[:SHORT] for port in own])
     groups_named = memo.index("groups by name", groups, lambda id_, _: (id_[:SHORT],))
+    networks_named = memo.index("networks by name", networks, lambda id_, _: (id_[:SHORT],))
     names = Names(
         instances=NO_CLASH if len(instances_named) == len(ports) else short_names(ports),
         vifs=NO_CLASH
         if len(vifs_named) == sum(map(len, ports.values()))
         else short_names({port.vif.id for own in ports.values() for port in own}),
         groups=NO_CLASH if len(groups_named) == len(groups) else short_names(groups.keys()),
+        networks=NO_CLASH if len(networks_named) == len(networks) else short_names(networks.keys()),
     )
     # Interned: that an id more is there changes nobody's name, unless it clashes.
     return memo.intern("names", names)

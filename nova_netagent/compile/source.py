@@ -1,6 +1,7 @@
 """As whom a vif may send: raw PREROUTING, before connection tracking sees the packet.
 
-W-src-ID is entered by bridge port. RETURN leaves the whole tree and lets the packet on.
+W-src-ID is entered by bridge port, by goto, and left by goto for what is the same for every
+vif: RETURN there leaves the whole tree and lets the packet on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ ROUTER_MESSAGES = (134, 137)
 
 
 def shared_chains(family: Family, scope: Scope) -> Iterator[tuple[str, tuple[Rule, ...]]]:
-    """What is the same for every vif: no servers, and what a host says without an address."""
+    """What is the same for every vif: who sends as itself is no server; who has no address yet asks for one."""
     yield "no-server", tuple(_no_server(family))
     yield "unspecified", (*_unspecified(family), Rule(DROP))
     if family == 6:
@@ -51,42 +52,43 @@ def _no_server(family: Family) -> Iterator[Rule]:
 
 def _unspecified(family: Family) -> Iterator[Rule]:
     if family == 4:
-        yield Rule(RETURN, destination="255.255.255.255/32", protocol=UDP, matches=(DHCP_CLIENT[4],))
+        nobody, everybody = "0.0.0.0/32", "255.255.255.255/32"
+        yield Rule(RETURN, source=nobody, destination=everybody, protocol=UDP, matches=(DHCP_CLIENT[4],))
         return
     for type_ in SENT_UNSPECIFIED:
-        yield Rule(RETURN, destination="ff02::/16", protocol=ICMPV6, matches=(Icmp(type_),))
+        yield Rule(RETURN, source="::/128", destination="ff02::/16", protocol=ICMPV6, matches=(Icmp(type_),))
 
 
 def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
     """W-src-ID: an instance can send only as itself, and never as a DHCP server or a router."""
     mac = port.vif.address
-    yield scope.jump("no-server"), "no server"
     own = own_sources(port, family)
+    itself = _to(scope.chain("no-server"))
     for prefix, pair_mac in own:
         if pair_mac != mac:
-            yield Rule(RETURN, source=network(prefix), matches=(MacSource(pair_mac),)), "own address"
+            yield Rule(itself, source=network(prefix), matches=(MacSource(pair_mac),)), "no server"
     yield Rule(DROP, matches=(MacSource(mac, inverted=True),)), "own address"
-    yield _nobody(family, scope.chain("unspecified")), "own address"
     if family == 6:
-        yield _link_local(port, bool(own), scope), "own address"
+        # A vif without IPv6 still answers for the link-local address of its MAC, and says nothing else.
+        link_local = values.host(values.link_local(mac))
+        if own:
+            yield Rule(itself, source=link_local), "no server"
+        else:
+            yield Rule(_to(scope.chain("discovery")), source=link_local), "own address"
     for prefix, pair_mac in own:
         if pair_mac == mac:
-            yield Rule(RETURN, source=network(prefix)), "own address"
-    yield _OTHERWISE, "own address"
-
-
-_OTHERWISE = Rule(DROP)
+            yield Rule(itself, source=network(prefix)), "no server"
+    yield _otherwise(scope.chain("unspecified")), "own address"
 
 
 @lru_cache(64)
-def _nobody(family: Family, chain: str) -> Rule:
-    return Rule(Jump(chain, goto=True), source="0.0.0.0/32" if family == 4 else "::/128")
+def _to(chain: str) -> Jump:
+    return Jump(chain, goto=True)
 
 
-def _link_local(port: Port, has_ipv6: bool, scope: Scope) -> Rule:
-    """A vif without IPv6 still answers for the link-local address of its MAC, and says nothing else."""
-    source = values.host(values.link_local(port.vif.address))
-    return Rule(RETURN if has_ipv6 else Jump(scope.chain("discovery"), goto=True), source=source)
+@lru_cache(64)
+def _otherwise(chain: str) -> Rule:
+    return Rule(_to(chain))
 
 
 def own_sources(port: Port, family: Family) -> Sequence[tuple[str, str]]:

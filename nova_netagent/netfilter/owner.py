@@ -10,7 +10,9 @@ The kernel takes 28 characters, W has at most 14, so NAME has at most 13.
             | "snat" | "float-snat" | "cut" | "zones"
             | KIND "-" 8HEX            an object's chain, by its short id
             | "to-" 8HEX               a node of a dispatch tree
-    KIND    = "inst" | "vif" | "out" | "src" | "sgi" | "sge" | "lgi" | "lge"
+    KIND    = "inst" | "vif" | "net" | "out" | "src" | "sgi" | "sge" | "lgi" | "lge"
+
+(No chain is called "established" any more; one that an older agent left is swept.)
 
 Sets are named ``W-g4-8HEX`` and ``W-g6-8HEX``, and ``W-cut4`` and ``W-cut6``.
 """
@@ -29,7 +31,7 @@ SHORT = 8
 
 _CHAIN = re.compile(
     r"(INPUT|FORWARD|OUTPUT|PREROUTING|POSTROUTING|local|ports|established|discovery|provider|sg-fallback"
-    r"|no-server|unspecified|services|egress-ok|egress-done|snat|float-snat|cut|zones|(inst|vif|out|src|sgi|sge|lgi|lge|to)-[0-9a-f]{8})\Z"
+    r"|no-server|unspecified|services|egress-ok|egress-done|snat|float-snat|cut|zones|(inst|vif|net|out|src|sgi|sge|lgi|lge|to)-[0-9a-f]{8})\Z"
 )
 _SET = re.compile(r"(g[46]-[0-9a-f]{8}|cut[46])\Z")
 

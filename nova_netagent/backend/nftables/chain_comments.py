@@ -5,7 +5,6 @@ from collections.abc import Mapping
 _COMMENTS: Mapping[str, str] = {
     "local": "to which instance: bridged frames by port, routed packets by address",
     "ports": "to which vif, by its bridge port",
-    "established": "replies, and packets of no connection",
     "provider": "what the provider says of every instance",
     "discovery": "neighbour discovery and DHCPv6 that every instance hears",
     "sg-fallback": "what no group lets in",

@@ -92,7 +92,7 @@ def turned(host: Namespace) -> None:
 
 
 def taken_out(host: Namespace) -> None:
-    nft(host, f"delete rule ip {W} {INST} handle {handle(host, INST, 'established')}")
+    nft(host, f"delete rule ip {W} {INST} handle {handle(host, INST, '-net-')}")
 
 
 def doubled(host: Namespace) -> None:

@@ -29,7 +29,7 @@ def address_tree(root: str, entries: Sequence[AddressEntry], owner: Owner) -> No
 def device_tree(
     root: str, entries: Sequence[DeviceEntry], tail: Sequence[Rule], side: Callable[[str], Physdev], owner: Owner
 ) -> Nodes:
-    return written(root, dispatch.device_tree(entries, tail, Memo()), dispatch.enter_names(side), owner)
+    return written(root, dispatch.device_tree(entries, tail, Memo()), dispatch.enter_names(side, goto=True), owner)
 
 
 def written(root: str, tree: Node, enter: Enter, owner: Owner) -> Nodes:
@@ -197,6 +197,16 @@ def test_a_device_tree_finds_what_a_list_would(names: set[str], with_tail: bool)
         expected = name if name in names else "tail" if with_tail else "nobody"
         assert finds(chains, replace(PACKET, physdev_in=name)) == expected
     assert finds(chains, PACKET) == ("tail" if with_tail else "nobody")
+
+
+@thorough
+@given(st.sets(NAMES, max_size=80))
+def test_a_tree_that_is_entered_by_jumps_needs_one_tail(names: set[str]) -> None:
+    tree = dispatch.device_tree([device_entry(name) for name in names], (), Memo())
+    (root, own), *below = written("ports", tree, dispatch.enter_names(incoming, goto=False), OWNER)
+    chains = chains_of([(root, (*own, *TAIL)), *below], "ports")
+    for name in names | {name + "x" for name in names} | {name[:-1] for name in names} | {"eth0", "tap"}:
+        assert finds(chains, replace(PACKET, physdev_in=name)) == (name if name in names else "tail")
 
 
 @thorough

@@ -108,8 +108,15 @@ def test_a_new_member_touches_its_own_chains_the_trees_and_one_set() -> None:
 
 def test_a_network_that_changes_changes_its_instances() -> None:
     told = Told()
-    changed = changed_by(told, Put(make_network(1, dhcp_server="10.1.0.250")))
+    changed = changed_by(told, Put(make_network(1, cidr="10.1.0.0/23")))
     assert {f"filter:inst-a{number:07x}" for number in range(1, 30)} <= changed
+
+
+def test_what_all_vifs_of_a_network_hear_is_changed_in_one_place() -> None:
+    told = Told()
+    changed = changed_by(told, Put(make_network(1, dhcp_server="10.1.0.250")))
+    assert "filter:net-e0000001" in changed
+    assert not [name for name in changed if "inst-" in name]
 
 
 def test_an_instance_that_goes_touches_nobody_else() -> None:
@@ -289,7 +296,7 @@ def test_equal_rules_of_many_chains_are_one_object_and_each_says_whose_it_is() -
     told = Told()
     one, other = (told.compiled.ruleset.tables[FILTER].chains[f"nova-netagent-inst-a000000{n}"] for n in (1, 3))
     assert all(a is b for a, b in zip(one.rules, other.rules, strict=True))
-    assert one.explained[0].origin == ("instances", make_instance(1).id, "replies")
+    assert one.explained[0].origin == ("instances", make_instance(1).id, "replies and its network's services")
     assert [rule.origin for rule in other.explained] == list(other.origins())
     assert ("security_groups", group_id(2), "") in other.origins()
 

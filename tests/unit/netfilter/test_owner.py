@@ -40,7 +40,7 @@ PLAIN = [
     "snat",
     "float-snat",
 ]
-KINDS = ["inst", "vif", "out", "src", "sgi", "sge", "to"]
+KINDS = ["inst", "vif", "net", "out", "src", "sgi", "sge", "to"]
 NAMES = [*PLAIN, *(f"{kind}-0123abcd" for kind in KINDS)]
 
 

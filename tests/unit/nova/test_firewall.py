@@ -89,24 +89,28 @@ def test_the_basic_rules_are_novas_in_novas_order() -> None:
     """Scenario 29: INVALID, replies, DHCP, the provider's, the own network, groups, fallback."""
     world = World(make_network(1), make_provider_rule(1), make_group(1, make_rule(1)), make_instance(1, (1,)))
     assert world.chain("inst-a0000001") == [
-        "-j nova-netagent-established",
-        "-s 10.1.0.1/32 -p udp -m udp --sport 67 --dport 68 -j ACCEPT",
+        "-j nova-netagent-net-e0000001",
         "-j nova-netagent-provider",
         "-s 10.1.0.0/24 -j ACCEPT",
         "-j nova-netagent-sgi-b0000001",
         "-j nova-netagent-sg-fallback",
     ]
-    assert world.chain("established") == [
+    assert world.chain("net-e0000001") == [
         "! -p udplite -m conntrack --ctstate INVALID -j DROP",
         "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "-s 10.1.0.1/32 -p udp -m udp --sport 67 --dport 68 -j ACCEPT",
     ]
     assert world.chain("inst-a0000001", family=6) == [
-        "-j nova-netagent-established",
-        "-j nova-netagent-discovery",
+        "-j nova-netagent-net-e0000001",
         "-j nova-netagent-provider",
         "-s fd00:1::/64 -j ACCEPT",
         "-s fe80::/10 -j ACCEPT",
         "-j nova-netagent-sg-fallback",
+    ]
+    assert world.chain("net-e0000001", family=6) == [
+        "! -p udplite -m conntrack --ctstate INVALID -j DROP",
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "-j nova-netagent-discovery",
     ]
     assert "-s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type 134 -j ACCEPT" in world.chain("discovery", family=6)
 
@@ -206,11 +210,9 @@ def test_the_filter_of_a_vif_is_there_before_its_way_in_and_goes_with_it(host: H
     instance = make_instance(1)
     host.put(make_network(1), instance)
     assert chain(host, "W-src-f0000001", "raw") == [
-        "-j W-no-server",
         "-m mac ! --mac-source fa:16:3e:00:00:01 -j DROP",
-        "-s 0.0.0.0/32 -g W-unspecified",
-        "-s 10.1.0.2/32 -j RETURN",
-        "-j DROP",
+        "-s 10.1.0.2/32 -g W-no-server",
+        "-g W-unspecified",
     ]
     assert host.links.links["tap1"].master == "br1"
     host.delete(instance)
