@@ -28,17 +28,17 @@ _SMALLEST = 2
 
 
 class AddressEntry(Struct, frozen=True, gc=False):
-    """A rule for packets to a prefix; the rule carries the destination itself."""
+    """A rule for packets to or from a prefix; the rule carries the address itself."""
 
     prefix: Prefix
     rule: Rule
 
 
 class DeviceEntry(Struct, frozen=True, gc=False):
-    """A rule for frames of a bridge port; the rule carries the physdev match itself."""
+    """Rules for frames of a bridge port; each carries the physdev match itself."""
 
     device: str
-    rule: Rule
+    rules: tuple[Rule, ...]
 
 
 class Node(Struct, frozen=True, gc=False):
@@ -119,17 +119,23 @@ def enter_prefix(key: str, chain: str) -> Rule:
     return Rule(Jump(chain), destination=key)
 
 
-def address_tree(entries: Sequence[AddressEntry], memo: Memo) -> Node:
-    """A tree over destination addresses. The longest prefix is judged first; of equal ones the first given.
+def enter_source(key: str, chain: str) -> Rule:
+    """Into a node of addresses of hosts, by goto: RETURN in a leaf leaves the whole tree."""
+    return Rule(Jump(chain, goto=True), source=key)
+
+
+def address_tree(entries: Sequence[AddressEntry], memo: Memo, tail: Sequence[Rule] = ()) -> Node:
+    """A tree over addresses. The longest prefix is judged first; of equal ones the first given.
 
     :param memo: of this tree: what is under a node is the same object as long as its entries are.
+    :param tail: ends every node, where nodes are entered by goto: then all entries must be of one length.
     """
-    return ordered_address_tree(sorted(entries, key=address_order), memo)
+    return ordered_address_tree(sorted(entries, key=address_order), memo, tail)
 
 
-def ordered_address_tree(entries: Sequence[AddressEntry], memo: Memo) -> Node:
+def ordered_address_tree(entries: Sequence[AddressEntry], memo: Memo, tail: Sequence[Rule] = ()) -> Node:
     """``address_tree`` over entries that are in order."""
-    root = _address_node("local", entries, memo)
+    root = _address_node("local", entries, tuple(tail), memo)
     memo.keep(root.keys)
     return root
 
@@ -139,16 +145,16 @@ def address_order(entry: AddressEntry) -> tuple[int, int, str]:
     return -entry.prefix.length, entry.prefix.value, entry.rule.out_interface or ""
 
 
-def _address_node(key: str, entries: Sequence[AddressEntry], memo: Memo) -> Node:
-    return memo.get(key, tuple(entries), partial(_grow_addresses, key, entries, memo))
+def _address_node(key: str, entries: Sequence[AddressEntry], tail: tuple[Rule, ...], memo: Memo) -> Node:
+    return memo.get(key, (*entries, *tail), partial(_grow_addresses, key, entries, tail, memo))
 
 
-def _grow_addresses(key: str, entries: Sequence[AddressEntry], memo: Memo) -> Node:
+def _grow_addresses(key: str, entries: Sequence[AddressEntry], tail: tuple[Rule, ...], memo: Memo) -> Node:
     if len(entries) <= LEAF:
-        return _node(key, (), (), (entry.rule for entry in entries))
+        return _node(key, [entry.rule for entry in entries], (), tail)
     inside, around = _part(entries)
     if not inside:
-        return _node(key, (), (), (entry.rule for entry in around))
+        return _node(key, [entry.rule for entry in around], (), tail)
     bits = FAMILY_BITS[inside[0].prefix.family]
     split = _shared_bits(inside) + _STRIDE
     groups: dict[int, list[AddressEntry]] = {}
@@ -163,9 +169,9 @@ def _grow_addresses(key: str, entries: Sequence[AddressEntry], memo: Memo) -> No
     for value, group in sorted(groups.items()):
         if len(group) >= _SMALLEST:
             prefix = Prefix(inside[0].prefix.family, value << (bits - split), split)
-            below.append(_address_node(values.prefix_text(prefix), group, memo))
-    after = (*direct, *around)
-    return _node(key, (entry.rule for entry in alone), below, (entry.rule for entry in after))
+            below.append(_address_node(values.prefix_text(prefix), group, tail, memo))
+    after = [entry.rule for entry in (*direct, *around)]
+    return _node(key, [entry.rule for entry in alone], below, (*after, *tail))
 
 
 def _part(entries: Sequence[AddressEntry]) -> tuple[list[AddressEntry], list[AddressEntry]]:
@@ -231,7 +237,7 @@ def _device_node(key: str, entries: Sequence[DeviceEntry], tail: tuple[Rule, ...
 
 def _grow_devices(key: str, entries: Sequence[DeviceEntry], tail: tuple[Rule, ...], memo: Memo) -> Node:
     if len(entries) <= LEAF:
-        return _node(key, (entry.rule for entry in entries), (), tail)
+        return _node(key, [rule for entry in entries for rule in entry.rules], (), tail)
     shared = _shared_letters(entries)
     first: list[Rule] = []
     below: list[Node] = []
@@ -243,7 +249,7 @@ def _grow_devices(key: str, entries: Sequence[DeviceEntry], tail: tuple[Rule, ..
             below.append(_device_node(f"{letters}+", deeper, tail, memo))
         else:
             here += deeper
-        first += [entry.rule for entry in here]
+        first += [rule for entry in here for rule in entry.rules]
     return _node(key, first, below, tail)
 
 

@@ -17,7 +17,7 @@ CHAINS: Mapping[str, tuple[str, ...]] = {
     "filter": ("INPUT", "FORWARD", "OUTPUT", "local", "ports", "provider"),
     "nat": ("PREROUTING", "OUTPUT", "POSTROUTING", "snat", "float-snat"),
     "mangle": ("PREROUTING", "POSTROUTING"),
-    "raw": ("PREROUTING", "ports"),
+    "raw": ("PREROUTING", "senders", "ports"),
 }
 TABLES = tuple(CHAINS)
 

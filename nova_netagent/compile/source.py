@@ -1,17 +1,21 @@
 """As whom a vif may send: raw PREROUTING, before connection tracking sees the packet.
 
-W-src-ID is entered by bridge port, by goto, and left by goto for what is the same for every
-vif: RETURN there leaves the whole tree and lets the packet on.
+Who sends from an address of its own is found by that address, in W-senders, and proved by its
+port and its MAC. What no address proves is judged by its port, in W-ports: it may ask for an
+address, as its MAC. All ways are gotos: RETURN at the end of one leaves the whole tree and lets
+the packet on.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from nova_netagent.compile.discovery import CLIENT_PORT, DHCP_CLIENT, SENT, SENT_UNSPECIFIED
+from nova_netagent.compile.dispatch import AddressEntry
 from nova_netagent.compile.parts import Reasoned, Scope, network
 from nova_netagent.compile.resolve import Port
 from nova_netagent.model import values
 from nova_netagent.model.protocols import ICMPV6, UDP
+from nova_netagent.model.values import FAMILY_BITS, Prefix
 from nova_netagent.netfilter.rule import (
     DROP,
     RETURN,
@@ -19,6 +23,8 @@ from nova_netagent.netfilter.rule import (
     Icmp,
     Jump,
     MacSource,
+    Origin,
+    Physdev,
     Ports,
     Rule,
 )
@@ -59,26 +65,73 @@ def _unspecified(family: Family) -> Iterator[Rule]:
         yield Rule(RETURN, source="::/128", destination="ff02::/16", protocol=ICMPV6, matches=(Icmp(type_),))
 
 
+def proofs(port: Port, family: Family, bridge: str | None, scope: Scope) -> Iterator[AddressEntry]:
+    """For each address that a vif may send from: by its port, with the MAC of that address."""
+    own = _prefixes(port, family)
+    if family == 6:
+        mac = port.vif.address
+        link_local = values.prefix(values.link_local(mac))
+        if not own:
+            # A vif without IPv6 still answers for the link-local address of its MAC, and says nothing else.
+            yield _proof(_to(scope.chain("discovery")), link_local, mac, port, bridge, "own address")
+        else:
+            own.append((link_local, mac))
+    for prefix, mac in dict.fromkeys(own):
+        if _is_host(prefix):
+            yield _proof(_to(scope.chain("no-server")), prefix, mac, port, bridge, "no server")
+
+
+def _proof(target: Jump, prefix: Prefix, mac: str, port: Port, bridge: str | None, part: str) -> AddressEntry:
+    rule = Rule(
+        target,
+        source=values.prefix_text(prefix),
+        in_interface=bridge,
+        matches=(Physdev(incoming=port.vif.device), MacSource(mac)),
+        origin=("instances", port.instance_id, part),
+    )
+    return AddressEntry(prefix, rule)
+
+
+def by_port(port: Port, bridge: str | None, chain: str, scope: Scope) -> tuple[Rule, ...]:
+    """By its port, what no address proved.
+
+    :param chain: the vif's own, where it ``has_chain``.
+    """
+    origin: Origin = ("instances", port.instance_id, "own address")
+    match = Physdev(incoming=port.vif.device)
+    if has_chain(port):
+        return (Rule(_to(chain), in_interface=bridge, matches=(match,), origin=origin),)
+    nobody = _to(scope.chain("unspecified"))
+    asks = Rule(nobody, in_interface=bridge, matches=(match, MacSource(port.vif.address)), origin=origin)
+    return asks, Rule(DROP, in_interface=bridge, matches=(match,), origin=origin)
+
+
+def has_chain(port: Port) -> bool:
+    """Whether an allowed pair of a vif is a prefix, whose addresses may be others' too: then it has W-src-ID."""
+    return any(not _is_host(values.prefix(pair.ip_address)) for pair in port.vif.pairs)
+
+
 def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
-    """W-src-ID: an instance can send only as itself, and never as a DHCP server or a router."""
+    """W-src-ID: the prefixes that a vif may send from; otherwise as without such a chain."""
     mac = port.vif.address
-    own = own_sources(port, family)
+    pairs = [(values.prefix_text(prefix), mac) for prefix, mac in _prefixes(port, family) if not _is_host(prefix)]
     itself = _to(scope.chain("no-server"))
-    for prefix, pair_mac in own:
+    for prefix, pair_mac in pairs:
         if pair_mac != mac:
             yield Rule(itself, source=network(prefix), matches=(MacSource(pair_mac),)), "no server"
     yield Rule(DROP, matches=(MacSource(mac, inverted=True),)), "own address"
-    if family == 6:
-        # A vif without IPv6 still answers for the link-local address of its MAC, and says nothing else.
-        link_local = values.host(values.link_local(mac))
-        if own:
-            yield Rule(itself, source=link_local), "no server"
-        else:
-            yield Rule(_to(scope.chain("discovery")), source=link_local), "own address"
-    for prefix, pair_mac in own:
+    for prefix, pair_mac in pairs:
         if pair_mac == mac:
             yield Rule(itself, source=network(prefix)), "no server"
-    yield _otherwise(scope.chain("unspecified")), "own address"
+    yield everything_to(scope.chain("unspecified")), "own address"
+
+
+def _prefixes(port: Port, family: Family) -> list[tuple[Prefix, str]]:
+    return [(values.prefix(text), mac) for text, mac in own_sources(port, family)]
+
+
+def _is_host(prefix: Prefix) -> bool:
+    return prefix.length == FAMILY_BITS[prefix.family]
 
 
 @lru_cache(64)
@@ -87,7 +140,8 @@ def _to(chain: str) -> Jump:
 
 
 @lru_cache(64)
-def _otherwise(chain: str) -> Rule:
+def everything_to(chain: str) -> Rule:
+    """The rule that sends everything on to a chain: one object for all chains that end with it."""
     return Rule(_to(chain))
 
 

@@ -6,7 +6,7 @@ The kernel takes 28 characters, W has at most 14, so NAME has at most 13.
 
     NAME    = "INPUT" | "FORWARD" | "OUTPUT" | "PREROUTING" | "POSTROUTING"
             | "local" | "ports" | "established" | "discovery" | "provider" | "sg-fallback"
-            | "no-server" | "unspecified" | "services" | "egress-ok" | "egress-done"
+            | "senders" | "no-server" | "unspecified" | "services" | "egress-ok" | "egress-done"
             | "snat" | "float-snat" | "cut" | "zones"
             | KIND "-" 8HEX            an object's chain, by its short id
             | "to-" 8HEX               a node of a dispatch tree
@@ -31,7 +31,7 @@ SHORT = 8
 
 _CHAIN = re.compile(
     r"(INPUT|FORWARD|OUTPUT|PREROUTING|POSTROUTING|local|ports|established|discovery|provider|sg-fallback"
-    r"|no-server|unspecified|services|egress-ok|egress-done|snat|float-snat|cut|zones|(inst|vif|net|out|src|sgi|sge|lgi|lge|to)-[0-9a-f]{8})\Z"
+    r"|senders|no-server|unspecified|services|egress-ok|egress-done|snat|float-snat|cut|zones|(inst|vif|net|out|src|sgi|sge|lgi|lge|to)-[0-9a-f]{8})\Z"
 )
 _SET = re.compile(r"(g[46]-[0-9a-f]{8}|cut[46])\Z")
 

@@ -22,7 +22,7 @@ OTHERS = tuple(name for name in BUILTIN_CHAINS if name != FILTER)
 _OWN = re.compile(
     r"(?:(?P<nat>PREROUTING|POSTROUTING|snat|float-snat)"
     r"|(?P<mangle>egress-ok|egress-done|services|(?:out|sge|lge)-[0-9a-f]{8})"
-    r"|(?P<raw>no-server|unspecified|zones|src-[0-9a-f]{8}))\Z"
+    r"|(?P<raw>senders|no-server|unspecified|zones|src-[0-9a-f]{8}))\Z"
 )
 BEFORE_OTHERS = 5
 """So far before the priority at which iptables has the table, and most other programs theirs."""

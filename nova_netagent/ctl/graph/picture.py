@@ -12,7 +12,7 @@ MOST_ALIKE = 12
 MOST_ROWS = 14
 """So many rules of a chain are shown; of the others it is only said how many they are."""
 
-_KINDS = ("inst", "vif", "out", "src", "sgi", "sge", "to")
+_KINDS = ("inst", "vif", "net", "out", "src", "sgi", "sge", "to")
 _FAMILY_TABLES = ("raw", "mangle", "nat", "filter")
 
 
@@ -110,7 +110,7 @@ def _around(known: Mapping[Key, Document], about: Collection[tuple[str, str]]) -
     for key, chain in known.items():
         for rule in chain["rules"]:
             target = _target(known, key, rule)
-            if target is not None:
+            if target is not None and not _is_tail(key, rule, target):
                 callers.setdefault(target, set()).add(key)
     drawn = core | _closure(own | naming, lambda key: iter(callers.get(key, ())))
     return core, drawn
@@ -124,6 +124,11 @@ def _is_own(key: Key, chain: Document, about: Collection[tuple[str, str]]) -> bo
     return any(_object(rule) in about and rule["origin"][0] != "security_groups" for rule in rules) or (
         bool(rules) and _kind_of(key[2]) in ("sgi", "sge") and all(_object(rule) in about for rule in rules)
     )
+
+
+def _is_tail(key: Key, rule: Document, target: Key) -> bool:
+    """What a node of a tree says of everybody else: no way to any one object, and each node has it."""
+    return _kind_of(key[2]) == "to" and _object(rule) is None and _kind_of(target[2]) != "to"
 
 
 def _closure(start: Iterable[Key], follow: Callable[[Key], Iterable[Key | None]]) -> set[Key]:

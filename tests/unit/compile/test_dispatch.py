@@ -172,7 +172,7 @@ def incoming(pattern: str) -> Physdev:
 
 
 def device_entry(name: str, target: Target = DROP) -> DeviceEntry:
-    return DeviceEntry(name, Rule(target, matches=(incoming(name),), origin=(name, "", "")))
+    return DeviceEntry(name, (Rule(target, matches=(incoming(name),), origin=(name, "", "")),))
 
 
 TAIL = (Rule(DROP, origin=("tail", "", "")),)

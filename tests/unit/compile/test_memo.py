@@ -95,12 +95,12 @@ def test_a_new_member_touches_its_own_chains_the_trees_and_one_set() -> None:
     touched = changed_by(told, Put(make_instance(30, (1,))))
     assert {name for name in touched if "to-" not in name} <= {
         "filter:inst-a000001e",
-        "raw:src-f000001e",
         "filter:local",
         "filter:ports",
+        "raw:senders",
         "raw:ports",
     }
-    assert len(touched) <= 8
+    assert len(touched) <= 12
     after = told.compiled.ruleset.sets
     (name,) = (each for each in after if after[each].type == "hash:net")
     assert after[name].members - before[name].members == {"10.1.0.31/32"}

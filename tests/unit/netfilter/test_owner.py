@@ -32,6 +32,7 @@ PLAIN = [
     "discovery",
     "provider",
     "sg-fallback",
+    "senders",
     "no-server",
     "unspecified",
     "services",

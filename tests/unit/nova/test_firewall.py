@@ -205,18 +205,18 @@ def test_a_member_that_is_gone_is_no_source(host: Host) -> None:
 
 
 def test_the_filter_of_a_vif_is_there_before_its_way_in_and_goes_with_it(host: Host) -> None:
-    """Scenario 36: nova-base is W-src-ID."""
+    """Scenario 36: nova-base is what W-senders and W-ports say of the vif."""
     host.links.add_link("tap1")
     instance = make_instance(1)
     host.put(make_network(1), instance)
-    assert chain(host, "W-src-f0000001", "raw") == [
-        "-m mac ! --mac-source fa:16:3e:00:00:01 -j DROP",
-        "-s 10.1.0.2/32 -g W-no-server",
-        "-g W-unspecified",
-    ]
+    by_port = "-i br1 -m physdev --physdev-in tap1"
+    with_mac = f"{by_port} -m mac --mac-source fa:16:3e:00:00:01"
+    assert chain(host, "W-senders", "raw") == [f"-s 10.1.0.2/32 {with_mac} -g W-no-server", "-g W-ports"]
+    assert chain(host, "W-ports", "raw") == [f"{with_mac} -g W-unspecified", f"{by_port} -j DROP", "-j DROP"]
     assert host.links.links["tap1"].master == "br1"
     host.delete(instance)
-    assert "W-src-f0000001" not in names(host, "raw")
+    assert chain(host, "W-senders", "raw") == ["-g W-ports"]
+    assert chain(host, "W-ports", "raw") == ["-j DROP"]
     assert host.links.links["tap1"].master is None
 
 
@@ -226,7 +226,7 @@ def test_a_vif_is_joined_after_its_rules_and_leaves_before_they_go(host: Host) -
     seen: list[tuple[str | None, bool]] = []
 
     def look(table: object) -> None:
-        present = any("src-f0000001" in name for chains in host.backend.chains.values() for name in chains)
+        present = any("tap1" in rule for rule in chain(host, "W-senders", "raw") + chain(host, "W-ports", "raw"))
         seen.append((host.links.links["tap1"].master, present))
 
     host.put(make_network(1))

@@ -101,7 +101,7 @@ def test_the_local_option_wins_over_the_networks_bridge_interface(
 ) -> None:
     """Scenario 15 (bug 833426), as far as the rules name the interface."""
     world = World(make_network(1, **fields), settings=make_settings(**options))
-    assert world.chain("ports", "raw")[0] == f"-i br1 -m physdev --physdev-in {expected} -j RETURN"
+    assert world.chain("senders", "raw")[0] == f"-i br1 -m physdev --physdev-in {expected} -j RETURN"
 
 
 def test_the_gateways_address_is_given_only_where_it_is_missing(host: Host) -> None:
