@@ -182,8 +182,10 @@ def test_an_instance_sends_with_its_own_addresses_only(family: Family) -> None:
         assert not world.passes(vm(1), host(), family=family, from_address=lie)
 
 
-def test_an_instance_sends_with_its_own_mac_only(family: Family) -> None:
-    world = World(make_network(1), make_instance(1), make_instance(2))
+@pytest.mark.parametrize("managed", [True, False], ids=["our bridges", "others' bridges"])
+def test_an_instance_sends_with_its_own_mac_only(family: Family, managed: bool) -> None:
+    """Also where a port that is nobody's is let alone."""
+    world = World(make_network(1), make_instance(1), make_instance(2), settings=make_settings(manage_links=managed))
     assert not world.passes(vm(1), OUTSIDE, family=family, mac="fa:16:3e:00:00:02")
     assert not world.passes(vm(1), OUTSIDE, family=family, mac="02:00:00:00:00:01")
 
@@ -218,6 +220,14 @@ def test_an_instance_has_the_link_local_address_of_its_mac_and_no_other() -> Non
     assert world.passes(vm(1), host(), UDP, 9, family=6, from_address=link_local(vm(1)), to="fe80::1", multicast=True)
     for lie in (link_local(vm(2)), "fe80::1"):
         assert not world.passes(vm(1), host(), UDP, 9, family=6, from_address=lie, to="ff02::1", multicast=True)
+
+
+def test_a_pair_that_is_the_own_link_local_address_is_said_once() -> None:
+    pair = AllowedAddressPair(ip_address="fe80::f816:3eff:fe00:1")
+    world = World(make_network(1), make_instance(1, vifs=(make_vif(1, allowed_address_pairs=(pair,)),)))
+    rules = world.chain("senders", "raw", family=6)
+    assert len(rules) == len(set(rules)) == 3
+    assert world.passes(vm(1), OUTSIDE, family=6)
 
 
 def test_a_vif_without_ipv6_says_by_ipv6_no_more_than_discovery() -> None:
