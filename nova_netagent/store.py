@@ -105,6 +105,8 @@ class Store:
             for kind in KINDS:
                 after = new.entries(kind)
                 ids = changed(old.entries(kind), after)
+                if not ids:
+                    continue
                 gone = [(kind, id_) for id_ in ids if id_ not in after]
                 rows = [_row(kind, id_, after[id_]) for id_ in ids if id_ in after]
                 db.executemany("DELETE FROM object WHERE kind = ? AND id = ?", gone)

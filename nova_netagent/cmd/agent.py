@@ -365,7 +365,7 @@ class Daemon:
             return f"the kernel does not have the state: {view.failure}"
         if not view.ready:
             return "loading the stored state into the kernel"
-        objects = sum(1 for _ in view.state.all_entries())
+        objects = view.state.size()
         troubles = f", {len(view.troubles)} of them pending or in error" if view.troubles else ""
         backend = self._engine.host.rules
         rpc = "" if self._rpc is None or self._rpc.state().connected else "; RPC: no broker"

@@ -43,12 +43,15 @@ RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 """Seconds to the first retry after a failure, doubled up to the most."""
 MEDDLING_SECONDS = 2.0
 """How long whoever changes our rules is left alone, where the kernel tells of it at once."""
+LOOK_SECONDS = 0.5
+"""How often the kernel is asked for that at most: each change would ask once more."""
 
 
 class Engine:
     """Owns store and host; everything but ``submit`` and ``view`` is for its own thread.
 
     :param open_host: opens the kernel, in the engine's thread.
+    :param on_progress: called when the stored state is in the kernel for the first time, and when the loop ends.
     :param coming: whether there are callers who have begun to ask, and are not here yet.
     """
 
@@ -154,6 +157,7 @@ class Engine:
         self._next_retry: float | None = None
         self._verified = time.monotonic()
         self._meddled: float | None = None
+        self._looked = 0.0
         self._limited = Limited(self.reconciler.rules.live_chains)
         self._pending_since: float | None = None
         self._ready_for_commit = 0.0
@@ -221,7 +225,6 @@ class Engine:
         if woken:
             self._look_at_links()
         self._do_what_is_due()
-        self._on_progress()
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
@@ -237,11 +240,13 @@ class Engine:
 
     def _was_meddled_with(self, now: float) -> bool:
         """Whether somebody changed our rules, as far as the kernel tells of it, and has had time to finish."""
-        try:
-            if self.host.rules.meddled() and self._meddled is None:
-                self._meddled = now
-        except BackendError:
-            return False  # what asks next will say so
+        if now >= self._looked + LOOK_SECONDS:
+            self._looked = now
+            try:
+                if self.host.rules.meddled() and self._meddled is None:
+                    self._meddled = now
+            except BackendError:
+                return False  # what asks next will say so
         return self._meddled is not None and now >= self._meddled + MEDDLING_SECONDS
 
     # --- changes
@@ -519,7 +524,10 @@ class Engine:
     # --- publishing
 
     def _publish(self, **changes: Any) -> None:
+        was_ready = self.view.ready
         self.view = replace(self.view, state=self._state, **changes)
+        if self.view.ready and not was_ready:
+            self._on_progress()
 
     def _publish_troubles(self, **changes: Any) -> None:
         self._server_troubles = self.host.servers.troubles()

@@ -94,6 +94,10 @@ class DesiredState(Struct, frozen=True, gc=False):
             for id_, entry in self.entries(kind).items():
                 yield (kind, id_), entry
 
+    def size(self) -> int:
+        """How many objects there are."""
+        return sum(len(self.entries(kind)) for kind in KINDS)
+
     def get(self, cls: type[O], id_: str) -> O | None:
         """An object by its class and id."""
         entry = self.entries(cls.KIND).get(id_)

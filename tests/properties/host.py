@@ -62,14 +62,20 @@ class Host:
 
     def start(self) -> None:
         self.metrics = Metrics()
+        self.progress = 0
         self.engine = Engine(
             self.settings,
             open_store=lambda: Store(self.folder / "state.db"),
             open_host=self._adapters,
             metrics=self.metrics,
+            on_progress=self._progressed,
             clock=lambda: self.clock,
         )
         self.engine.start()
+
+    def _progressed(self) -> None:
+        """Count how often whoever waits for the start or the end is told."""
+        self.progress += 1
 
     def _adapters(self) -> Adapters:
         servers = FakeDhcpServers(self.system, clock=partial(next, count(0, 0.3)))

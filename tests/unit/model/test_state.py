@@ -78,3 +78,11 @@ def test_looking_up() -> None:
 def test_the_revision_that_is_reported() -> None:
     assert Entry(make_network(1, revision=7), 7, 3, {}).reported_revision == 7
     assert Entry(make_network(1), 7, 3, {}).reported_revision == 3
+
+
+def test_how_many_objects_there_are() -> None:
+    state = DesiredState()
+    assert state.size() == 0
+    for each in (make_network(1), make_group(1), make_group(2), make_floating_ip(1)):
+        state = fold(state, Put(each), 0.0)
+    assert state.size() == 4 == sum(1 for _ in state.all_entries())
