@@ -104,8 +104,8 @@ def _narrowed(old: Group, new: Group | None, gone: set[str]) -> set[int]:
             return {*families}
     if new is old or new is None:
         return set()
-    kept = set(new.definition.rules)
-    return {rule.family for rule in old.definition.rules if rule not in kept}
+    kept = set(new.described)
+    return {rule.family for rule in old.described if rule not in kept}
 
 
 def _of_members(before: Compiled, after: Compiled) -> Iterator[str]:

@@ -23,8 +23,8 @@ from nova_netagent.compile.dhcp import DhcpService
 from nova_netagent.compile.frames import WantedFrames
 from nova_netagent.compile.links import Links
 from nova_netagent.compile.memo import Memo
-from nova_netagent.compile.parts import Placed, Scope, names_of
-from nova_netagent.compile.resolve import Problem, resolve
+from nova_netagent.compile.parts import Names, Placed, Scope, names_of
+from nova_netagent.compile.resolve import Problem, Resolved, resolve
 from nova_netagent.model import DesiredState, Key
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import FAMILIES, Chain, Family, IpSet, Ruleset, Table, TableId
@@ -74,17 +74,19 @@ class Compiler:
             resolved=resolved,
             settings=self._settings,
             owner=self._owner,
-            names=names_of(resolved, memo),
+            names=memo.get("names", (resolved.ports, resolved.known_groups), partial(_names, resolved, memo)),
             families=self.families,
         )
         whereabouts = (resolved.networks, resolved.ports, resolved.floating_ips)
         # All that the parts but those of the groups look at; uplinks are of the networks.
         seen = (*whereabouts, resolved.provider_rules, scope.names)
         around = memo.get("around", seen, partial(_around, scope, memo))
-        groups = Placed()
-        group_sets = security_group.place(scope, memo, groups, around.used)
+        of_groups = (resolved.groups, resolved.known_groups, scope.names, around.used)
+        groups = memo.get("groups' chains", of_groups, partial(security_group.place, scope, memo, around.used))
+        tables = memo.get("tables", (around, groups), partial(_tables, scope, memo, around, groups, self.tables))
+        sets = memo.merged("sets", [around.sets, *security_group.sets(scope, memo, groups)], _name)
         compiled = Compiled(
-            ruleset=_gather(scope, memo, around, groups, group_sets, self.tables),
+            ruleset=Ruleset(tables, sets),
             links=memo.get("links", whereabouts, partial(links.links_of, scope)),
             frames=memo.get("frames", whereabouts, partial(frames.wanted, scope, memo)),
             servers=memo.get("servers", (*whereabouts, state.instances), partial(dhcp.services, scope, state, memo)),
@@ -129,25 +131,25 @@ def _around(scope: Scope, memo: Memo) -> _Around:
     return _Around(single, placed.chains, used, part.intern("cut sets", cut_sets))
 
 
-def _gather(
-    scope: Scope,
-    memo: Memo,
-    around: _Around,
-    groups: Placed,
-    group_sets: Sequence[Mapping[str, IpSet]],
-    present: Collection[TableId],
-) -> Ruleset:
+def _names(resolved: Resolved, memo: Memo) -> Names:
+    return names_of(resolved, memo.part("names"))
+
+
+def _tables(
+    scope: Scope, memo: Memo, around: _Around, groups: security_group.Groups, present: Collection[TableId]
+) -> Mapping[TableId, Table]:
+    part = memo.part("tables")
     tables = {}
     for family in scope.families:
         for name in skeleton.TABLES:
             id_ = TableId(family, name)
             if id_ not in present:
                 continue
-            parts = [around.single[id_], *groups.chains.get(id_, ()), *around.chains.get(id_, ())]
-            chains = memo.merged(("chains", id_), parts, _name)
+            parts = [around.single[id_], *groups.placed.chains.get(id_, ()), *around.chains.get(id_, ())]
+            chains = part.merged(("chains", id_), parts, _name)
             hooks = skeleton.hooks(name, scope.owner)
-            tables[id_] = memo.get(id_, (chains, hooks), partial(Table, id_, chains, hooks))
-    return Ruleset(tables, memo.merged("sets", [around.sets, *group_sets], _name))
+            tables[id_] = part.get(id_, (chains, hooks), partial(Table, id_, chains, hooks))
+    return tables
 
 
 def _name(each: Chain | IpSet) -> str:

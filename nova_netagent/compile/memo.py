@@ -121,8 +121,11 @@ class Memo:
         """The part of a mapping that these keys have, all of which it has; made from that of last time."""
         last = self._before(key, _NOT_PICKED)
         put = {id_: source[id_] for id_ in changed(last.source, source) if id_ in ids}
-        put |= {id_: source[id_] for id_ in ids - last.ids}
-        part = follow(last.part, put, last.ids - ids)
+        gone: Iterable[str] = ()
+        if ids is not last.ids:
+            put |= {id_: source[id_] for id_ in ids - last.ids}
+            gone = last.ids - ids
+        part = follow(last.part, put, gone)
         self._used[key] = ((), _Picked(source, ids, part))
         return part
 

@@ -58,14 +58,15 @@ class Judge(Struct, frozen=True, gc=False):
 
 
 class Group(Struct, frozen=True, gc=False):
-    """A security group, and what its rules are about: looked up once for thousands of members."""
+    """The rules of a security group, and what they are about: looked up once for thousands of members."""
 
-    definition: SecurityGroup
     judge: Judge
     remotes: Mapping[Side, tuple[str, ...]]
     """The groups that its rules name, by side."""
     rules: Mapping[Side, tuple[SecurityGroupRule, ...]]
     """Its rules by side."""
+    described: tuple[SecurityGroupRule, ...]
+    """All of them, in the order in which they were described."""
 
 
 class Port(Struct, frozen=True, gc=False):
@@ -96,8 +97,11 @@ class Resolved(Struct, frozen=True, gc=False):
     ports: Mapping[str, tuple[Port, ...]]
     """By instance, in the order of the instance's vifs."""
     groups: Mapping[str, Group]
+    """The same object as long as no rule is another, whoever is a member."""
     known_groups: frozenset[str]
     """Their ids: the same object as long as they are the same."""
+    elsewhere: Mapping[str, tuple[str, ...]]
+    """By group the prefixes of its members on other hosts, of groups that are left out as well."""
     floating_ips: tuple[FloatingIP, ...]
     provider_rules: tuple[ProviderRule, ...]
     problems: Mapping[Key, tuple[Problem, ...]]
@@ -148,6 +152,7 @@ def resolve(
         ports=ports,
         groups=groups,
         known_groups=memo.keys("known groups", groups),
+        elsewhere=memo.each("elsewhere", state.security_groups, (), lambda _, entry, _last: _elsewhere(entry.object)),
         floating_ips=memo.intern("floating IPs", tuple(_floating_ips(state, networks, ports, without, problems))),
         provider_rules=memo.intern(
             "provider rules", tuple(r for r in state.of(ProviderRule) if ("provider_rules", r.id) not in refused)
@@ -170,7 +175,7 @@ def _missing(groups: Mapping[str, Group], described: frozenset[str], memo: Memo)
     """What the groups lack whose rules name groups that are not described."""
 
     def lacks(_id: str, group: Group, _last: tuple[Problem, ...] | None) -> tuple[Problem, ...]:
-        return tuple(_missing_remotes(group.definition, described))
+        return tuple(_missing_remotes(group, described))
 
     def missing(_id: str, group: Group) -> tuple[object, ...]:
         return tuple(id_ for id_ in _remotes(group) if id_ not in described)
@@ -349,7 +354,12 @@ def _make_group(definition: Object, before: Group | None) -> Group:
     judge = Judge(definition.id, bool(definition.stateful), frozenset(rules), frozenset(open_egress))
     if before is not None and before.judge == judge:
         judge = before.judge  # the same object: its members' chains stay as they are
-    return Group(definition, judge, named, {side: tuple(its) for side, its in rules.items()})
+    return Group(judge, named, {side: tuple(its) for side, its in rules.items()}, definition.rules)
+
+
+def _elsewhere(definition: Object) -> tuple[str, ...]:
+    assert isinstance(definition, SecurityGroup)
+    return definition.members or ()
 
 
 def _is_open(rule: SecurityGroupRule) -> bool:
@@ -495,10 +505,10 @@ def _address_problem(address: str, network: Network | None, holder: str | None) 
     return None
 
 
-def _missing_remotes(group: SecurityGroup, described: frozenset[str]) -> Iterable[Problem]:
+def _missing_remotes(group: Group, described: frozenset[str]) -> Iterable[Problem]:
     return [
         ("pending", f"rule {rule.id} waits for security group {rule.remote_group_id}")
-        for rule in group.rules
+        for rule in group.described
         if rule.remote_group_id is not None and rule.remote_group_id not in described
     ]
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from nova_netagent.compile import group_log
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.parts import Placed, Scope, chain_of, network
@@ -55,11 +57,21 @@ def set_name(group_id: str, family: Family, scope: Scope) -> str:
     return scope.owner.set(f"g{family}-{scope.names.groups[group_id]}")
 
 
-def place(scope: Scope, memo: Memo, placed: Placed, used: Mapping[Side, frozenset[str]]) -> list[Mapping[str, IpSet]]:
-    """The chains of the groups that some vif's chain jumps to, and by family the sets that their rules name."""
+class Groups(Struct, frozen=True):
+    """The chains of the groups, whoever their members are, and what their rules name."""
+
+    placed: Placed
+    remotes: Mapping[Family, frozenset[str]]
+    """By family the groups whose members' addresses a rule asks for."""
+
+
+def place(scope: Scope, memo: Memo, used: Mapping[Side, frozenset[str]]) -> Groups:
+    """The chains of the groups that some vif's chain jumps to."""
+    placed = Placed()
     known_groups = scope.resolved.known_groups
     remotes: dict[Family, list[_Remotes]] = {family: [] for family in scope.families}
     naming = who_names(scope.resolved.groups, memo)
+    part = memo.part("groups")
 
     def concerned(before: tuple[Any, ...]) -> Iterable[str] | None:
         known, names = before
@@ -69,26 +81,29 @@ def place(scope: Scope, memo: Memo, placed: Placed, used: Mapping[Side, frozense
 
     for side, group_ids in used.items():
         direction, family = side
-        members = memo.picked(("used groups", side), scope.resolved.groups, group_ids)
+        members = part.picked(("used groups", side), scope.resolved.groups, group_ids)
         chains = _Chains(side, scope)
         depends_on = (known_groups, scope.names)
-        made = memo.each(("group chains", side), members, depends_on, chains.make, chains.names, concerned)
+        made = part.each(("group chains", side), members, depends_on, chains.make, chains.names, concerned)
         table = "filter" if direction == "ingress" else "mangle"
         placed.add_chains(family, table, made)
         log = scope.settings.security_group_log
         if log.groups:
             told = frozenset(id_ for id_ in members if log.logs(id_, "accept"))
-            logged = memo.picked(("logged groups", side), members, told)
+            logged = part.picked(("logged groups", side), members, told)
             names, log_name = (scope.names,), chains.log_name
-            placed.add_chains(family, table, memo.each(("log chains", side), logged, names, chains.log, log_name))
-        remotes[family].append(memo.each(("remotes", side), members, (), partial(_remotes, side)))
+            placed.add_chains(family, table, part.each(("log chains", side), logged, names, chains.log, log_name))
+        remotes[family].append(part.each(("remotes", side), members, (), partial(_remotes, side)))
     wanted = {
-        family: memo.get(("wanted sets", family), (known_groups, *named), partial(_wanted, known_groups, named))
+        family: part.get(("wanted sets", family), (known_groups, *named), partial(_wanted, known_groups, named))
         for family, named in remotes.items()
     }
-    return [
-        _sets(scope, memo, family, memo.intern(("set groups", family), ids)) for family, ids in wanted.items() if ids
-    ]
+    return Groups(placed, {family: part.intern(("set groups", family), ids) for family, ids in wanted.items()})
+
+
+def sets(scope: Scope, memo: Memo, groups: Groups) -> list[Mapping[str, IpSet]]:
+    """By family the sets that the groups' rules name."""
+    return [_sets(scope, memo, family, ids) for family, ids in groups.remotes.items() if ids]
 
 
 _Remotes = Mapping[str, tuple[str, ...]]
@@ -243,19 +258,20 @@ def _sets(scope: Scope, memo: Memo, family: Family, ids: frozenset[str]) -> Mapp
         return (scope.names.groups[id_],)
 
     def make(id_: str, source: _Source, _last: IpSet | None) -> IpSet:
-        group, here = source
-        elsewhere = frozenset(cidr for cidr in group.definition.members or () if (":" in cidr) == (family == 6))
+        elsewhere, here = source
+        prefixes = frozenset(cidr for cidr in elsewhere if (":" in cidr) == (family == 6))
         origin = (SecurityGroup.KIND, id_, "members")
-        return IpSet(set_name(id_, family, scope), family, elsewhere.union(*(here or {}).values()), origin)
+        return IpSet(set_name(id_, family, scope), family, prefixes.union(*(here or {}).values()), origin)
 
-    picked = memo.picked(("set groups picked", family), scope.resolved.groups, ids)
+    picked = memo.picked(("members elsewhere", family), scope.resolved.elsewhere, ids)
     sources = memo.paired(("set sources", family), picked, members.here[family])
     return memo.each(("sets", family), sources, (scope.names,), make, name)
 
 
 _Addresses = Mapping[str, frozenset[str]]
 """Of a group's members here, by instance."""
-_Source = tuple[Group, _Addresses | None]
+_Source = tuple[tuple[str, ...], _Addresses | None]
+"""The members of a group on other hosts, and those here."""
 
 
 class _Members(NamedTuple):

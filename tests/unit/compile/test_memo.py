@@ -106,6 +106,30 @@ def test_a_new_member_touches_its_own_chains_the_trees_and_one_set() -> None:
     assert after[name].members - before[name].members == {"10.1.0.31/32"}
 
 
+def test_a_member_elsewhere_changes_its_set_and_nothing_else() -> None:
+    told = Told()
+    tables, sets = told.compiled.ruleset.tables, told.compiled.ruleset.sets
+    assert changed_by(told, Put(make_group(1, make_rule(1), members=("192.0.2.1/32",)))) == set()
+    assert told.compiled.ruleset.tables is tables, "nobody looked at the chains"
+    (name,) = (each for each in sets if sets[each] != told.compiled.ruleset.sets[each])
+    assert told.compiled.ruleset.sets[name].members - sets[name].members == {"192.0.2.1/32"}
+
+
+def test_what_was_not_looked_at_for_a_while_is_remembered_and_right() -> None:
+    """Chains after members came and went: first those of the group, then those of others, then names."""
+    told = Told()
+    remote = make_rule(2, remote_group_id=group_id(1))
+    for last in range(1, 4):
+        members = tuple(f"192.0.2.{number}/32" for number in range(last))
+        assert changed_by(told, Put(make_group(1, make_rule(1), members=members))) == set()
+    for rules in (make_rule(1, protocol="tcp"),), (make_rule(1, protocol="tcp"), make_rule(4, protocol="udp")):
+        assert changed_by(told, Put(make_group(1, *rules))) == {"filter:sgi-b0000001"}
+    assert changed_by(told, Put(make_group(2, remote, make_rule(3)))) == {"filter:sgi-b0000002"}
+    assert changed_by(told, Delete("security_groups", group_id(1)), by_value=True) >= {"filter:sgi-b0000001"}
+    twin = group_id(2)[:-4] + "ffff"
+    assert "filter:sgi-b0000002" in changed_by(told, Put(make_group(9, make_rule(9), id=twin)))
+
+
 def test_a_network_that_changes_changes_its_instances() -> None:
     told = Told()
     changed = changed_by(told, Put(make_network(1, cidr="10.1.0.0/23")))
