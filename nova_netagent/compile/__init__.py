@@ -84,7 +84,7 @@ class Compiler:
         of_groups = (resolved.groups, resolved.known_groups, scope.names, around.used)
         groups = memo.get("groups' chains", of_groups, partial(security_group.place, scope, memo, around.used))
         tables = memo.get("tables", (around, groups), partial(_tables, scope, memo, around, groups, self.tables))
-        sets = memo.merged("sets", [around.sets, *security_group.sets(scope, memo, groups)], _name)
+        sets = memo.merged("sets", [around.sets, *security_group.sets(scope, state, memo, groups)], _name)
         compiled = Compiled(
             ruleset=Ruleset(tables, sets),
             links=memo.get("links", whereabouts, partial(links.links_of, scope)),

@@ -5,6 +5,7 @@ is in error, and both fail closed for the part concerned only. Nothing here know
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -100,8 +101,6 @@ class Resolved(Struct, frozen=True, gc=False):
     """The same object as long as no rule is another, whoever is a member."""
     known_groups: frozenset[str]
     """Their ids: the same object as long as they are the same."""
-    elsewhere: Mapping[str, tuple[str, ...]]
-    """By group the prefixes of its members on other hosts, of groups that are left out as well."""
     floating_ips: tuple[FloatingIP, ...]
     provider_rules: tuple[ProviderRule, ...]
     problems: Mapping[Key, tuple[Problem, ...]]
@@ -127,34 +126,52 @@ def resolve(
     :param refused: objects that the kernel refused, with its reason: they are left out.
     :param has_nat: whether the kernel has a nat table for IPv4; without it what needs it is in error.
     """
-    claimed = memo.get("claimed", (state.instances,), lambda: _claimed(state, memo.last("claimed")))
-    named: Interfaces = memo.get(
+    refused = memo.intern("refused", refused)
+    groups = _groups(state, refused, memo)
+    described = memo.keys("described groups", state.security_groups)
+    who_names(groups, memo)  # asked for each time, so that it is remembered
+    # Whatever is looked at of a state: who is a member elsewhere is not.
+    seen = (state.networks, state.instances, state.floating_ips, state.provider_rules, groups, described, refused)
+    make = partial(_resolve, state, settings, refused, groups, described, memo, has_nat=has_nat)
+    return memo.get("resolved", seen, make)
+
+
+def _resolve(
+    state: DesiredState,
+    settings: Settings,
+    refused: Mapping[Key, str],
+    groups: Mapping[str, Group],
+    described: frozenset[str],
+    memo: Memo,
+    *,
+    has_nat: bool,
+) -> Resolved:
+    part = memo.part("resolved")
+    claimed = part.get("claimed", (state.instances,), lambda: _claimed(state, part.last("claimed")))
+    named: Interfaces = part.get(
         "interfaces",
         (state.networks, state.floating_ips, claimed),
         lambda: interfaces(state, settings.network, claimed.oldest),
     )
-    refused = memo.intern("refused", refused)
     without = {**named.mistaken, **refused}
     problems: dict[Key, list[Problem]] = {key: [("error", why)] for key, why in without.items()}
-    networks = _usable_networks(state, settings, named.mistaken, refused, memo, problems)
+    networks = _usable_networks(state, settings, named.mistaken, refused, part, problems)
     if not has_nat:
         without |= {("floating_ips", id_): NO_NAT for id_ in state.floating_ips}
         _report_missing_nat(state, networks.values(), settings, problems)
-    groups = _groups(state, refused, memo)
-    holders = memo.intern("holders", claimed.holders)
-    ports = _ports(state, networks, groups, holders, memo.intern("host's own", named.hosts_own), refused, memo)
-    troubled = memo.get("troubled", (ports,), lambda: _troubled(ports))
-    missing = _missing(groups, memo.keys("described groups", state.security_groups), memo)
+    holders = part.intern("holders", claimed.holders)
+    ports = _ports(state, networks, groups, holders, part.intern("host's own", named.hosts_own), refused, part)
+    troubled = part.get("troubled", (ports,), lambda: _troubled(ports))
+    missing = _missing(groups, described, who_names(groups, memo), part)
     for key, found in (*troubled.items(), *missing.items()):
         problems.setdefault(key, []).extend(found)
     return Resolved(
         networks=networks,
         ports=ports,
         groups=groups,
-        known_groups=memo.keys("known groups", groups),
-        elsewhere=memo.each("elsewhere", state.security_groups, (), lambda _, entry, _last: _elsewhere(entry.object)),
-        floating_ips=memo.intern("floating IPs", tuple(_floating_ips(state, networks, ports, without, problems))),
-        provider_rules=memo.intern(
+        known_groups=part.keys("known groups", groups),
+        floating_ips=part.intern("floating IPs", tuple(_floating_ips(state, networks, ports, without, problems))),
+        provider_rules=part.intern(
             "provider rules", tuple(r for r in state.of(ProviderRule) if ("provider_rules", r.id) not in refused)
         ),
         problems={key: tuple(found) for key, found in problems.items()},
@@ -171,16 +188,19 @@ def _troubled(ports: Mapping[str, tuple[Port, ...]]) -> Mapping[Key, list[Proble
     return found
 
 
-def _missing(groups: Mapping[str, Group], described: frozenset[str], memo: Memo) -> Mapping[Key, tuple[Problem, ...]]:
-    """What the groups lack whose rules name groups that are not described."""
+def _missing(
+    groups: Mapping[str, Group], described: frozenset[str], naming: Mapping[str, Collection[str]], memo: Memo
+) -> Mapping[Key, tuple[Problem, ...]]:
+    """What the groups lack whose rules name groups that are not described.
+
+    :param naming: as ``who_names`` tells.
+    """
 
     def lacks(_id: str, group: Group, _last: tuple[Problem, ...] | None) -> tuple[Problem, ...]:
         return tuple(_missing_remotes(group, described))
 
     def missing(_id: str, group: Group) -> tuple[object, ...]:
         return tuple(id_ for id_ in _remotes(group) if id_ not in described)
-
-    naming = who_names(groups, memo)
 
     def concerned(before: tuple[Any, ...]) -> Iterable[str]:
         return (id_ for remote in before[0] ^ described for id_ in naming.get(remote, ()))
@@ -335,7 +355,11 @@ def _groups(state: DesiredState, refused: Mapping[Key, str], memo: Memo) -> Mapp
     made = memo.each("groups", state.security_groups, (), lambda _, entry, last: _make_group(entry.object, last))
     if not any(kind == SecurityGroup.KIND for kind, _ in refused):
         return made
-    return {id_: group for id_, group in made.items() if (SecurityGroup.KIND, id_) not in refused}
+
+    def left() -> dict[str, Group]:
+        return {id_: group for id_, group in made.items() if (SecurityGroup.KIND, id_) not in refused}
+
+    return memo.get("groups left", (made, refused), left)
 
 
 def _make_group(definition: Object, before: Group | None) -> Group:
@@ -355,11 +379,6 @@ def _make_group(definition: Object, before: Group | None) -> Group:
     if before is not None and before.judge == judge:
         judge = before.judge  # the same object: its members' chains stay as they are
     return Group(judge, named, {side: tuple(its) for side, its in rules.items()}, definition.rules)
-
-
-def _elsewhere(definition: Object) -> tuple[str, ...]:
-    assert isinstance(definition, SecurityGroup)
-    return definition.members or ()
 
 
 def _is_open(rule: SecurityGroupRule) -> bool:

@@ -14,7 +14,7 @@ from nova_netagent.compile import group_log
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.parts import Placed, Scope, chain_of, network
 from nova_netagent.compile.resolve import Direction, Group, Port, Side, who_names
-from nova_netagent.model import SecurityGroup, SecurityGroupRule, protocols, values
+from nova_netagent.model import DesiredState, Entry, SecurityGroup, SecurityGroupRule, protocols, values
 from nova_netagent.model.lineage import changed, follow
 from nova_netagent.netfilter.rule import (
     ACCEPT,
@@ -101,9 +101,16 @@ def place(scope: Scope, memo: Memo, used: Mapping[Side, frozenset[str]]) -> Grou
     return Groups(placed, {family: part.intern(("set groups", family), ids) for family, ids in wanted.items()})
 
 
-def sets(scope: Scope, memo: Memo, groups: Groups) -> list[Mapping[str, IpSet]]:
+def sets(scope: Scope, state: DesiredState, memo: Memo, groups: Groups) -> list[Mapping[str, IpSet]]:
     """By family the sets that the groups' rules name."""
-    return [_sets(scope, memo, family, ids) for family, ids in groups.remotes.items() if ids]
+    elsewhere = memo.each("elsewhere", state.security_groups, (), _elsewhere)
+    return [_sets(scope, elsewhere, memo, family, ids) for family, ids in groups.remotes.items() if ids]
+
+
+def _elsewhere(_id: str, entry: Entry, _last: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The prefixes of a group's members on other hosts."""
+    assert isinstance(entry.object, SecurityGroup)
+    return entry.object.members or ()
 
 
 _Remotes = Mapping[str, tuple[str, ...]]
@@ -249,7 +256,9 @@ def _port_range(low: int | None, high: int | None) -> PortRange | None:
     return None if low is None or high is None or (low, high) == (0, 65535) else (low, high)
 
 
-def _sets(scope: Scope, memo: Memo, family: Family, ids: frozenset[str]) -> Mapping[str, IpSet]:
+def _sets(
+    scope: Scope, elsewhere: Mapping[str, tuple[str, ...]], memo: Memo, family: Family, ids: frozenset[str]
+) -> Mapping[str, IpSet]:
     """The sets of these groups' members in a family, by group."""
     ports = scope.resolved.ports
     members = memo.get("members", (ports,), lambda: _members(ports, memo.last("members")))
@@ -258,12 +267,12 @@ def _sets(scope: Scope, memo: Memo, family: Family, ids: frozenset[str]) -> Mapp
         return (scope.names.groups[id_],)
 
     def make(id_: str, source: _Source, _last: IpSet | None) -> IpSet:
-        elsewhere, here = source
-        prefixes = frozenset(cidr for cidr in elsewhere if (":" in cidr) == (family == 6))
+        others, here = source
+        prefixes = frozenset(cidr for cidr in others if (":" in cidr) == (family == 6))
         origin = (SecurityGroup.KIND, id_, "members")
         return IpSet(set_name(id_, family, scope), family, prefixes.union(*(here or {}).values()), origin)
 
-    picked = memo.picked(("members elsewhere", family), scope.resolved.elsewhere, ids)
+    picked = memo.picked(("members elsewhere", family), elsewhere, ids)
     sources = memo.paired(("set sources", family), picked, members.here[family])
     return memo.each(("sets", family), sources, (scope.names,), make, name)
 
