@@ -91,13 +91,15 @@ def _put(state: DesiredState, item: Object) -> DesiredState:
     old = entries.get(item.id)
     if old is not None and old.object == item:
         return state
-    sequence = state.sequence + 1
+    next_ = state.sequence + 1
     known: Mapping[tuple[str, ...], int] = {} if old is None else old.since
+    since = {claim: known.get(claim, next_) for claim in claims(item)}
+    sequence = next_ if next_ in since.values() else state.sequence
     entry = Entry(
         object=item,
         revision=item.revision if old is None or item.revision is not None else old.revision,
         changes=1 if old is None else old.changes + 1,
-        since={claim: known.get(claim, sequence) for claim in claims(item)},
+        since=since,
     )
     changed = replace(state, sequence=sequence, tombstones=_exhumed(state, (item.KIND, item.id)))
     return _with_kind(changed, item.KIND, follow(entries, {item.id: entry}))

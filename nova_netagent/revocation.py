@@ -55,6 +55,8 @@ class Revocation:
         self._before: Compiled | None = None
         """What was enforced when the flows were last seen to agree; ``None``: not known."""
         self._after: Compiled | None = None
+        self._looked: tuple[Compiled | None, Compiled, Addresses] | None = None
+        """Whose flows the last change concerns that was looked at: before, after, and these."""
         self._started = False
         self._disagreeing = self._owed
         """Whether the agent that was here before may have left flows that are not allowed."""
@@ -72,7 +74,7 @@ class Revocation:
 
         :raises StoreError: it cannot be noted.
         """
-        if not self._owed and (self._before is None or concerned(self._before, compiled)):
+        if not self._owed and (self._before is None or self._concerned(compiled)):
             self._store.owe_cuts(True)
             self._owed = True
 
@@ -104,7 +106,7 @@ class Revocation:
 
     def _cut(self) -> None:
         assert self._after is not None
-        addresses = concerned(self._before, self._after)
+        addresses = self._concerned(self._after)
         try:
             cuts = self._find(addresses) if addresses else []
             if cuts:
@@ -115,9 +117,15 @@ class Revocation:
             self.failure = f"flows that are no longer allowed may go on: {error}"
             LOG.error("%s; next attempt in %.1f s", self.failure, self._delay)
             return
-        self._before = self._after
+        self._before, self._looked = self._after, None
         self._settle()
         self._delay, self.failure, self.due = 0.0, "", None
+
+    def _concerned(self, after: Compiled) -> Addresses:
+        known = self._looked
+        if known is None or known[0] is not self._before or known[1] is not after:
+            self._looked = known = (self._before, after, concerned(self._before, after))
+        return known[2]
 
     def _remember_why(self, ends_: Collection[str]) -> None:
         if not self._changed:

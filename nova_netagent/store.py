@@ -113,7 +113,8 @@ class Store:
                 db.executemany("REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?)", rows)
             if new.tombstones is not old.tombstones:
                 _save_tombstones(db, old.tombstones, new.tombstones)
-            db.execute("UPDATE counter SET value = ? WHERE name = 'sequence'", (new.sequence,))
+            if new.sequence != old.sequence:
+                db.execute("UPDATE counter SET value = ? WHERE name = 'sequence'", (new.sequence,))
 
     def begin_boot(self, boot: str) -> None:
         """Forget what was made in another boot of this host: it is gone, and what is there now is somebody else's.

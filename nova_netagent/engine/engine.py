@@ -333,8 +333,9 @@ class Engine:
         self._began = time.monotonic()
         self._why = self._reason(verify)
         # What was refused is tried again when it changed, and after each resync.
-        retried = _touched(self._applied, self._state)
-        self._refused = {key: why for key, why in self._refused.items() if key not in retried}
+        if self._refused:
+            retried = _touched(self._applied, self._state)
+            self._refused = {key: why for key, why in self._refused.items() if key not in retried}
         outcome = Outcome()
         try:
             try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, overload
 
 from msgspec import Meta, Struct
-from msgspec.structs import force_setattr
+from msgspec.structs import asdict, force_setattr
 
 from nova_netagent.model import protocols, values
 
@@ -296,7 +296,8 @@ class _Ported(Body, frozen=True, kw_only=True):
     port_range_min: int | None = None
     port_range_max: int | None = None
 
-    def _check_ports(self, family: int) -> None:
+    def _check_ports(self, family: int) -> int | None:
+        """Make the protocol canonical and check its ports; its number in a family."""
         self._set("protocol", protocols.parse)
         number = protocols.number(self.protocol, family)
         low, high = self.port_range_min, self.port_range_max
@@ -310,8 +311,9 @@ class _Ported(Body, frozen=True, kw_only=True):
                 raise Invalid("port_range_min", "ICMPv6 has types in an IPv6 rule only")
             if number == protocols.ICMP and low == 255:
                 raise Invalid("port_range_min", "255 is reserved as an ICMP type; in the kernel it would mean any")
-            return
-        _check_range("port_range", low, high, self.protocol, number)
+        else:
+            _check_range("port_range", low, high, self.protocol, number)
+        return number
 
 
 def _check_range(field: str, low: int | None, high: int | None, protocol: str | int | None, number: int | None) -> None:
@@ -346,18 +348,14 @@ class SecurityGroupRule(_Ported, frozen=True, kw_only=True):
         self._set("id", values.uuid)
         self._set("remote_ip_prefix", values.cidr)
         self._set("remote_group_id", values.uuid)
-        self._check_ports(self.family)
-        _check_range(
-            "source_port_range",
-            self.source_port_range_min,
-            self.source_port_range_max,
-            self.protocol,
-            protocols.number(self.protocol, self.family),
-        )
+        family = self.family
+        number = self._check_ports(family)
+        low, high = self.source_port_range_min, self.source_port_range_max
+        _check_range("source_port_range", low, high, self.protocol, number)
         if self.remote_ip_prefix is not None:
             if self.remote_group_id is not None:
                 raise Invalid("remote_group_id", "a rule has a remote_ip_prefix or a remote_group_id, not both")
-            if values.prefix(self.remote_ip_prefix).family != self.family:
+            if values.prefix(self.remote_ip_prefix).family != family:
                 raise Invalid("remote_ip_prefix", f"{self.remote_ip_prefix} is not {self.ethertype}")
 
     @property
@@ -472,8 +470,12 @@ def document(item: object) -> object: ...
 def document(item: object) -> object:
     """An object as JSON-ready builtins, with its defaults written out and no nulls."""
     if isinstance(item, Struct):
-        fields = ((name, getattr(item, name)) for name in item.__struct_fields__)
-        return {name: document(value) for name, value in fields if value is not None}
+        fields = asdict(item).items()
+        return {name: value if type(value) in _FLAT else document(value) for name, value in fields if value is not None}
     if isinstance(item, tuple):
         return [document(each) for each in item]
     return item
+
+
+_FLAT = frozenset((str, int, bool))
+"""The types of most values, which are as they are."""

@@ -53,10 +53,12 @@ class Prefix(NamedTuple):
 
 def uuid(text: str) -> str:
     """A UUID in its RFC 4122 text form, lower case."""
+    if _UUID.match(text):
+        return text
     lowered = text.lower()
     if not _UUID.match(lowered):
         raise ValueError(f"{text!r} is not a UUID")
-    return text if lowered == text else lowered
+    return lowered
 
 
 @lru_cache(32768)

@@ -9,11 +9,13 @@ from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
 from nova_netagent.model import DesiredState, Object, State, Tombstone
 from nova_netagent.model.state import TOMBSTONE_SECONDS
 from nova_netagent.testing import (
+    group_id,
     instance_id,
     make_floating_ip,
     make_group,
     make_instance,
     make_network,
+    make_rule,
     make_vif,
     network_id,
     vif_id,
@@ -319,9 +321,16 @@ def test_an_update_keeps_the_age_of_what_it_keeps() -> None:
 
 def test_what_was_let_go_and_is_claimed_again_is_young() -> None:
     full, bare = make_instance(1), make_instance(1, vifs=(make_vif(1, fixed_ips=()),))
-    ages = since(after(Put(full), Put(bare), Put(full)), 1)
+    ages = since(after(Put(full), Put(bare), Put(make_instance(2)), Put(full)), 1)
     assert ages["device", "tap1", instance_id(1)] == 1
     assert ages["address", network_id(1), "10.1.0.2", instance_id(1)] == 3
+
+
+def test_what_claims_nothing_new_takes_no_number() -> None:
+    bare = make_instance(1, vifs=(make_vif(1, fixed_ips=()),))
+    state = after(Put(make_group(1)), Put(make_instance(1)), Put(bare), Put(make_group(1, make_rule(1))))
+    assert state.sequence == 1
+    assert state.security_groups[group_id(1)].changes == 2
 
 
 def test_an_update_that_does_not_change_a_thing_does_not_age_others() -> None:
