@@ -84,7 +84,9 @@ class Hub:
         """The greenthreads that read what somebody asks, each with when it began, by time.monotonic()."""
         self._servers: list[Server] = []
         self._leaving = threading.Event()
-        self._deliverer = eventlet.spawn(self._deliver)
+        # Listened to for good: to begin anew for each answer would be two system calls and two switches.
+        loop = hubs.get_hub()
+        self._woken = loop.add(loop.READ, self._wake, self._deliver, _ignore, _ignore)
 
     # --- waiting for native threads
 
@@ -164,18 +166,17 @@ class Hub:
         self._arrived.append(arrived)
         os.eventfd_write(self._wake, 1)
 
-    def _deliver(self) -> None:
-        while True:
-            hubs.trampoline(self._wake, read=True)
-            os.eventfd_read(self._wake)
-            while self._arrived:
-                arrived = self._arrived.popleft()
-                if not arrived.ready():
-                    arrived.send()
-            if self._poke_wanted:
-                self._poke_wanted = False
-                if not self._poked.ready():
-                    self._poked.send()
+    def _deliver(self, descriptor: int) -> None:
+        """Wake whose answers have come. Called by the loop itself: nothing here may wait."""
+        os.eventfd_read(descriptor)
+        while self._arrived:
+            arrived = self._arrived.popleft()
+            if not arrived.ready():
+                arrived.send()
+        if self._poke_wanted:
+            self._poke_wanted = False
+            if not self._poked.ready():
+                self._poked.send()
 
     # --- the main loop's rest
 
@@ -235,10 +236,14 @@ class Hub:
         return all(finished)
 
     def close(self) -> None:
-        """End the loop's own greenthread and threads. The eventfd stays: late answers still write to it."""
-        self._deliverer.kill()
+        """Listen no more, and end the threads. The eventfd stays: late answers still write to it."""
+        hubs.get_hub().remove(self._woken)
         self._aside.shutdown(wait=False, cancel_futures=True)
         self._outside.shutdown(wait=False, cancel_futures=True)
+
+
+def _ignore(*_: object) -> None:
+    """What the loop calls when a descriptor is closed that is never closed."""
 
 
 Tls = Callable[[], ssl.SSLContext]

@@ -256,12 +256,12 @@ class HostProcess:
         self.descriptor = descriptor
         self._pid_file = pid_file
         self._popen = popen
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
 
     def ended(self) -> str | None:
         """Look at the descriptor, and wait for it where it is our child."""
-        poll = select.poll()
-        poll.register(self.descriptor, select.POLLIN)
-        if not poll.poll(0):
+        if not self._poll.poll(0):
             return None
         code = None if self._popen is None else self._popen.wait()
         if code is None:
