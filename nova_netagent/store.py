@@ -109,7 +109,8 @@ class Store:
                     continue
                 gone = [(kind, id_) for id_ in ids if id_ not in after]
                 rows = [_row(kind, id_, after[id_]) for id_ in ids if id_ in after]
-                db.executemany("DELETE FROM object WHERE kind = ? AND id = ?", gone)
+                if gone:
+                    db.executemany("DELETE FROM object WHERE kind = ? AND id = ?", gone)
                 db.executemany("REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?)", rows)
             if new.tombstones is not old.tombstones:
                 _save_tombstones(db, old.tombstones, new.tombstones)

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from operator import is_
 from typing import Any, NamedTuple, TypeVar, cast
 
-from nova_netagent.model.lineage import changed, follow, ordered
+from nova_netagent.model.lineage import changed, follow, ordered, same_order
 
 _FEW = 8
 """What is more than an eighth is sorted anew."""
@@ -90,7 +90,7 @@ class Memo:
                     made[id_] = result
         gone = [id_ for id_ in others if id_ not in sources and id_ in last.results]
         results = follow(last.results, made, gone)
-        if list(results) != list(sources):
+        if not same_order(last.sources, sources) and list(results) != list(sources):
             results = ordered(results, {id_: results[id_] for id_ in sources})
         if narrowed is not None:
             narrow = {**last.narrow, **narrow}
@@ -135,7 +135,7 @@ class Memo:
         others = {*changed(last.left, left), *changed(last.right, right)}
         put = {id_: (left[id_], right.get(id_)) for id_ in others if id_ in left}
         pairs = follow(last.pairs, put, [id_ for id_ in others if id_ in last.left and id_ not in left])
-        if list(pairs) != list(left):
+        if not same_order(last.left, left) and list(pairs) != list(left):
             pairs = ordered(pairs, {id_: pairs[id_] for id_ in left})
         self._used[key] = ((), _Paired(left, right, pairs))
         return pairs

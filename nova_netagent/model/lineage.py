@@ -21,7 +21,7 @@ _SHORTEST = 1000
 class _Version(dict[K, V]):
     """One version of a mapping; nobody edits it."""
 
-    __slots__ = ("at", "beside", "log")
+    __slots__ = ("at", "beside", "log", "order")
 
     def __init__(self, content: Mapping[K, V], log: list[K]) -> None:
         super().__init__(content)
@@ -30,6 +30,8 @@ class _Version(dict[K, V]):
         """How much of the log was written for this version and those before it."""
         self.beside: tuple[K, ...] = ()
         """Keys of which the log says nothing."""
+        self.order: object = object()
+        """The same object in versions that have the same keys in the same order."""
 
 
 def follow(before: Mapping[K, V], put: Mapping[K, V], gone: Iterable[K] = ()) -> Mapping[K, V]:
@@ -49,6 +51,8 @@ def follow(before: Mapping[K, V], put: Mapping[K, V], gone: Iterable[K] = ()) ->
     after.update(put)
     after.log += (*put, *gone)
     after.at = len(after.log)
+    if isinstance(before, _Version) and not gone and len(after) == len(before):
+        after.order = before.order
     return after
 
 
@@ -85,6 +89,13 @@ def changed(before: Mapping[K, V], after: Mapping[K, V]) -> Collection[K]:
     if len(before) - len(after) + len(found):  # else every key of the one is one of the other
         found += filterfalse(after.__contains__, before)
     return found
+
+
+def same_order(before: Mapping[K, V], after: Mapping[K, V]) -> bool:
+    """Whether two mappings are known to have the same keys in the same order; it is not looked."""
+    if before is after:
+        return True
+    return isinstance(before, _Version) and isinstance(after, _Version) and before.order is after.order
 
 
 def _log(before: Mapping[K, V]) -> list[K]:

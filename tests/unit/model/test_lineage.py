@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nova_netagent.model import lineage
-from nova_netagent.model.lineage import beside, changed, follow, ordered
+from nova_netagent.model.lineage import beside, changed, follow, ordered, same_order
 
 KEYS = "abcdef"
 STEPS = st.lists(
@@ -54,6 +54,7 @@ def test_whatever_was_made_of_whatever(steps: list[tuple[int, set[str], set[str]
             found = list(changed(one, other))
             assert set(found) == searched(one, other)
             assert len(found) == len(set(found))
+            assert list(one) == list(other) or not same_order(one, other)
 
 
 def test_what_does_not_change_is_the_same_object() -> None:
@@ -61,6 +62,16 @@ def test_what_does_not_change_is_the_same_object() -> None:
     assert follow(mapping, {}) is mapping
     assert ordered(mapping, {"a": 1, "b": 2}) is mapping
     assert list(ordered(mapping, {"b": 2, "a": 1})) == ["b", "a"]
+
+
+def test_it_is_known_of_another_value_that_it_is_in_the_same_place() -> None:
+    mapping = follow({}, {"a": 1, "b": 2})
+    other = follow(follow(mapping, {"a": 7}), {"b": 8})
+    assert same_order(mapping, mapping)
+    assert same_order(mapping, other)
+    assert not same_order(mapping, follow(other, {"c": 3}))
+    assert not same_order(mapping, follow(follow(other, {}, ["a"]), {"a": 7}))
+    assert not same_order({"a": 1}, {"a": 1}), "it is not looked"
 
 
 def test_along_a_line_only_the_log_is_looked_at() -> None:
