@@ -6,7 +6,7 @@ The OpenAPI description is generated from these classes. Names of fields are tho
 nova's network model and neutron's API.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, overload
 
 from msgspec import Meta, Struct
@@ -81,12 +81,15 @@ class Body(Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=Tr
             force_setattr(self, field, value)
 
 
-def _distinct(field: str, items: Iterable[tuple[str, object]]) -> None:
-    seen: dict[object, str] = {}
-    for where, value in items:
+def _distinct(items: Collection[object], where: Callable[[int], str]) -> None:
+    """Refuse what is given twice; where an item stands is asked only then."""
+    if len(set(items)) == len(items):
+        return
+    seen: dict[object, int] = {}
+    for index, value in enumerate(items):
         if value in seen:
-            raise Invalid(f"{field}{where}", f"{value} is given twice: {field}{seen[value]} has it too")
-        seen[value] = where
+            raise Invalid(where(index), f"{value} is given twice: {where(seen[value])} has it too")
+        seen[value] = index
 
 
 class Network(Body, frozen=True, kw_only=True):
@@ -273,16 +276,15 @@ class Instance(Body, frozen=True, kw_only=True):
         self._set("hostname", values.hostname)
         self._set("project_id", values.printable)
         self._set_each("security_groups", values.uuid)
-        _distinct("vifs", ((f"[{i}].id", vif.id) for i, vif in enumerate(self.vifs)))
-        _distinct("vifs", ((f"[{i}].devname", vif.devname) for i, vif in enumerate(self.vifs)))
-        _distinct(
-            "vifs",
-            (
-                (f"[{i}].fixed_ips[{j}]", f"{address} on network {vif.network_id}")
-                for i, vif in enumerate(self.vifs)
-                for j, address in enumerate(vif.fixed_ips)
-            ),
-        )
+        _distinct([vif.id for vif in self.vifs], "vifs[{}].id".format)
+        _distinct([vif.devname for vif in self.vifs], "vifs[{}].devname".format)
+        fixed = [f"{address} on network {vif.network_id}" for vif in self.vifs for address in vif.fixed_ips]
+        _distinct(fixed, self._place_of_fixed_ip)
+
+    def _place_of_fixed_ip(self, index: int) -> str:
+        """Where a fixed IP of the instance stands, of all of its vifs'."""
+        places = [(i, j) for i, vif in enumerate(self.vifs) for j in range(len(vif.fixed_ips))]
+        return "vifs[{}].fixed_ips[{}]".format(*places[index])
 
     def groups_of(self, vif: Vif) -> tuple[str, ...]:
         """The security groups that judge a vif: its own list where it has one."""
@@ -384,7 +386,7 @@ class SecurityGroup(Body, frozen=True, kw_only=True):
         self._default("stateful", True)
         self._default("members", ())
         self._set_each("members", values.cidr)
-        _distinct("rules", ((f"[{i}].id", rule.id) for i, rule in enumerate(self.rules)))
+        _distinct([rule.id for rule in self.rules], "rules[{}].id".format)
 
 
 class FloatingIP(Body, frozen=True, kw_only=True):
@@ -451,7 +453,7 @@ class State(Body, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for kind in KINDS:
             self._default(kind, ())
-            _distinct(kind, ((f"[{i}].id", item.id) for i, item in enumerate(getattr(self, kind))))
+            _distinct([item.id for item in getattr(self, kind)], f"{kind}[{{}}].id".format)
 
     def objects(self) -> Iterable[Object]:
         """Every object, those that others refer to first."""
