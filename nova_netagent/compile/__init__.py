@@ -78,6 +78,7 @@ class Compiler:
             families=self.families,
         )
         whereabouts = (resolved.networks, resolved.ports, resolved.floating_ips)
+        clients = (resolved.networks, resolved.ports, state.instances)
         # All that the parts but those of the groups look at; uplinks are of the networks.
         seen = (*whereabouts, resolved.provider_rules, scope.names)
         around = memo.get("around", seen, partial(_around, scope, memo))
@@ -87,9 +88,9 @@ class Compiler:
         sets = memo.merged("sets", [around.sets, *security_group.sets(scope, state, memo, groups)], _name)
         compiled = Compiled(
             ruleset=Ruleset(tables, sets),
-            links=memo.get("links", whereabouts, partial(links.links_of, scope)),
+            links=memo.get("links", whereabouts, partial(links.links_of, scope, memo)),
             frames=memo.get("frames", whereabouts, partial(frames.wanted, scope, memo)),
-            servers=memo.get("servers", (*whereabouts, state.instances), partial(dhcp.services, scope, state, memo)),
+            servers=memo.get("servers", clients, partial(dhcp.services, scope, state, memo)),
             problems=resolved.problems,
             scope=scope,
         )

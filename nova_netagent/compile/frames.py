@@ -1,8 +1,10 @@
 """What may pass the bridges below IP: every vif as itself, and what a network asks of its uplink."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.metadata import METADATA_IP
@@ -34,23 +36,36 @@ class WantedFrames(Struct, frozen=True):
 def wanted(scope: Scope, memo: Memo) -> WantedFrames:
     """What a state asks of the frames."""
     part = memo.part("frames")
+    resolved = scope.resolved
+    # Of floating IPs all but what is redirected knows nothing.
+    still = part.get("of vifs", (resolved.networks, resolved.ports), partial(_of_vifs, scope, part))
+    redirected = tuple(_redirected(_in_order(scope), scope))
+    return WantedFrames(replace(still.frames, redirected=redirected), still.bridges)
+
+
+def _of_vifs(scope: Scope, memo: Memo) -> WantedFrames:
+    """What vifs and networks ask of the frames, whoever has floating IPs."""
+    part = memo.part("vifs")
     secured: list[Secured] = []
     closed: list[Closed] = []
-    for vifs in part.each("vifs", scope.resolved.ports, (), _vifs).values():
+    for vifs in part.each("judged", scope.resolved.ports, (), _vifs).values():
         for each in vifs:
             if isinstance(each, Secured):
                 secured.append(each)
             elif not scope.settings.network.manage_links:  # on a bridge of ours it is no port
                 closed.append(each)
-    networks = sorted(scope.resolved.networks.values(), key=lambda each: each.id)
+    networks = _in_order(scope)
     frames = Frames(
         secured=tuple(secured),
         closed=tuple(closed),
         isolated=tuple(_isolated(networks, scope)),
-        redirected=tuple(_redirected(networks, scope)),
         hairpins=tuple(_hairpins(scope)),
     )
     return WantedFrames(frames, _bridges(networks, scope))
+
+
+def _in_order(scope: Scope) -> list[Network]:
+    return sorted(scope.resolved.networks.values(), key=lambda each: each.id)
 
 
 def _vifs(_id: str, ports: tuple[Port, ...], _last: object) -> tuple[Secured | Closed, ...]:

@@ -1,10 +1,12 @@
 """The links and addresses that the rules live on, as values."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from msgspec import Struct
 
 from nova_netagent.compile.floating_ip import interface_of
+from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.metadata import METADATA_IP
 from nova_netagent.compile.parts import Scope
 from nova_netagent.model import Key, Network, values
@@ -66,7 +68,7 @@ class Links(Struct, frozen=True):
                 yield self.vlans[uplink].interface
 
 
-def links_of(scope: Scope) -> Links:
+def links_of(scope: Scope, memo: Memo) -> Links:
     """The links that a state wants; without ``manage_links`` bridges and ports are somebody else's."""
     networks = sorted(scope.resolved.networks.values(), key=lambda each: each.id)
     managed = scope.settings.network.manage_links
@@ -85,7 +87,8 @@ def links_of(scope: Scope) -> Links:
         if interface is not None:
             origin = ("floating_ips", floating.id)
             addresses.append(Address(interface, values.host(floating.id), False, True, origin))
-    ports = {port.vif.device: port.network.bridge for port in scope.all_ports if managed and port.network is not None}
+    resolved = scope.resolved
+    ports = memo.part("links").get("ports", (resolved.networks, resolved.ports), partial(_ports, scope))
     return Links(
         bridges=bridges,
         ports=ports,
@@ -99,6 +102,12 @@ def links_of(scope: Scope) -> Links:
             if each.vlan is not None
         },
     )
+
+
+def _ports(scope: Scope) -> dict[str, str]:
+    """The bridge of each tap device; none where links are somebody else's."""
+    ports = scope.all_ports if scope.settings.network.manage_links else ()
+    return {port.vif.device: port.network.bridge for port in ports if port.network is not None}
 
 
 def _gateway_addresses(each: Network, scope: Scope) -> list[Address]:

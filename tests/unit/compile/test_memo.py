@@ -130,6 +130,21 @@ def test_what_was_not_looked_at_for_a_while_is_remembered_and_right() -> None:
     assert "filter:sgi-b0000002" in changed_by(told, Put(make_group(9, make_rule(9), id=twin)))
 
 
+def test_a_floating_ip_has_nobody_go_through_the_vifs_for_frames_ports_and_servers() -> None:
+    told = Told()
+    before = told.compiled
+    changed_by(told, Put(make_floating_ip(1)))
+    after = told.compiled
+    assert after.links.addresses != before.links.addresses
+    assert after.links.ports is before.links.ports
+    assert after.frames.frames.secured is before.frames.frames.secured
+    assert after.frames.bridges is before.frames.bridges
+    assert after.servers is before.servers
+    changed_by(told, Put(make_instance(31, (1,))), Delete("instances", make_instance(3).id))
+    changed_by(told, Put(make_network(1, gateway="10.1.0.254", dhcp_server="10.1.0.1")), Put(make_floating_ip(2, 2)))
+    changed_by(told, Delete("floating_ips", make_floating_ip(1).id))
+
+
 def test_a_network_that_changes_changes_its_instances() -> None:
     told = Told()
     changed = changed_by(told, Put(make_network(1, cidr="10.1.0.0/23")))
