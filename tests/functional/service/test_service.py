@@ -103,7 +103,8 @@ def test_it_is_nobody_but_itself_and_may_do_what_it_must(service: Service) -> No
     assert "-A nova-netagent-FORWARD -i br1 -j ACCEPT" in service.rules()
     assert "10.1.0.1/24" in service.machine.run("ip", "address", "show", "br1")
     assert len(service.servers()) == 1
-    assert "enforcing with iptables, 2 objects" in service.machine.show("StatusText")
+    # The line is written each second, and not for each change.
+    eventually(lambda: "enforcing with iptables, 2 objects" in service.machine.show("StatusText"), within=10)
 
 
 def test_it_is_ready_when_the_stored_state_is_in_the_kernel(service: Service) -> None:
