@@ -13,7 +13,7 @@ from nova_netagent.compile.skeleton import hooks
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import Key, lineage
 from nova_netagent.netfilter.owner import Owner
-from nova_netagent.netfilter.rule import IpSet, Origin, Ruleset, Table, TableId
+from nova_netagent.netfilter.rule import Family, IpSet, Origin, Ruleset, Table, TableId
 from nova_netagent.plan.sets import SetPlan, plan_sets
 from nova_netagent.plan.tables import EncodedTable, Placement, TablePlan, plan_removal, plan_table
 from nova_netagent.reconcile.attempts import persist
@@ -23,7 +23,8 @@ from nova_netagent.settings import FirewallSettings
 LOG = logging.getLogger(__name__)
 
 _TABLE_ORDER = ("raw", "mangle", "filter", "nat")
-"""Deny before allow: what proves and refuses comes before what rewrites."""
+"""Deny before allow: what proves and refuses comes before what rewrites. One family is done after the other:
+IPv6's tables are prepared while the kernel takes IPv4's filter table, the one that it takes longest for."""
 
 
 class Rules:
@@ -254,8 +255,8 @@ def _ordered(ruleset: Ruleset) -> list[Table]:
 
 
 def _in_order(tables: Iterable[Table]) -> list[Table]:
-    def rank(table: Table) -> tuple[int, int]:
-        return _TABLE_ORDER.index(table.id.name), table.id.family
+    def rank(table: Table) -> tuple[Family, int]:
+        return table.id.family, _TABLE_ORDER.index(table.id.name)
 
     return sorted(tables, key=rank)
 

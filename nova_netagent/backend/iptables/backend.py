@@ -36,7 +36,7 @@ WORTH_A_THREAD = 256 << 10
 
 
 AT_A_TIME = 2
-"""So many tables are on their way at most: each is in memory twice."""
+"""So many tables of that size are on their way at most: each is in memory twice."""
 
 
 class _Commit(NamedTuple):
@@ -177,7 +177,7 @@ class IptablesBackend:
         with self._lock.hold():
             before = self._still(plan)
             replacement = self._assembler(plan.table).replacement(plan, before)
-            while len(self._on_their_way) >= AT_A_TIME:
+            while sum(each.after.size >= self._least_beside for each in self._on_their_way) >= AT_A_TIME:
                 self._settle_one()
             # Until it has succeeded nobody knows: a commit that reports an error may have been carried out.
             self._doubtful.add(plan.table)
