@@ -1,7 +1,7 @@
 """Tables of rules to tables of bytes, remembering what was encoded already."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from nova_netagent.backend import RuleRefused
 from nova_netagent.backend.iptables.entry import encode
@@ -10,7 +10,7 @@ from nova_netagent.backend.iptables.layout import encoded_name
 from nova_netagent.backend.iptables.sets import KernelSets
 from nova_netagent.model.lineage import changed, follow
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
-from nova_netagent.netfilter.rule import Chain, Hook, Rule, Table, TableId
+from nova_netagent.netfilter.rule import Hook, Rule, Table, TableId
 from nova_netagent.plan.tables import EncodedHook, EncodedTable
 
 
@@ -30,6 +30,8 @@ class Encoder:
     def __init__(self, sets: KernelSets) -> None:
         self._sets = sets
         self._tables: dict[TableId, _Encoded] = {}
+        self._asked: dict[str, int] = {}
+        """The indexes of the sets that the rule names which is being encoded."""
 
     def encode(self, table: Table, actual: Chains) -> EncodedTable[bytes]:
         """A table's keys; a chain that ``actual`` has alike is that very object.
@@ -50,19 +52,23 @@ class Encoder:
         done: _Done = {}
         for name in dict.fromkeys((*others, *stale)):
             indexes.pop(name, None)
-            if name in table.chains:
-                if name in known.table.chains and name not in known.indexes:
-                    # Of the rules of a chain most stay: a tree's node has a jump more.
-                    done.update(zip(map(id, known.table.chains[name].rules), known.keys.chains[name], strict=True))
-                relied: dict[str, int] = {}
-                put[name] = self._encode_chain(table.id, table.chains[name], actual.get(name), relied, done)
-                if relied:
-                    indexes[name] = relied
-        keys = follow(known.keys.chains, put, [name for name in others if name not in table.chains])
+            chain = table.chains.get(name)
+            if chain is None:
+                continue
+            if name in known.table.chains and name not in known.indexes:
+                # Of the rules of a chain most stay: a tree's node has a jump more.
+                done.update(zip(map(id, known.table.chains[name].rules), known.keys.chains[name], strict=True))
+            relied: dict[str, int] = {}
+            keys = self._encode_rules(table.id, name, chain.rules, relied, done)
+            if relied:
+                indexes[name] = relied
+            now = actual.get(name)
+            put[name] = now if now == keys else keys
+        chains = follow(known.keys.chains, put, [name for name in others if name not in table.chains])
         hooks = known.keys.hooks
         if table.hooks != known.table.hooks:
             hooks = tuple(self._encode_hook(table.id, hook) for hook in table.hooks)
-        encoded = EncodedTable(table.id, keys, hooks)
+        encoded = EncodedTable(table.id, chains, hooks)
         self._tables[table.id] = _Encoded(table, encoded, indexes, self._sets.generation)
         return encoded
 
@@ -74,41 +80,36 @@ class Encoder:
     def _holds(self, indexes: Mapping[str, int]) -> bool:
         return all(self._sets.index(name) == index for name, index in indexes.items())
 
-    def _encode_chain(
-        self, table: TableId, chain: Chain, actual: Keys | None, indexes: dict[str, int], done: "_Done"
-    ) -> Keys:
-        _check_name(table, chain.name)
-        keys = self._encode_rules(table, chain.name, chain.rules, indexes, done)
-        return actual if actual is not None and actual == keys else keys
-
     def _encode_hook(self, table: TableId, hook: Hook) -> EncodedHook[bytes]:
-        _check_name(table, hook.chain)
         return EncodedHook(hook.chain, self._encode_rules(table, hook.chain, hook.rules, {}, {}), hook.shared)
 
     def _encode_rules(
         self, table: TableId, chain: str, rules: tuple[Rule, ...], indexes: dict[str, int], done: "_Done"
     ) -> Keys:
-        asked: list[str] = []
-
-        def index(name: str) -> int:
-            asked.append(name)
-            indexes[name] = number = self._sets.index(name)
-            return number
-
-        keys: list[bytes] = []
+        _check_name(table, chain)
+        # Most rules are one object with others, which were encoded before.
+        known = tuple(map(done.get, map(id, rules)))
+        if all(known):
+            return cast("Keys", known)
+        keys = list(known)
+        asked = self._asked
         try:
-            for rule in rules:
-                key = done.get(id(rule))
-                if key is None:
+            for at, rule in enumerate(rules):
+                if keys[at] is None:
                     asked.clear()
-                    key = encode(rule, table.family, index)
+                    keys[at] = key = encode(rule, table.family, self._index)
                     # The compiler has one object for equal rules. What relies on a set is its chain's alone.
-                    if not asked:
+                    if asked:
+                        indexes |= asked
+                    else:
                         done[id(rule)] = key
-                keys.append(key)
         except ValueError as e:
             raise RuleRefused(f"{table}: a rule of {chain} cannot be: {e}") from e
-        return tuple(keys)
+        return cast("Keys", tuple(keys))
+
+    def _index(self, name: str) -> int:
+        self._asked[name] = number = self._sets.index(name)
+        return number
 
 
 _Done = dict[int, bytes]

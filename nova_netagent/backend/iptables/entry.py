@@ -7,7 +7,9 @@ what it reads into the same form, so equal rules are equal bytes.
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
+from socket import inet_pton
 
 from nova_netagent.backend.iptables.layout import INVERTED_BITS, LAYOUTS, OFFSETS, Layout, decoded_name
 from nova_netagent.backend.iptables.matches import (
@@ -19,7 +21,7 @@ from nova_netagent.backend.iptables.matches import (
     interface,
     match_set_indexes,
 )
-from nova_netagent.backend.iptables.targets import decode_target, encode_target, jump_chain
+from nova_netagent.backend.iptables.targets import decode_target, encode_jump, encode_target, jump_chain
 from nova_netagent.model import values
 from nova_netagent.netfilter.rule import Family, InSet, Jump, Opaque, Rule
 
@@ -29,8 +31,14 @@ FOREIGN_HEADER = "ip header"
 _Fields = tuple[str | None, str | None, str | None, str | None, int | None]
 _FIELDS = ("source", "destination", "in_interface", "out_interface", "protocol")
 
-_NO_INTERFACE = (bytes(16), bytes(16))
-_NO_ADDRESS = {4: (bytes(4), bytes(4)), 6: (bytes(16), bytes(16))}
+_NO_INTERFACE = (b"", b"")
+_NO_ADDRESS = {family: (bytes(layout.address_size),) * 2 for family, layout in LAYOUTS.items()}
+_NO_ADDRESSES = {family: bytes(4 * layout.address_size) for family, layout in LAYOUTS.items()}
+_MASKS = {
+    family: tuple((((1 << length) - 1) << (bits - length)).to_bytes(bits // 8, "big") for length in range(bits + 1))
+    for family, bits in values.FAMILY_BITS.items()
+}
+_WHOLE = {family: str(bits) for family, bits in values.FAMILY_BITS.items()}
 _KERNEL_NOTES = {family: bytes(layout.size - layout.comefrom_at) for family, layout in LAYOUTS.items()}
 
 
@@ -41,61 +49,73 @@ def encode(rule: Rule, family: Family, set_index: SetIndex) -> bytes:
     :raises ValueError: the rule cannot be said in bytes, or would mean something else.
     """
     try:
-        return _encode(rule, family, set_index)
+        goto = False
+        if type(rule.target) is Jump:
+            target, goto = encode_jump(rule.target.chain), rule.target.goto
+        else:
+            target = encode_target(rule.target, family)
+        header = None
+        matches = b""
+        for match in rule.matches:
+            if type(match) is InSet:
+                matches += encode_set(set_index(match.name), match.direction)
+            elif type(match) is Opaque and match.name == FOREIGN_HEADER:
+                header = match.data
+            else:
+                matches += encode_match(match, family)
+        target_at = LAYOUTS[family].size + len(matches)
+        end = target_at + len(target)
+        if header is not None:
+            return b"".join((header, OFFSETS.pack(0, target_at, end), _KERNEL_NOTES[family], matches, target))
+        fields = (rule.source, rule.destination, rule.in_interface, rule.out_interface, rule.protocol)
+        bits = _inverted_bits(fields, rule.inverted) if rule.inverted else 0
+        rest = _rest(fields[2], fields[3], fields[4], bits, goto, target_at, end, family)
+        return b"".join((_addresses(fields[0], fields[1], family), rest, matches, target))
     except (KeyError, OverflowError, struct.error) as e:
         raise ValueError(f"a value is out of range: {e} in {rule}") from e
 
 
-def _encode(rule: Rule, family: Family, set_index: SetIndex) -> bytes:
-    layout = LAYOUTS[family]
-    target = encode_target(rule.target, family)
-    header = None
-    matches = b""
-    for match in rule.matches:
-        if type(match) is InSet:
-            matches += encode_set(set_index(match.name), match.direction)
-        elif type(match) is Opaque and match.name == FOREIGN_HEADER:
-            header = match.data
-        else:
-            matches += encode_match(match, family)
-    target_at = layout.size + len(matches)
-    offsets = OFFSETS.pack(0, target_at, target_at + len(target))
-    return b"".join((header or _header(rule, layout), offsets, _KERNEL_NOTES[family], matches, target))
+def _inverted_bits(fields: _Fields, inverted: frozenset[str]) -> int:
+    return sum(INVERTED_BITS[name] for name, value in zip(_FIELDS, fields, strict=True) if value and name in inverted)
 
 
-def _header(rule: Rule, layout: Layout) -> bytes:
-    goto = type(rule.target) is Jump and rule.target.goto
-    fields = (rule.source, rule.destination, rule.in_interface, rule.out_interface, rule.protocol)
-    if fields[0] is fields[1] is None:
-        return _common_header(fields, rule.inverted, goto, layout.family)
-    return _pack_header(fields, rule.inverted, goto, layout)
+def _addresses(source: str | None, destination: str | None, family: Family) -> bytes:
+    """How every header begins: source, destination, their masks."""
+    if source is destination is None:
+        return _NO_ADDRESSES[family]
+    first, first_mask = _NO_ADDRESS[family] if source is None else _address(source, family)
+    second, second_mask = _NO_ADDRESS[family] if destination is None else _address(destination, family)
+    return b"".join((first, second, first_mask, second_mask))
 
 
-@lru_cache(1024)
-def _common_header(fields: _Fields, inverted: frozenset[str], goto: bool, family: Family) -> bytes:
-    """Without an address: there are few such headers, and most rules have one."""
-    return _pack_header(fields, inverted, goto, LAYOUTS[family])
+@lru_cache(4096)
+def _rest(
+    incoming: str | None,
+    outgoing: str | None,
+    protocol: int | None,
+    bits: int,
+    goto: bool,
+    target_at: int,
+    end: int,
+    family: Family,
+) -> bytes:
+    """What stands between an entry's addresses and its matches: most rules have one of a few."""
+    interfaces = _interfaces(incoming, outgoing, protocol, bits, goto, LAYOUTS[family])
+    return b"".join((interfaces, OFFSETS.pack(0, target_at, end), _KERNEL_NOTES[family]))
 
 
-def _pack_header(fields: _Fields, inverted: frozenset[str], goto: bool, layout: Layout) -> bytes:
-    family = layout.family
-    source, source_mask = _NO_ADDRESS[family] if fields[0] is None else _address(fields[0], family)
-    destination, mask = _NO_ADDRESS[family] if fields[1] is None else _address(fields[1], family)
-    incoming, in_mask = _NO_INTERFACE if fields[2] is None else interface(fields[2])
-    outgoing, out_mask = _NO_INTERFACE if fields[3] is None else interface(fields[3])
-    flags, protocol = 0, 0
-    if fields[4] is not None:
-        flags, protocol = layout.protocol_flag, _protocol(fields[4])
+def _interfaces(
+    incoming: str | None, outgoing: str | None, protocol: int | None, bits: int, goto: bool, layout: Layout
+) -> bytes:
+    """How every header ends."""
+    flags, number = 0, 0
+    if protocol is not None:
+        flags, number = layout.protocol_flag, _protocol(protocol)
     if goto:
         flags |= layout.goto_flag
-    bits = 0
-    if inverted:
-        bits = sum(
-            INVERTED_BITS[name] for name, value in zip(_FIELDS, fields, strict=True) if value and name in inverted
-        )
-    return layout.addresses.pack(
-        source, destination, source_mask, mask, incoming, outgoing, in_mask, out_mask, protocol, flags, bits
-    )
+    into, into_mask = _NO_INTERFACE if incoming is None else interface(incoming)
+    out, out_mask = _NO_INTERFACE if outgoing is None else interface(outgoing)
+    return layout.interfaces.pack(into, out, into_mask, out_mask, number, flags, bits)
 
 
 def _protocol(number: int) -> int:
@@ -107,12 +127,15 @@ def _protocol(number: int) -> int:
 
 @lru_cache(4096)
 def _address(text: str, family: Family) -> tuple[bytes, bytes]:
+    """A prefix and its mask."""
+    address, _, length = text.partition("/")
+    if length == _WHOLE[family]:
+        with suppress(OSError):
+            return inet_pton(LAYOUTS[family].socket_family, address), _MASKS[family][-1]
     prefix = values.prefix(text)
     if prefix.family != family:
         raise ValueError(f"{text!r} is not an IPv{family} prefix")
-    bits = values.FAMILY_BITS[family]
-    mask = (1 << bits) - (1 << (bits - prefix.length))
-    return prefix.value.to_bytes(bits // 8, "big"), mask.to_bytes(bits // 8, "big")
+    return prefix.value.to_bytes(LAYOUTS[family].address_size, "big"), _MASKS[family][prefix.length]
 
 
 def decode(entry: bytes, family: Family, set_name: SetName) -> Rule:
@@ -135,9 +158,9 @@ def decode(entry: bytes, family: Family, set_name: SetName) -> Rule:
 def _unpack_header(header: bytes, family: Family) -> tuple[_Fields, frozenset[str], bool, bool]:
     """The header's fields, which of them are inverted, whether a jump is a goto, and whether that is not all."""
     layout = LAYOUTS[family]
-    source, destination, source_mask, mask, incoming, outgoing, _in, _out, protocol, flags, bits = (
-        layout.addresses.unpack(header)
-    )
+    size = layout.address_size
+    source, destination, source_mask, mask = (header[at : at + size] for at in range(0, 4 * size, size))
+    incoming, outgoing, _in, _out, protocol, flags, bits = layout.interfaces.unpack_from(header, 4 * size)
     inverted = frozenset(name for name, bit in INVERTED_BITS.items() if bits & bit)
     goto = bool(flags & layout.goto_flag)
     fields = (
@@ -149,7 +172,8 @@ def _unpack_header(header: bytes, family: Family) -> tuple[_Fields, frozenset[st
     )
     inverted -= {name for name, value in zip(_FIELDS, fields, strict=True) if value is None}
     try:
-        foreign = _pack_header(fields, inverted, goto, layout) != header
+        interfaces = _interfaces(*fields[2:], _inverted_bits(fields, inverted), goto, layout)
+        foreign = _addresses(*fields[:2], family) + interfaces != header
     except ValueError:
         foreign = True
     return fields, inverted, goto, foreign

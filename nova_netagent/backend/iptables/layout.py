@@ -45,8 +45,10 @@ class Layout:
     socket_family: int
     level: int
     """The level of getsockopt(2): SOL_IP or SOL_IPV6."""
-    addresses: Struct
-    """Source, destination, their masks, both interfaces, their masks, protocol, flags, inverted."""
+    address_size: int
+    """A header begins with source, destination and their masks."""
+    interfaces: Struct
+    """Then come both interfaces, their masks, protocol, flags, inverted."""
     protocol_flag: int
     """What ``flags`` has when a protocol is given."""
     goto_flag: int
@@ -81,7 +83,8 @@ IPV4 = Layout(
     family=4,
     socket_family=socket.AF_INET,
     level=socket.SOL_IP,
-    addresses=Struct("=4s4s4s4s16s16s16s16sHBB"),
+    address_size=4,
+    interfaces=Struct("=16s16s16s16sHBB"),
     protocol_flag=0,
     goto_flag=0x02,
     nfcache_at=84,
@@ -92,7 +95,8 @@ IPV6 = Layout(
     family=6,
     socket_family=socket.AF_INET6,
     level=41,
-    addresses=Struct("=16s16s16s16s16s16s16s16sHxBB3x"),
+    address_size=16,
+    interfaces=Struct("=16s16s16s16sHxBB3x"),
     protocol_flag=0x01,
     goto_flag=0x04,
     nfcache_at=136,

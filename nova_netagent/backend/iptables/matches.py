@@ -45,6 +45,10 @@ _MAC = Struct("=6s2xi")
 _MARK = Struct("=IIB")
 _ADDRTYPE = Struct("=HHI")
 
+# Those that thousands of rules have, each with a name or an address of its own: said whole.
+_PHYSDEV_MATCH, _PHYSDEV_HEAD = Struct(f"=32s{_PHYSDEV.format[1:]}6x"), EXTENSION.pack(104, b"physdev", 0)
+_MAC_MATCH, _MAC_HEAD = Struct(f"=32s{_MAC.format[1:]}4x"), EXTENSION.pack(48, b"mac", 0)
+
 _ANY_PORT = (0, 65535)
 _MULTIPORT_FLAGS = {"source": 0, "destination": 1}
 _ICMP_ANY = 255
@@ -58,9 +62,9 @@ _STATE_BITS = {
     "UNTRACKED": 0x100,
 }
 _CONNTRACK_STATE = 0x01
-_NO_NAME = (bytes(16), bytes(16))
+_NO_NAME = (b"", b"")
 _PHYSDEV_IN, _PHYSDEV_OUT, _PHYSDEV_BRIDGED = 0x01, 0x02, 0x04
-_MASKS = tuple((b"\xff" * length).ljust(16, b"\0") for length in range(17))
+_MASKS = tuple(b"\xff" * length for length in range(17))
 _SET_REVISION = 4
 _SET_HEAD = EXTENSION.pack(EXTENSION.size + _SET.size, b"set", _SET_REVISION)
 _SET_DIRECTIONS: Mapping[tuple[int, int], Directions] = {
@@ -76,7 +80,7 @@ _LIMIT_SCALE = 10_000
 
 
 def interface(name: str) -> tuple[bytes, bytes]:
-    """An interface's name and mask; a trailing ``+`` makes the name a prefix.
+    """An interface's name and mask, to be filled up to 16 bytes; a trailing ``+`` makes the name a prefix.
 
     :raises ValueError: for a name that the kernel has no room for.
     """
@@ -84,7 +88,7 @@ def interface(name: str) -> tuple[bytes, bytes]:
     if not 1 <= len(raw) <= 15 or b"\0" in raw:
         raise ValueError(f"{name!r} is not an interface name")
     compared = len(raw) - 1 if raw.endswith(b"+") else len(raw) + 1
-    return raw.ljust(16, b"\0"), _MASKS[compared]
+    return raw, _MASKS[compared]
 
 
 def encode_match(match: Match, family: Family) -> bytes:
@@ -92,11 +96,10 @@ def encode_match(match: Match, family: Family) -> bytes:
 
     :raises ValueError: for a value that the kernel would take for another one.
     """
-    match match:
-        case Physdev():
-            return _encode_physdev(match)
-        case MacSource(address, inverted):
-            return extension(b"mac", 0, _MAC.pack(bytes.fromhex(address.replace(":", "")), inverted))
+    if type(match) is Physdev:
+        return _encode_physdev(match)
+    if type(match) is MacSource:
+        return _MAC_MATCH.pack(_MAC_HEAD, bytes.fromhex(match.address.replace(":", "")), match.inverted)
     return _encode_common(match, family)
 
 
@@ -169,7 +172,7 @@ def _encode_physdev(match: Physdev) -> bytes:
     if match.bridged is not None:
         flags |= _PHYSDEV_BRIDGED
         inverted = 0 if match.bridged else _PHYSDEV_BRIDGED
-    return extension(b"physdev", 0, _PHYSDEV.pack(*incoming, *outgoing, inverted, flags))
+    return _PHYSDEV_MATCH.pack(_PHYSDEV_HEAD, *incoming, *outgoing, inverted, flags)
 
 
 def _encode_comment(text: str) -> bytes:

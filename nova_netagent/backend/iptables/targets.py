@@ -11,6 +11,7 @@ from struct import Struct, error
 from nova_netagent.backend.iptables.layout import (
     EXTENSION,
     JUMP_MARK,
+    STANDARD_TARGET,
     decoded_name,
     encoded_name,
     extension,
@@ -66,7 +67,7 @@ def encode_target(target: Target, family: Family) -> bytes:
         case Verdict(name):
             return standard_target(name.encode())
         case Jump(chain):
-            return jump(_chain_name(chain))
+            return encode_jump(chain)
         case Dnat(address, port):
             return _encode_dnat(_packed(address, family), port)
         case Snat(address):
@@ -87,9 +88,17 @@ def encode_target(target: Target, family: Family) -> bytes:
             return extension(encoded_name(name), revision, data)
 
 
+def encode_jump(chain: str) -> bytes:
+    """A jump's bytes. :raises ValueError: for a chain name that cannot be."""
+    raw = encoded_name(chain)
+    if not 1 <= len(raw) <= MAX_CHAIN_NAME or b"\0" in raw:
+        raise ValueError(f"{chain!r} is not a chain name: 1 to {MAX_CHAIN_NAME} characters")
+    return jump(raw)
+
+
 def jump(chain: bytes) -> bytes:
     """A jump to a chain by its name."""
-    return standard_target(chain, JUMP_MARK)
+    return STANDARD_TARGET.pack(STANDARD_TARGET.size, chain, 0, JUMP_MARK)
 
 
 def jump_chain(target: bytes) -> str | None:
@@ -101,13 +110,6 @@ def jump_chain(target: bytes) -> str | None:
 
 JUMP_END = jump(b"")[EXTENSION.size :]
 """How the bytes of every jump end (and those of hardly anything else)."""
-
-
-def _chain_name(name: str) -> bytes:
-    raw = encoded_name(name)
-    if not 1 <= len(raw) <= MAX_CHAIN_NAME or b"\0" in raw:
-        raise ValueError(f"{name!r} is not a chain name: 1 to {MAX_CHAIN_NAME} characters")
-    return raw
 
 
 def _prefix(text: str) -> bytes:
