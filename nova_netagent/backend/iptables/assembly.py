@@ -7,8 +7,10 @@ libiptc has them: the built-in ones in the order of their hooks, then the others
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, compress
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.iptables.image import Chains, Image, Keys
@@ -22,14 +24,15 @@ from nova_netagent.backend.iptables.layout import (
     ROOM,
     STANDARD_TARGET,
     Layout,
+    decoded_name,
     encoded_name,
     standard_target,
 )
-from nova_netagent.backend.iptables.targets import FALL_THROUGH, JUMP_END, VERDICTS, jump_chain
+from nova_netagent.backend.iptables.targets import FALL_THROUGH, JUMP_END, VERDICTS
 from nova_netagent.model.lineage import follow
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
 from nova_netagent.netfilter.rule import Family, TableId
-from nova_netagent.plan.tables import AddChain, Delete, Fill, Insert, RemoveChain, TablePlan
+from nova_netagent.plan.tables import AddChain, Delete, Edit, Fill, Insert, RemoveChain, TablePlan
 
 _FEW = 8
 _TARGET = STANDARD_TARGET.size
@@ -38,8 +41,7 @@ _VERDICT_FROM_END = _TARGET - EXTENSION.size
 _SAID = {standard_target(name.encode()): standard_target(b"", number) for name, number in VERDICTS.items()}
 
 
-@dataclass
-class _Edited:
+class _Edited(Struct, gc=False):
     """A chain that a plan edits, as it will be."""
 
     keys: list[bytes] | Keys
@@ -53,12 +55,12 @@ class _Edited:
         return self.keys
 
 
-class _Splice(NamedTuple):
-    """Where a table is another one afterwards."""
+class _Splice(Struct, frozen=True, order=True, gc=False):
+    """Where a table is another one afterwards. Of those with a number the new ones go before the other, by name."""
 
     number: int
     """Of the chain that is edited or removed; a new one goes before the chain of this number."""
-    is_new: bool
+    is_there: bool
     name: str
     chain: _Edited | None
     """``None``: it is removed."""
@@ -87,12 +89,13 @@ class Replacement:
             parts.append(old[first * size : (first + count) * size])
 
         done = 0
-        for number, is_new, _name, chain in self.splices:
+        for splice in self.splices:
+            number, chain = splice.number, splice.chain
             keep(firsts[done], firsts[number] - firsts[done])
-            done = number if is_new else number + 1
+            done = number + splice.is_there
             if chain is None:
                 continue
-            if is_new:
+            if not splice.is_there:
                 parts.append(bytes((len(chain.keys) + 2) * size))
                 continue
             mark = 0 if number < len(self.before.hooks) else 1
@@ -108,13 +111,14 @@ class Replacement:
 
 
 class _Links(NamedTuple):
-    """Where the rules of a chain have offsets: in units of 4 bytes from its first rule."""
+    """Where the rules of a chain have offsets."""
 
     jumps: tuple[int, ...]
+    """Where rules end that jump, in units of 4 bytes from the first rule."""
     targets: tuple[str, ...]
     """Where each jump leads. Apart from their places, as those are the same in thousands of chains."""
-    falls: tuple[tuple[int, int], ...]
-    """Rules without a target go on at the next one: where that is, in bytes from the first."""
+    falls: tuple[int, ...]
+    """Where rules without a target end: they go on at the next one."""
 
 
 _NO_LINKS = _Links((), (), ())
@@ -136,14 +140,15 @@ class _Sayings(dict[bytes, bytes]):
         target_at = len(key) - _TARGET
         entry = key
         if OFFSETS.unpack_from(key, self._offsets_at)[1] == target_at:
-            target = key[target_at:]
-            if target.endswith(JUMP_END):
-                self.leads[key] = jump_chain(target) or ""
+            if key.endswith(JUMP_END):
+                self.leads[key] = decoded_name(key[target_at + 2 : target_at + EXTENSION.size])
                 entry = key[:target_at] + FALL_THROUGH
-            elif target == FALL_THROUGH:
-                self.leads[key] = ""
             else:
-                entry = key[:target_at] + _SAID.get(target, target)
+                target = key[target_at:]
+                if target == FALL_THROUGH:
+                    self.leads[key] = ""
+                else:
+                    entry = key[:target_at] + _SAID.get(target, target)
         self[key] = entry
         return entry
 
@@ -186,7 +191,7 @@ class Assembler:
             self._links.pop(name, None)
         done = at = 0
         with memoryview(before.blob) as old:
-            for splice in [*splices, _Splice(len(before.names), True, "", None)]:
+            for splice in [*splices, _Splice(len(before.names), False, "", None)]:
                 if done < splice.number:  # what lies between is copied as it is
                     low, high = before.starts[done], before.starts[splice.number]
                     pieces.append(old[ROOM + low : ROOM + high])
@@ -194,7 +199,7 @@ class Assembler:
                     shift = at - low
                     starts += [start + shift for start in before.starts[done : splice.number]]
                     at += high - low
-                done = splice.number if splice.is_new else splice.number + 1
+                done = splice.number + splice.is_there
                 if splice.chain is not None:
                     names.append(splice.name)
                     starts.append(at)
@@ -222,7 +227,7 @@ class Assembler:
     def _write(self, splice: _Splice, keys: Keys, before: Image, said: _Sayings, pieces: list[_Piece]) -> int:
         """Add a chain's entries, its jumps left open, and say how long they are; where jumps are is remembered."""
         layout = self._layout
-        is_builtin = splice.number < len(before.hooks) and not splice.is_new
+        is_builtin = splice.number < len(before.hooks) and splice.is_there
         if not is_builtin:
             pieces.append(self._mark + encoded_name(splice.name).ljust(_MARK_NAME, b"\0"))
         self._links[splice.name] = _take_apart(keys, said, pieces)
@@ -235,19 +240,22 @@ class Assembler:
 
     def _link(self, image: Image) -> None:
         """Say where every jump leads."""
-        begin = dict(zip(image.names, image.starts, strict=False))
-        builtin = frozenset(image.names[: len(image.hooks)])
+        builtin = len(image.hooks)
         mark = self._layout.mark_size
+        # Where the first rule of each chain is: that is where a jump leads, in one of our own.
+        own = dict(zip(image.names[builtin:], [start + mark for start in image.starts[builtin:-1]], strict=True))
+        first = {**own, **dict(zip(image.names[:builtin], image.starts, strict=False))}
         with memoryview(image.blob) as whole, whole.cast("i") as words:
             for name, (jumps, targets, falls) in self._links.items():
-                start = begin[name] if name in builtin else begin[name] + mark
-                first = (ROOM + start) >> 2
-                for place, target in zip(jumps, targets, strict=True):
-                    if target not in begin or target in builtin:
-                        raise RuleRefused(f"{self._table}: there is no chain {target} to jump to")
-                    words[first + place] = begin[target] + mark
-                for place, fall in falls:
-                    words[first + place] = start + fall
+                start = first[name]
+                at = (ROOM + start - _VERDICT_FROM_END) >> 2
+                try:
+                    for place, target in zip(jumps, targets, strict=True):
+                        words[at + place] = own[target]
+                except KeyError as e:
+                    raise RuleRefused(f"{self._table}: there is no chain {e.args[0]} to jump to") from None
+                for place in falls:
+                    words[at + place] = start + 4 * place
 
 
 def _take_apart(keys: Keys, said: _Sayings, entries: list[_Piece]) -> _Links:
@@ -255,17 +263,11 @@ def _take_apart(keys: Keys, said: _Sayings, entries: list[_Piece]) -> _Links:
     entries += map(said.__getitem__, keys)
     if said.leads.keys().isdisjoint(keys):  # the chain of a group: most of what a cold start says
         return _NO_LINKS
-    jumps: list[int] = []
-    targets: list[str] = []
-    falls: list[tuple[int, int]] = []
-    for end, target in zip(accumulate(map(len, keys)), map(said.leads.get, keys), strict=True):
-        if target:
-            jumps.append((end - _VERDICT_FROM_END) >> 2)
-            targets.append(target)
-        elif target is not None:
-            falls.append(((end - _VERDICT_FROM_END) >> 2, end))
-    places = tuple(jumps)
-    links = _Links(said.shapes.setdefault(places, places), tuple(targets), tuple(falls))
+    ends = [end >> 2 for end in accumulate(map(len, keys))]
+    leads = [*map(said.leads.get, keys)]
+    jumps = tuple(compress(ends, leads))
+    falls = tuple(end for end, lead in zip(ends, leads, strict=True) if lead == "") if "" in leads else ()
+    links = _Links(said.shapes.setdefault(jumps, jumps), tuple(filter(None, leads)), falls)
     known: _Links = said.shapes.setdefault(links, links)
     return known
 
@@ -290,26 +292,37 @@ def _edited_chains(plan: TablePlan[bytes], before: Image) -> dict[str, _Edited |
                 chain = edited[name] = _Edited(list(keys), list(range(len(keys))))
             else:
                 chain = None
-        match edit:
-            case AddChain() if chain is None:
-                _check_name(plan.table, name)
-                chain = edited[name] = _Edited((), [])
-            case Fill() if chain is not None and not chain.keys:
-                chain.keys, chain.places = edit.keys, [-1] * len(edit.keys)
-            case Insert() if chain is not None and edit.index <= len(chain.keys):
-                chain.listed().insert(edit.index, edit.key)
-                chain.places.insert(edit.index, -1)
-            case Delete() if chain is not None and edit.index < len(chain.keys):
-                if chain.keys[edit.index] != edit.key:
-                    raise TableChanged(f"{plan.table}: {name} has another rule at {edit.index + 1} than was planned")
-                del chain.listed()[edit.index], chain.places[edit.index]
-            case RemoveChain() if chain is not None and name not in builtin:
-                chain = edited[name] = _Edited([], []) if edit.flush_only else None
-            case Insert() | Delete():
-                raise RuleRefused(f"{plan.table}: there is no place {edit.index + 1} in {name}")
-            case _:
-                raise RuleRefused(f"{plan.table}: {type(edit).__name__} does not fit the chain {name}")
+        if type(edit) is AddChain and chain is None:
+            _check_name(plan.table, name)
+            chain = edited[name] = _Edited((), [])
+        elif type(edit) is Fill and chain is not None and not chain.keys:
+            chain.keys, chain.places = edit.keys, [-1] * len(edit.keys)
+        else:
+            chain = edited[name] = _edit(edit, chain, plan.table, name in builtin)
     return edited
+
+
+def _edit(edit: Edit[bytes], chain: _Edited | None, table: TableId, is_builtin: bool) -> _Edited | None:
+    """A chain after an edit of one of its rules, or of all.
+
+    :raises RuleRefused: the edit does not fit the chain.
+    :raises TableChanged: another rule than the plan says stands where one is to be taken out.
+    """
+    match edit:
+        case Insert() if chain is not None and edit.index <= len(chain.keys):
+            chain.listed().insert(edit.index, edit.key)
+            chain.places.insert(edit.index, -1)
+        case Delete() if chain is not None and edit.index < len(chain.keys):
+            if chain.keys[edit.index] != edit.key:
+                raise TableChanged(f"{table}: {edit.chain} has another rule at {edit.index + 1} than was planned")
+            del chain.listed()[edit.index], chain.places[edit.index]
+        case RemoveChain() if chain is not None and not is_builtin:
+            return _Edited([], []) if edit.flush_only else None
+        case Insert() | Delete():
+            raise RuleRefused(f"{table}: there is no place {edit.index + 1} in {edit.chain}")
+        case _:
+            raise RuleRefused(f"{table}: {type(edit).__name__} does not fit the chain {edit.chain}")
+    return chain
 
 
 def _splices(before: Image, edited: Mapping[str, _Edited | None]) -> list[_Splice]:
@@ -319,12 +332,11 @@ def _splices(before: Image, edited: Mapping[str, _Edited | None]) -> list[_Splic
     found = []
     for name, chain in edited.items():
         if name not in before.chains:
-            found.append(_Splice(bisect_left(before.names, name, user), True, name, chain))
+            found.append(_Splice(bisect_left(before.names, name, user), False, name, chain))
         else:
             number = before.names.index(name) if numbers is None else numbers[name]
-            found.append(_Splice(number, False, name, chain))
-    # Of the new ones and the edited one at a place, the new ones go before it, by name.
-    return sorted(found, key=lambda splice: (splice.number, not splice.is_new, splice.name))
+            found.append(_Splice(number, True, name, chain))
+    return sorted(found)
 
 
 def _check_name(table: TableId, chain: str) -> None:
