@@ -7,13 +7,13 @@ libiptc has them: the built-in ones in the order of their hooks, then the others
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, compress
-from typing import Any, NamedTuple
+from itertools import accumulate, islice
 
 from msgspec import Struct
 
 from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.iptables.image import Chains, Image, Keys
+from nova_netagent.backend.iptables.jumps import NEXT, Jumps, no_jumps
 from nova_netagent.backend.iptables.layout import (
     COUNTERS,
     ERROR_NAME,
@@ -37,7 +37,6 @@ from nova_netagent.plan.tables import AddChain, Delete, Edit, Fill, Insert, Remo
 _FEW = 8
 _TARGET = STANDARD_TARGET.size
 _MARK_NAME = ERROR_TARGET_SIZE - EXTENSION.size
-_VERDICT_FROM_END = _TARGET - EXTENSION.size
 _SAID = {standard_target(name.encode()): standard_target(b"", number) for name, number in VERDICTS.items()}
 
 
@@ -110,18 +109,6 @@ class Replacement:
         return b"".join(parts)
 
 
-class _Links(NamedTuple):
-    """Where the rules of a chain have offsets."""
-
-    jumps: tuple[int, ...]
-    """Where rules end that jump, in units of 4 bytes from the first rule."""
-    targets: tuple[str, ...]
-    """Where each jump leads. Apart from their places, as those are the same in thousands of chains."""
-    falls: tuple[int, ...]
-    """Where rules without a target end: they go on at the next one."""
-
-
-_NO_LINKS = _Links((), (), ())
 _Piece = bytes | bytearray | memoryview
 
 
@@ -131,9 +118,7 @@ class _Sayings(dict[bytes, bytes]):
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.leads: dict[bytes, str] = {}
-        """Where those jump to that have an offset: ``""`` is the next rule."""
-        self.shapes: dict[_Links | tuple[int, ...], Any] = {}
-        """What chains have alike, each once."""
+        """Where those lead to that have an offset."""
         self._offsets_at = layout.nfcache_at
 
     def __missing__(self, key: bytes) -> bytes:
@@ -146,15 +131,64 @@ class _Sayings(dict[bytes, bytes]):
             else:
                 target = key[target_at:]
                 if target == FALL_THROUGH:
-                    self.leads[key] = ""
+                    self.leads[key] = NEXT
                 else:
                     entry = key[:target_at] + _SAID.get(target, target)
         self[key] = entry
         return entry
 
 
+class _Writing:
+    """A table as it is written, chain after chain: its pieces, and what is known of them."""
+
+    def __init__(self, said: _Sayings) -> None:
+        self.pieces: list[_Piece] = [bytes(ROOM)]
+        self.names: list[str] = []
+        self.starts: list[int] = []
+        self.size = 0
+        self.jumps = no_jumps()
+        self._said = said
+        self._new: list[bytes] = []
+        """The entries of the chains that were written since some were copied."""
+        self._keys: list[bytes] = []
+        """As many; nothing stands for a mark and a policy."""
+        self._heads: list[int] = []
+        """The numbers of the entries with which chains begin."""
+
+    def write(self, name: str, mark: bytes, keys: Keys, policy: bytes) -> None:
+        """A chain, its jumps left open. :param mark: nothing, of a built-in chain."""
+        self.names.append(name)
+        self._heads.append(len(self._new))
+        self._new.append(mark)
+        self._new += map(self._said.__getitem__, keys)
+        self._new.append(policy)
+        self._keys.append(b"")
+        self._keys += keys
+        self._keys.append(b"")
+
+    def copy(self, before: Image, blob: memoryview, low: int, high: int, jumps: Jumps) -> None:
+        """Some chains of another table, by their numbers, as they are."""
+        self.close()
+        first, last = before.starts[low], before.starts[high]
+        shift = self.size - first
+        self.pieces.append(blob[ROOM + first : ROOM + last])
+        self.names += before.names[low:high]
+        self.starts += [start + shift for start in before.starts[low:high]]
+        self.jumps.copy(jumps, first, last, shift)
+        self.size += last - first
+
+    def close(self) -> None:
+        """Make up the account of what was written: all at once, as there are tens of thousands of entries."""
+        ends = list(accumulate(map(len, self._new), initial=self.size))
+        self.starts += [ends[head] for head in self._heads]
+        self.jumps.add(map(self._said.leads.get, self._keys), islice(ends, 1, None))
+        self.pieces += self._new
+        self.size = ends[-1]
+        self._new, self._keys, self._heads = [], [], []
+
+
 class Assembler:
-    """Assembles one table after another, remembering where the jumps of a chain are.
+    """Assembles one table after another, remembering where its jumps are.
 
     :param encoded: gives the keys of a chain as they were encoded: a chain that will hold
         them is remembered by that object.
@@ -168,8 +202,8 @@ class Assembler:
         self._policy = _entry(table.family, standard_target(b"", VERDICTS["RETURN"]))
         self._encoded = encoded
         self._linked: Chains = {}
-        self._links: dict[str, _Links] = {}
-        """By chain, of the table that was linked last."""
+        self._jumps = no_jumps()
+        """Of the table that was linked last."""
 
     def replacement(self, plan: TablePlan[bytes], before: Image) -> Replacement:
         """The table after a plan.
@@ -180,37 +214,34 @@ class Assembler:
         edited = _edited_chains(plan, before)
         chains = self._chains_after(before, edited)
         splices = _splices(before, edited)
-        pieces: list[_Piece] = [bytes(ROOM)]
-        names: list[str] = []
-        starts: list[int] = []
         said = _Sayings(self._layout)
-        if self._linked is not before.chains:
-            self._links = {name: _take_apart(keys, said, []) for name, keys in before.chains.items()}
-        self._linked = {}  # until all is well
-        for name in edited:
-            self._links.pop(name, None)
-        done = at = 0
+        jumps = self._jumps if self._linked is before.chains else self._jumps_of(before, said)
+        after = _Writing(said)
+        done = 0
         with memoryview(before.blob) as old:
             for splice in [*splices, _Splice(len(before.names), False, "", None)]:
-                if done < splice.number:  # what lies between is copied as it is
-                    low, high = before.starts[done], before.starts[splice.number]
-                    pieces.append(old[ROOM + low : ROOM + high])
-                    names += before.names[done : splice.number]
-                    shift = at - low
-                    starts += [start + shift for start in before.starts[done : splice.number]]
-                    at += high - low
-                done = splice.number + splice.is_there
+                number = splice.number
+                if done < number:  # what lies between is copied as it is
+                    after.copy(before, old, done, number, jumps)
+                done = number + splice.is_there
                 if splice.chain is not None:
-                    names.append(splice.name)
-                    starts.append(at)
-                    at += self._write(splice, chains[splice.name], before, said, pieces)
-            pieces.append(old[ROOM + before.starts[-1] :])
-            blob = bytearray().join(pieces)
-            pieces.clear()
-        image = Image(blob, before.hooks, tuple(names), (*starts, at), chains)
-        self._link(image)
-        self._linked = chains
+                    self._write(splice, chains[splice.name], before, after)
+            after.close()
+            blob = bytearray().join((*after.pieces, old[ROOM + before.starts[-1] :]))
+            after.pieces.clear()
+        image = Image(blob, before.hooks, tuple(after.names), (*after.starts, after.size), chains)
+        self._link(image, after.jumps)
+        self._linked, self._jumps = chains, after.jumps
         return Replacement(before, image, splices)
+
+    def _jumps_of(self, image: Image, said: _Sayings) -> Jumps:
+        """Where a table has its jumps that was not assembled here."""
+        writing = _Writing(said)
+        for number, name in enumerate(image.names):
+            mark = b"" if number < len(image.hooks) else bytes(self._layout.mark_size)
+            writing.write(name, mark, image.chains[name], self._policy)
+        writing.close()
+        return writing.jumps
 
     def _chains_after(self, before: Image, edited: Mapping[str, _Edited | None]) -> Chains:
         put: dict[str, Keys] = {}
@@ -224,52 +255,23 @@ class Assembler:
                     put[name] = encoded
         return follow(before.chains, put, [name for name in edited if name not in put and name in before.chains])
 
-    def _write(self, splice: _Splice, keys: Keys, before: Image, said: _Sayings, pieces: list[_Piece]) -> int:
-        """Add a chain's entries, its jumps left open, and say how long they are; where jumps are is remembered."""
-        layout = self._layout
-        is_builtin = splice.number < len(before.hooks) and splice.is_there
-        if not is_builtin:
-            pieces.append(self._mark + encoded_name(splice.name).ljust(_MARK_NAME, b"\0"))
-        self._links[splice.name] = _take_apart(keys, said, pieces)
-        if is_builtin:
+    def _write(self, splice: _Splice, keys: Keys, before: Image, after: _Writing) -> None:
+        if splice.number < len(before.hooks) and splice.is_there:
             end = before.span(splice.number).stop
-            pieces.append(before.blob[end - layout.policy_size : end])
+            after.write(splice.name, b"", keys, bytes(before.blob[end - self._layout.policy_size : end]))
         else:
-            pieces.append(self._policy)
-        return sum(map(len, keys)) + layout.policy_size + (0 if is_builtin else layout.mark_size)
+            mark = self._mark + encoded_name(splice.name).ljust(_MARK_NAME, b"\0")
+            after.write(splice.name, mark, keys, self._policy)
 
-    def _link(self, image: Image) -> None:
-        """Say where every jump leads."""
-        builtin = len(image.hooks)
-        mark = self._layout.mark_size
-        # Where the first rule of each chain is: that is where a jump leads, in one of our own.
-        own = dict(zip(image.names[builtin:], [start + mark for start in image.starts[builtin:-1]], strict=True))
-        first = {**own, **dict(zip(image.names[:builtin], image.starts, strict=False))}
-        with memoryview(image.blob) as whole, whole.cast("i") as words:
-            for name, (jumps, targets, falls) in self._links.items():
-                start = first[name]
-                at = (ROOM + start - _VERDICT_FROM_END) >> 2
-                try:
-                    for place, target in zip(jumps, targets, strict=True):
-                        words[at + place] = own[target]
-                except KeyError as e:
-                    raise RuleRefused(f"{self._table}: there is no chain {e.args[0]} to jump to") from None
-                for place in falls:
-                    words[at + place] = start + 4 * place
-
-
-def _take_apart(keys: Keys, said: _Sayings, entries: list[_Piece]) -> _Links:
-    """Add the entries of a chain, and give back where its jumps are."""
-    entries += map(said.__getitem__, keys)
-    if said.leads.keys().isdisjoint(keys):  # the chain of a group: most of what a cold start says
-        return _NO_LINKS
-    ends = [end >> 2 for end in accumulate(map(len, keys))]
-    leads = [*map(said.leads.get, keys)]
-    jumps = tuple(compress(ends, leads))
-    falls = tuple(end for end, lead in zip(ends, leads, strict=True) if lead == "") if "" in leads else ()
-    links = _Links(said.shapes.setdefault(jumps, jumps), tuple(filter(None, leads)), falls)
-    known: _Links = said.shapes.setdefault(links, links)
-    return known
+    def _link(self, image: Image, jumps: Jumps) -> None:
+        """Say where every jump leads: to the first rule of one of our own."""
+        user = len(image.hooks)
+        firsts = [start + self._layout.mark_size for start in image.starts[user:-1]]
+        try:
+            with memoryview(image.blob) as blob, blob[ROOM:] as entries:
+                jumps.say(entries, dict(zip(image.names[user:], firsts, strict=True)))
+        except KeyError as e:
+            raise RuleRefused(f"{self._table}: there is no chain {e.args[0]} to jump to") from None
 
 
 def _edited_chains(plan: TablePlan[bytes], before: Image) -> dict[str, _Edited | None]:
