@@ -22,9 +22,9 @@ from nova_netagent.settings import FirewallSettings
 
 LOG = logging.getLogger(__name__)
 
-_TABLE_ORDER = ("raw", "mangle", "filter", "nat")
-"""Deny before allow: what proves and refuses comes before what rewrites. One family is done after the other:
-IPv6's tables are prepared while the kernel takes IPv4's filter table, the one that it takes longest for."""
+_TABLE_ORDER = ("filter", "raw", "mangle", "nat")
+"""Deny before allow: what refuses and proves comes before what rewrites. filter is the first as the kernel takes
+longest for it, IPv4's above all: meanwhile the others are prepared, one family after the other."""
 
 
 class Rules:

@@ -35,7 +35,7 @@ WORTH_A_THREAD = 256 << 10
 """A table of so many bytes is committed beside the preparation of the next one."""
 
 
-AT_A_TIME = 2
+AT_A_TIME = 3
 """So many tables of that size are on their way at most: each is in memory twice."""
 
 
@@ -45,6 +45,7 @@ class _Commit(NamedTuple):
     table: TableId
     before: Image
     after: Image
+    is_large: bool
     result: Future[None]
     done: Callable[[], object]
 
@@ -177,15 +178,15 @@ class IptablesBackend:
         with self._lock.hold():
             before = self._still(plan)
             replacement = self._assembler(plan.table).replacement(plan, before)
-            while sum(each.after.size >= self._least_beside for each in self._on_their_way) >= AT_A_TIME:
+            is_large = replacement.image.size >= self._least_beside
+            while is_large and sum(each.is_large for each in self._on_their_way) >= AT_A_TIME:
                 self._settle_one()
             # Until it has succeeded nobody knows: a commit that reports an error may have been carried out.
             self._doubtful.add(plan.table)
             commit = partial(self._commit, self._tables(plan.table.family), plan, before, replacement)
-            is_worth_it = bool(self._on_their_way) or replacement.image.size >= self._least_beside
-            if self._together and more and is_worth_it:
+            if self._together and more and (is_large or self._on_their_way):
                 result = self._beside.start(commit, self._on_their_way[-1].result if self._on_their_way else None)
-                self._on_their_way.append(_Commit(plan.table, before, replacement.image, result, done))
+                self._on_their_way.append(_Commit(plan.table, before, replacement.image, is_large, result, done))
             else:
                 self.settle()
                 with self._told_apart(plan.table, before):

@@ -9,16 +9,20 @@ import pytest
 from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.iptables import IptablesBackend
 from nova_netagent.backend.iptables.assembly import Replacement
+from nova_netagent.backend.iptables.backend import AT_A_TIME
 from nova_netagent.backend.iptables.commit import replace_table
 from nova_netagent.backend.iptables.image import Image
 from nova_netagent.backend.iptables.tables import KernelTables
 from nova_netagent.netfilter.rule import ACCEPT, DROP, Ports, Rule, TableId
 from nova_netagent.plan.tables import AddChain, Fill, TablePlan
-from tests.functional.backend.legacy import FILTER, MANGLE, RAW, encoded, iptables, new_backend, save
+from tests.functional.backend.legacy import FILTER, MANGLE, NAT, RAW, encoded, iptables, new_backend, save
 
 UNACCEPTABLE = Rule(ACCEPT, matches=(Ports("tcp", destination=(1, 1)),))
 CHAINS = ((FILTER, UNACCEPTABLE), (RAW, Rule(DROP)), (MANGLE, Rule(DROP)))
+TABLES = (FILTER, RAW, MANGLE, NAT)
 OURS = ["-A ours -j DROP"]
+LARGE = 16 << 10
+"""More than the entries of an empty table."""
 SECONDS = 30
 """Longer than anything here takes: whoever waits so long waits for ever."""
 
@@ -58,22 +62,20 @@ def plan(backend: IptablesBackend, table: TableId, rule: Rule = Rule(DROP)) -> T
     return TablePlan(table, (AddChain("ours"), Fill("ours", tuple(encoded(backend, table, [rule])))))
 
 
-def test_the_next_table_is_read_while_the_kernel_takes_this_one(backend: IptablesBackend, gate: Gate) -> None:
+def test_the_next_tables_are_read_while_the_kernel_takes_this_one(backend: IptablesBackend, gate: Gate) -> None:
     done: list[TableId] = []
     with backend.locked(), backend.transaction():
-        first = plan(backend, FILTER)
-        gate.opened.clear()
-        backend.apply(first, lambda: done.append(FILTER), more=True)
-        second = plan(backend, RAW)
-        assert done == []
-        backend.apply(second, lambda: done.append(RAW), more=True)
-        third = plan(backend, MANGLE)
-        assert done == []
-        gate.opened.set()
-        backend.apply(third, lambda: done.append(MANGLE), more=True)
+        for number, table in enumerate(TABLES):
+            mine = plan(backend, table)
+            assert done == []
+            if number == 0:
+                gate.opened.clear()
+            if number == AT_A_TIME:
+                gate.opened.set()
+            backend.apply(mine, partial(done.append, table), more=True)
         assert done[:1] == [FILTER]
-    assert done == [FILTER, RAW, MANGLE]
-    assert save(FILTER) == save(RAW) == save(MANGLE) == OURS
+    assert done == [*TABLES]
+    assert [save(table) for table in TABLES] == [OURS] * len(TABLES)
     assert all(name.startswith("commit") for name in gate.threads)
     assert backend.read(FILTER, fresh=False)["ours"]
 
@@ -162,4 +164,20 @@ def test_a_small_table_goes_in_at_once(empty_tables: None, gate: Gate) -> None:
         backend.apply(plan(backend, FILTER), more=True)
         assert save(FILTER) == OURS
     assert gate.threads == [current_thread().name]
+    backend.close()
+
+
+def test_small_tables_wait_for_nobody_beside_large_ones(empty_tables: None, gate: Gate) -> None:
+    backend = new_backend(commit=gate, beside=LARGE)
+    many = Fill("ours", tuple(encoded(backend, FILTER, [Rule(DROP)])) * (LARGE // 100))
+    done: list[TableId] = []
+    with backend.locked(), backend.transaction():
+        backend.read(FILTER, fresh=True)
+        gate.opened.clear()
+        backend.apply(TablePlan(FILTER, (AddChain("ours"), many)), partial(done.append, FILTER), more=True)
+        for table in (RAW, MANGLE, NAT, TableId(6, "filter"), TableId(6, "raw")):
+            backend.apply(plan(backend, table), partial(done.append, table), more=True)
+        assert done == []
+        gate.opened.set()
+    assert done == [FILTER, RAW, MANGLE, NAT, TableId(6, "filter"), TableId(6, "raw")]
     backend.close()
