@@ -22,6 +22,8 @@ MOST_LEASES = 65536
 LEAST_IPV6_MTU = 1280
 _SLAAC_LENGTH = 64
 _INTERFACE_ID = (1 << 64) - 1
+_NOT_IN_A_LABEL = re.compile(r"[^A-Za-z0-9-]")
+_NO_NAME = re.compile(r"[0-9]+[wdhms]?|ignore|infinite", re.IGNORECASE)
 _RA_INTERVAL, _RA_LIFETIME = 600, 1800
 """Seconds between unasked router advertisements and how long each is good for: dnsmasq's own defaults."""
 
@@ -137,7 +139,7 @@ def host_name(text: str | None) -> str | None:
     """
     if text is None:
         return None
-    label = re.sub(r"[^A-Za-z0-9-]", "-", text)
+    label = _NOT_IN_A_LABEL.sub("-", text)
     if len(label) > 63:
         label = f"{label[:2]}-{label[-60:]}"
     return label.strip("-") or None
@@ -158,7 +160,7 @@ def _clients(domain: str, _id: str, owner: tuple[tuple[Port, ...], Entry | None]
     assert isinstance(entry.object, Instance)
     name = host_name(entry.object.hostname)
     return tuple(
-        _client(port.network, port, name, domain) for port in ports if port.network is not None and port.addresses
+        [_client(port.network, port, name, domain) for port in ports if port.network is not None and port.addresses]
     )
 
 
@@ -166,28 +168,29 @@ def _client(network: Network, port: Port, name: str | None, domain: str) -> _Cli
     """A vif that has addresses: DHCP gives the first of each family, as it can give only one."""
     mac = port.vif.address
     prefix = _served_prefix(network)
+    ipv4 = [address for address in port.addresses if ":" not in address]
     ipv6 = [address for address in port.addresses if ":" in address]
     within = [address for address in ipv6 if prefix is not None and prefix.contains(values.prefix(address))]
     names = None if name is None else f"{name}.{domain} {name}" if domain else name
+    called = _dhcp_name(name, domain)
     return _Client(
         network=network,
         mac=mac,
-        host=",".join((mac, *_dhcp_name(name, domain))),
-        ipv4=next((address for address in port.addresses if ":" not in address), None),
-        ipv6=next(iter(within), None),
+        host=mac if called is None else f"{mac},{called}",
+        ipv4=ipv4[0] if ipv4 else None,
+        ipv6=within[0] if within else None,
         makes_ipv6=prefix is not None and _eui64(prefix, mac) in ipv6 if ipv6 else None,
-        dns=() if names is None else tuple(f"{address}\t{names}\n" for address in port.addresses),
+        dns=() if names is None else tuple([f"{address}\t{names}\n" for address in port.addresses]),
     )
 
 
-def _dhcp_name(name: str | None, domain: str) -> Iterator[str]:
+def _dhcp_name(name: str | None, domain: str) -> str | None:
     """A name in the words of ``--dhcp-host``, where a bare one may mean something else: 12h, ignore."""
     if name is None:
-        return
+        return None
     if domain:
-        yield f"{name}.{domain}"
-    elif not re.fullmatch(r"[0-9]+[wdhms]?|ignore|infinite", name, re.IGNORECASE):
-        yield name
+        return f"{name}.{domain}"
+    return None if _NO_NAME.fullmatch(name) else name
 
 
 def _served_prefix(network: Network) -> values.Prefix | None:

@@ -70,6 +70,11 @@ class Memo:
         if same and sources is last.sources:
             self._used[key] = (depends_on, last)
             return last.results
+        if not last.sources:  # a cold start: nothing is to be looked up
+            results = follow(last.results, {id_: make(id_, source, None) for id_, source in sources.items()})
+            new = {} if narrowed is None else {id_: narrowed(id_, source) for id_, source in sources.items()}
+            self._used[key] = (depends_on, _Each(sources, results, new))
+            return results
         others = changed(last.sources, sources)
         some = () if same else concerned(known[0]) if concerned is not None and known is not None else None
         made: dict[str, Any] = {}

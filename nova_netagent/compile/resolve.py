@@ -4,6 +4,7 @@ What refers to something that is not there is pending, what contradicts somethin
 is in error, and both fail closed for the part concerned only. Nothing here knows rules.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
@@ -30,7 +31,8 @@ from nova_netagent.model import (
     values,
 )
 from nova_netagent.model.lineage import changed, ordered
-from nova_netagent.netfilter.rule import Family
+from nova_netagent.model.objects import ETHERTYPES
+from nova_netagent.netfilter.rule import FAMILIES, Family
 from nova_netagent.settings import Settings
 
 Problem = tuple[Literal["pending", "error"], str]
@@ -362,14 +364,19 @@ def _groups(state: DesiredState, refused: Mapping[Key, str], memo: Memo) -> Mapp
     return memo.get("groups left", (made, refused), left)
 
 
+_SIDES: Mapping[Direction, Mapping[str, Side]] = {
+    direction: {ETHERTYPES[family]: (direction, family) for family in FAMILIES} for direction in ("ingress", "egress")
+}
+
+
 def _make_group(definition: Object, before: Group | None) -> Group:
     assert isinstance(definition, SecurityGroup)
-    rules: dict[Side, list[SecurityGroupRule]] = {}
+    rules: defaultdict[Side, list[SecurityGroupRule]] = defaultdict(list)
     open_egress: set[Family] = set()
     remotes: dict[Side, dict[str, None]] = {}
     for rule in definition.rules:
-        side: Side = (rule.direction, 4 if rule.family == 4 else 6)
-        rules.setdefault(side, []).append(rule)
+        side = _SIDES[rule.direction][rule.ethertype]
+        rules[side].append(rule)
         if rule.remote_group_id is not None:
             remotes.setdefault(side, {})[rule.remote_group_id] = None
         elif rule.direction == "egress" and _is_open(rule):

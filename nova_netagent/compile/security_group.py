@@ -131,7 +131,8 @@ class _Chains:
     def __init__(self, side: Side, scope: Scope) -> None:
         self._side = side
         self._scope = scope
-        self._allowed = ACCEPT if side[0] == "ingress" else Jump(scope.chain("egress-ok"), goto=True)
+        self._allowed: Target = ACCEPT if side[0] == "ingress" else Jump(scope.chain("egress-ok"), goto=True)
+        self._known: _Known = {}
 
     def names(self, id_: str, group: Group) -> tuple[object, ...]:
         """The names that are in a group's chain, its own first."""
@@ -142,10 +143,10 @@ class _Chains:
         """The chain of a group."""
         direction, family = self._side
         sets = self._sets(group) if group.remotes else {}
-        allowed = self._allowed
+        allowed, known = self._allowed, self._known
         if self._scope.settings.security_group_log.logs(id_, "accept"):
-            allowed = Jump(log_chain_name(id_, direction, self._scope), goto=True)
-        rules = _compile(group.rules[self._side], family, sets, allowed)
+            allowed, known = Jump(log_chain_name(id_, direction, self._scope), goto=True), {}
+        rules = _compile(group.rules[self._side], family, sets, allowed, known)
         name = chain_name(id_, direction, self._scope)
         return Chain(name, tuple(rules), (SecurityGroup.KIND, id_), tuple(rules.values()))
 
@@ -166,8 +167,14 @@ class _Chains:
         return {remote: set_name(remote, self._side[1], self._scope) for remote in remotes if remote in known}
 
 
+_What = tuple[str | int | None, int | None, int | None, int | None, int | None, str | None, str | None]
+"""What a rule is about: protocol, ports or type and code, source ports, prefix, set of a remote group."""
+_Known = dict[_What, Rule]
+"""The rules of one direction and family that lead to one target."""
+
+
 def _compile(
-    rules: Iterable[SecurityGroupRule], family: Family, sets: Mapping[str, str], allowed: Target
+    rules: Iterable[SecurityGroupRule], family: Family, sets: Mapping[str, str], allowed: Target, known: _Known
 ) -> Mapping[Rule, str]:
     """The rules of a chain, each with the id of the first that says it."""
     found: dict[Rule, str] = {}
@@ -175,41 +182,36 @@ def _compile(
         remote = rule.remote_group_id
         if remote is not None and remote not in sets:
             continue  # pending: a rule whose remote group is not known lets nobody in
-        found.setdefault(_said(rule, family, None if remote is None else sets[remote], allowed), rule.id)
+        what = _what(rule, None if remote is None else sets[remote])
+        said = known.get(what)
+        if said is None:
+            known[what] = said = _rule(rule.direction, family, what, allowed)
+        found.setdefault(said, rule.id)
     return found
 
 
 def without_remote(rule: SecurityGroupRule, family: Family) -> Rule:
     """What a rule asks of a packet, but whether it is of a remote group."""
-    return _said(rule, family, None, ACCEPT)
+    return _rule(rule.direction, family, _what(rule, None), ACCEPT)
 
 
-def _said(rule: SecurityGroupRule, family: Family, remote: str | None, allowed: Target) -> Rule:
-    return _rule(
-        rule.direction,
-        family,
+def _what(rule: SecurityGroupRule, remote: str | None) -> _What:
+    return (
         rule.protocol,
-        (rule.port_range_min, rule.port_range_max),
-        (rule.source_port_range_min, rule.source_port_range_max),
+        rule.port_range_min,
+        rule.port_range_max,
+        rule.source_port_range_min,
+        rule.source_port_range_max,
         rule.remote_ip_prefix,
         remote,
-        allowed,
     )
 
 
 @lru_cache(16384)
-def _rule(
-    direction: Direction,
-    family: Family,
-    protocol: str | int | None,
-    ports: Limits,
-    source_ports: Limits,
-    prefix: str | None,
-    remote: str | None,
-    allowed: Target,
-) -> Rule:
+def _rule(direction: Direction, family: Family, what: _What, allowed: Target) -> Rule:
     """A rule as tenants write it; egress is allowed in a chain of its own, and so is what is logged."""
-    matches = tuple(_port_matches(protocol, ports, source_ports, family))
+    protocol, low, high, source_low, source_high, prefix, remote = what
+    matches = tuple(_port_matches(protocol, (low, high), (source_low, source_high), family))
     if remote is not None:
         matches += (InSet(remote, "src" if direction == "ingress" else "dst"),)
     return _one(
