@@ -110,8 +110,8 @@ Reasoned = tuple[Rule, str]
 
 def chain_of(name: str, kind: str, id_: str, reasoned: Iterable[Reasoned]) -> Chain:
     """A chain of rules that are there for one object."""
-    pairs = list(reasoned)
-    return Chain(name, tuple([rule for rule, _ in pairs]), (kind, id_), tuple([part for _, part in pairs]))
+    rules, parts = zip(*reasoned, strict=True)
+    return Chain(name, rules, (kind, id_), parts)
 
 
 @lru_cache(1024)

@@ -139,8 +139,9 @@ class IptablesBackend:
         """
         self._together = True
         try:
-            yield
-            self.settle()
+            with self._beside.in_turns():
+                yield
+                self.settle()
         finally:
             self._together = False
             with suppress(BackendError):  # what happened first is told

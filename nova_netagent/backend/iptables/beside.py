@@ -1,8 +1,13 @@
 """A commit beside the thread that prepares the next one: the kernel's part of it needs no interpreter."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Event
+
+_TURN = 0.001
+"""Seconds. The kernel waits while a thread whose commit is over waits for the interpreter to begin the next one."""
 
 
 class Beside:
@@ -32,6 +37,16 @@ class Beside:
             # Who waits hands the interpreter over now. It would be taken only after the switch interval of 5 ms.
             begun.wait()
         return done
+
+    @contextmanager
+    def in_turns(self) -> Iterator[None]:
+        """Who computes hands the interpreter over soon to who waits for it: usually that takes 5 ms."""
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(min(usual, _TURN))
+        try:
+            yield
+        finally:
+            sys.setswitchinterval(usual)
 
     def close(self) -> None:
         """End the thread, when its work is done."""

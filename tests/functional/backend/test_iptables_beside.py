@@ -1,5 +1,6 @@
 """In a transaction the kernel takes one table while the next one is prepared."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from threading import Event, current_thread
@@ -94,6 +95,16 @@ def test_a_table_on_its_way_is_read_when_it_is_there(backend: IptablesBackend) -
         backend.apply(TablePlan(FILTER, (AddChain("ours-too"),)), more=True)
         backend.apply(TablePlan(FILTER, (AddChain("ours-more"),)))
     assert backend.read(FILTER, fresh=True).keys() >= {"ours", "ours-too", "ours-more"}
+
+
+def test_turns_are_short_while_tables_are_on_their_way(backend: IptablesBackend) -> None:
+    usual = sys.getswitchinterval()
+    with backend.locked(), backend.transaction():
+        assert sys.getswitchinterval() < usual
+    assert sys.getswitchinterval() == usual
+    with pytest.raises(TableChanged), backend.locked(), backend.transaction():
+        backend.apply(TablePlan(FILTER, (AddChain("ours"),)))
+    assert sys.getswitchinterval() == usual
 
 
 def apply_all(
