@@ -102,10 +102,14 @@ def place(scope: Scope, memo: Memo, placed: Placed) -> Used:
         return _make_piece(id_, ports, scope)
 
     def names(id_: str, ports: tuple[Port, ...]) -> tuple[object, ...]:
-        vifs = [scope.names.vifs[port.vif.id] for port in ports]
-        networks = [scope.names.networks[port.network.id] for port in ports if port.network is not None]
-        groups = [scope.names.groups[group.id] for port in ports for group in port.groups]
-        return scope.names.instances[id_], *vifs, *networks, *groups
+        known = scope.names
+        found = [known.instances[id_]]
+        for port in ports:
+            found.append(known.vifs[port.vif.id])
+            if port.network is not None:
+                found.append(known.networks[port.network.id])
+            found += [known.groups[group.id] for group in port.groups]
+        return tuple(found)
 
     resolved = scope.resolved
     pieces = memo.each("pieces", resolved.ports, (scope.names,), make, names)
@@ -270,8 +274,8 @@ def _family_piece(instance_id: str, target: Jump, ports: tuple[Port, ...], famil
             chains.append((mangle, _chain(name, port, egress.rules(port, family, scope))))
             judged.append(DeviceEntry(port.vif.device, (_sent(port, Jump(name, goto=True), scope),)))
             used += [(("egress", family), group.id) for group in egress.groups_of(port, family)]
-    named = tuple((table, chain.name, chain) for table, chain in chains)
-    return FamilyPiece(named, tuple(own), tuple(pairs), tuple(sources), tuple(judged), tuple(used))
+    named = [(table, chain.name, chain) for table, chain in chains]
+    return FamilyPiece(tuple(named), tuple(own), tuple(pairs), tuple(sources), tuple(judged), tuple(used))
 
 
 def _chain(name: str, port: Port, rules: Iterable[Reasoned]) -> Chain:
@@ -332,7 +336,7 @@ def _to_device(port: Port, target: Target, scope: Scope) -> Rule:
 def _to_addresses(port: Port, prefixes: Iterable[str], family: Family, target: Target) -> Iterator[AddressEntry]:
     """Routed packets, and the host's own, find a vif by bridge and address."""
     assert port.network is not None
-    for each in dict.fromkeys(values.prefix(text) for text in prefixes):
+    for each in dict.fromkeys([values.prefix(text) for text in prefixes]):
         if each.family == family:
             to = network(values.prefix_text(each))
             rule = Rule(target, destination=to, out_interface=port.network.bridge, origin=_origin(port))
@@ -357,7 +361,8 @@ def _distinct(entries: Iterable[AddressEntry]) -> list[AddressEntry]:
 def _from_device(port: Port, scope: Scope) -> tuple[Rule, ...]:
     if not port.vif.port_security_enabled:
         return (_sent(port, RETURN, scope),)
-    return source.by_port(port, _bridge(port, scope), _vif_chain("src", port, scope), scope)
+    chain = _vif_chain("src", port, scope) if source.has_chain(port) else None
+    return source.by_port(port, _bridge(port, scope), chain, scope)
 
 
 def _sent(port: Port, target: Target, scope: Scope) -> Rule:

@@ -171,8 +171,10 @@ class Memo:
         before, rows = self._before(key, _NOT_IN_ORDER)
         others = changed(before, source)
         if len(others) * _FEW > len(source):
-            new = ((id_, at, item) for id_, value in source.items() for at, item in enumerate(items(value)))
-            rows = sorted((order(item), id_, at, item) for id_, at, item in new)
+            rows = [
+                (order(item), id_, at, item) for id_, value in source.items() for at, item in enumerate(items(value))
+            ]
+            rows.sort()
         elif others:
             rows = list(rows)
             for id_ in others:

@@ -68,23 +68,27 @@ def _unspecified(family: Family) -> Iterator[Rule]:
 def proofs(port: Port, family: Family, bridge: str | None, scope: Scope) -> Iterator[AddressEntry]:
     """For each address that a vif may send from: by its port, with the MAC of that address."""
     own = _prefixes(port, family)
+    itself = _to(scope.chain("no-server"))
+    for prefix, mac in own:
+        if _is_host(prefix):
+            yield _proof(itself, prefix, values.prefix_text(prefix), mac, port, bridge, "no server")
     if family == 6:
         mac = port.vif.address
-        link_local = values.prefix(values.link_local(mac))
+        link_local = values.link_local_prefix(mac)
+        text = values.host(values.address_text(6, link_local.value))
         if not own:
             # A vif without IPv6 still answers for the link-local address of its MAC, and says nothing else.
-            yield _proof(_to(scope.chain("discovery")), link_local, mac, port, bridge, "own address")
-        else:
-            own.append((link_local, mac))
-    for prefix, mac in dict.fromkeys(own):
-        if _is_host(prefix):
-            yield _proof(_to(scope.chain("no-server")), prefix, mac, port, bridge, "no server")
+            yield _proof(_to(scope.chain("discovery")), link_local, text, mac, port, bridge, "own address")
+        elif (link_local, mac) not in own:
+            yield _proof(itself, link_local, text, mac, port, bridge, "no server")
 
 
-def _proof(target: Jump, prefix: Prefix, mac: str, port: Port, bridge: str | None, part: str) -> AddressEntry:
+def _proof(
+    target: Jump, prefix: Prefix, text: str, mac: str, port: Port, bridge: str | None, part: str
+) -> AddressEntry:
     rule = Rule(
         target,
-        source=values.prefix_text(prefix),
+        source=text,
         in_interface=bridge,
         matches=(Physdev(incoming=port.vif.device), MacSource(mac)),
         origin=("instances", port.instance_id, part),
@@ -92,14 +96,14 @@ def _proof(target: Jump, prefix: Prefix, mac: str, port: Port, bridge: str | Non
     return AddressEntry(prefix, rule)
 
 
-def by_port(port: Port, bridge: str | None, chain: str, scope: Scope) -> tuple[Rule, ...]:
+def by_port(port: Port, bridge: str | None, chain: str | None, scope: Scope) -> tuple[Rule, ...]:
     """By its port, what no address proved.
 
-    :param chain: the vif's own, where it ``has_chain``.
+    :param chain: the vif's own, if it ``has_chain``.
     """
     origin: Origin = ("instances", port.instance_id, "own address")
     match = Physdev(incoming=port.vif.device)
-    if has_chain(port):
+    if chain is not None:
         return (Rule(_to(chain), in_interface=bridge, matches=(match,), origin=origin),)
     nobody = _to(scope.chain("unspecified"))
     asks = Rule(nobody, in_interface=bridge, matches=(match, MacSource(port.vif.address)), origin=origin)
@@ -108,7 +112,7 @@ def by_port(port: Port, bridge: str | None, chain: str, scope: Scope) -> tuple[R
 
 def has_chain(port: Port) -> bool:
     """Whether an allowed pair of a vif is a prefix, whose addresses may be others' too: then it has W-src-ID."""
-    return any(not _is_host(values.prefix(pair.ip_address)) for pair in port.vif.pairs)
+    return bool(port.vif.pairs) and not all(_is_host(values.prefix(pair.ip_address)) for pair in port.vif.pairs)
 
 
 def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
@@ -127,7 +131,9 @@ def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
 
 
 def _prefixes(port: Port, family: Family) -> list[tuple[Prefix, str]]:
-    return [(values.prefix(text), mac) for text, mac in own_sources(port, family)]
+    own = [(values.prefix(address), port.vif.address) for address in port.addresses]
+    own += [(values.prefix(pair.ip_address), pair.mac_address or port.vif.address) for pair in port.vif.pairs]
+    return [each for each in dict.fromkeys(own) if each[0].family == family]
 
 
 def _is_host(prefix: Prefix) -> bool:

@@ -21,6 +21,8 @@ _NO_INTERFACE = frozenset({"all", "default", "lo"})
 _HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,253}[A-Za-z0-9_])?\Z")
 _LENGTH = re.compile(r"[0-9]{1,3}\Z")
 
+_OF_NO_MAC = 0xFE80_0000_0000_0000_0200_00FF_FE00_0000
+"""The link-local address of a MAC of zeros: all but the bits in which a MAC has ones."""
 FAMILY_BITS = {4: 32, 6: 128}
 _ADDRESS_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -183,6 +185,10 @@ def printable(text: str) -> str:
 
 def link_local(mac_address: str) -> str:
     """The EUI-64 link-local address that a MAC gives (RFC 4291, appendix A)."""
-    octets = bytes.fromhex(mac_address.replace(":", ""))
-    packed = b"\xfe\x80" + bytes(6) + bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
-    return socket.inet_ntop(socket.AF_INET6, packed)
+    return address_text(6, link_local_prefix(mac_address).value)
+
+
+def link_local_prefix(mac_address: str) -> Prefix:
+    """The same as a host prefix in numbers."""
+    octets = int(mac_address.replace(":", ""), 16)
+    return Prefix(6, _OF_NO_MAC ^ ((octets >> 24) << 40 | octets & 0xFFFFFF), 128)
