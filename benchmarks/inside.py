@@ -16,7 +16,7 @@ from nova_netagent.backend.iptables.entry import encode
 from nova_netagent.backend.iptables.libiptc import Handle
 from nova_netagent.backend.iptables.tables import KernelTables
 from nova_netagent.backend.nft import Batch, Netlink
-from nova_netagent.cmd.agent import collect_rarely
+from nova_netagent.cmd.agent import collect_rarely, return_memory
 from nova_netagent.compile import Compiler
 from nova_netagent.events import Put, Replace, fold
 from nova_netagent.metrics import Metrics
@@ -40,6 +40,7 @@ def run(host: Namespace, name: str, *arguments: Any) -> Any:
 def answer(name: str, arguments: list[Any]) -> None:
     """Print what a function of this module finds."""
     collect_rarely()
+    return_memory()
     print(json.dumps(globals()[name](*arguments)))
 
 
