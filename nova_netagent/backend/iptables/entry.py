@@ -38,7 +38,7 @@ _MASKS = {
     family: tuple((((1 << length) - 1) << (bits - length)).to_bytes(bits // 8, "big") for length in range(bits + 1))
     for family, bits in values.FAMILY_BITS.items()
 }
-_WHOLE = {family: str(bits) for family, bits in values.FAMILY_BITS.items()}
+_OF_A_HOST = {family: f"/{bits}" for family, bits in values.FAMILY_BITS.items()}
 _KERNEL_NOTES = {family: bytes(layout.size - layout.comefrom_at) for family, layout in LAYOUTS.items()}
 
 
@@ -125,13 +125,16 @@ def _protocol(number: int) -> int:
     return number
 
 
-@lru_cache(4096)
 def _address(text: str, family: Family) -> tuple[bytes, bytes]:
     """A prefix and its mask."""
-    address, _, length = text.partition("/")
-    if length == _WHOLE[family]:
+    if text.endswith(_OF_A_HOST[family]):
         with suppress(OSError):
-            return inet_pton(LAYOUTS[family].socket_family, address), _MASKS[family][-1]
+            return inet_pton(LAYOUTS[family].socket_family, text.partition("/")[0]), _MASKS[family][-1]
+    return _prefix(text, family)
+
+
+@lru_cache(4096)
+def _prefix(text: str, family: Family) -> tuple[bytes, bytes]:
     prefix = values.prefix(text)
     if prefix.family != family:
         raise ValueError(f"{text!r} is not an IPv{family} prefix")
