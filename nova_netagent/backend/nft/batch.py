@@ -4,9 +4,11 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import count
+from itertools import count, repeat
 from struct import Struct
 from typing import NamedTuple
+
+from msgspec import structs
 
 from nova_netagent.backend.netlink import ATTRIBUTE, NESTED
 from nova_netagent.backend.nft import attributes, expressions, objects, userdata
@@ -17,6 +19,8 @@ from nova_netagent.backend.nft.statements import Rule
 SUBSYSTEM = 10
 HEAD = Struct("=IHHIIBBH")
 """nlmsghdr and nfgenmsg: size, type, flags, sequence, port; family, version, resource (big-endian)."""
+_HEAD_START, _HEAD_END = Struct("=IHHI"), Struct("=IBBH")
+"""The same in two pieces: what differs from message to message, and what is the same in thousands."""
 
 REQUEST, ACKNOWLEDGE, DUMP = 0x1, 0x4, 0x300
 _EXCLUSIVE, _CREATE, _APPEND = 0x200, 0x400, 0x800
@@ -33,6 +37,8 @@ _OWNED = 0x2
 _FIRST = 0x8000_0000
 """From here on the messages of transactions are numbered, from 1 on those of questions."""
 _ROOM, _TRANSACTIONS = 1 << 20, 1 << 11
+_PAGE = 1 << 18
+"""Of so many bytes on a new page is begun: what is much longer is moved about in memory as it grows."""
 _BEGUN = count()
 
 What = str | Callable[[int], str]
@@ -40,8 +46,10 @@ What = str | Callable[[int], str]
 
 
 class _Several(NamedTuple):
-    """Messages that were added together."""
+    """Messages that were added together, and where the first one begins."""
 
+    page: bytearray
+    at: int
     what: What
     elements: tuple[Set, Sequence[Element]] | None
 
@@ -56,16 +64,17 @@ class Batch:
     def __init__(self) -> None:
         self.first = _FIRST + next(_BEGUN) % _TRANSACTIONS * _ROOM
         """The number of the message that opens the transaction; the others count on from it."""
-        self._data = bytearray()
-        self._offsets = array("I")
-        """Where each message begins."""
+        self._pages: list[bytearray] = []
+        self._count = 0
+        self._last = 0
+        """Where in the last page the last message begins."""
         self._added: list[_Several] = []
         self._added_at = array("I")
         """The first message of each."""
         self._sets = 0
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return self._count
 
     def what(self, index: int, offset: int | None = None) -> str:
         """What a message is, for people.
@@ -75,7 +84,7 @@ class Batch:
         if not 0 <= index < len(self):
             return "the transaction"
         at = bisect_right(self._added_at, index) - 1
-        what, carried = self._added[at]
+        _, _, what, carried = self._added[at]
         family, _, body = self._message(index)
         words = f"{family.name.lower()} {what if isinstance(what, str) else what(index - self._added_at[at])}"
         if carried is None or offset is None:
@@ -97,9 +106,12 @@ class Batch:
 
     def _message(self, index: int) -> tuple[Family, int, bytes]:
         """The family of a message, its kind and its body."""
-        at = self._offsets[index]
-        size, kind, _, _, _, family, _, _ = HEAD.unpack_from(self._data, at)
-        return Family(family), kind & 0xFF, bytes(self._data[at + HEAD.size : at + size])
+        several = bisect_right(self._added_at, index) - 1
+        page, at, _, _ = self._added[several]
+        for _ in range(index - self._added_at[several]):
+            at += HEAD.unpack_from(page, at)[0]
+        size, kind, _, _, _, family, _, _ = HEAD.unpack_from(page, at)
+        return Family(family), kind & 0xFF, bytes(page[at + HEAD.size : at + size])
 
     # objects
 
@@ -120,7 +132,7 @@ class Batch:
 
     def add_chain(self, table: TableId, chain: Chain) -> None:
         """Make a chain, which may not be there."""
-        body = string(1, table.name) + string(3, chain.name)
+        body = _table_head(table.name) + string(3, chain.name)
         if chain.hook is not None:
             body += nested(4, number(1, chain.hook.hook), number(2, chain.hook.priority))
             body += number(5, 1) + string(7, chain.hook.type)
@@ -145,7 +157,7 @@ class Batch:
         table: TableId,
         chain: str,
         encoded: bytes,
-        comment: str | None = None,
+        note: bytes = b"",
         *,
         before: int | None = None,
         what: Callable[[], str],
@@ -153,44 +165,46 @@ class Batch:
         """Append a rule to a chain, or put it in.
 
         :param encoded: its expressions as bytes.
+        :param note: its comment as ``userdata`` has it.
         :param before: the handle of the rule before which it shall stand.
         :param what: what it is, for people; asked only when the kernel refuses it.
         """
         body = _chain_head(table.name, chain) + attributes.aligned(4, encoded)
         if before is not None:
             body += attributes.attribute(6, before.to_bytes(8, "big"))
-        if comment is not None:
-            body += userdata.rule_comment(comment)
         flags = _CREATE if before is not None else _CREATE | _APPEND
-        self._add(table, _NEW_RULE, flags, body, lambda _: what())
+        self._add(table, _NEW_RULE, flags, body + note, lambda _: what())
 
     def add_encoded_rules(
         self,
         table: TableId,
         chain: str,
         rules: Sequence[bytes],
-        comments: Sequence[str | None],
+        notes: Sequence[bytes],
         what: Callable[[int], str],
     ) -> None:
         """Append rules to a chain.
 
         :param rules: of each its expressions as bytes.
-        :param comments: of each.
+        :param notes: of each its comment as ``userdata`` has it; nothing for none.
         :param what: what the rule of a number is, for people; asked only when the kernel refuses it.
         """
-        self._note(what)
-        data, offsets, head = self._data, self._offsets, _chain_head(table.name, chain)
-        pack, kind, flags = _rule_head(len(head)).pack, SUBSYSTEM << 8 | _NEW_RULE, _CREATE | _APPEND | REQUEST
-        family, fixed, number_ = table.family, HEAD.size + len(head) + ATTRIBUTE.size, self.first + len(offsets)
-        for encoded, comment in zip(rules, comments, strict=True):
+        if not rules:
+            return
+        page = self._page(what)
+        pack, kind, flags = _HEAD_START.pack, SUBSYSTEM << 8 | _NEW_RULE, _CREATE | _APPEND | REQUEST
+        same = _head_end(table.family) + _chain_head(table.name, chain)
+        number_, fixed = self.first + self._count, _HEAD_START.size + len(same) + ATTRIBUTE.size
+        pieces: list[bytes] = []
+        size = 0
+        for encoded, note in zip(rules, notes, strict=True):
             number_ += 1
-            note = b"" if comment is None else userdata.rule_comment(comment)
             length = len(encoded)
-            offsets.append(len(data))
             size = fixed + length + len(note)
-            data += pack(size, kind, flags, number_, 0, family, 0, 0, head, ATTRIBUTE.size + length, 4)
-            data += encoded
-            data += note
+            pieces += (pack(size, kind, flags, number_), same, _expressions_head(length), encoded, note)
+        page += b"".join(pieces)
+        self._last = len(page) - size
+        self._count += len(rules)
 
     def delete_rule(self, table: TableId, chain: str, handle: int) -> None:
         """Delete a rule by its handle."""
@@ -205,18 +219,8 @@ class Batch:
     def add_set(self, table: TableId, described: Set) -> None:
         """Make a set without elements, which may not be there."""
         self._sets += 1
-        body = string(1, table.name) + string(2, described.name)
-        body += number(3, described.flags) + number(4, _type_number(described)) + number(5, described.key_size)
-        if described.data is not None:
-            body += number(6, described.data.number) + number(7, described.data.size)
-        if len(described.key) > 1 and described.interval:
-            fields = (nested(1, number(1, each.size)) for each in described.key)
-            body += nested(9, nested(2, *fields))
-        if described.size is not None:
-            body += nested(9, number(1, described.size))
-        if described.timeout is not None:
-            body += attributes.attribute(11, (described.timeout * 1000).to_bytes(8, "big"))
-        body += number(10, self._sets) + attributes.attribute(13, userdata.of_set(described))
+        known = _kind_of_set(structs.replace(described, name=""))
+        body = _chain_head(table.name, described.name) + number(10, self._sets) + known
         self._add(table, _NEW_SET, _CREATE | _EXCLUSIVE, body, f"set {described.name}")
 
     def delete_set(self, table: TableId, name: str) -> None:
@@ -233,17 +237,19 @@ class Batch:
         table: TableId,
         described: Set,
         elements: Sequence[Element],
-        comments: Sequence[str | None] | None = None,
+        notes: Sequence[bytes] | None = None,
     ) -> None:
         """Add elements; ones that are there with the same data do not matter.
 
-        :param comments: of each, where the elements do not say them themselves.
+        :param notes: of each its comment as ``userdata`` has it, where the elements do not say it themselves.
         """
-        self._elements(table, _NEW_ELEMENTS, described, elements, comments)
+        if notes is None:
+            notes = [b"" if each.comment is None else userdata.element_comment(each.comment) for each in elements]
+        self._elements(table, _NEW_ELEMENTS, described, elements, notes)
 
     def delete_elements(self, table: TableId, described: Set, elements: Sequence[Element]) -> None:
         """Delete elements that are there."""
-        self._elements(table, _DELETE_ELEMENTS, described, elements)
+        self._elements(table, _DELETE_ELEMENTS, described, elements, repeat(b""))
 
     # messages
 
@@ -257,34 +263,24 @@ class Batch:
         guard = b"" if generation is None else number(1, generation)
         subsystem = SUBSYSTEM << 8  # in network byte order
         begin = HEAD.pack(HEAD.size + len(guard), _BEGIN, REQUEST, self.first, 0, 0, 0, subsystem) + guard
-        if self._offsets:  # the last one is acknowledged
-            at = self._offsets[-1]
-            size, kind, flags, *rest = HEAD.unpack_from(self._data, at)
-            HEAD.pack_into(self._data, at, size, kind, flags | ACKNOWLEDGE, *rest)
+        if self._count:  # the last one is acknowledged
+            size, kind, flags, *rest = HEAD.unpack_from(self._pages[-1], self._last)
+            HEAD.pack_into(self._pages[-1], self._last, size, kind, flags | ACKNOWLEDGE, *rest)
         end = HEAD.pack(HEAD.size, _END, REQUEST, self.first + len(self) + 1, 0, 0, 0, subsystem)
-        return [begin, self._data, end] if commit else [begin, self._data]
+        return [begin, *self._pages, end] if commit else [begin, *self._pages]
 
     def _elements(
-        self,
-        table: TableId,
-        kind: int,
-        described: Set,
-        elements: Sequence[Element],
-        comments: Sequence[str | None] | None = None,
+        self, table: TableId, kind: int, described: Set, elements: Sequence[Element], notes: Iterable[bytes]
     ) -> None:
         add = kind == _NEW_ELEMENTS
-        head = string(1, table.name) + string(2, described.name)
-        done = 0
+        head = _chain_head(table.name, described.name)
+        what = f"{'add to' if add else 'delete from'} set {described.name}"
         verdicts = described.data is not None and described.data.number == objects.VERDICT.number
-        if comments is None:
-            comments = [each.comment for each in elements] if add else [None] * len(elements)
-        encoded = (_element(*each, whole=add, verdict=verdicts) for each in zip(elements, comments, strict=True))
-        for room in _rooms(encoded):
-            what = f"{'add to' if add else 'delete from'} set {described.name}"
-            carried = described, elements[done : done + len(room)]
-            flags = _CREATE if add else 0
-            self._add(table, kind, flags, head + nested(3, *room), what, carried)
-            done += len(room)
+        done = 0
+        for taken, room in _rooms(elements, notes, whole=add, verdicts=verdicts):
+            carried = described, elements[done : done + taken]
+            self._add(table, kind, _CREATE if add else 0, head + nested(3, room), what, carried)
+            done += taken
 
     def _add(
         self,
@@ -295,23 +291,28 @@ class Batch:
         what: What,
         elements: tuple[Set, Sequence[Element]] | None = None,
     ) -> None:
-        self._note(what, elements)
-        self._offsets.append(len(self._data))
-        number_ = self.first + len(self._offsets)
+        page = self._page(what, elements)
+        self._count += 1
+        self._last = len(page)
         size, kind_ = HEAD.size + len(body), SUBSYSTEM << 8 | kind
-        self._data += HEAD.pack(size, kind_, flags | REQUEST, number_, 0, table.family, 0, 0)
-        self._data += body
+        page += HEAD.pack(size, kind_, flags | REQUEST, self.first + self._count, 0, table.family, 0, 0) + body
 
-    def _note(self, what: What, elements: tuple[Set, Sequence[Element]] | None = None) -> None:
-        """What the next messages are."""
-        self._added_at.append(len(self._offsets))
-        self._added.append(_Several(what, elements))
+    def _page(self, what: What, elements: tuple[Set, Sequence[Element]] | None = None) -> bytearray:
+        """The page to which the next messages are added.
+
+        :param what: what they are.
+        """
+        if not self._pages or len(self._pages[-1]) >= _PAGE:
+            self._pages.append(bytearray())
+        page = self._pages[-1]
+        self._added_at.append(self._count)
+        self._added.append(_Several(page, len(page), what, elements))
+        return page
 
 
-@lru_cache(256)
-def _rule_head(size: int) -> Struct:
-    """A message's head, so many bytes that name the chain, and the head of the expressions."""
-    return Struct(f"{HEAD.format}{size}sHH")
+@lru_cache(16)
+def _head_end(family: Family) -> bytes:
+    return _HEAD_END.pack(0, family, 0, 0)
 
 
 def _chain_head(table: str, chain: str) -> bytes:
@@ -323,18 +324,53 @@ def _table_head(table: str) -> bytes:
     return string(1, table)
 
 
-def _rooms(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Elements, as many as go into one message."""
+@lru_cache(1024)
+def _expressions_head(size: int) -> bytes:
+    """What is before so many bytes of expressions."""
+    return ATTRIBUTE.pack(ATTRIBUTE.size + size, 4)
+
+
+@lru_cache(64)
+def _kind_of_set(described: Set) -> bytes:
+    """What a message says of a set besides its name."""
+    body = number(3, described.flags) + number(4, _type_number(described)) + number(5, described.key_size)
+    if described.data is not None:
+        body += number(6, described.data.number) + number(7, described.data.size)
+    if len(described.key) > 1 and described.interval:
+        fields = (nested(1, number(1, each.size)) for each in described.key)
+        body += nested(9, nested(2, *fields))
+    if described.size is not None:
+        body += nested(9, number(1, described.size))
+    if described.timeout is not None:
+        body += attributes.attribute(11, (described.timeout * 1000).to_bytes(8, "big"))
+    return body + attributes.attribute(13, userdata.of_set(described))
+
+
+def _rooms(
+    elements: Iterable[Element], notes: Iterable[bytes], *, whole: bool, verdicts: bool
+) -> Iterator[tuple[int, bytes]]:
+    """How many elements go into one message, and these as bytes.
+
+    :param whole: with what they hold.
+    :param verdicts: that is what becomes of a packet.
+    """
     room: list[bytes] = []
-    size = 0
-    for each in encoded:
-        if size + len(each) > attributes.ROOM:
-            yield room
-            room, size = [], 0
-        room.append(each)
-        size += len(each)
-    if room:
-        yield room
+    size = count = 0
+    for element, note in zip(elements, notes, strict=False):
+        body = _bounds(element.key, element.end)
+        if element.closes:
+            body += number(3, _INTERVAL_END)
+        if whole and element.data is not None:
+            body += nested(2, nested(2, element.data) if verdicts else attributes.attribute(1, element.data))
+        length = ATTRIBUTE.size + len(body) + len(note)
+        if size + length > attributes.ROOM:
+            yield count, b"".join(room)
+            room, size, count = [], 0, 0
+        room += (ATTRIBUTE.pack(length, 1 | NESTED), body, note)
+        size += length
+        count += 1
+    if count:
+        yield count, b"".join(room)
 
 
 def _element_at(body: bytes, offset: int) -> int | None:
@@ -345,17 +381,6 @@ def _element_at(body: bytes, offset: int) -> int | None:
         if offset < at:
             return number_
     return None
-
-
-def _element(element: Element, comment: str | None, *, whole: bool, verdict: bool) -> bytes:
-    body = _bounds(element.key, element.end)
-    if element.closes:
-        body += number(3, _INTERVAL_END)
-    if whole and element.data is not None:
-        body += nested(2, nested(2, element.data) if verdict else attributes.attribute(1, element.data))
-    if comment is not None:
-        body += userdata.element_comment(comment)
-    return attributes.aligned(1 | NESTED, body)
 
 
 @lru_cache(1 << 13)

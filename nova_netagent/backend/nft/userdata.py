@@ -6,9 +6,11 @@ Numbers here are in the host's byte order.
 
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from struct import Struct
 
-from nova_netagent.backend.nft.objects import DataType, Set
+from nova_netagent.backend.nft import objects
+from nova_netagent.backend.nft.objects import COMMENT_LIMIT, DataType, Set
 from nova_netagent.backend.nft.statements import Field
 
 COMMENT = 0
@@ -16,7 +18,13 @@ COMMENT = 0
 _SET_KEY_ORDER, _SET_DATA_ORDER, _SET_KEY_TYPE_OF, _SET_COMMENT = 0, 1, 3, 7
 _EXPRESSION, _EXPRESSION_DATA = 0, 1
 _COMMENT_HEAD = Struct("=HHBB")
-_END = [bytes(1 + padding) for padding in range(4)]
+_RULE_HEADS, _ELEMENT_HEADS = (
+    [_COMMENT_HEAD.pack(7 + size, attribute, COMMENT, 1 + size) for size in range(COMMENT_LIMIT)]
+    for attribute in (7, 6)
+)
+"""What is before a comment of so many letters: the attribute's head, and nft(8)'s."""
+_ENDS = [bytes(1 + -(7 + size) % 4) for size in range(COMMENT_LIMIT)]
+"""The zero after it, and what fills the last word."""
 _PAYLOAD, _META, _CONCATENATION = 7, 9, 13
 
 
@@ -26,15 +34,58 @@ def comment(text: str | None, kind: int = COMMENT) -> bytes:
 
 
 def rule_comment(text: str) -> bytes:
-    """A rule's comment with its attribute."""
-    size = len(text) + 1
-    return _COMMENT_HEAD.pack(6 + size, 7, COMMENT, size) + text.encode() + _END[-(6 + size) % 4]
+    """A rule's comment with its attribute; nothing for no text."""
+    return _noted(_RULE_HEADS, text)
 
 
 def element_comment(text: str) -> bytes:
-    """An element's comment with its attribute."""
-    size = len(text) + 1
-    return _COMMENT_HEAD.pack(6 + size, 6, COMMENT, size) + text.encode() + _END[-(6 + size) % 4]
+    """An element's comment with its attribute; nothing for no text."""
+    return _noted(_ELEMENT_HEADS, text)
+
+
+def rule_comments(about: str, parts: tuple[str, ...]) -> list[bytes]:
+    """Comments of rules that begin alike, with their attributes.
+
+    :param parts: what of each follows, after a space; nothing may.
+    """
+    frames = _frames(len(about), parts) if _is_clean(about) else None
+    if frames is None:
+        return [rule_comment(f"{about} {part}" if part else about) for part in parts]
+    begin = about.encode()
+    return [head + begin + tail for head, tail in frames]
+
+
+def element_comments(about: str, parts: Sequence[str]) -> list[bytes]:
+    """The same of elements; their parts are mostly ids, in no other comment."""
+    sizes = set(map(len, parts))
+    begin = f"{about} ".encode()
+    if 0 in sizes or len(begin) + max(sizes, default=0) >= COMMENT_LIMIT or not _is_clean(about + "".join(parts)):
+        return [element_comment(f"{about} {part}" if part else about) for part in parts]
+    heads = {size: _ELEMENT_HEADS[len(begin) + size] + begin for size in sizes}
+    ends = {size: _ENDS[len(begin) + size] for size in sizes}
+    return [heads[len(part)] + part.encode() + ends[len(part)] for part in parts]
+
+
+@lru_cache(256)
+def _frames(size: int, parts: tuple[str, ...]) -> tuple[tuple[bytes, bytes], ...] | None:
+    """What is around a text of so many letters in comments that go on so; ``None`` if one is no plain text."""
+    tails = [f" {part}" if part else "" for part in parts]
+    sizes = [size + len(tail) for tail in tails]
+    if not size or max(sizes, default=0) >= COMMENT_LIMIT or not _is_clean("".join(parts)):
+        return None
+    return tuple((_RULE_HEADS[whole], tail.encode() + _ENDS[whole]) for whole, tail in zip(sizes, tails, strict=True))
+
+
+def _noted(heads: Sequence[bytes], text: str) -> bytes:
+    if len(text) >= COMMENT_LIMIT or not _is_clean(text):
+        text = objects.comment(text) or ""
+    size = len(text)
+    return heads[size] + text.encode() + _ENDS[size] if size else b""
+
+
+def _is_clean(text: str) -> bool:
+    """Whether a text survives as it is, unless it is too long."""
+    return text.isascii() and '"' not in text
 
 
 def of_set(described: Set) -> bytes:

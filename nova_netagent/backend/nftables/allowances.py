@@ -7,9 +7,10 @@ has an address and a port in common with one before it stays a rule.
 """
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache
-from itertools import repeat
+from itertools import compress
+from operator import not_
+from typing import cast
 
 from msgspec import Struct
 
@@ -27,8 +28,9 @@ from nova_netagent.backend.nftables import keys, matches
 from nova_netagent.backend.nftables.image import Keys
 from nova_netagent.backend.nftables.keys import COUNTER, Key, Place
 from nova_netagent.backend.nftables.laid import Laid
+from nova_netagent.backend.nftables.notes import Reasons
 from nova_netagent.model import values
-from nova_netagent.netfilter.rule import ACCEPT, Family, Origin, Ports, Rule
+from nova_netagent.netfilter.rule import ACCEPT, Family, Ports, Rule
 
 _CHAIN = re.compile(r"sg(i|e)-[0-9a-f]{8}\Z")
 _ADDRESS = {4: IPV4_ADDRESS, 6: IPV6_ADDRESS}
@@ -63,6 +65,8 @@ class Allowed(Struct, frozen=True, gc=False):
     element: Element
     at: tuple[bytes, bool]
     """The element's place among those of a set."""
+    port: tuple[int, int] | None
+    """Its protocol and its port, where that is one: who has another one shares no packet with it."""
     asked: bytes
     """The same as expressions."""
 
@@ -108,7 +112,7 @@ def _allowed(rule: Rule, family: Family, egress: bool) -> Allowed | None:
     prefix, other = (rule.destination, rule.source) if egress else (rule.source, rule.destination)
     if other is not None or rule.in_interface is not None or rule.out_interface is not None or rule.inverted:
         return None
-    if rule.protocol is None or len(rule.matches) != 1:
+    if rule.protocol is None or len(rule.matches) != 1 or rule.origin is not None:
         return None
     (ports,) = rule.matches
     if not isinstance(ports, Ports) or ports.source is not None or ports.destination is None:
@@ -129,46 +133,44 @@ def _made(prefix: str | None, protocol: int, ports: Ports, family: Family, egres
         for address, port in ((known.value, first), (known.last, last))
     )
     box = Box((known.value, known.last), protocol, ports.destination)
-    return Allowed(box, Element(low, end=None if low == high else high), (low, False), asked)
+    port = (protocol, first) if first == last else None
+    return Allowed(box, Element(low, end=None if low == high else high), (low, False), port, asked)
 
 
 def lay_out(
-    chain: Keys,
-    physical: str,
-    family: Family,
-    place: Place,
-    egress: bool,
-    origins: Sequence[Origin | None] | None = None,
+    chain: Keys, physical: str, family: Family, place: Place, egress: bool, known: Reasons | None = None
 ) -> Laid:
     """A chain's rules and its set.
 
-    :param origins: what each rule is there for.
+    :param known: what each rule is there for.
     """
-    chosen: list[Allowance] = []
-    plain: list[bytes] = []
-    elements: dict[tuple[bytes, bool], Element] = {}
-    element_origins: dict[tuple[bytes, bool], Origin | None] = {}
-    plain_origins: list[Origin | None] = [None]
-    boxes = _Boxes()
-    target = None
-    for each, origin in zip(chain, repeat(None) if origins is None else origins, strict=False):
-        if isinstance(each, Allowance):
-            if target is None:
-                target = each.rule.target
-            allowed = each.allowed
-            if (each.rule.target is target or each.rule.target == target) and boxes.take(allowed.box):
-                chosen.append(each)
-                elements[allowed.at] = allowed.element
-                element_origins[allowed.at] = origin
-                continue
-        plain.append(each)
-        plain_origins.append(origin)
+    taken = _taken(chain)
+    chosen = cast(list[Allowance], list(compress(chain, taken)))
     if len(chosen) < _PAYS_FROM:
-        return Laid(chain, {}, rule_origins=origins)
+        return Laid(chain, {}, known)
     described = set_of(physical, family)
+    elements = {each.allowed.at: each.allowed.element for each in chosen}
     lookup = _lookup(chosen[0], described.name, family, place, egress)
-    sets = {described.name: (described, elements)}
-    return Laid((lookup, *plain), sets, {described.name: element_origins}, plain_origins)
+    rest = list(map(not_, taken))
+    reasons: Reasons | None = None
+    reasons_of: dict[str, Reasons] = {}
+    if known is not None:
+        reasons = Reasons(known.about, ("", *compress(known.parts, rest)))
+        reasons_of[described.name] = Reasons(known.about, tuple(compress(known.parts, taken)))
+    return Laid((lookup, *compress(chain, rest)), {described.name: (described, elements)}, reasons, reasons_of)
+
+
+def _taken(chain: Keys) -> list[bool]:
+    """Of each rule whether it becomes an element: of one target, and with no packet in common."""
+    found = [each for each in chain if isinstance(each, Allowance)]
+    ports = {each.allowed.port for each in found}
+    if len(ports) == len(chain) and None not in ports and len({id(each.rule.target) for each in found}) == 1:
+        return [True] * len(chain)
+    boxes = _Boxes()
+    return [
+        isinstance(each, Allowance) and each.rule.target == found[0].rule.target and boxes.take(each.allowed.box)
+        for each in chain
+    ]
 
 
 class _Boxes:

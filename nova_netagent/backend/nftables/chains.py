@@ -10,9 +10,10 @@ from nova_netagent.backend.nftables.encoder import Encoder
 from nova_netagent.backend.nftables.image import Image, Keys
 from nova_netagent.backend.nftables.laid import STRAY, Laid, seen
 from nova_netagent.backend.nftables.names import FILTER, Names
+from nova_netagent.backend.nftables.notes import Reasons, reasons
 from nova_netagent.backend.nftables.transaction import Held, Transaction
 from nova_netagent.model.lineage import beside, changed, follow
-from nova_netagent.netfilter.rule import Chain, Family, TableId
+from nova_netagent.netfilter.rule import Family, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
 from nova_netagent.plan.tables import AddChain, RemoveChain, TablePlan
 
@@ -66,10 +67,10 @@ class Chains:
                     continue
             physical = self._names.physical(table.name, name)
             said = rules is not None and rules is encoded and name in self._encoder.chains(table)
-            described = self._encoder.chain(table, name) if said else None
-            laid = self._laid(table, name, physical, rules or (), described)
+            known = reasons(self._encoder.chain(table, name)) if said else None
+            laid = self._laid(table, name, physical, rules or (), known)
             if laid is None:
-                edits.set_rules(physical, rules, described)
+                edits.set_rules(physical, rules, known)
             else:
                 _edit_laid(physical, None if rules is None else laid, edits)
         now = follow(chains, put, [name for name, rules in after.items() if rules is None and name in chains])
@@ -103,20 +104,19 @@ class Chains:
         table: TableId,
         chain: str,
         physical: str,
-        known: Keys,
-        described: Chain | None = None,
+        rules: Keys,
+        known: Reasons | None = None,
     ) -> Laid | None:
         """How a chain stands that has sets or maps beside it; ``None`` where its rules are its rules.
 
-        :param described: says what each rule is there for, if they do not say it themselves.
+        :param known: what each rule is there for, if they do not say it themselves.
         """
         if table.name == "nat" and translations.has_maps(chain, self._head):
-            return translations.lay_out(known, physical, table.family)
+            return translations.lay_out(rules, physical, table.family)
         if allowances.has_set(chain, self._head):
             egress = allowances.is_egress(chain, self._head)
             place = partial(self._names.physical, table.name)
-            origins = None if described is None else tuple(described.origins())
-            return allowances.lay_out(known, physical, table.family, place, egress, origins)
+            return allowances.lay_out(rules, physical, table.family, place, egress, known)
         return None
 
     def _edit_dispatch(
@@ -180,11 +180,11 @@ def _edit_laid(physical: str, laid: Laid | None, edits: TableEdits) -> None:
     for name, (described, elements) in maps.items():
         if name not in known or not known[name].fits(described):
             edits.add_set(described)
-        edits.set_elements(described, elements, laid.origins.get(name) if laid else None)
+        edits.set_elements(described, elements, laid.reasons_of.get(name) if laid else None)
     if laid is None:
         edits.set_rules(physical, None)
     else:
-        edits.set_rules(physical, laid.rules, laid.rule_origins)
+        edits.set_rules(physical, laid.rules, laid.reasons)
     for name in _beside(edits.image, physical):
         if name not in maps:
             edits.remove_map(name)

@@ -10,19 +10,16 @@ from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.nft import Batch
 from nova_netagent.backend.nft.objects import Chain, Element, Set, TableId
 from nova_netagent.backend.nftables import keys as rule_keys
+from nova_netagent.backend.nftables import notes
 from nova_netagent.backend.nftables.chain_comments import comment_of
 from nova_netagent.backend.nftables.image import Elements, HeldChain, Image, Keys, held
-from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.names import BASE_CHAINS
-from nova_netagent.netfilter.rule import Chain as Described
-from nova_netagent.netfilter.rule import ChecksumFill, Family, Origin
+from nova_netagent.backend.nftables.notes import Reasons
+from nova_netagent.netfilter.rule import Family
 from nova_netagent.plan.tables import AddChain, Delete, Edit, Fill, Insert, RemoveChain, diff_chain
 
 Message = tuple[Callable[..., None], tuple[Any, ...]]
 """A method of a batch, or a function of one, and what it is given."""
-Origins = Sequence[Origin | None] | Described | None
-"""What each rule of a chain is there for, or the chain that says it."""
-ElementOrigins = Mapping[tuple[bytes, bool], Origin | None]
 
 TABLE_COMMENT = "nova-netagent: what may pass, and where it leads"
 _PHASES = ("chains", "take", "sets", "fill", "rules", "link", "unmap", "remove", "forget")
@@ -89,10 +86,10 @@ class TableEdits:
 
     # --- chains
 
-    def set_rules(self, physical: str, after: Keys | None, origins: Origins = None) -> None:
+    def set_rules(self, physical: str, after: Keys | None, known: Reasons | None = None) -> None:
         """Have a chain hold these rules; with ``None`` it goes.
 
-        :param origins: what each rule is there for, if they do not say it themselves.
+        :param known: what each rule is there for, if they do not say it themselves.
         """
         table = self.image.table
         before = self.image.chains.get(physical)
@@ -110,10 +107,10 @@ class TableEdits:
             self._add("chains", Batch.add_chain, table, chain)
             before = HeldChain()
         if not before.rules and after:
-            self._add("rules", _append, table, self.family, physical, after, origins)
+            self._add("rules", _append, table, self.family, physical, after, known)
             self.image.chains[physical] = HeldChain(after, None)
         elif before.rules != after:
-            self._edit(physical, before, after, origins)
+            self._edit(physical, before, after, known)
         elif physical not in self.image.chains:
             self.image.chains[physical] = before
 
@@ -126,7 +123,7 @@ class TableEdits:
         self._add(phase, Batch.delete_chain, table, physical)
         del self.image.chains[physical]
 
-    def _edit(self, physical: str, before: HeldChain, after: Keys, origins: Origins) -> None:
+    def _edit(self, physical: str, before: HeldChain, after: Keys, known: Reasons | None) -> None:
         edits = list(diff_chain(physical, before.rules, after))
         handles = before.handles
         emptied = sum(isinstance(edit, Delete) for edit in edits) == len(before.rules)
@@ -140,17 +137,18 @@ class TableEdits:
             for handle in gone:
                 self._add("take", Batch.delete_rule, self.image.table, physical, handle)
         following: int | None = None
-        inserts: list[tuple[bytes, Origin | None, int | None]] = []
-        for row, origin in reversed([*zip(rows, _each(origins), strict=False)]):
+        inserts: list[tuple[bytes, bytes, int | None]] = []
+        for number, row in reversed([*enumerate(rows)]):
             if row.new:
-                inserts.append((row.key, origin, following))
+                reason = "" if known is None else known.text(number)
+                inserts.append((row.key, notes.of_rule(row.key, reason), following))
             else:
                 following = row.handle
         for message in reversed(inserts):
             self._add("rules", _insert, self.image.table, self.family, physical, *message)
-        known = tuple(row.handle for row in rows)
-        whole = tuple(handle for handle in known if handle is not None)
-        self.image.chains[physical] = HeldChain(after, whole if len(whole) == len(known) else None)
+        after_handles = tuple(row.handle for row in rows)
+        whole = tuple(handle for handle in after_handles if handle is not None)
+        self.image.chains[physical] = HeldChain(after, whole if len(whole) == len(after_handles) else None)
 
     # --- sets
 
@@ -162,54 +160,58 @@ class TableEdits:
         self._add("sets", Batch.add_set, table, described)
         self.image.sets[name] = held(described)
 
-    def set_elements(self, described: Set, after: Elements, origins: ElementOrigins | None = None) -> None:
+    def set_elements(self, described: Set, after: Elements, known: Reasons | None = None) -> None:
         """Have a set that is there hold these elements.
 
-        :param origins: what each is there for, if they do not say it themselves.
+        :param known: what each is there for, if they do not say it themselves.
         """
         before = self.image.sets[described.name]
         if not before.elements:
             self.image.sets[described.name] = replace(before, elements=after)
-            self._add_elements(described, list(after.values()), origins)
+            self._add_elements(described, list(after.values()), known)
             return
-        add = [each for key, each in after.items() if not _same(before.elements.get(key), each)]
+        parts = repeat("") if known is None else known.parts
+        come = [
+            (each, part)
+            for (key, each), part in zip(after.items(), parts, strict=False)
+            if not _same(before.elements.get(key), each)
+        ]
         remove = [each for key, each in before.elements.items() if not _same(after.get(key), each)]
-        self.edit_elements(described, add, remove, origins)
+        new = None if known is None else Reasons(known.about, tuple(part for _, part in come))
+        self.edit_elements(described, [each for each, _ in come], remove, new)
 
     def edit_elements(
-        self,
-        described: Set,
-        add: Iterable[Element],
-        remove: Iterable[Element],
-        origins: ElementOrigins | None = None,
+        self, described: Set, add: Iterable[Element], remove: Iterable[Element], known: Reasons | None = None
     ) -> None:
-        """Add elements, after others were removed."""
+        """Add elements, after others were removed.
+
+        :param known: what each new one is there for, if they do not say it themselves.
+        """
         add, remove = list(add), list(remove)
         table, name = self.image.table, described.name
         if not add and not remove:
             return
-        known = self.image.sets[name]
-        elements = dict(known.elements)
+        there = self.image.sets[name]
+        elements = dict(there.elements)
         for each in remove:
             del elements[each.key, each.closes]
         for each in add:
             elements[each.key, each.closes] = each
-        self.image.sets[name] = replace(known, elements=elements)
+        self.image.sets[name] = replace(there, elements=elements)
         if remove:
             gone = sorted(remove, key=_ranges)
             # Elements of a map lead to chains: they go before these.
             phase = "fill" if described.data is None else "take"
             self._add(phase, Batch.delete_elements, table, described, gone)
-        self._add_elements(described, add, origins)
+        self._add_elements(described, add, known)
 
-    def _add_elements(self, described: Set, add: Sequence[Element], origins: ElementOrigins | None) -> None:
+    def _add_elements(self, described: Set, add: Sequence[Element], known: Reasons | None) -> None:
         if not add:
             return
-        new = sorted(add, key=_ranges) if described.interval and len(described.key) == 1 else add
-
+        new = sorted(add, key=_ranges) if known is None and described.interval and len(described.key) == 1 else add
         # Elements of a map lead to chains: they come after these.
         phase = "fill" if described.data is None else "link"
-        self._add(phase, _add_elements, self.image.table, described, new, origins)
+        self._add(phase, _add_elements, self.image.table, described, new, known)
 
     def note(self, described: Set, elements: Sequence[Element]) -> None:
         """Add elements that nobody looks for again."""
@@ -282,46 +284,21 @@ def edited(edits: Iterable[Edit[bytes]], chains: Mapping[str, Keys], name: str) 
     return {chain: None if rules is None else tuple(rules) for chain, rules in found.items()}
 
 
-def _append(batch: Batch, table: TableId, family: Family, physical: str, rules: Keys, origins: Origins) -> None:
-    noted = [_comment(key, family, origin) for key, origin in zip(rules, _each(origins), strict=False)]
+def _append(batch: Batch, table: TableId, family: Family, physical: str, rules: Keys, known: Reasons | None) -> None:
+    noted = notes.of_rules(rules, known)
     batch.add_encoded_rules(table, physical, rules, noted, lambda number: _told(physical, rules[number], family))
 
 
 def _insert(
-    batch: Batch,
-    table: TableId,
-    family: Family,
-    physical: str,
-    key: bytes,
-    origin: Origin | None,
-    before: int | None,
+    batch: Batch, table: TableId, family: Family, physical: str, key: bytes, note: bytes, before: int | None
 ) -> None:
-    comment = _comment(key, family, origin)
-    batch.add_encoded_rule(table, physical, key, comment, before=before, what=partial(_told, physical, key, family))
+    batch.add_encoded_rule(table, physical, key, note, before=before, what=partial(_told, physical, key, family))
 
 
 def _add_elements(
-    batch: Batch, table: TableId, described: Set, elements: Sequence[Element], origins: ElementOrigins | None
+    batch: Batch, table: TableId, described: Set, elements: Sequence[Element], known: Reasons | None
 ) -> None:
-    comments = None
-    if origins is not None:
-        comments = [rule_keys.origin_comment(origins.get((each.key, each.closes))) for each in elements]
-    batch.add_elements(table, described, elements, comments)
-
-
-def _each(origins: Origins) -> Iterable[Origin | None]:
-    if isinstance(origins, Described):
-        return origins.origins()
-    return repeat(None) if origins is None else origins
-
-
-def _comment(key: bytes, family: Family, origin: Origin | None) -> str | None:
-    if not isinstance(key, Key):
-        return None
-    rule = key.rule
-    if rule.matches or rule.origin is not None or rule.target.__class__ is ChecksumFill:
-        return rule_keys.comment(rule, family, origin)
-    return rule_keys.origin_comment(origin)
+    batch.add_elements(table, described, elements, None if known is None else notes.of_elements(known))
 
 
 def _told(physical: str, key: bytes, family: Family) -> str:

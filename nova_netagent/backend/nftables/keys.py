@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 from nova_netagent.backend import RuleRefused
-from nova_netagent.backend.nft import attributes, expressions, objects
+from nova_netagent.backend.nft import attributes, expressions
 from nova_netagent.backend.nft.expressions import Expression, Meta
 from nova_netagent.backend.nftables import matches, targets
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
@@ -16,13 +16,11 @@ from nova_netagent.netfilter.rule import (
     Comment,
     Family,
     Jump,
-    Match,
-    Origin,
     Physdev,
     Rule,
     Verdict,
 )
-from nova_netagent.netfilter.text import match_text, rule_text
+from nova_netagent.netfilter.text import rule_text
 
 _NOTHING_COUNTED = (0).to_bytes(8, "big")
 COUNTER = expressions.encode((Expression("counter", ((1, _NOTHING_COUNTED), (2, _NOTHING_COUNTED))),))
@@ -39,6 +37,8 @@ class Key(bytes):
     """The bytes of a rule of ours; they compare as bytes, whatever the rule's origin."""
 
     rule: Rule
+    shown = True
+    """Whether nft(8) shows all of it, and the rule itself does not say what it is there for."""
 
 
 def key(rule: Rule, family: Family, place: Place) -> Key:
@@ -48,7 +48,15 @@ def key(rule: Rule, family: Family, place: Place) -> Key:
     """
     made = Key(asked(rule, family) + COUNTER + target(rule, family, place))
     made.rule = rule
+    if rule.origin is not None or rule.matches or rule.target.__class__ is ChecksumFill:
+        made.shown = is_shown(rule)
     return made
+
+
+def is_shown(rule: Rule) -> bool:
+    """Whether nft(8) shows all of a rule, and the rule itself does not say what it is there for."""
+    hidden = any(isinstance(each, Physdev | Comment) for each in rule.matches) or isinstance(rule.target, ChecksumFill)
+    return rule.origin is None and not hidden
 
 
 def asked(rule: Rule, family: Family) -> bytes:
@@ -86,40 +94,6 @@ def refuse_name(chain: str) -> None:
     """Refuse a chain name that iptables would not take either. :raises RuleRefused: always the same names."""
     if not 1 <= len(chain.encode()) <= MAX_CHAIN_NAME:
         raise RuleRefused(f"{chain!r} is not a chain name: 1 to {MAX_CHAIN_NAME} characters")
-
-
-def comment(rule: Rule, family: Family, origin: Origin | None = None) -> str | None:
-    """What nft(8) shows beside a rule: what it cannot show of it, and what the rule is there for.
-
-    :param origin: what it is there for, if it does not say so itself.
-    """
-    origin = rule.origin or origin
-    unshown = _unshown(rule.matches, family) if rule.matches else ()
-    if not unshown and not isinstance(rule.target, ChecksumFill):
-        return origin_comment(origin)
-    words = [*unshown, *filter(None, origin or ())]
-    if isinstance(rule.target, ChecksumFill):
-        words.append("(only counted: nf_tables fills no checksum)")
-    return objects.comment(" ".join(words)) if words else None
-
-
-def origin_comment(origin: Origin | None) -> str | None:
-    """What something is there for."""
-    if origin is None:
-        return None
-    kind, id_, part = origin
-    return objects.comment(f"{kind} {id_} {part}" if id_ and part else " ".join(filter(None, origin)))
-
-
-def _unshown(matches_: tuple[Match, ...], family: Family) -> list[str]:
-    """What nft(8) does not show of a rule's matches."""
-    words = []
-    for each in matches_:
-        if isinstance(each, Physdev):
-            words.append(match_text(each, family))
-        elif isinstance(each, Comment):
-            words.append(each.text)
-    return words
 
 
 def uncounted(listed: bytes) -> bytes:

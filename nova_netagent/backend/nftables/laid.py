@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from nova_netagent.backend.nft.objects import Element, Set
 from nova_netagent.backend.nftables.image import Elements, Image, Keys
-from nova_netagent.netfilter.rule import Origin
+from nova_netagent.backend.nftables.notes import Reasons
 
 STRAY = b"what is not as it should be in the sets and maps of the chain"
 """Stands in a chain for elements and lookups that are not as they should be."""
@@ -17,10 +17,10 @@ class Laid:
 
     rules: Keys
     maps: Mapping[str, tuple[Set, Elements]]
-    origins: Mapping[str, Mapping[tuple[bytes, bool], Origin | None]] = field(default_factory=dict)
-    """By set what its elements are there for, if these do not say it themselves."""
-    rule_origins: Sequence[Origin | None] | None = None
-    """The same of the rules."""
+    reasons: Reasons | None = None
+    """What the rules are there for, if they do not say it themselves."""
+    reasons_of: Mapping[str, Reasons] = field(default_factory=dict)
+    """The same of the elements, by their set."""
 
 
 def seen(image: Image, physical: str, desired: Keys, wanted: Laid, present: Sequence[str]) -> Keys | None:

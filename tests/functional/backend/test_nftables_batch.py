@@ -7,6 +7,7 @@ import pytest
 from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.nft import Batch, Netlink
 from nova_netagent.backend.nft.objects import INET_SERVICE, Chain, Element, Set
+from nova_netagent.backend.nft.userdata import element_comment, rule_comment
 from nova_netagent.backend.nftables import keys
 from nova_netagent.netfilter.rule import ACCEPT, Jump, Rule
 from tests.functional.backend import nft
@@ -33,8 +34,8 @@ def batch_of(*chains: tuple[str, list[Rule]]) -> Batch:
         batch.add_chain(TABLE, Chain(name, comment="a chain's own"))
     for name, rules in chains:
         encoded = [keys.key(rule, 4, str) for rule in rules]
-        comments = [None, *(f"rule {number}" for number in range(1, len(rules)))]
-        batch.add_encoded_rules(TABLE, name, encoded, comments, lambda number, name=name: f"rule {number} of {name}")  # type: ignore[misc]
+        notes = [b"", *(rule_comment(f"rule {number}") for number in range(1, len(rules)))]
+        batch.add_encoded_rules(TABLE, name, encoded, notes, lambda number, name=name: f"rule {number} of {name}")  # type: ignore[misc]
     return batch
 
 
@@ -53,7 +54,7 @@ def test_of_elements_that_were_added_together_the_refused_one_is_told(netlink: N
     described = Set("ports", (INET_SERVICE,))
     batch.add_set(TABLE, described)
     elements = [Element(number.to_bytes(2, "big")) for number in range(5)] + [Element(b"too long")]
-    batch.add_elements(TABLE, described, elements, [f"port {number}" for number in range(6)])
+    batch.add_elements(TABLE, described, elements, [element_comment(f"port {number}") for number in range(6)])
     with pytest.raises(RuleRefused, match="ip add to set ports: 74:6f: "):
         netlink.commit(batch)
 

@@ -7,7 +7,7 @@ import pytest
 from nova_netagent.backend import RuleRefused
 from nova_netagent.backend.nft import Batch, Netlink, attributes
 from nova_netagent.backend.nft.objects import Chain
-from nova_netagent.backend.nftables import keys, members
+from nova_netagent.backend.nftables import keys, members, notes
 from nova_netagent.netfilter.rule import Conntrack, IpSet
 from tests.functional.backend import nft
 from tests.functional.backend.shapes import CUT, SETS, Shape, shapes
@@ -44,7 +44,7 @@ def test_a_rule_comes_back_as_it_was_sent(netlink: Netlink, shape: Shape) -> Non
     sent = keys.key(rule, id_.family, lambda name: name)
     batch = Batch()
     batch.flush_rules(table, "probe")
-    batch.add_encoded_rule(table, "probe", sent, keys.comment(rule, id_.family), what=lambda: "the rule")
+    batch.add_encoded_rule(table, "probe", sent, notes.of_rule(sent, ""), what=lambda: "the rule")
     netlink.commit(batch)
     (listed,) = netlink.rules(table, "probe")
     assert keys.uncounted(listed.expressions) == sent

@@ -1,0 +1,74 @@
+"""What nft(8) shows beside rules and elements: what it cannot show of them, and what they are there for."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from nova_netagent.backend.nft.userdata import element_comments, rule_comment, rule_comments
+from nova_netagent.backend.nftables.image import Keys
+from nova_netagent.backend.nftables.keys import Key
+from nova_netagent.netfilter.rule import Chain, ChecksumFill, Comment, Match, Physdev, Rule
+from nova_netagent.netfilter.text import match_text
+
+
+class Reasons(NamedTuple):
+    """What rules or elements are there for, as far as they do not say it themselves."""
+
+    about: str
+    parts: tuple[str, ...]
+    """Of each, in order, which part of it."""
+
+    def text(self, number: int) -> str:
+        """What one of them is there for."""
+        part = self.parts[number]
+        return f"{self.about} {part}" if part else self.about
+
+
+def reasons(chain: Chain) -> Reasons | None:
+    """What a chain's rules are there for."""
+    return None if chain.about is None else Reasons(" ".join(filter(None, chain.about)), chain.parts)
+
+
+def of_rules(rules: Keys, known: Reasons | None) -> list[bytes]:
+    """The comments of a chain's rules, with their attributes; nothing beside one that is not ours."""
+    if known is None:
+        return [of_rule(key, "") for key in rules]
+    noted = rule_comments(known.about, known.parts)
+    for number, key in enumerate(rules):
+        if not (isinstance(key, Key) and key.shown):
+            noted[number] = of_rule(key, known.text(number))
+    return noted
+
+
+def of_rule(key: bytes, reason: str) -> bytes:
+    """A rule's comment with its attribute; nothing beside one that is not ours."""
+    if not isinstance(key, Key):
+        return b""
+    return rule_comment(reason if key.shown else _whole(key.rule, reason))
+
+
+def of_elements(known: Reasons) -> list[bytes]:
+    """The comments of elements, with their attributes."""
+    return element_comments(known.about, known.parts)
+
+
+def _whole(rule: Rule, reason: str) -> str:
+    """All that is to be said beside a rule.
+
+    :param reason: what it is there for, if it does not say so itself.
+    """
+    said = [text for each in rule.matches if (text := _unshown(each))]
+    if rule.origin is not None:
+        reason = " ".join(filter(None, rule.origin))
+    if reason:
+        said.append(reason)
+    if isinstance(rule.target, ChecksumFill):
+        said.append("(only counted: nf_tables fills no checksum)")
+    return " ".join(said)
+
+
+@lru_cache(1 << 13)
+def _unshown(match: Match) -> str:
+    """What nft(8) does not show of a match: nothing of it where it shows all."""
+    if isinstance(match, Physdev):
+        return match_text(match, 4)
+    return match.text if isinstance(match, Comment) else ""
