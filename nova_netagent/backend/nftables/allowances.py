@@ -6,7 +6,7 @@ ranges, into which the first rule of the chain looks. Elements must not overlap:
 has an address and a port in common with one before it stays a rule.
 """
 
-import re
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import compress
 from operator import not_
@@ -25,14 +25,13 @@ from nova_netagent.backend.nft.objects import (
     Set,
 )
 from nova_netagent.backend.nftables import keys, matches
-from nova_netagent.backend.nftables.image import Keys
+from nova_netagent.backend.nftables.image import Elements, Keys
 from nova_netagent.backend.nftables.keys import COUNTER, Key, Place
 from nova_netagent.backend.nftables.laid import Laid
 from nova_netagent.backend.nftables.notes import Reasons
 from nova_netagent.model import values
 from nova_netagent.netfilter.rule import ACCEPT, Family, Ports, Rule
 
-_CHAIN = re.compile(r"sg(i|e)-[0-9a-f]{8}\Z")
 _ADDRESS = {4: IPV4_ADDRESS, 6: IPV6_ADDRESS}
 _PAYS_FROM = 3
 """So many rules at least: a set costs the kernel more than a rule or two."""
@@ -80,19 +79,6 @@ class Allowance(Key):
     def element(self) -> Element:
         """The element; what it is there for is not said."""
         return self.allowed.element
-
-
-def has_set(chain: str, head: str) -> bool:
-    """Whether a chain is a group's.
-
-    :param head: the wrap name and a dash.
-    """
-    return chain.startswith(head) and _CHAIN.match(chain, len(head)) is not None
-
-
-def is_egress(chain: str, head: str) -> bool:
-    """Whether it is about what members send: then the prefixes are destinations."""
-    return chain[len(head) :].startswith("sge-")
 
 
 def key(rule: Rule, family: Family, place: Place, egress: bool) -> Key:
@@ -144,13 +130,12 @@ def lay_out(
 
     :param known: what each rule is there for.
     """
-    taken = _taken(chain)
-    chosen = cast(list[Allowance], list(compress(chain, taken)))
-    if len(chosen) < _PAYS_FROM:
+    taken, elements = _apart(chain, family, egress)
+    if len(elements) < _PAYS_FROM:
         return Laid(chain, {}, known)
     described = set_of(physical, family)
-    elements = {each.allowed.at: each.allowed.element for each in chosen}
-    lookup = _lookup(chosen[0], described.name, family, place, egress)
+    first = cast(Allowance, next(compress(chain, taken)))
+    lookup = _lookup(first, described.name, family, place, egress)
     rest = list(map(not_, taken))
     reasons: Reasons | None = None
     reasons_of: dict[str, Reasons] = {}
@@ -160,8 +145,18 @@ def lay_out(
     return Laid((lookup, *compress(chain, rest)), {described.name: (described, elements)}, reasons, reasons_of)
 
 
-def _taken(chain: Keys) -> list[bool]:
-    """Of each rule whether it becomes an element: of one target, and with no packet in common."""
+@lru_cache(1 << 10)
+def _apart(chain: Keys, _family: Family, _egress: bool) -> tuple[Sequence[bool], Elements]:
+    """Of each rule whether it becomes an element, and these: of one target, and with no packet in common.
+
+    Groups that allow the same have them in common; the same bytes are other elements in another family.
+    """
+    taken = _taken(chain)
+    chosen = cast(Iterator[Allowance], compress(chain, taken))
+    return taken, {each.allowed.at: each.allowed.element for each in chosen}
+
+
+def _taken(chain: Keys) -> Sequence[bool]:
     found = [each for each in chain if isinstance(each, Allowance)]
     ports = {each.allowed.port for each in found}
     if len(ports) == len(chain) and None not in ports and len({id(each.rule.target) for each in found}) == 1:

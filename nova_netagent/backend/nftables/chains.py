@@ -8,6 +8,7 @@ from nova_netagent.backend.nftables import allowances, dispatch, image, keys, la
 from nova_netagent.backend.nftables.edits import TableEdits, edited
 from nova_netagent.backend.nftables.encoder import Encoder
 from nova_netagent.backend.nftables.image import Image, Keys
+from nova_netagent.backend.nftables.kinds import Kind, kind
 from nova_netagent.backend.nftables.laid import STRAY, Laid, seen
 from nova_netagent.backend.nftables.names import FILTER, Names
 from nova_netagent.backend.nftables.notes import Reasons, reasons
@@ -35,7 +36,8 @@ class Chains:
     def of(self, table: TableId, held: Held) -> Mapping[str, Keys]:
         """A table of the compiler, by chain."""
         if table not in held.chains:
-            held.chains[table] = self._seen(table, held.images[table.family])
+            images = held.images if held.before is None else held.before
+            held.chains[table] = self._seen(table, images[table.family])
         return held.chains[table]
 
     def edit(self, plan: TablePlan[bytes], opened: Transaction) -> None:
@@ -49,26 +51,29 @@ class Chains:
         chains = self.of(table, opened.held)
         after = edited(plan.edits, chains, str(table))
         edits = opened.table(table.family)
+        desired = self._encoder.chains(table)
         put: dict[str, Keys] = {}
         entered: list[tuple[Keys, Keys]] = []
         for name, rules in after.items():
             before = chains.get(name)
-            encoded = None
+            of, known = self._kind(table, name), None
             if rules is not None:
-                encoded = self._encoder.keys(table, name)
-                put[name] = rules = encoded if encoded == rules and encoded is not None else rules
-            if table.name == FILTER and (self._dispatches(name, before or ()) or self._dispatches(name, rules or ())):
+                encoded = desired.get(name)
+                if encoded is not None and encoded == rules:
+                    rules, known = encoded, reasons(self._encoder.chain(table, name))
+                elif encoded is None and self._encoder.keys(table, name) == rules:
+                    rules = self._encoder.keys(table, name) or rules
+                put[name] = rules
+            if of is not Kind.PLAIN and (_dispatches(of, before or ()) or _dispatches(of, rules or ())):
                 entered.append((before or (), rules or ()))
-                if dispatch.is_root(name, self._head):
+                if of is Kind.ROOT:
                     continue
                 before = before if before and not layout.is_dispatched(before) else None
                 rules = rules if rules and not layout.is_dispatched(rules) else None
                 if before is None and rules is None:
                     continue
             physical = self._names.physical(table.name, name)
-            said = rules is not None and rules is encoded and name in self._encoder.chains(table)
-            known = reasons(self._encoder.chain(table, name)) if said else None
-            laid = self._laid(table, name, physical, rules or (), known)
+            laid = self._laid(table, of, physical, rules or (), known)
             if laid is None:
                 edits.set_rules(physical, rules, known)
             else:
@@ -76,48 +81,45 @@ class Chains:
         now = follow(chains, put, [name for name, rules in after.items() if rules is None and name in chains])
         if entered:
             self._edit_dispatch(table, now, entered, edits)
-        opened.held.chains[table] = _of_its_line(chains, put, now, self._encoder.chains(table))
+        opened.held.chains[table] = _of_its_line(chains, put, now, desired)
 
     def _seen(self, table: TableId, known: Image) -> dict[str, Keys]:
         """A table of the compiler, told from the image."""
         found = image.logical_chains(known, table.name, self._names, lambda name: self._encoder.keys(table, name))
         if not known.chains:
             return found
+        chains = self._encoder.chains(table)
         if table.name == FILTER:
-            desired = {name: each for name, each in self._encoder.chains(table).items() if self._dispatches(name, each)}
+            desired = {name: each for name, each in chains.items() if _dispatches(self._kind(table, name), each)}
             found |= layout.seen_dispatch(known, self._root, desired, table.family)
-        for name, each in self._encoder.chains(table).items():
+        for name, each in chains.items():
+            of = self._kind(table, name)
+            if of in (Kind.PLAIN, Kind.ROOT, Kind.NODE):
+                continue
             physical = self._names.physical(table.name, name)
-            wanted = self._laid(table, name, physical, each) if physical in known.chains else None
+            wanted = self._laid(table, of, physical, each) if physical in known.chains else None
             if wanted is not None:
                 told = seen(known, physical, each, wanted, _beside(known, physical))
                 found |= {} if told is None else {name: told}
         return found
 
-    def _dispatches(self, chain: str, known: Keys) -> bool:
-        """Whether a chain of the filter table is the root of the dispatch or a node of it."""
-        head = self._head
-        return dispatch.is_root(chain, head) or (dispatch.is_node(chain, head) and layout.is_dispatched(known))
+    def _kind(self, table: TableId, chain: str) -> Kind:
+        return kind(table.name, chain, self._head)
 
-    def _laid(
-        self,
-        table: TableId,
-        chain: str,
-        physical: str,
-        rules: Keys,
-        known: Reasons | None = None,
-    ) -> Laid | None:
+    def _laid(self, table: TableId, of: Kind, physical: str, rules: Keys, known: Reasons | None = None) -> Laid | None:
         """How a chain stands that has sets or maps beside it; ``None`` where its rules are its rules.
 
+        :param of: of what kind it is.
         :param known: what each rule is there for, if they do not say it themselves.
         """
-        if table.name == "nat" and translations.has_maps(chain, self._head):
-            return translations.lay_out(rules, physical, table.family)
-        if allowances.has_set(chain, self._head):
-            egress = allowances.is_egress(chain, self._head)
-            place = partial(self._names.physical, table.name)
-            return allowances.lay_out(rules, physical, table.family, place, egress, known)
-        return None
+        match of:
+            case Kind.TRANSLATIONS:
+                return translations.lay_out(rules, physical, table.family)
+            case Kind.INGRESS | Kind.EGRESS:
+                place = partial(self._names.physical, table.name)
+                return allowances.lay_out(rules, physical, table.family, place, of is Kind.EGRESS, known)
+            case _:
+                return None
 
     def _edit_dispatch(
         self, table: TableId, now: Mapping[str, Keys], entered: Sequence[tuple[Keys, Keys]], edits: TableEdits
@@ -126,7 +128,7 @@ class Chains:
         stray = any(STRAY in before for before, _ in entered)
         known = edits.image.sets
         if stray:
-            nodes = [each for name, each in now.items() if self._dispatches(name, each)]
+            nodes = [each for name, each in now.items() if _dispatches(self._kind(table, name), each)]
             wanted, shapes = layout.entries(nodes, root, family)
             wanted = {**{name: {} for name in layout.maps_of(known, root)}, **wanted}
             shapes = self._shapes[family] = {**self._shapes.get(family, {}), **shapes}
@@ -162,6 +164,11 @@ class Chains:
         known = edits.image.sets.get(described.name)
         if known is None or not known.fits(described):
             edits.add_set(described)
+
+
+def _dispatches(of: Kind, rules: Keys) -> bool:
+    """Whether a chain is the root of the dispatch or a node of it."""
+    return of is Kind.ROOT or (of is Kind.NODE and layout.is_dispatched(rules))
 
 
 def _of_its_line(

@@ -6,7 +6,6 @@ length of its prefix; W-local looks into these maps, the longest prefixes first,
 does. The nodes are no chains here, and what leads to them is no rule.
 """
 
-import re
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -24,11 +23,12 @@ from nova_netagent.backend.nft.objects import (
 )
 from nova_netagent.backend.nftables import matches
 from nova_netagent.backend.nftables.keys import Key, Place
+from nova_netagent.backend.nftables.kinds import Kind, kind
+from nova_netagent.backend.nftables.names import FILTER
 from nova_netagent.model import values
 from nova_netagent.netfilter.rule import Conntrack, Family, Jump, Rule
 
 _DNATED = Conntrack(frozenset({"DNAT"}))
-_NODE = re.compile(r"to-[0-9a-f]{8}\Z")
 _ADDRESS = {4: IPV4_ADDRESS, 6: IPV6_ADDRESS}
 
 
@@ -52,21 +52,11 @@ class Way(Key):
     """The key of a rule that leads to a node: nothing in the kernel."""
 
 
-def is_root(chain: str, head: str) -> bool:
-    """Whether a chain of the filter table is the root of the tree.
+def classified(key: Key, family: Family, head: str, place: Place) -> Key:
+    """The same key, as what it is in a root or a node.
 
     :param head: the wrap name and a dash.
     """
-    return chain == f"{head}local"
-
-
-def is_node(chain: str, head: str) -> bool:
-    """Whether a chain may be a node; one of the tree of bridge ports is none, by its rules."""
-    return chain.startswith(head) and _NODE.match(chain, len(head)) is not None
-
-
-def classified(key: Key, family: Family, head: str, place: Place) -> Key:
-    """The same key, as what it is in a root or a node."""
     rule = key.rule
     if _is_way(rule, head):
         way = Way(key)
@@ -82,7 +72,9 @@ def classified(key: Key, family: Family, head: str, place: Place) -> Key:
 
 def _is_way(rule: Rule, head: str) -> bool:
     bare = rule.destination is not None and rule.out_interface is None and not rule.matches
-    return bare and isinstance(rule.target, Jump) and not rule.target.goto and is_node(rule.target.chain, head)
+    if not bare or not isinstance(rule.target, Jump) or rule.target.goto:
+        return False
+    return kind(FILTER, rule.target.chain, head) is Kind.NODE
 
 
 def _is_entry(rule: Rule) -> bool:

@@ -1,10 +1,12 @@
 """The edits of one table: the messages, and what it holds afterwards."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from typing import Any
+
+from msgspec.structs import replace
 
 from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.nft import Batch
@@ -22,6 +24,7 @@ Message = tuple[Callable[..., None], tuple[Any, ...]]
 """A method of a batch, or a function of one, and what it is given."""
 
 TABLE_COMMENT = "nova-netagent: what may pass, and where it leads"
+_NEW = HeldChain()
 _PHASES = ("chains", "take", "sets", "fill", "rules", "link", "unmap", "remove", "forget")
 
 
@@ -105,7 +108,7 @@ class TableEdits:
         if before is None:
             chain = base or Chain(physical, comment=comment_of(physical, table.name))
             self._add("chains", Batch.add_chain, table, chain)
-            before = HeldChain()
+            before = _NEW
         if not before.rules and after:
             self._add("rules", _append, table, self.family, physical, after, known)
             self.image.chains[physical] = HeldChain(after, None)
@@ -244,44 +247,41 @@ def edited(edits: Iterable[Edit[bytes]], chains: Mapping[str, Keys], name: str) 
     :raises RuleRefused: an edit does not fit the table.
     :raises TableChanged: another rule than was planned stands at an index.
     """
-    found: dict[str, list[bytes] | None] = {}
+    found: dict[str, Keys | list[bytes] | None] = {}
     for edit in edits:
-        match edit:
-            case AddChain(chain):
-                if found.get(chain, chains.get(chain)) is not None:
-                    raise RuleRefused(f"{name}: there is a chain {chain} already")
-                found[chain] = []
-                continue
-            case RemoveChain(chain, flush_only):
-                if found.get(chain, chains.get(chain)) is None:
-                    raise RuleRefused(f"{name}: there is no chain {chain}")
-                found[chain] = [] if flush_only else None
-                continue
-            case Fill(chain, keys):
-                there = found[chain] if chain in found else chains.get(chain)
-                if there is None or there:
-                    raise RuleRefused(f"{name}: there is no empty chain {chain}")
-                found[chain] = list(keys)
-                continue
-            case Insert(chain, index, key) | Delete(chain, index, key):
-                pass
-        if chain not in found:
-            known = chains.get(chain)
-            found[chain] = None if known is None else list(known)
-        rules = found[chain]
-        if rules is None:
+        chain = edit.chain
+        known = found[chain] if chain in found else chains.get(chain)
+        if isinstance(edit, AddChain):
+            if known is not None:
+                raise RuleRefused(f"{name}: there is a chain {chain} already")
+            found[chain] = ()
+            continue
+        if known is None:
             raise RuleRefused(f"{name}: there is no chain {chain}")
-        if isinstance(edit, Insert):
-            if index > len(rules):
-                raise RuleRefused(f"{name}: there is no place {index + 1} in {chain}")
-            rules.insert(index, key)
+        if isinstance(edit, Fill):
+            if known:
+                raise RuleRefused(f"{name}: the chain {chain} is not empty")
+            found[chain] = edit.keys
+        elif isinstance(edit, RemoveChain):
+            found[chain] = () if edit.flush_only else None
         else:
-            if index >= len(rules):
-                raise RuleRefused(f"{name}: there is no place {index + 1} in {chain}")
-            if rules[index] != key:
-                raise TableChanged(f"{name}: {chain} has another rule at {index + 1} than was planned")
-            del rules[index]
-    return {chain: None if rules is None else tuple(rules) for chain, rules in found.items()}
+            if not isinstance(known, list):
+                known = found[chain] = list(known)
+            _edit_rules(edit, known, name)
+    return {chain: tuple(rules) if isinstance(rules, list) else rules for chain, rules in found.items()}
+
+
+def _edit_rules(edit: Insert[bytes] | Delete[bytes], rules: list[bytes], name: str) -> None:
+    if isinstance(edit, Insert):
+        if edit.index > len(rules):
+            raise RuleRefused(f"{name}: there is no place {edit.index + 1} in {edit.chain}")
+        rules.insert(edit.index, edit.key)
+        return
+    if edit.index >= len(rules):
+        raise RuleRefused(f"{name}: there is no place {edit.index + 1} in {edit.chain}")
+    if rules[edit.index] != edit.key:
+        raise TableChanged(f"{name}: {edit.chain} has another rule at {edit.index + 1} than was planned")
+    del rules[edit.index]
 
 
 def _append(batch: Batch, table: TableId, family: Family, physical: str, rules: Keys, known: Reasons | None) -> None:

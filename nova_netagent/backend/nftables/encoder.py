@@ -1,13 +1,15 @@
 """A table's rules as keys, each chain encoded once as long as it is the same object."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
+from typing import cast
 
 from nova_netagent.backend.nftables import allowances, dispatch, keys, translations
 from nova_netagent.backend.nftables.keys import Key, Place, refuse_name
-from nova_netagent.backend.nftables.names import FILTER, Names
+from nova_netagent.backend.nftables.kinds import Kind, kind
+from nova_netagent.backend.nftables.names import Names
 from nova_netagent.model.lineage import changed, follow
-from nova_netagent.netfilter.rule import Chain, Hook, Rule, Table, TableId
+from nova_netagent.netfilter.rule import Chain, Family, Hook, Rule, Table, TableId
 from nova_netagent.plan.tables import EncodedHook, EncodedTable
 
 Keys = tuple[bytes, ...]
@@ -81,43 +83,35 @@ class Encoder:
         :param done: what was encoded of other chains: the compiler has one object for equal rules.
         :param last: what it was when it was encoded last, and its keys then.
         """
-        kind, rules, key = self._way(chain, table, place)
+        of = kind(table.name, chain.name, self._head)
+        others = done.setdefault(of, {})
+        rules = chain.explained if of in _EXPLAINED else chain.rules
+        found: list[bytes | None] = list(map(others.get, map(id, rules)))
         mine = {} if last is None else dict(zip(map(id, last.rules), last_keys, strict=False))
-        others = done.setdefault(kind, {})
-        found: list[bytes] = []
-        for rule in rules:
-            made = mine.get(id(rule)) or others.get(id(rule))
-            if made is None:
-                made = key(rule)
+        for number, known in enumerate(found):
+            if known is None:
+                rule = rules[number]
+                made = mine.get(id(rule)) or self._key(rule, of, table.family, place)
+                found[number] = made
                 if rules is chain.rules:
                     others[id(rule)] = made
-            found.append(made)
-        return tuple(found)
+        return tuple(cast(list[bytes], found))
 
-    def _way(self, chain: Chain, table: TableId, place: Place) -> tuple[str, Sequence[Rule], Callable[[Rule], Key]]:
-        """Of what kind a chain is, its rules, and what makes a key of one."""
-        name, family, head = chain.name, table.family, self._head
-        if allowances.has_set(name, head):
-            egress = allowances.is_egress(name, head)
-            return (
-                "egress" if egress else "ingress",
-                chain.rules,
-                lambda rule: allowances.key(rule, family, place, egress),
-            )
-        if table.name == FILTER and (dispatch.is_root(name, head) or dispatch.is_node(name, head)):
-            return (
-                "dispatch",
-                chain.explained,
-                lambda rule: dispatch.classified(keys.key(rule, family, place), family, head, place),
-            )
-        if table.name == "nat" and translations.has_maps(name, head):
-            return (
-                "translations",
-                chain.explained,
-                lambda rule: translations.classified(keys.key(rule, family, place), family),
-            )
-        return "plain", chain.rules, lambda rule: keys.key(rule, family, place)
+    def _key(self, rule: Rule, of: Kind, family: Family, place: Place) -> Key:
+        """The key of a rule in a chain of a kind."""
+        match of:
+            case Kind.PLAIN:
+                return keys.key(rule, family, place)
+            case Kind.INGRESS | Kind.EGRESS:
+                return allowances.key(rule, family, place, of is Kind.EGRESS)
+            case Kind.ROOT | Kind.NODE:
+                return dispatch.classified(keys.key(rule, family, place), family, self._head, place)
+            case Kind.TRANSLATIONS:
+                return translations.classified(keys.key(rule, family, place), family)
 
 
-_Done = dict[str, dict[int, bytes]]
+_EXPLAINED = (Kind.ROOT, Kind.NODE, Kind.TRANSLATIONS)
+"""Chains whose rules may become elements, which say themselves what they are there for."""
+
+_Done = dict[Kind, dict[int, bytes]]
 """By the kind of a chain and the identity of a rule its key, as long as one table is encoded."""

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from msgspec import Struct
+
 from nova_netagent.backend.nft.netlink import ListedChain, ListedRule, ListedSet, Netlink
 from nova_netagent.backend.nft.objects import Element, Set, SetFlag, TableId
 from nova_netagent.backend.nft.watch import Touched
@@ -22,8 +24,7 @@ Elements = Mapping[tuple[bytes, bool], Element]
 """By key, and whether the element closes a range."""
 
 
-@dataclass(frozen=True, slots=True)
-class HeldChain:
+class HeldChain(Struct, frozen=True, gc=False):
     """A chain in nf_tables."""
 
     rules: Keys = ()
@@ -33,8 +34,7 @@ class HeldChain:
     """Whether it is hooked in as it should be."""
 
 
-@dataclass(frozen=True, slots=True)
-class HeldSet:
+class HeldSet(Struct, frozen=True, gc=False):
     """A set or map in nf_tables."""
 
     elements: Elements

@@ -48,15 +48,13 @@ def key(rule: Rule, family: Family, place: Place) -> Key:
     """
     made = Key(asked(rule, family) + COUNTER + target(rule, family, place))
     made.rule = rule
-    if rule.origin is not None or rule.matches or rule.target.__class__ is ChecksumFill:
-        made.shown = is_shown(rule)
+    if rule.origin is not None or rule.target.__class__ is ChecksumFill:
+        made.shown = False
+    else:
+        for each in rule.matches:
+            if isinstance(each, Physdev | Comment):
+                made.shown = False
     return made
-
-
-def is_shown(rule: Rule) -> bool:
-    """Whether nft(8) shows all of a rule, and the rule itself does not say what it is there for."""
-    hidden = any(isinstance(each, Physdev | Comment) for each in rule.matches) or isinstance(rule.target, ChecksumFill)
-    return rule.origin is None and not hidden
 
 
 def asked(rule: Rule, family: Family) -> bytes:
@@ -92,7 +90,7 @@ def target(rule: Rule, family: Family, place: Place) -> bytes:
 
 def refuse_name(chain: str) -> None:
     """Refuse a chain name that iptables would not take either. :raises RuleRefused: always the same names."""
-    if not 1 <= len(chain.encode()) <= MAX_CHAIN_NAME:
+    if not 1 <= len(chain) <= MAX_CHAIN_NAME or (not chain.isascii() and len(chain.encode()) > MAX_CHAIN_NAME):
         raise RuleRefused(f"{chain!r} is not a chain name: 1 to {MAX_CHAIN_NAME} characters")
 
 

@@ -40,6 +40,7 @@ _LOOKED_AT, _SYN = 0x17, 0x02
 """FIN, SYN, RST and ACK; of these SYN alone is set."""
 _ETHERNET = 1
 _NAME_SIZE = 16
+_ANY_NAME = bytes(2 * _NAME_SIZE)
 _PHYSDEV_IN, _PHYSDEV_OUT, _PHYSDEV_BRIDGED = 1, 2, 4
 _OFFSETS: dict[tuple[Family, str], int] = {
     (4, "source"): 12,
@@ -200,6 +201,7 @@ def _ports(offset: int, ports: PortRange | None) -> tuple[Expression, ...]:
     return loaded, expressions.compare(Compare.AT_LEAST, low), expressions.compare(Compare.AT_MOST, high)
 
 
+@lru_cache(1 << 13)
 def _physdev(each: Physdev) -> bytes:
     """The match of iptables: nf_tables itself knows bridge ports in the bridge family only."""
     asked = inverted = 0
@@ -217,7 +219,7 @@ def _physdev(each: Physdev) -> bytes:
 def _pattern(name: str | None) -> bytes:
     """An interface name and its mask; a whole name is compared with the zero that ends it."""
     if name is None:
-        return bytes(2 * _NAME_SIZE)
+        return _ANY_NAME
     text = name.removesuffix("+").encode()
     compared = len(text) + (0 if name.endswith("+") else 1)
     return text.ljust(_NAME_SIZE, b"\0") + (b"\xff" * compared).ljust(_NAME_SIZE, b"\0")

@@ -13,26 +13,31 @@ from nova_netagent.netfilter.text import match_text
 class Reasons(NamedTuple):
     """What rules or elements are there for, as far as they do not say it themselves."""
 
-    about: str
+    about: tuple[str, str]
+    """An object's kind and id."""
     parts: tuple[str, ...]
     """Of each, in order, which part of it."""
 
+    @property
+    def words(self) -> str:
+        """What all of them are there for."""
+        return " ".join(filter(None, self.about))
+
     def text(self, number: int) -> str:
         """What one of them is there for."""
-        part = self.parts[number]
-        return f"{self.about} {part}" if part else self.about
+        return " ".join(filter(None, (*self.about, self.parts[number])))
 
 
 def reasons(chain: Chain) -> Reasons | None:
     """What a chain's rules are there for."""
-    return None if chain.about is None else Reasons(" ".join(filter(None, chain.about)), chain.parts)
+    return None if chain.about is None else Reasons(chain.about, chain.parts)
 
 
 def of_rules(rules: Keys, known: Reasons | None) -> list[bytes]:
     """The comments of a chain's rules, with their attributes; nothing beside one that is not ours."""
     if known is None:
         return [of_rule(key, "") for key in rules]
-    noted = rule_comments(known.about, known.parts)
+    noted = rule_comments(known.words, known.parts)
     for number, key in enumerate(rules):
         if not (isinstance(key, Key) and key.shown):
             noted[number] = of_rule(key, known.text(number))
@@ -48,7 +53,7 @@ def of_rule(key: bytes, reason: str) -> bytes:
 
 def of_elements(known: Reasons) -> list[bytes]:
     """The comments of elements, with their attributes."""
-    return element_comments(known.about, known.parts)
+    return element_comments(known.words, known.parts)
 
 
 def _whole(rule: Rule, reason: str) -> str:

@@ -28,6 +28,7 @@ _PORT_UNREACHABLE: dict[Family, int] = {4: 3, 6: 4}
 _ALL = 0xFFFFFFFF
 
 
+@lru_cache(1 << 14)
 def jump(chain: str, goto: bool) -> bytes:
     """To a chain, by its name in nf_tables."""
     return expressions.encoded_jump(Verdict.GOTO if goto else Verdict.JUMP, chain)

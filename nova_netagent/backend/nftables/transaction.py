@@ -26,11 +26,13 @@ class Held:
     chains: dict[TableId, Mapping[str, Keys]] = field(default_factory=dict)
     """The tables of the compiler, as far as anybody asked for them since the images were read."""
     told: dict[str, Told] = field(default_factory=dict)
+    before: Mapping[Family, Image] | None = None
+    """While they are edited, what they held: a table that nobody edited yet is told from that."""
 
     def copy(self) -> "Held":
         """One that can be edited."""
         images = {family: known.copy() for family, known in self.images.items()}
-        return replace(self, images=images, chains=dict(self.chains), told=dict(self.told))
+        return replace(self, images=images, chains=dict(self.chains), told=dict(self.told), before=self.images)
 
 
 class Transaction:

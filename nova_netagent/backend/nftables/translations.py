@@ -31,7 +31,6 @@ _WHEN: Mapping[tuple[Match, ...], str] = {
     (Conntrack(frozenset({"DNAT"})),): "to who came by a floating IP",
     (Physdev(bridged=False),): "when it is routed",
 }
-_CHAINS = ("PREROUTING", "OUTPUT", "POSTROUTING", "float-snat")
 
 
 class Shape(Struct, frozen=True):
@@ -49,14 +48,6 @@ class Translation(Key):
     shape: Shape
     element: Element
     address: str
-
-
-def has_maps(chain: str, head: str) -> bool:
-    """Whether a chain of the nat table is laid out in maps.
-
-    :param head: the wrap name and a dash.
-    """
-    return chain.startswith(head) and chain[len(head) :] in _CHAINS
 
 
 def classified(key: Key, family: Family) -> Key:
