@@ -8,6 +8,8 @@ from nova_netagent.backend.netlink import attribute as attribute
 
 _NUMBER = struct.Struct(">I")
 _LONG = struct.Struct(">Q")
+_ENDS = (bytes(4), bytes(3), bytes(2), bytes(1))
+"""The zero after a text, and what fills the last word, by the letters in that word."""
 
 ROOM = 65000
 """What one attribute can hold: its length has 16 bits."""
@@ -25,7 +27,8 @@ def nested(kind: int, *items: bytes) -> bytes:
 
 def string(kind: int, text: str) -> bytes:
     """A text, ended by a zero."""
-    return attribute(kind, text.encode() + b"\0")
+    data = text.encode()
+    return ATTRIBUTE.pack(ATTRIBUTE.size + 1 + len(data), kind) + data + _ENDS[len(data) & 3]
 
 
 def number(kind: int, value: int) -> bytes:

@@ -5,10 +5,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import count, repeat
-from struct import Struct
-from typing import NamedTuple
+from struct import Struct as Layout
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from nova_netagent.backend.netlink import ATTRIBUTE, NESTED
 from nova_netagent.backend.nft import attributes, expressions, objects, userdata
@@ -17,10 +16,10 @@ from nova_netagent.backend.nft.objects import Chain, Element, Family, Set, Table
 from nova_netagent.backend.nft.statements import Rule
 
 SUBSYSTEM = 10
-HEAD = Struct("=IHHIIBBH")
+HEAD = Layout("=IHHIIBBH")
 """nlmsghdr and nfgenmsg: size, type, flags, sequence, port; family, version, resource (big-endian)."""
-_HEAD_START, _HEAD_END = Struct("=IHHI"), Struct("=IBBH")
-"""The same in two pieces: what differs from message to message, and what is the same in thousands."""
+_RULE_HEAD = Layout("=I4sI8sHH")
+"""The same, with what is alike in thousands of rules as bytes, and the head of the expressions."""
 
 REQUEST, ACKNOWLEDGE, DUMP = 0x1, 0x4, 0x300
 _EXCLUSIVE, _CREATE, _APPEND = 0x200, 0x400, 0x800
@@ -30,6 +29,7 @@ _NEW_CHAIN, _DELETE_CHAIN = 3, 5
 _NEW_RULE, _DELETE_RULE = 6, 8
 _NEW_SET, _DELETE_SET = 9, 11
 _NEW_ELEMENTS, _DELETE_ELEMENTS = 12, 14
+_APPENDED_RULE = Layout("=HH").pack(SUBSYSTEM << 8 | _NEW_RULE, _CREATE | _APPEND | REQUEST)
 _INTERVAL_END = 1
 _OWNED = 0x2
 
@@ -45,7 +45,7 @@ What = str | Callable[[int], str]
 """What a message is, for people; of several messages by number."""
 
 
-class _Several(NamedTuple):
+class _Several(Struct, gc=False):
     """Messages that were added together, and where the first one begins."""
 
     page: bytearray
@@ -84,12 +84,13 @@ class Batch:
         if not 0 <= index < len(self):
             return "the transaction"
         at = bisect_right(self._added_at, index) - 1
-        _, _, what, carried = self._added[at]
+        added = self._added[at]
         family, _, body = self._message(index)
-        words = f"{family.name.lower()} {what if isinstance(what, str) else what(index - self._added_at[at])}"
-        if carried is None or offset is None:
+        what = added.what if isinstance(added.what, str) else added.what(index - self._added_at[at])
+        words = f"{family.name.lower()} {what}"
+        if added.elements is None or offset is None:
             return words
-        described, elements = carried
+        described, elements = added.elements
         element = _element_at(body, offset - HEAD.size)
         return words if element is None else f"{words}: {element_text(described, elements[element])}"
 
@@ -107,7 +108,7 @@ class Batch:
     def _message(self, index: int) -> tuple[Family, int, bytes]:
         """The family of a message, its kind and its body."""
         several = bisect_right(self._added_at, index) - 1
-        page, at, _, _ = self._added[several]
+        page, at = self._added[several].page, self._added[several].at
         for _ in range(index - self._added_at[several]):
             at += HEAD.unpack_from(page, at)[0]
         size, kind, _, _, _, family, _, _ = HEAD.unpack_from(page, at)
@@ -192,16 +193,16 @@ class Batch:
         if not rules:
             return
         page = self._page(what)
-        pack, kind, flags = _HEAD_START.pack, SUBSYSTEM << 8 | _NEW_RULE, _CREATE | _APPEND | REQUEST
-        same = _head_end(table.family) + _chain_head(table.name, chain)
-        number_, fixed = self.first + self._count, _HEAD_START.size + len(same) + ATTRIBUTE.size
+        pack, kind, family = _RULE_HEAD.pack, _APPENDED_RULE, bytes((0, 0, 0, 0, table.family, 0, 0, 0))
+        names = _chain_head(table.name, chain)
+        number_, fixed = self.first + self._count, _RULE_HEAD.size + len(names)
         pieces: list[bytes] = []
         size = 0
         for encoded, note in zip(rules, notes, strict=True):
             number_ += 1
             length = len(encoded)
             size = fixed + length + len(note)
-            pieces += (pack(size, kind, flags, number_), same, _expressions_head(length), encoded, note)
+            pieces += (pack(size, kind, number_, family, ATTRIBUTE.size + length, 4), encoded, names, note)
         page += b"".join(pieces)
         self._last = len(page) - size
         self._count += len(rules)
@@ -310,11 +311,6 @@ class Batch:
         return page
 
 
-@lru_cache(16)
-def _head_end(family: Family) -> bytes:
-    return _HEAD_END.pack(0, family, 0, 0)
-
-
 def _chain_head(table: str, chain: str) -> bytes:
     return _table_head(table) + string(2, chain)
 
@@ -322,12 +318,6 @@ def _chain_head(table: str, chain: str) -> bytes:
 @lru_cache(16)
 def _table_head(table: str) -> bytes:
     return string(1, table)
-
-
-@lru_cache(1024)
-def _expressions_head(size: int) -> bytes:
-    """What is before so many bytes of expressions."""
-    return ATTRIBUTE.pack(ATTRIBUTE.size + size, 4)
 
 
 @lru_cache(64)
@@ -356,6 +346,7 @@ def _rooms(
     """
     room: list[bytes] = []
     size = count = 0
+    pack = ATTRIBUTE.pack
     for element, note in zip(elements, notes, strict=False):
         body = _bounds(element.key, element.end)
         if element.closes:
@@ -366,7 +357,7 @@ def _rooms(
         if size + length > attributes.ROOM:
             yield count, b"".join(room)
             room, size, count = [], 0, 0
-        room += (ATTRIBUTE.pack(length, 1 | NESTED), body, note)
+        room += (pack(length, 1 | NESTED), body, note)
         size += length
         count += 1
     if count:
