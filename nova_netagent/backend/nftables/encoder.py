@@ -34,14 +34,15 @@ class Encoder:
         chains, known = self._known.get(table.id, ({}, {}))
         place = partial(self._names.physical, table.id.name)
         others = changed(chains, table.chains)
-        put = {}
+        put: dict[str, Keys] = {}
         done: _Done = {}
         for name in others:
             if name in table.chains:
                 refuse_name(name)
-                put[name] = self._chain(
-                    table.chains[name], table.id, place, done, chains.get(name), known.get(name, ())
-                )
+                last = known.get(name)
+                made = self._chain(table.chains[name], table.id, place, done, chains.get(name), last or ())
+                if made is not last:
+                    put[name] = made
         encoded = follow(known, put, [name for name in others if name not in table.chains])
         self._known[table.id] = (table.chains, encoded)
         of, hooks = self._hooks.get(table.id, ((), ()))
@@ -95,7 +96,9 @@ class Encoder:
                 found[number] = made
                 if rules is chain.rules:
                     others[id(rule)] = made
-        return tuple(cast(list[bytes], found))
+        whole = tuple(cast(list[bytes], found))
+        # The same object for the same keys: a chain that the compiler made anew has not changed by that.
+        return last_keys if whole == last_keys else whole
 
     def _key(self, rule: Rule, of: Kind, family: Family, place: Place) -> Key:
         """The key of a rule in a chain of a kind."""
