@@ -286,7 +286,7 @@ def _edit_rules(edit: Insert[bytes] | Delete[bytes], rules: list[bytes], name: s
 
 def _append(batch: Batch, table: TableId, family: Family, physical: str, rules: Keys, known: Reasons | None) -> None:
     noted = notes.of_rules(rules, known)
-    batch.add_encoded_rules(table, physical, rules, noted, lambda number: _told(physical, rules[number], family))
+    batch.add_encoded_rules(table, physical, rules, noted, partial(_told_of, physical, rules, family))
 
 
 def _insert(
@@ -299,6 +299,10 @@ def _add_elements(
     batch: Batch, table: TableId, described: Set, elements: Sequence[Element], known: Reasons | None
 ) -> None:
     batch.add_elements(table, described, elements, None if known is None else notes.of_elements(known))
+
+
+def _told_of(physical: str, rules: Keys, family: Family, number: int) -> str:
+    return _told(physical, rules[number], family)
 
 
 def _told(physical: str, key: bytes, family: Family) -> str:

@@ -49,6 +49,17 @@ def test_of_rules_that_were_added_together_the_refused_one_is_told(netlink: Netl
     assert netlink.chains(TABLE) == []
 
 
+def test_of_thousands_of_rules_the_refused_one_is_told(netlink: Netlink) -> None:
+    # They are kept on several pages.
+    chains = [(f"chain{number}", RULES) for number in range(500)]
+    chains[400] = ("chain400", [*RULES[:2], Rule(Jump("nowhere"))])
+    with pytest.raises((RuleRefused, TableChanged), match="ip rule 2 of chain400: "):
+        netlink.commit(batch_of(*chains))
+    chains[400] = ("chain400", RULES)
+    netlink.commit(batch_of(*chains))
+    assert len(netlink.rules(TABLE)) == 500 * len(RULES)
+
+
 def test_of_elements_that_were_added_together_the_refused_one_is_told(netlink: Netlink) -> None:
     batch = batch_of(("chain", RULES))
     described = Set("ports", (INET_SERVICE,))
