@@ -112,9 +112,7 @@ def match(each: Match, family: Family, protocol_: int | None) -> bytes:
     if isinstance(each, Physdev):
         return _physdev(each)
     if isinstance(each, MacSource):
-        return _ETHERNET_SOURCE + expressions.encoded_compare(
-            _comparison(each.inverted), bytes.fromhex(each.address.replace(":", ""))
-        )
+        return _mac_source(each)
     return _common(each, family, protocol_)
 
 
@@ -199,6 +197,13 @@ def _ports(offset: int, ports: PortRange | None) -> tuple[Expression, ...]:
     if low == high:
         return loaded, expressions.compare(Compare.EQUAL, low)
     return loaded, expressions.compare(Compare.AT_LEAST, low), expressions.compare(Compare.AT_MOST, high)
+
+
+@lru_cache(1 << 13)
+def _mac_source(each: MacSource) -> bytes:
+    """The frame is from a MAC; whatever is of no Ethernet is from none."""
+    wanted = bytes.fromhex(each.address.replace(":", ""))
+    return _ETHERNET_SOURCE + expressions.encoded_compare(_comparison(each.inverted), wanted)
 
 
 @lru_cache(1 << 13)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from nova_netagent.backend.nft.userdata import element_comments, rule_comment, rule_comments
 from nova_netagent.backend.nftables.image import Keys
 from nova_netagent.backend.nftables.keys import Key
-from nova_netagent.netfilter.rule import Chain, ChecksumFill, Comment, Match, Physdev, Rule
+from nova_netagent.netfilter.rule import Chain, ChecksumFill, Comment, Physdev, Rule
 from nova_netagent.netfilter.text import match_text
 
 
@@ -61,10 +61,15 @@ def _whole(rule: Rule, reason: str) -> str:
 
     :param reason: what it is there for, if it does not say so itself.
     """
-    said = [text for each in rule.matches if (text := _unshown(each))]
+    said = []
+    for each in rule.matches:
+        if isinstance(each, Physdev):
+            said.append(_port(each))
+        elif isinstance(each, Comment):
+            said.append(each.text)
     if rule.origin is not None:
-        reason = " ".join(filter(None, rule.origin))
-    if reason:
+        said += filter(None, rule.origin)
+    elif reason:
         said.append(reason)
     if isinstance(rule.target, ChecksumFill):
         said.append("(only counted: nf_tables fills no checksum)")
@@ -72,8 +77,6 @@ def _whole(rule: Rule, reason: str) -> str:
 
 
 @lru_cache(1 << 13)
-def _unshown(match: Match) -> str:
-    """What nft(8) does not show of a match: nothing of it where it shows all."""
-    if isinstance(match, Physdev):
-        return match_text(match, 4)
-    return match.text if isinstance(match, Comment) else ""
+def _port(match: Physdev) -> str:
+    """A bridge port, which nft(8) does not show."""
+    return match_text(match, 4)
