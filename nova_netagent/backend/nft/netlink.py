@@ -228,6 +228,11 @@ class Netlink:
         body = attributes.string(1, table.name) + (b"" if chain is None else attributes.string(2, chain))
         return [_rule(each) for each in self._dump(_GET_RULE, table, body)]
 
+    def handles(self, table: TableId, chain: str) -> tuple[int, ...]:
+        """The handles of a chain's rules, in order."""
+        body = attributes.string(1, table.name) + attributes.string(2, chain)
+        return tuple(attributes.read_long(each[3]) for each in self._dump(_GET_RULE, table, body))
+
     def sets(self, table: TableId) -> list[ListedSet]:
         """A table's sets and maps."""
         return [_set(each) for each in self._dump(_GET_SET, table, attributes.string(1, table.name))]

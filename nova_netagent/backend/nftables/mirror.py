@@ -6,7 +6,7 @@ from nova_netagent.backend.nft.commits import Commits, following
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.nft.objects import TableId as NftTable
 from nova_netagent.backend.nft.watch import Watch
-from nova_netagent.backend.nftables import image, keys
+from nova_netagent.backend.nftables import image
 from nova_netagent.backend.nftables.image import Image, Keys
 from nova_netagent.backend.nftables.transaction import Held, Transaction
 from nova_netagent.netfilter.rule import FAMILIES, Family, TableId
@@ -136,7 +136,7 @@ class Mirror:
 
     def _handles(self, family: Family, physical: str, rules: Keys) -> tuple[int, ...]:
         """The handles of a chain's rules."""
-        listed = self.kernel.rules(self.table(family), physical)
-        if tuple(keys.uncounted(each.expressions) for each in listed) != rules and len(listed) != len(rules):
+        found = self.kernel.handles(self.table(family), physical)
+        if len(found) != len(rules):
             raise TableChanged(f"the chain {physical} was changed by another program")
-        return tuple(each.handle for each in listed)
+        return found
