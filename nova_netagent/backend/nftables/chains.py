@@ -58,11 +58,10 @@ class Chains:
             before = chains.get(name)
             of, known = self._kind(table, name), None
             if rules is not None:
-                encoded = desired.get(name)
+                encoded = self._encoder.keys(table, name)
                 if encoded is not None and encoded == rules:
-                    rules, known = encoded, reasons(self._encoder.chain(table, name))
-                elif encoded is None and self._encoder.keys(table, name) == rules:
-                    rules = self._encoder.keys(table, name) or rules
+                    rules = encoded
+                    known = reasons(self._encoder.chain(table, name)) if name in desired else None
                 put[name] = rules
             if of is not Kind.PLAIN and (_dispatches(of, before or ()) or _dispatches(of, rules or ())):
                 entered.append((before or (), rules or ()))
