@@ -34,4 +34,4 @@ def rule(settings: SecurityGroupLogSettings, verdict: Logged, direction: Directi
 
 def is_refusal_logged(settings: SecurityGroupLogSettings, port: Port) -> bool:
     """Whether what none of a vif's groups lets through is told."""
-    return any(settings.logs(group.id, "drop") for group in port.groups)
+    return bool(settings.groups) and any(settings.logs(group.id, "drop") for group in port.groups)

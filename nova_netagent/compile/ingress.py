@@ -65,23 +65,25 @@ def groups_of(port: Port, family: Family) -> Sequence[Judge]:
     return [group for group in port.groups if ("ingress", family) in group.sides]
 
 
-def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
+def rules(port: Port, family: Family, scope: Scope) -> Sequence[Reasoned]:
     """A vif's own rules: replies, DHCP and discovery, the provider's, its network's, its groups'.
 
     nova has the provider's before DHCP; an instance can always do DHCP here.
     """
-    if port.network is not None and not port.vif.port_security_enabled:
-        yield _ANYTHING, "port security is off"
-        return
-    if port.network is not None:
-        same_net = port.network.range(family) if scope.settings.network.allow_same_net_traffic else None
-        shared = network_chain(port.network.id, scope) if port.stateful else None
-        yield from _of_its_network(scope.owner.wrap_name, family, shared, port.network.server, same_net)
-        for group in groups_of(port, family):
-            yield judged_by(chain_name(group.id, "ingress", scope), group.id), ""
-    if port.network is not None and group_log.is_refusal_logged(scope.settings.security_group_log, port):
-        yield group_log.rule(scope.settings.security_group_log, "drop", "ingress", port.instance_id), "log"
-    yield scope.jump("sg-fallback"), "fallback"
+    fallback = (scope.jump("sg-fallback"), "fallback")
+    if port.network is None:
+        return [fallback]
+    if not port.vif.port_security_enabled:
+        return [(_ANYTHING, "port security is off")]
+    same_net = port.network.range(family) if scope.settings.network.allow_same_net_traffic else None
+    shared = network_chain(port.network.id, scope) if port.stateful else None
+    found = [*_of_its_network(scope.owner.wrap_name, family, shared, port.network.server, same_net)]
+    found += [(judged_by(chain_name(group.id, "ingress", scope), group.id), "") for group in groups_of(port, family)]
+    log = scope.settings.security_group_log
+    if group_log.is_refusal_logged(log, port):
+        found.append((group_log.rule(log, "drop", "ingress", port.instance_id), "log"))
+    found.append(fallback)
+    return found
 
 
 @lru_cache(4096)

@@ -7,6 +7,7 @@ is in error, and both fail closed for the part concerned only. Nothing here know
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
+from operator import attrgetter
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -57,7 +58,10 @@ class Judge(Struct, frozen=True, gc=False):
     @property
     def restricts_egress(self) -> bool:
         """Whether it has a say in what its members may send."""
-        return any(direction == "egress" for direction, _ in self.sides)
+        return ("egress", 4) in self.sides or ("egress", 6) in self.sides
+
+
+_is_stateful = attrgetter("stateful")
 
 
 class Group(Struct, frozen=True, gc=False):
@@ -90,7 +94,7 @@ class Port(Struct, frozen=True, gc=False):
     @property
     def stateful(self) -> bool:
         """Judged flow by flow: unless every group of a vif that has some is stateless."""
-        return not self.groups or any(group.stateful for group in self.groups)
+        return not self.groups or any(map(_is_stateful, self.groups))
 
 
 class Resolved(Struct, frozen=True, gc=False):
