@@ -121,8 +121,8 @@ def test_a_lie_leaves_nothing_in_the_connection_table(honest: Site, family: int)
     for lie in (Forged(unnoticed, source=LIES[family][0]), Forged(unnoticed, source_mac=STRANGE_MAC)):
         assert honest.stops(honest.vm1, honest.outside, lie)
     tracked = honest.host.run(["conntrack", "-L", "-f", f"ipv{family}"]).stdout
-    assert "sport=5001" in tracked
-    assert "sport=5002" not in tracked
+    assert "sport=5001 " in tracked
+    assert "sport=5002 " not in tracked
 
 
 # --- servers and routers
