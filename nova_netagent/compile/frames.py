@@ -14,7 +14,6 @@ from nova_netagent.compile.source import own_sources
 from nova_netagent.compile.uplinks import uplink
 from nova_netagent.model import Network, values
 from nova_netagent.netfilter.frames import Closed, Frames, Isolated, Redirected, Secured
-from nova_netagent.netfilter.rule import FAMILIES
 
 
 class BridgePorts(Struct, frozen=True):
@@ -80,8 +79,7 @@ def _judged(port: Port) -> Secured | Closed | None:
     if not port.vif.port_security_enabled:
         return None
     mac = port.vif.address
-    own = [each for family in FAMILIES for each in own_sources(port, family)]
-    own.append((values.host(values.link_local(mac)), mac))
+    own = [*own_sources(port), (values.host(values.link_local(mac)), mac)]
     return Secured(port.vif.device, mac, tuple(dict.fromkeys(own)), origin)
 
 

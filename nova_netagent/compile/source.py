@@ -151,8 +151,8 @@ def everything_to(chain: str) -> Rule:
     return Rule(_to(chain))
 
 
-def own_sources(port: Port, family: Family) -> Sequence[tuple[str, str]]:
-    """The prefixes that a vif may send from, each with the MAC that it must use."""
+def own_sources(port: Port) -> Sequence[tuple[str, str]]:
+    """The prefixes that a vif may send from, each with the MAC that it must use; IPv4's first."""
     own = [(values.host(address), port.vif.address) for address in port.addresses]
-    pairs = [(pair.ip_address, pair.mac_address or port.vif.address) for pair in port.vif.pairs]
-    return [each for each in dict.fromkeys((*own, *pairs)) if (":" in each[0]) == (family == 6)]
+    own += [(pair.ip_address, pair.mac_address or port.vif.address) for pair in port.vif.pairs]
+    return sorted(dict.fromkeys(own), key=lambda each: ":" in each[0])
