@@ -70,7 +70,8 @@ class TablePlan(Generic[K]):
 
     def counts(self) -> Counter[str]:
         """How many edits there are of each kind, in a word; rules that fill a chain are inserted."""
-        counts = Counter(type(edit).__name__.lower() for edit in self.edits)
+        kinds = Counter(map(type, self.edits))
+        counts = Counter({kind.__name__.lower(): number for kind, number in kinds.items()})
         if counts.pop("fill", 0):
             counts["insert"] += sum(len(edit.keys) for edit in self.edits if type(edit) is Fill)
         return counts

@@ -190,11 +190,11 @@ class _Writing:
 class Assembler:
     """Assembles one table after another, remembering where its jumps are.
 
-    :param encoded: gives the keys of a chain as they were encoded: a chain that will hold
+    :param encoded: gives the keys of the table's chains as they were encoded: a chain that will hold
         them is remembered by that object.
     """
 
-    def __init__(self, table: TableId, encoded: Callable[[str], Keys | None]) -> None:
+    def __init__(self, table: TableId, encoded: Callable[[], Chains]) -> None:
         self._table = table
         self._layout = LAYOUTS[table.family]
         # The entry with which a user-defined chain begins, but for its name.
@@ -245,9 +245,10 @@ class Assembler:
 
     def _chains_after(self, before: Image, edited: Mapping[str, _Edited | None]) -> Chains:
         put: dict[str, Keys] = {}
+        encoded_chains = self._encoded()
         for name, chain in edited.items():
             if chain is not None:
-                keys, encoded = chain.keys, self._encoded(name)
+                keys, encoded = chain.keys, encoded_chains.get(name)
                 if keys is not encoded:
                     keys = tuple(keys)
                     put[name] = encoded if encoded is not None and encoded == keys else keys

@@ -332,7 +332,7 @@ class IptablesBackend:
     def _read(self, table: TableId) -> Image:
         remembered = self._images.get(table)
         try:
-            image = self._tables(table.family).read(table.name, remembered, partial(self._encoder.keys, table))
+            image = self._tables(table.family).read(table.name, remembered, self._encoder.chains(table).get)
         except OSError as e:
             raise _unavailable(table, e) from e
         self._images[table] = image
@@ -368,7 +368,7 @@ class IptablesBackend:
 
     def _assembler(self, table: TableId) -> Assembler:
         if table not in self._assemblers:
-            self._assemblers[table] = Assembler(table, partial(self._encoder.keys, table))
+            self._assemblers[table] = Assembler(table, partial(self._encoder.chains, table))
         return self._assemblers[table]
 
     @contextmanager

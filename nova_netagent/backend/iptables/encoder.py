@@ -72,10 +72,10 @@ class Encoder:
         self._tables[table.id] = _Encoded(table, encoded, indexes, self._sets.generation)
         return encoded
 
-    def keys(self, table: TableId, chain: str) -> Keys | None:
-        """A chain's keys as they were handed out last."""
+    def chains(self, table: TableId) -> Chains:
+        """The keys of a table's chains as they were handed out last."""
         known = self._tables.get(table)
-        return None if known is None else known.keys.chains.get(chain)
+        return {} if known is None else known.keys.chains
 
     def _holds(self, indexes: Mapping[str, int]) -> bool:
         return all(self._sets.index(name) == index for name, index in indexes.items())
