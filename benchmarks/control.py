@@ -127,7 +127,7 @@ class Control:
             agent.put("security-groups", scene.body(self._scene.group(group)))
         alone, together = [], []
         with ThreadPoolExecutor(STORM) as pool:
-            for _ in range(max(1, self._runs // 2)):
+            for _ in range(self._runs):
                 alone.append(timed(lambda: self._put(agent, first - 1)))
                 together.append(timed(lambda: list(pool.map(lambda n: self._put(agent, n), numbers))))
                 for number in (first - 1, *numbers):

@@ -131,7 +131,8 @@ def _place(pieces: Mapping[str, Piece], scope: Scope, memo: Memo) -> _Placed:
         return dispatch.ordered_device_tree([row[3] for row in rows], tail, memo.part(name))
 
     receivers = devices("receivers", attrgetter("to_device"), ())
-    senders = devices("senders", attrgetter("from_device"), _unknown_port(scope))
+    managed = scope.settings.network.manage_links
+    senders = devices("senders", attrgetter("from_device"), (source.UNPROVED,) if managed else ())
     astray = devices("astray", attrgetter("astray"), ())
     for index, family in enumerate(scope.families):
         entries = _addresses(index, family, pieces, scope, part)
@@ -395,7 +396,8 @@ class _Ways:
             self._add("filter", "local", enter)
         self._add("filter", "ports", *_uplinks_pass(_sent_to, False, scope))
         self._write("filter", "ports", ports, names, _INTO_RECEIVERS)
-        self._add("filter", "ports", *_unknown_port(scope))
+        if scope.settings.network.manage_links:  # other people's bridges are theirs
+            self._add("filter", "ports", _NOBODYS)
         self._write("filter", "local", addresses, names, dispatch.enter_prefix)
 
     def place_senders(self, sources: Node, ports: Node, astray: Node) -> None:
@@ -481,11 +483,5 @@ def _bridges(scope: Scope) -> Sequence[str | None]:
     return sorted({each.bridge for each in scope.resolved.networks.values()})
 
 
-_NOBODYS = (Rule(DROP, origin=("networks", "", "unknown port")),)
-
-
-def _unknown_port(scope: Scope) -> Sequence[Rule]:
-    """A port of our bridges that is nobody's passes nothing; other people's bridges are theirs."""
-    if not scope.settings.network.manage_links:
-        return ()
-    return _NOBODYS
+_NOBODYS = Rule(DROP, origin=("networks", "", "unknown port"))
+"""A port of our bridges that is nobody's passes nothing."""

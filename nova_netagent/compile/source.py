@@ -97,7 +97,9 @@ def _proof(
 
 
 def by_port(port: Port, bridge: str | None, chain: str | None, scope: Scope) -> tuple[Rule, ...]:
-    """By its port, what no address proved.
+    """By its port and MAC, what no address proved.
+
+    Where ports are ours, another MAC meets the last rule of the tree, as a port that is nobody's does.
 
     :param chain: the vif's own, if it ``has_chain``.
     """
@@ -107,7 +109,14 @@ def by_port(port: Port, bridge: str | None, chain: str | None, scope: Scope) -> 
         return (Rule(_to(chain), in_interface=bridge, matches=(match,), origin=origin),)
     nobody = _to(scope.chain("unspecified"))
     asks = Rule(nobody, in_interface=bridge, matches=(match, MacSource(port.vif.address)), origin=origin)
+    if scope.settings.network.manage_links:
+        return (asks,)
     return asks, Rule(DROP, in_interface=bridge, matches=(match,), origin=origin)
+
+
+UNPROVED_PART = "unknown port or MAC"
+UNPROVED = Rule(DROP, origin=("networks", "", UNPROVED_PART))
+"""Ends every node of the tree of senders' ports, where ports are ours."""
 
 
 def has_chain(port: Port) -> bool:

@@ -250,8 +250,10 @@ class _Case:
         if table is None:
             return
         callers = owners.Callers(self._world.compiled.scope.owner)
+        sender = self._scene.vifs.get(hop.walk.packet.physdev_in or "")
         for step in hop.walk.steps:
-            yield callers.named(owners.met(self._world.state, table, hop.hook, step), step)
+            found = callers.named(owners.met(self._world.state, table, hop.hook, step), step)
+            yield found if sender is None else owners.of_sender(self._world.state, found, sender.instance_id)
         if hop.walk.verdict != "ACCEPT" and hop.walk.decided_by is None and hop.walk.verdict != "UNKNOWN":
             yield owners.policy(table, hop.hook, hop.walk.verdict)
 

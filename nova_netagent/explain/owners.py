@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec.structs import replace as changed
 
+from nova_netagent.compile.source import UNPROVED_PART
 from nova_netagent.explain.live import Met
 from nova_netagent.explain.report import Holder, MetRule
 from nova_netagent.explain.rules import LiveRule
@@ -78,6 +79,13 @@ class Callers:
         if isinstance(step.rule.target, Jump) and found.owner.kind is not None:
             self._of[step.rule.target.chain] = found.owner
         return found
+
+
+def of_sender(state: DesiredState, found: MetRule, instance_id: str) -> MetRule:
+    """The rule that refuses unknown ports refuses what a known one sends with another MAC, too."""
+    if found.owner.part != UNPROVED_PART:
+        return found
+    return changed(found, owner=holder(state, ("instances", instance_id, "own address")))
 
 
 def unplaced(table: TableId, hook: str, chain: str, text: str, does: str, packets: int = 0, octets: int = 0) -> MetRule:

@@ -22,9 +22,9 @@ from nova_netagent.settings import FirewallSettings
 
 LOG = logging.getLogger(__name__)
 
-_TABLE_ORDER = ("filter", "raw", "mangle", "nat")
-"""Deny before allow: what refuses and proves comes before what rewrites. filter is the first as the kernel takes
-longest for it, IPv4's above all: meanwhile the others are prepared, one family after the other."""
+_TABLE_ORDER = ("raw", "mangle", "filter", "nat")
+"""Deny before allow: what proves and refuses comes before what rewrites. One family after the other: the kernel
+takes longest for IPv4's filter table, and meanwhile IPv6's are prepared."""
 
 
 class Rules:

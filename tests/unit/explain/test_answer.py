@@ -83,6 +83,17 @@ def test_the_same_question_has_the_same_answer(host: Host) -> None:
     assert explain(host, OUTSIDE, "10.1.0.3:22") == explain(host, OUTSIDE, "10.1.0.3:22")
 
 
+@pytest.mark.parametrize(
+    ("src", "mac"), [("10.1.0.2", "fa:16:3e:00:00:02"), ("10.1.0.3", "fa:16:3e:00:00:01")], ids=["MAC", "address"]
+)
+def test_a_lie_is_told_to_be_one(host: Host, src: str, mac: str) -> None:
+    """Also by the rule that refuses ports that are nobody's."""
+    found = explain(host, src, OUTSIDE, in_dev="tap1", mac=mac)
+    assert found.refused_by is not None
+    assert (found.refused_by.owner.id, found.refused_by.owner.part) == (make_instance(1).id, "own address")
+    assert found.reason.endswith("vm1 may not send from that address or MAC")
+
+
 def test_between_neighbours_it_is_bridged(host: Host) -> None:
     found = explain(host, "10.1.0.2:5000", "10.1.0.3:22")
     assert (found.way, found.sent.device, found.left.device) == ("bridged", "tap1", "tap2")
