@@ -37,8 +37,12 @@ _OWNED = 0x2
 _FIRST = 0x8000_0000
 """From here on the messages of transactions are numbered, from 1 on those of questions."""
 _ROOM, _TRANSACTIONS = 1 << 20, 1 << 11
-_PAGE = 1 << 18
-"""Of so many bytes on a new page is begun: what is much longer is moved about in memory as it grows."""
+_PAGE = 1 << 22
+"""Of so many bytes on a new page is begun: what is much longer is moved about in memory as it grows.
+
+Not of fewer: from 4 MiB on (``cmd.agent.return_memory``) the C library gives a page back as soon as it is sent.
+Smaller ones leave holes that stay: of 3,000 instances 184 MiB were resident instead of 166.
+"""
 _BEGUN = count()
 
 What = str | Callable[[int], str]

@@ -49,8 +49,9 @@ def test_of_rules_that_were_added_together_the_refused_one_is_told(netlink: Netl
     assert netlink.chains(TABLE) == []
 
 
-def test_of_thousands_of_rules_the_refused_one_is_told(netlink: Netlink) -> None:
-    # They are kept on several pages.
+def test_of_thousands_of_rules_the_refused_one_is_told(netlink: Netlink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are kept on several pages."""
+    monkeypatch.setattr("nova_netagent.backend.nft.batch._PAGE", 1 << 16)
     chains = [(f"chain{number}", RULES) for number in range(500)]
     chains[400] = ("chain400", [*RULES[:2], Rule(Jump("nowhere"))])
     with pytest.raises((RuleRefused, TableChanged), match="ip rule 2 of chain400: "):
