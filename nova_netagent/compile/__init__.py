@@ -70,11 +70,12 @@ class Compiler:
         """
         memo = self._memo
         resolved = resolve(state, self._settings, refused or {}, memo, has_nat=self.has_nat)
+        named = (resolved.ports, resolved.known_groups, resolved.networks)
         scope = Scope(
             resolved=resolved,
             settings=self._settings,
             owner=self._owner,
-            names=memo.get("names", (resolved.ports, resolved.known_groups), partial(_names, resolved, memo)),
+            names=memo.get("names", named, partial(_names, resolved, memo)),
             families=self.families,
         )
         whereabouts = (resolved.networks, resolved.ports, resolved.floating_ips)

@@ -331,6 +331,21 @@ def test_what_is_kept_is_not_forgotten() -> None:
     assert memo.get("other", (), object) is not other
 
 
+def test_a_network_whose_short_id_clashes_renames_both() -> None:
+    """Also one that no vif is in yet: each has a chain of its own."""
+    told = Told()
+    twin = make_network(1).id[:-4] + "ffff"
+    touched = changed_by(told, Put(make_network(9, id=twin)))
+    names = {name for name in told.compiled.ruleset.tables[FILTER].chains if "-net-" in name}
+    assert "nova-netagent-net-e0000001" not in names
+    assert len(names) == 2
+    assert "filter:inst-a0000001" in touched
+    changed_by(told, Delete("networks", twin))
+    assert {name for name in told.compiled.ruleset.tables[FILTER].chains if "-net-" in name} == {
+        "nova-netagent-net-e0000001"
+    }
+
+
 def test_equal_rules_of_many_chains_are_one_object_and_each_says_whose_it_is() -> None:
     told = Told()
     one, other = (told.compiled.ruleset.tables[FILTER].chains[f"nova-netagent-inst-a000000{n}"] for n in (1, 3))
