@@ -1,7 +1,7 @@
 """The compiler: desired state and settings in, rules and links out. Pure, ordered once, memoised."""
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property, partial
 
 from msgspec import Struct
 
@@ -33,18 +33,30 @@ from nova_netagent.settings import Settings
 ALL_TABLES = tuple(TableId(family, name) for family in FAMILIES for name in skeleton.TABLES)
 
 
-class Compiled(Struct, frozen=True):
-    """What a state asks of the host, and what of it cannot be."""
+class Compiled(Struct, frozen=True, dict=True):
+    """What a state asks of the host, and what of it cannot be.
+
+    For one thread: what is not asked for at once is compiled when it is.
+    """
 
     ruleset: Ruleset
     links: Links
-    frames: WantedFrames
-    servers: Mapping[str, DhcpService]
-    """By bridge."""
     problems: Mapping[Key, tuple[Problem, ...]]
     """For each object that is not simply done, what is wrong."""
     scope: Scope
     """What it was compiled from."""
+    compile_frames: Callable[[], WantedFrames]
+    compile_servers: Callable[[], Mapping[str, DhcpService]]
+
+    @cached_property
+    def frames(self) -> WantedFrames:
+        """What may pass below IP."""
+        return self.compile_frames()
+
+    @cached_property
+    def servers(self) -> Mapping[str, DhcpService]:
+        """The dnsmasq of each bridge that wants one."""
+        return self.compile_servers()
 
 
 class Compiler:
@@ -90,10 +102,10 @@ class Compiler:
         compiled = Compiled(
             ruleset=Ruleset(tables, sets),
             links=memo.get("links", whereabouts, partial(links.links_of, scope, memo)),
-            frames=memo.get("frames", whereabouts, partial(frames.wanted, scope, memo)),
-            servers=memo.get("servers", clients, partial(dhcp.services, scope, state, memo)),
             problems=resolved.problems,
             scope=scope,
+            compile_frames=partial(memo.get, "frames", whereabouts, partial(frames.wanted, scope, memo)),
+            compile_servers=partial(memo.get, "servers", clients, partial(dhcp.services, scope, state, memo)),
         )
         memo.forget_unused()
         return compiled

@@ -5,13 +5,15 @@ instances of this host and nobody else.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
+from operator import attrgetter, itemgetter
 from typing import Literal
 
 from msgspec import Struct
 
-from nova_netagent.compile.memo import Memo
+from nova_netagent.compile.memo import InOrder, Memo
 from nova_netagent.compile.metadata import METADATA_IP
 from nova_netagent.compile.parts import Scope
 from nova_netagent.compile.resolve import Port
@@ -97,27 +99,55 @@ class _Client(Struct, frozen=True, gc=False):
     """Its lines in ``--addn-hosts``."""
 
 
+class _Serving(Struct, frozen=True, gc=False):
+    """What networks are given, by their ids."""
+
+    dhcp: frozenset[str]
+    """Those whose clients get IPv4 addresses."""
+    modes: Mapping[str, Ipv6Mode]
+    names: frozenset[str]
+    """Those whose clients have names."""
+
+
+_Line = tuple[str, str, str]
+"""A line of a file: its bridge, by what it is sorted there, and itself."""
+
+
+class _Lines(Struct, frozen=True, gc=False):
+    """What an instance has in the files of its bridges."""
+
+    hosts: tuple[_Line, ...]
+    """In ``--dhcp-hostsfile``, by MAC: of several vifs with one MAC the first is served."""
+    dns: tuple[_Line, ...]
+    """In ``--addn-hosts``."""
+
+
 def services(scope: Scope, state: DesiredState, memo: Memo) -> Mapping[str, DhcpService]:
     """The dnsmasq of each bridge that wants one."""
     part = memo.part("servers")
-    served: dict[str, list[Network]] = {}
-    for network in sorted(scope.resolved.networks.values(), key=lambda each: each.id):
-        if network.serves_dhcp or (6 in scope.families and network.routed(6)):
-            served.setdefault(network.bridge, []).append(network)
-    clients: dict[str, list[_Client]] = {bridge: [] for bridge in served}
+    served = [
+        network
+        for network in sorted(scope.resolved.networks.values(), key=lambda each: each.id)
+        if network.serves_dhcp or (6 in scope.families and network.routed(6))
+    ]
     domain = domain_name(scope.settings.network.dhcp_domain)
     owners = part.paired("owners", scope.resolved.ports if served else {}, state.instances)
-    for its in part.each("clients", owners, (domain,), partial(_clients, domain)).values():
-        for client in its:
-            if client.network.bridge in clients:
-                clients[client.network.bridge].append(client)
+    clients = part.each("clients", owners, (domain,), partial(_clients, domain))
+    serving = part.intern("serving", _serving(served, clients, scope, part))
+    lines = part.each("lines", clients, (serving,), partial(_lines, serving))
+    hosts = part.in_order("hosts", lines, attrgetter("hosts"), itemgetter(0, 1))
+    names = part.in_order("names", lines, attrgetter("dns"), itemgetter(0, 1))
+    by_bridge: dict[str, list[Network]] = {}
+    for network in served:
+        if network.id in serving.dhcp or network.id in serving.modes:
+            by_bridge.setdefault(network.bridge, []).append(network)
     found = {}
-    for bridge, networks in sorted(served.items()):
-        depends_on = (*networks, *clients[bridge])
-        build = partial(_service, bridge, networks, clients[bridge], scope)
-        service = part.get(("dhcp service", bridge), depends_on, build)
-        if service is not None:
-            found[bridge] = service
+    for bridge, networks in sorted(by_bridge.items()):
+        modes = {network.id: serving.modes[network.id] for network in networks if network.id in serving.modes}
+        texts = _text(_of_bridge(hosts, bridge).distinct()), _text(_of_bridge(names, bridge).items)
+        depends_on = (*networks, *map(modes.get, [network.id for network in networks]), *texts)
+        build = partial(_service, bridge, networks, modes, *texts, scope.settings)
+        found[bridge] = part.get(("dhcp service", bridge), depends_on, build)
     return found
 
 
@@ -212,52 +242,109 @@ def _eui64(prefix: values.Prefix, mac: str) -> str | None:
     return values.address_text(6, prefix.value | interface_id)
 
 
-def _ipv6_mode(network: Network, clients: Iterable[_Client], scope: Scope) -> Ipv6Mode | None:
+# --- all bridges
+
+
+def _serving(
+    networks: Sequence[Network], clients: Mapping[str, tuple[_Client, ...]], scope: Scope, memo: Memo
+) -> _Serving:
+    """What each of these networks is given."""
+    able = memo.index("who can make his address", clients, partial(_making, True))
+    unable = memo.index("who cannot make his address", clients, partial(_making, False))
+    dhcp = frozenset([each.id for each in networks if each.serves_dhcp])
+    modes = {
+        each.id: mode
+        for each in networks
+        if (mode := _ipv6_mode(each, each.id in able and each.id not in unable, scope)) is not None
+    }
+    names = [each.id for each in networks if each.enable_dhcp and (each.id in dhcp or each.id in modes)]
+    return _Serving(dhcp, modes, frozenset(names))
+
+
+def _making(able: bool, _id: str, clients: tuple[_Client, ...]) -> Sequence[str]:
+    """The networks in which an instance can, or cannot, make itself the address that it shall have."""
+    return [client.network.id for client in clients if client.makes_ipv6 is able]
+
+
+def _ipv6_mode(network: Network, all_able: bool, scope: Scope) -> Ipv6Mode | None:
     """Whether we are the router, and by what means instances get the addresses that they shall have.
 
     Who has the EUI-64 address of his MAC (as all of nova's have) makes it from the advertised
     prefix. Nobody can be told another one in that way: then DHCPv6 gives all of them, and the
     advertisement forbids to make one. That needs to be one way for the whole link.
+
+    :param all_able: somebody shall have an address, and all who shall can make it.
     """
     if 6 not in scope.families or not network.routed(6):
         return None
-    able = [each.makes_ipv6 for each in clients if each.network is network and each.makes_ipv6 is not None]
-    if able and all(able):
+    if all_able:
         return "slaac" if network.enable_dhcp else "advertise"
     return "dhcp" if network.enable_dhcp else None
+
+
+def _lines(serving: _Serving, _id: str, clients: tuple[_Client, ...], _last: object) -> _Lines:
+    """What an instance has in files.
+
+    No tag is ever set here: dnsmasq 2.90 crashes at the next SIGHUP if one is.
+    """
+    hosts = []
+    dns: list[_Line] = []
+    for client in clients:
+        bridge, network_id = client.network.bridge, client.network.id
+        mode = serving.modes.get(network_id)
+        gives4 = network_id in serving.dhcp
+        if gives4 or mode in ("slaac", "dhcp"):
+            first = f",{client.ipv4}" if gives4 and client.ipv4 is not None else ""
+            second = f",[{client.ipv6}]" if mode == "dhcp" and client.ipv6 is not None else ""
+            hosts.append((bridge, client.mac, f"{client.host}{first}{second}\n"))
+        if network_id in serving.names:
+            dns += [(bridge, line, line) for line in client.dns]
+    return _Lines(tuple(hosts), tuple(dns))
+
+
+def _of_bridge(lines: InOrder[_Line], bridge: str) -> InOrder[_Line]:
+    low = bisect_left(lines.places, ((bridge,),))
+    high = bisect_left(lines.places, ((f"{bridge}\0",),), low)
+    return InOrder(lines.places[low:high], lines.items[low:high])
+
+
+def _text(lines: Iterable[_Line]) -> str:
+    return "".join([line[-1] for line in lines])
 
 
 # --- one bridge
 
 
-def _service(bridge: str, networks: Sequence[Network], clients: Sequence[_Client], scope: Scope) -> DhcpService | None:
-    settings = scope.settings
+def _service(
+    bridge: str,
+    networks: Sequence[Network],
+    modes: Mapping[str, Ipv6Mode],
+    hosts: str,
+    dns_hosts: str,
+    settings: Settings,
+) -> DhcpService:
     ipv4 = [network for network in networks if network.serves_dhcp]
-    ipv6 = {network.id: mode for network in networks if (mode := _ipv6_mode(network, clients, scope)) is not None}
-    if not ipv4 and not ipv6:
-        return None
-    serving = [network for network in networks if network in ipv4 or network.id in ipv6]
     domain = domain_name(settings.network.dhcp_domain)
     where = files(settings.state_path, bridge)
     arguments = [
         *_always(bridge, where, settings),
-        *_dns(serving, where, domain, settings),
-        f"--dhcp-lease-max={_lease_max(ipv4, ipv6)}",
+        *_dns(networks, where, domain, settings),
+        f"--dhcp-lease-max={_lease_max(ipv4, modes)}",
     ]
-    for network in serving:
-        tag = f"tag:{network.id}," if len(serving) > 1 else ""
+    for network in networks:
+        tag = f"tag:{network.id}," if len(networks) > 1 else ""
         if network in ipv4:
             arguments += _ipv4_arguments(network, tag, settings)
-        if network.id in ipv6:
-            arguments += _ipv6_arguments(network, ipv6[network.id], tag, settings, domain)
-    arguments += _advertisements(bridge, [network for network in serving if network.id in ipv6], settings)
+        if network.id in modes:
+            arguments += _ipv6_arguments(network, modes[network.id], tag, settings, domain)
+    arguments += _advertisements(bridge, [network for network in networks if network.id in modes], settings)
     return DhcpService(
         bridge=bridge,
-        networks=tuple(network.id for network in serving),
+        networks=tuple(network.id for network in networks),
         arguments=tuple(arguments),
-        hosts=_hosts(clients, ipv4, ipv6),
-        dns_hosts=_dns_hosts(clients, serving),
-        addresses=tuple(_own_addresses(ipv4, ipv6, serving)),
+        hosts=hosts,
+        dns_hosts=dns_hosts,
+        addresses=tuple(_own_addresses(ipv4, modes, networks)),
         servers=tuple((network.cidr, network.server) for network in ipv4 if network.cidr and network.server),
     )
 
@@ -398,30 +485,3 @@ def _advertisements(bridge: str, networks: Sequence[Network], settings: Settings
     sizes = [mtu for network in networks if (mtu := _mtu(network, settings)) is not None and mtu >= LEAST_IPV6_MTU]
     if sizes:
         yield f"--ra-param={bridge},mtu:{min(sizes)},{_RA_INTERVAL},{_RA_LIFETIME}"
-
-
-# --- files
-
-
-def _hosts(clients: Iterable[_Client], ipv4: Sequence[Network], ipv6: Mapping[str, Ipv6Mode]) -> str:
-    """Who gets which address. Of several vifs with one MAC the first is served.
-
-    No tag is ever set here: dnsmasq 2.90 crashes at the next SIGHUP if one is.
-    """
-    by_dhcp = {network.id for network in ipv4}
-    lines: dict[str, str] = {}
-    for client in clients:
-        mode = ipv6.get(client.network.id)
-        gives4 = client.network.id in by_dhcp
-        if client.mac in lines or not (gives4 or mode in ("slaac", "dhcp")):
-            continue
-        first = f",{client.ipv4}" if gives4 and client.ipv4 is not None else ""
-        second = f",[{client.ipv6}]" if mode == "dhcp" and client.ipv6 is not None else ""
-        lines[client.mac] = f"{client.host}{first}{second}\n"
-    return "".join(sorted(lines.values()))
-
-
-def _dns_hosts(clients: Iterable[_Client], serving: Iterable[Network]) -> str:
-    """The names of this host's instances, with every fixed IP that they have on the bridge."""
-    named = {network.id for network in serving if network.enable_dhcp}
-    return "".join(sorted(line for client in clients if client.network.id in named for line in client.dns))

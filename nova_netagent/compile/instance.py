@@ -8,16 +8,15 @@ egress in mangle PREROUTING (W-out-ID), the sender's own addresses in raw PREROU
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from operator import attrgetter, itemgetter
-from typing import Any
+from operator import attrgetter
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from nova_netagent.compile import dispatch, egress, ingress, source
-from nova_netagent.compile.dispatch import AddressEntry, DeviceEntry, Node
+from nova_netagent.compile.dispatch import AddressEntry, DeviceEntry, Kept, Node
 from nova_netagent.compile.floating_ip import DNATED
-from nova_netagent.compile.memo import Memo
+from nova_netagent.compile.memo import InOrder, Memo
 from nova_netagent.compile.network import BRIDGED
 from nova_netagent.compile.parts import Placed, Reasoned, Scope, chain_of, network
 from nova_netagent.compile.resolve import Port, Side
@@ -127,8 +126,8 @@ def _place(pieces: Mapping[str, Piece], scope: Scope, memo: Memo) -> _Placed:
         placed.add_chains(table.family, table.name, chains)
 
     def devices(name: str, entries: Callable[[Piece], Sequence[DeviceEntry]], tail: Sequence[Rule]) -> Node:
-        rows = part.in_order(name, pieces, entries, dispatch.device_order)
-        return dispatch.ordered_device_tree([row[3] for row in rows], tail, memo.part(name))
+        ordered = part.in_order(name, pieces, entries, dispatch.device_order)
+        return dispatch.ordered_device_tree(ordered.items, tail, _kept(part, name))
 
     receivers = devices("receivers", attrgetter("to_device"), ())
     managed = scope.settings.network.manage_links
@@ -136,17 +135,22 @@ def _place(pieces: Mapping[str, Piece], scope: Scope, memo: Memo) -> _Placed:
     astray = devices("astray", attrgetter("astray"), ())
     for index, family in enumerate(scope.families):
         entries = _addresses(index, family, pieces, scope, part)
-        addresses = dispatch.ordered_address_tree(entries, memo.part(f"addresses {family}"))
+        addresses = dispatch.ordered_address_tree(entries, _kept(part, "addresses", family))
         proofs = part.in_order(("sources", family), pieces, _sources(index), dispatch.address_order)
         tail = (source.everything_to(scope.chain("ports")),)
-        sources = dispatch.ordered_address_tree([row[3] for row in proofs], memo.part(f"sources {family}"), tail)
-        judged = [row[3] for row in part.in_order(("judged", family), pieces, _judged(index), dispatch.device_order)]
-        ways = _Ways(family, scope, memo, placed)
+        sources = dispatch.ordered_address_tree(proofs.items, _kept(part, "sources", family), tail)
+        judged = part.in_order(("judged", family), pieces, _judged(index), dispatch.device_order)
+        ways = _Ways(family, scope, part, placed)
         ways.place_receivers(receivers, addresses)
         ways.place_senders(sources, senders, astray)
-        ways.place_judged(judged)
+        ways.place_judged(judged.items)
     used = {side: part.intern(("used", side), frozenset(users)) for side, users in layer.users.items() if users}
     return _Placed(placed, used)
+
+
+def _kept(memo: Memo, *tree: object) -> Kept:
+    """What is kept of a tree."""
+    return memo.get(("kept", *tree), (), Kept)
 
 
 def _judged(index: int) -> Callable[[Piece], Sequence[DeviceEntry]]:
@@ -162,21 +166,15 @@ def _addresses(
 ) -> Sequence[AddressEntry]:
     """Every address that leads to an instance, in order. A pair does not take over what is a vif's own."""
 
-    def rows(name: str, entries: Callable[[Piece], Sequence[AddressEntry]]) -> Sequence[tuple[Any, ...]]:
-        """Each with its order first and itself last."""
+    def ordered(name: str, entries: Callable[[Piece], Sequence[AddressEntry]]) -> InOrder[AddressEntry]:
         return memo.in_order((name, family), pieces, entries, dispatch.address_order)
 
-    own = rows("own", lambda piece: piece.families[index].own)
-    pairs = rows("pairs", lambda piece: piece.families[index].pairs)
-    called = list(_called_by_floating_ip(_by_instance(own), scope)) if scope.resolved.floating_ips else []
-    if not pairs and not called:
-        # Equal ones are neighbours: the first stays.
-        return [row[3] for row, last in zip(own, (None, *own), strict=False) if last is None or row[0] != last[0]]
-    return sorted(_distinct([*_by_instance(own), *called, *_by_instance(pairs)]), key=dispatch.address_order)
-
-
-def _by_instance(rows: Iterable[tuple[Any, ...]]) -> list[AddressEntry]:
-    return [entry for *_, entry in sorted(rows, key=itemgetter(1, 2))]
+    own = ordered("own", lambda piece: piece.families[index].own)
+    pairs = ordered("pairs", lambda piece: piece.families[index].pairs)
+    called = list(_called_by_floating_ip(own.by_key(), scope)) if scope.resolved.floating_ips else []
+    if not pairs.items and not called:
+        return own.distinct()
+    return sorted(_distinct([*own.by_key(), *called, *pairs.by_key()]), key=dispatch.address_order)
 
 
 class _Layer(Struct, frozen=True, gc=False):
@@ -409,7 +407,7 @@ class _Ways:
         scope = self._scope
         tree = "astray "
         judged = (*sources.keys, *ports.keys)
-        taken = dispatch.name_nodes([*judged, *(tree + key for key in astray.keys)])
+        taken = dispatch.name_nodes((*judged, *(tree + key for key in astray.keys)))
         if astray.first or astray.below:
             self._write("raw", "PREROUTING", astray, dispatch.Names(taken.exceptions, tree), dispatch.enter_interfaces)
         for bridge in _bridges(scope):
@@ -426,18 +424,17 @@ class _Ways:
         for bridge in sorted({rule.in_interface for entry in devices for rule in entry.rules}, key=str):
             enter = Rule(Jump(self._scope.chain("ports")), in_interface=bridge)
             self._add("mangle", "PREROUTING", enter)
-        tree = dispatch.ordered_device_tree(devices, (), self._memo.part(f"judged {self._family}"))
+        tree = dispatch.ordered_device_tree(devices, (), _kept(self._memo, "judged", self._family))
         self._write("mangle", "ports", tree, dispatch.name_nodes(tree.keys), _INTO_SENDERS)
 
     def _add(self, table: str, chain: str, *rules: Rule) -> None:
         self._placed.add(self._family, table, self._scope.chain(chain), *rules)
 
     def _write(self, table: str, root: str, node: Node, names: dispatch.Names, enter: dispatch.Enter) -> None:
-        part = self._memo.part(f"{table} {root} {self._family}")
-        way = dispatch.Way(part.intern(" names", names), enter, self._scope.owner)
+        kept = _kept(self._memo, table, root, self._family)
+        way = dispatch.Way(names, enter, self._scope.owner)
         self._add(table, root, *way.root(node))
-        self._placed.add_chains(self._family, table, way.below(node, part))
-        part.keep(node.keys)
+        self._placed.add_chains(self._family, table, way.below(node, kept))
 
 
 _INTO_RECEIVERS = dispatch.enter_names(_sent_to, goto=False)

@@ -4,11 +4,11 @@ The model is frozen, so an object that is the same object gives the same result:
 costs what it touches, not what the host holds.
 """
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import zip_longest
-from operator import is_
-from typing import Any, NamedTuple, TypeVar, cast
+from operator import is_, itemgetter
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from nova_netagent.model.lineage import changed, follow, ordered, same_order
 
@@ -162,28 +162,28 @@ class Memo:
 
     def in_order(
         self, key: Hashable, source: Mapping[str, S], items: Callable[[S], Sequence[T]], order: Callable[[T], Any]
-    ) -> Sequence[tuple[Any, str, int, T]]:
-        """What the values of a mapping have, in order; of equal order by key and place. Made from that of last time.
+    ) -> "InOrder[T]":
+        """What the values of a mapping have, in order; made from that of last time.
 
         :param order: by which they are sorted.
-        :returns: of each item its order, its key, its place in the value, and itself.
         """
-        before, rows = self._before(key, _NOT_IN_ORDER)
+        before, found = self._before(key, _NOT_IN_ORDER)
         others = changed(before, source)
         if len(others) * _FEW > len(source):
             rows = [
                 (order(item), id_, at, item) for id_, value in source.items() for at, item in enumerate(items(value))
             ]
-            rows.sort()
+            rows.sort(key=_PLACE)
+            found = InOrder([row[:3] for row in rows], [row[3] for row in rows])
         elif others:
-            rows = list(rows)
+            found = InOrder(list(found.places), list(found.items))
             for id_ in others:
                 for at, item in enumerate(items(before[id_]) if id_ in before else ()):
-                    del rows[bisect_left(rows, (order(item), id_, at))]
+                    found.remove((order(item), id_, at))
                 for at, item in enumerate(items(source[id_]) if id_ in source else ()):
-                    insort(rows, (order(item), id_, at, item))
-        self._used[key] = ((), _InOrder(source, rows))
-        return rows
+                    found.insert((order(item), id_, at), item)
+        self._used[key] = ((), (source, found))
+        return found
 
     def keys(self, key: Hashable, source: Mapping[str, object]) -> frozenset[str]:
         """The keys of a mapping: the same object as long as they are the same."""
@@ -202,12 +202,6 @@ class Memo:
         """The result of last time, whatever it depended on; ``None`` where there is none."""
         known = self._known.get(key)
         return None if known is None else known[1]
-
-    def keep(self, keys: Iterable[Hashable]) -> None:
-        """Do not forget these, although nobody asked for them: what they are part of was taken whole."""
-        for key in keys:
-            if key not in self._used and key in self._known:
-                self._used[key] = self._known[key]
 
     def intern(self, key: Hashable, value: T) -> T:
         """The object of last time where it is equal, so that its dependants stay valid."""
@@ -248,11 +242,38 @@ class _Picked(NamedTuple):
     part: Mapping[str, Any]
 
 
-class _InOrder(NamedTuple):
-    """A mapping, and what its values have, in order."""
+class InOrder(NamedTuple, Generic[T]):
+    """What the values of a mapping have, in order; of equal order by key and place in the value."""
 
-    source: Mapping[str, Any]
-    rows: list[tuple[Any, ...]]
+    places: list[tuple[Any, str, int]]
+    """The order of each, its key, its place in the value."""
+    items: list[T]
+
+    def by_key(self) -> list[T]:
+        """The same by key, and by place in the value."""
+        keys = sorted(range(len(self.places)), key=lambda at: self.places[at][1:])
+        return [self.items[at] for at in keys]
+
+    def distinct(self) -> list[T]:
+        """Of those of equal order the first; they are neighbours."""
+        last: object = object()
+        found = []
+        for place, item in zip(self.places, self.items, strict=True):
+            if place[0] != last:
+                found.append(item)
+                last = place[0]
+        return found
+
+    def insert(self, place: tuple[Any, str, int], item: T) -> None:
+        """Put one more where it belongs."""
+        at = bisect_left(self.places, place)
+        self.places.insert(at, place)
+        self.items.insert(at, item)
+
+    def remove(self, place: tuple[Any, str, int]) -> None:
+        """Take the one of this place out."""
+        at = bisect_left(self.places, place)
+        del self.places[at], self.items[at]
 
 
 class _Indexed(NamedTuple):
@@ -273,7 +294,8 @@ class _Paired(NamedTuple):
 _NONE: Mapping[Any, Any] = {}
 _NO_KEYS: tuple[Mapping[str, object], frozenset[str]] = ({}, frozenset())
 _NOTHING = _Each({}, {}, {})
-_NOT_IN_ORDER = _InOrder({}, [])
+_NOT_IN_ORDER: tuple[Mapping[str, Any], InOrder[Any]] = ({}, InOrder([], []))
+_PLACE = itemgetter(0, 1, 2)
 _NOT_MERGED = _Merged((), {})
 _NOT_PICKED = _Picked({}, frozenset(), {})
 _NOT_PAIRED = _Paired({}, {}, {})

@@ -14,8 +14,7 @@ from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.keys import key as key_of
 from nova_netagent.backend.nftables.laid import Laid
 from nova_netagent.backend.nftables.names import BASE_CHAINS, Names
-from nova_netagent.compile.dispatch import AddressEntry, Way, address_tree, enter_prefix, name_nodes
-from nova_netagent.compile.memo import Memo
+from nova_netagent.compile.dispatch import AddressEntry, Kept, Way, address_tree, enter_prefix, name_nodes
 from nova_netagent.model import values
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.packet import Packet, matches, walk
@@ -171,9 +170,9 @@ def test_the_maps_of_the_dispatch_lead_where_the_tree_does(
         prefix = values.prefix(f"10.0.0.{host}/32")
         rule = Rule(Jump(f"c{host}"), destination=values.prefix_text(prefix), matches=(CALLED,))
         entries.append(AddressEntry(prefix, rule))
-    tree, memo = address_tree(entries, Memo()), Memo()
+    tree = address_tree(entries, Kept())
     way = Way(name_nodes(tree.keys), enter_prefix, owner)
-    below = {name.removeprefix("ours-"): chain.rules for name, chain in way.below(tree, memo).items()}
+    below = {name.removeprefix("ours-"): chain.rules for name, chain in way.below(tree, Kept()).items()}
     chains = {"local": way.root(tree), **below}
     head = "ours-"
     keys = {

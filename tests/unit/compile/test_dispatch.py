@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nova_netagent.compile import dispatch
-from nova_netagent.compile.dispatch import LEAF, AddressEntry, DeviceEntry, Enter, Node
-from nova_netagent.compile.memo import Memo
+from nova_netagent.compile.dispatch import LEAF, AddressEntry, DeviceEntry, Enter, Kept, Node
 from nova_netagent.model import values
 from nova_netagent.model.values import Prefix
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME, Owner
@@ -23,20 +22,20 @@ Nodes = Iterator[tuple[str, tuple[Rule, ...]]]
 
 
 def address_tree(root: str, entries: Sequence[AddressEntry], owner: Owner) -> Nodes:
-    return written(root, dispatch.address_tree(entries, Memo()), dispatch.enter_prefix, owner)
+    return written(root, dispatch.address_tree(entries, Kept()), dispatch.enter_prefix, owner)
 
 
 def device_tree(
     root: str, entries: Sequence[DeviceEntry], tail: Sequence[Rule], side: Callable[[str], Physdev], owner: Owner
 ) -> Nodes:
-    return written(root, dispatch.device_tree(entries, tail, Memo()), dispatch.enter_names(side, goto=True), owner)
+    return written(root, dispatch.device_tree(entries, tail, Kept()), dispatch.enter_names(side, goto=True), owner)
 
 
 def written(root: str, tree: Node, enter: Enter, owner: Owner) -> Nodes:
     """The chains of a tree by name, without the wrap name; the root first."""
     way = dispatch.Way(dispatch.name_nodes(tree.keys), enter, owner)
     yield root, way.root(tree)
-    for name, chain in way.below(tree, Memo()).items():
+    for name, chain in way.below(tree, Kept()).items():
         yield name.removeprefix(f"{owner.wrap_name}-"), chain.rules
 
 
@@ -148,6 +147,30 @@ def test_a_new_address_among_others_changes_a_few_nodes_only() -> None:
     assert len(changed) == 1
 
 
+@thorough
+@given(st.lists(st.sets(st.integers(0, 400), max_size=60), max_size=5), st.sampled_from((4, 6)))
+def test_a_tree_that_is_changed_is_the_one_that_is_made_anew(steps: list[set[int]], family: Family) -> None:
+    base = 0x0A000000 if family == 4 else 0xFD << 120
+    grown, put_down = Kept(), Kept()
+    for hosts in steps:
+        entries = [address_entry(str(n), values.host(values.address_text(family, base + n * n))) for n in sorted(hosts)]
+        tree = dispatch.address_tree(entries, grown)
+        assert tree == dispatch.address_tree(entries, Kept())
+        way = dispatch.Way(dispatch.name_nodes(tree.keys), dispatch.enter_prefix, OWNER)
+        assert way.below(tree, put_down) == way.below(tree, Kept())
+
+
+def test_what_is_kept_of_a_tree_is_what_it_may_be_again_and_not_much_more() -> None:
+    kept = Kept()
+    entries = [address_entry(str(n), f"10.1.{n >> 8}.{n & 255}/32") for n in range(1000)]
+    first = dispatch.address_tree(entries, kept)
+    assert dispatch.address_tree(list(entries), kept) is first
+    more = dispatch.address_tree([*entries, address_entry("new", "10.1.3.240/32")], kept)
+    assert sum(one is other for one, other in zip(first.below, more.below, strict=True)) == len(first.below) - 1
+    dispatch.address_tree(entries[:20], kept)
+    assert len(vars(kept)["_made"]) < 20
+
+
 def test_a_thousand_addresses_are_four_comparisons_deep() -> None:
     entries = [address_entry(str(n), f"10.1.{n >> 8}.{n & 255}/32") for n in range(1000)]
     chains = chains_of(list(address_tree("local", entries, OWNER)))
@@ -200,9 +223,19 @@ def test_a_device_tree_finds_what_a_list_would(names: set[str], with_tail: bool)
 
 
 @thorough
+@given(st.lists(st.sets(NAMES, max_size=60), max_size=5), st.booleans())
+def test_a_tree_of_names_that_is_changed_is_the_one_that_is_made_anew(steps: list[set[str]], with_tail: bool) -> None:
+    grown = Kept()
+    for names in steps:
+        entries = [device_entry(name) for name in names]
+        tail = TAIL if with_tail else ()
+        assert dispatch.device_tree(entries, tail, grown) == dispatch.device_tree(entries, tail, Kept())
+
+
+@thorough
 @given(st.sets(NAMES, max_size=80))
 def test_a_tree_that_is_entered_by_jumps_needs_one_tail(names: set[str]) -> None:
-    tree = dispatch.device_tree([device_entry(name) for name in names], (), Memo())
+    tree = dispatch.device_tree([device_entry(name) for name in names], (), Kept())
     (root, own), *below = written("ports", tree, dispatch.enter_names(incoming, goto=False), OWNER)
     chains = chains_of([(root, (*own, *TAIL)), *below], "ports")
     for name in names | {name + "x" for name in names} | {name[:-1] for name in names} | {"eth0", "tap"}:
