@@ -57,7 +57,7 @@ class Reconciler:
             self.links.renew_notes()
         link_plan = self._prepare_links(compiled, outcome, verify=verify)
         self._apply_frames(compiled, outcome)
-        self.rules.apply(compiled.ruleset, outcome, verify=verify)
+        self.rules.apply(compiled.ruleset, outcome, verify=verify, meanwhile=lambda: compiled.servers)
         self._finish(compiled, link_plan, outcome, verify=verify)
         return outcome
 

@@ -45,12 +45,15 @@ class Rules:
         self._tables: dict[TableId, Table] = {}
         self._sets: Mapping[str, IpSet] | None = None
 
-    def apply(self, ruleset: Ruleset, outcome: Outcome, *, verify: bool) -> None:
+    def apply(
+        self, ruleset: Ruleset, outcome: Outcome, *, verify: bool, meanwhile: Callable[[], object] = lambda: None
+    ) -> None:
         """See ``Reconciler.apply``.
 
+        :param meanwhile: what can be done while the kernel takes tables; called again with each attempt.
         :raises BackendError: see there.
         """
-        persist(partial(self._attempt, ruleset, outcome), verify, self._metrics)
+        persist(partial(self._attempt, ruleset, outcome, meanwhile), verify, self._metrics)
         if verify:
             self._sweep_leftovers()
 
@@ -127,7 +130,7 @@ class Rules:
                     ],
                 }
 
-    def _attempt(self, ruleset: Ruleset, outcome: Outcome, verify: bool) -> None:
+    def _attempt(self, ruleset: Ruleset, outcome: Outcome, meanwhile: Callable[[], object], verify: bool) -> None:
         changed = [table for table in _ordered(ruleset) if verify or not _same(self._tables.get(table.id), table)]
         if not changed and ruleset.sets is self._sets:
             return
@@ -135,14 +138,21 @@ class Rules:
         try:
             with self._backend.locked():
                 self._metrics.lock_wait_seconds.observe(self._backend.lock_wait)
-                self._commit(ruleset, changed, done, verify)
+                self._commit(ruleset, changed, done, meanwhile, verify)
         except BackendError:
             if not self._backend.atomic:
                 outcome.add(done)
             raise
         outcome.add(done)
 
-    def _commit(self, ruleset: Ruleset, changed: Sequence[Table], outcome: Outcome, verify: bool) -> None:
+    def _commit(
+        self,
+        ruleset: Ruleset,
+        changed: Sequence[Table],
+        outcome: Outcome,
+        meanwhile: Callable[[], object],
+        verify: bool,
+    ) -> None:
         known = self._sets
         actual_sets = self._backend.read_sets() if verify or known is None else known
         self._sets = None
@@ -150,7 +160,7 @@ class Rules:
         before = {table.id: self._tables.pop(table.id, None) for table in changed}
         with self._backend.transaction():
             self._backend.prepare_sets(set_plan)
-            self._commit_all(changed, partial(self._plan_table, verify=verify), outcome, self._backend)
+            self._commit_all(changed, partial(self._plan_table, verify=verify), outcome, self._backend, meanwhile)
             self._finish_sets(set_plan)
         self._sets = ruleset.sets
         for table in changed:
@@ -211,11 +221,14 @@ class Rules:
         plan_of: Callable[[Table], TablePlan[Any]],
         outcome: Outcome,
         backend: Backend[Any],
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         """Commit one table after the other. The next one is planned while the kernel takes the one before."""
         began = time.perf_counter()
         for number, table in enumerate(tables, 1):
             plan = plan_of(table)
+            if number == len(tables):
+                meanwhile()
             backend.apply(plan, partial(self._count, plan, outcome, backend), more=number < len(tables))
             now = time.perf_counter()
             self._metrics.apply_seconds.labels(str(plan.table), backend.name).observe(now - began)

@@ -156,6 +156,13 @@ def test_a_host_without_frames_can_be_closed(host: Host) -> None:
 # --- servers
 
 
+def test_what_servers_are_told_is_compiled_while_the_kernel_takes_the_tables(host: Host) -> None:
+    compiled: list[bool] = []
+    host.backend.before_commit = lambda table: compiled.append("servers" in vars(host.engine._compiled))
+    host.put(make_network(1))
+    assert (compiled[0], compiled[-1]) == (False, True)
+
+
 def test_a_server_that_cannot_be_started_puts_its_networks_in_error_and_holds_nothing_up(host: Host) -> None:
     host.system.no_program = True
     host.put(make_network(1), make_instance(1))
