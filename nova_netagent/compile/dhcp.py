@@ -5,7 +5,6 @@ instances of this host and nobody else.
 """
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from operator import attrgetter, itemgetter
@@ -13,7 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from nova_netagent.compile.memo import InOrder, Memo
+from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.metadata import METADATA_IP
 from nova_netagent.compile.parts import Scope
 from nova_netagent.compile.resolve import Port
@@ -144,14 +143,14 @@ def services(scope: Scope, state: DesiredState, memo: Memo) -> Mapping[str, Dhcp
     found = {}
     for bridge, networks in sorted(by_bridge.items()):
         modes = {network.id: serving.modes[network.id] for network in networks if network.id in serving.modes}
-        texts = _text(_of_bridge(hosts, bridge).distinct()), _text(_of_bridge(names, bridge).items)
+        texts = _text(hosts.beginning(bridge).distinct()), _text(names.beginning(bridge).items)
         depends_on = (*networks, *map(modes.get, [network.id for network in networks]), *texts)
         build = partial(_service, bridge, networks, modes, *texts, scope.settings)
         found[bridge] = part.get(("dhcp service", bridge), depends_on, build)
     return found
 
 
-@lru_cache(64)
+@lru_cache(4)
 def pairs(hosts: str) -> frozenset[Pair]:
     """The addresses that a ``--dhcp-hostsfile`` of ours gives, each with its MAC."""
     found = []
@@ -300,12 +299,6 @@ def _lines(serving: _Serving, _id: str, clients: tuple[_Client, ...], _last: obj
         if network_id in serving.names:
             dns += [(bridge, line, line) for line in client.dns]
     return _Lines(tuple(hosts), tuple(dns))
-
-
-def _of_bridge(lines: InOrder[_Line], bridge: str) -> InOrder[_Line]:
-    low = bisect_left(lines.places, ((bridge,),))
-    high = bisect_left(lines.places, ((f"{bridge}\0",),), low)
-    return InOrder(lines.places[low:high], lines.items[low:high])
 
 
 def _text(lines: Iterable[_Line]) -> str:

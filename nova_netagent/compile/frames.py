@@ -2,18 +2,23 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from operator import attrgetter
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nova_netagent.compile.memo import Memo
+from nova_netagent.compile.memo import InOrder, Memo
 from nova_netagent.compile.metadata import METADATA_IP
-from nova_netagent.compile.parts import Scope
+from nova_netagent.compile.parts import Scope, on_bridges
 from nova_netagent.compile.resolve import Port
 from nova_netagent.compile.source import own_sources
 from nova_netagent.compile.uplinks import uplink
 from nova_netagent.model import Network, values
 from nova_netagent.netfilter.frames import Closed, Frames, Isolated, Redirected, Secured
+
+_Judged = TypeVar("_Judged", Secured, Closed)
+_device = attrgetter("device")
 
 
 class BridgePorts(Struct, frozen=True):
@@ -37,7 +42,7 @@ def wanted(scope: Scope, memo: Memo) -> WantedFrames:
     part = memo.part("frames")
     resolved = scope.resolved
     # Of floating IPs all but what is redirected knows nothing.
-    still = part.get("of vifs", (resolved.networks, resolved.ports), partial(_of_vifs, scope, part))
+    still = part.get("of vifs", (resolved.networks, resolved.ports), partial(_of_vifs, scope, memo))
     redirected = tuple(_redirected(_in_order(scope), scope))
     return WantedFrames(replace(still.frames, redirected=redirected), still.bridges)
 
@@ -45,22 +50,17 @@ def wanted(scope: Scope, memo: Memo) -> WantedFrames:
 def _of_vifs(scope: Scope, memo: Memo) -> WantedFrames:
     """What vifs and networks ask of the frames, whoever has floating IPs."""
     part = memo.part("vifs")
-    secured: list[Secured] = []
-    closed: list[Closed] = []
-    for vifs in part.each("judged", scope.resolved.ports, (), _vifs).values():
-        for each in vifs:
-            if isinstance(each, Secured):
-                secured.append(each)
-            elif not scope.settings.network.manage_links:  # on a bridge of ours it is no port
-                closed.append(each)
+    judged = part.each("judged", scope.resolved.ports, (), _vifs)
+    managed = scope.settings.network.manage_links
     networks = _in_order(scope)
+    closed = part.in_order("closed", judged, partial(_of_kind, Closed), _device)
     frames = Frames(
-        secured=tuple(secured),
-        closed=tuple(closed),
+        secured=tuple(part.in_order("secured", judged, partial(_of_kind, Secured), _device).items),
+        closed=() if managed else tuple(closed.items),  # on a bridge of ours it is no port
         isolated=tuple(_isolated(networks, scope)),
-        hairpins=tuple(_hairpins(scope)),
+        hairpins=tuple([device for _, device in on_bridges(scope, memo).items]) if managed else (),
     )
-    return WantedFrames(frames, _bridges(networks, scope))
+    return WantedFrames(frames, _bridges(networks, on_bridges(scope, memo), scope) if managed else {})
 
 
 def _in_order(scope: Scope) -> list[Network]:
@@ -83,10 +83,8 @@ def _judged(port: Port) -> Secured | Closed | None:
     return Secured(port.vif.device, mac, tuple(dict.fromkeys(own)), origin)
 
 
-def _hairpins(scope: Scope) -> Iterator[str]:
-    """The ports that we put into hairpin mode."""
-    if scope.settings.network.manage_links:
-        yield from (port.vif.device for port in scope.all_ports if port.network is not None)
+def _of_kind(kind: type[_Judged], vifs: tuple[Secured | Closed, ...]) -> list[_Judged]:
+    return [each for each in vifs if isinstance(each, kind)]
 
 
 def _isolated(networks: list[Network], scope: Scope) -> Iterator[Isolated]:
@@ -121,19 +119,15 @@ def _redirected(networks: list[Network], scope: Scope) -> Iterator[Redirected]:
             yield Redirected(source, network.cidr, inverted=True, origin=("floating_ips", floating.id, ""))
 
 
-def _bridges(networks: list[Network], scope: Scope) -> Mapping[str, BridgePorts]:
-    if not scope.settings.network.manage_links:
-        return {}
-    known: dict[str, set[str]] = {each.bridge: set() for each in networks}
-    redirecting: dict[str, set[str]] = {each.bridge: set() for each in networks}
+def _bridges(networks: list[Network], vifs: InOrder[tuple[str, str]], scope: Scope) -> Mapping[str, BridgePorts]:
+    uplinks: dict[str, set[str]] = {each.bridge: set() for each in networks}
     external = {each.bridge for each in networks if each.external_gateway}
     for each in networks:
         device = uplink(each, scope.settings.network)
         if device is not None:
-            known[each.bridge].add(device)
-    for port in scope.all_ports:
-        if port.network is not None:
-            known[port.network.bridge].add(port.vif.device)
-            if port.network.bridge in external:
-                redirecting[port.network.bridge].add(port.vif.device)
-    return {bridge: BridgePorts(frozenset(known[bridge]), frozenset(redirecting[bridge])) for bridge in sorted(known)}
+            uplinks[each.bridge].add(device)
+    found = {}
+    for bridge in sorted(uplinks):
+        devices = frozenset([device for _, device in vifs.beginning(bridge).items])
+        found[bridge] = BridgePorts(devices | uplinks[bridge], devices if bridge in external else frozenset())
+    return found

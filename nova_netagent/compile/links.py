@@ -8,7 +8,7 @@ from msgspec import Struct
 from nova_netagent.compile.floating_ip import interface_of
 from nova_netagent.compile.memo import Memo
 from nova_netagent.compile.metadata import METADATA_IP
-from nova_netagent.compile.parts import Scope
+from nova_netagent.compile.parts import Scope, on_bridges
 from nova_netagent.model import Key, Network, values
 
 
@@ -88,7 +88,7 @@ def links_of(scope: Scope, memo: Memo) -> Links:
             origin = ("floating_ips", floating.id)
             addresses.append(Address(interface, values.host(floating.id), False, True, origin))
     resolved = scope.resolved
-    ports = memo.part("links").get("ports", (resolved.networks, resolved.ports), partial(_ports, scope))
+    ports = memo.part("links").get("ports", (resolved.networks, resolved.ports), partial(_ports, scope, memo))
     return Links(
         bridges=bridges,
         ports=ports,
@@ -104,10 +104,11 @@ def links_of(scope: Scope, memo: Memo) -> Links:
     )
 
 
-def _ports(scope: Scope) -> dict[str, str]:
+def _ports(scope: Scope, memo: Memo) -> dict[str, str]:
     """The bridge of each tap device; none where links are somebody else's."""
-    ports = scope.all_ports if scope.settings.network.manage_links else ()
-    return {port.vif.device: port.network.bridge for port in ports if port.network is not None}
+    if not scope.settings.network.manage_links:
+        return {}
+    return {device: bridge for bridge, device in on_bridges(scope, memo).items}
 
 
 def _gateway_addresses(each: Network, scope: Scope) -> list[Address]:

@@ -26,12 +26,12 @@ class Memo:
         self._known: dict[Hashable, tuple[tuple[object, ...], Any]] = {}
         self._used: dict[Hashable, tuple[tuple[object, ...], Any]] = {}
         self._parts: dict[str, Memo] = {}
-        self._touched: list[Memo] = []
+        self._touched: dict[str, Memo] = {}
 
     def part(self, name: str) -> "Memo":
         """A memo for what goes into one result of this one: a compilation that does not ask for it keeps it all."""
         found = self._parts.setdefault(name, Memo())
-        self._touched.append(found)
+        self._touched[name] = found
         return found
 
     def get(self, key: Hashable, depends_on: tuple[object, ...], make: Callable[[], T]) -> T:
@@ -214,7 +214,7 @@ class Memo:
     def forget_unused(self) -> None:
         """End a compilation: what it did not ask for is forgotten."""
         self._known, self._used = self._used, {}
-        for part in self._touched:
+        for part in self._touched.values():
             part.forget_unused()
         self._touched.clear()
 
@@ -263,6 +263,12 @@ class InOrder(NamedTuple, Generic[T]):
                 found.append(item)
                 last = place[0]
         return found
+
+    def beginning(self, first: str) -> "InOrder[T]":
+        """Those whose order is a tuple that begins so."""
+        low = bisect_left(self.places, ((first,),))
+        high = bisect_left(self.places, ((f"{first}\0",),), low)
+        return InOrder(self.places[low:high], self.items[low:high])
 
     def insert(self, place: tuple[Any, str, int], item: T) -> None:
         """Put one more where it belongs."""

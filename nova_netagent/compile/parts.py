@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from operator import itemgetter
 
 from msgspec import Struct
 
-from nova_netagent.compile.memo import Memo
+from nova_netagent.compile.memo import InOrder, Memo
 from nova_netagent.compile.resolve import Port, Resolved
 from nova_netagent.netfilter.owner import NO_CLASH, SHORT, Owner, ShortIds, short_names
 from nova_netagent.netfilter.rule import DROP, Chain, Family, Jump, Reject, Rule, TableId, Target
@@ -77,6 +78,15 @@ class Scope(Struct, frozen=True):
                 return Reject()
             case chain:
                 return Jump(chain)
+
+
+def on_bridges(scope: Scope, memo: Memo) -> InOrder[tuple[str, str]]:
+    """The bridge and the device of each vif that passes anything, in their order."""
+    return memo.part("on bridges").in_order("on bridges", scope.resolved.ports, _on_bridges, itemgetter(0, 1))
+
+
+def _on_bridges(ports: tuple[Port, ...]) -> list[tuple[str, str]]:
+    return [(port.network.bridge, port.vif.device) for port in ports if port.network is not None]
 
 
 class Placed:

@@ -92,8 +92,8 @@ class Server:
         self._next_reload = float("-inf")
         self._check: float | None = None
         """When the leases are compared with the hosts."""
-        self._before: frozenset[Pair] | None = None
-        """The hosts before those that the leases were not compared with yet."""
+        self._before: str | None = None
+        """The text of the hosts file before those that the leases were not compared with yet."""
         self._looks = 0
         self._stumbled: float | None = None
         """When it is tried again what the host did not let us do."""
@@ -354,7 +354,7 @@ class Server:
         self._texts, self._reread, self._trouble = after, False, ""
         self._count("reloads")
         if self._check is None:
-            self._before = None if before is None else pairs(before[0])
+            self._before = None if before is None else before[0]
         self._check = now
 
     # --- leases
@@ -378,13 +378,15 @@ class Server:
             self._check = now + QUIET
             return
         before, self._check, self._before = self._before, None, None
+        if not found:
+            return
         given = pairs(wanted.hosts)
         owners = dict(given)
         for lease in found:
             owner = owners.get(lease.address)
             if lease.mac is None:
                 # Whose it was is not in the file: somebody else's, if the address is new to its owner.
-                if owner is not None and before is not None and (lease.address, owner) not in before:
+                if owner is not None and before is not None and (lease.address, owner) not in pairs(before):
                     self.doom(lease.address, owner, now)
             elif (lease.address, lease.mac) not in given:
                 if owner is not None:
