@@ -5,7 +5,7 @@ concerns one. Each version of such a mapping is another object, as they are froz
 of a line share one log of the keys that changed. Two mappings that are not of a line are compared.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import compress, filterfalse, repeat
 from operator import is_not
 from typing import TypeVar
@@ -21,17 +21,40 @@ _SHORTEST = 1000
 class _Version(dict[K, V]):
     """One version of a mapping; nobody edits it."""
 
-    __slots__ = ("at", "beside", "log", "order")
+    __slots__ = ("at", "log", "order")
 
     def __init__(self, content: Mapping[K, V], log: list[K]) -> None:
         super().__init__(content)
         self.log = log
         self.at = len(log)
         """How much of the log was written for this version and those before it."""
-        self.beside: tuple[K, ...] = ()
-        """Keys of which the log says nothing."""
         self.order: object = object()
         """The same object in versions that have the same keys in the same order."""
+
+
+class _Beside(Mapping[K, V]):
+    """A version with keys besides, of which its log says nothing."""
+
+    __slots__ = ("at", "log", "others", "version")
+
+    def __init__(self, version: _Version[K, V], others: Mapping[K, V]) -> None:
+        self.version = version
+        self.others = others
+        self.log = version.log
+        self.at = version.at
+
+    def __getitem__(self, key: K) -> V:
+        return self.others[key] if key in self.others else self.version[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.version or key in self.others
+
+    def __iter__(self) -> Iterator[K]:
+        yield from self.version
+        yield from filterfalse(self.version.__contains__, self.others)
+
+    def __len__(self) -> int:
+        return len(self.version) + sum(key not in self.version for key in self.others)
 
 
 def follow(before: Mapping[K, V], put: Mapping[K, V], gone: Iterable[K] = ()) -> Mapping[K, V]:
@@ -57,12 +80,10 @@ def follow(before: Mapping[K, V], put: Mapping[K, V], gone: Iterable[K] = ()) ->
 
 
 def beside(version: Mapping[K, V], others: Mapping[K, V]) -> Mapping[K, V]:
-    """A version of a mapping with keys besides that are none of its line's."""
-    made = _Version(version, version.log if isinstance(version, _Version) else [])
-    made.at = version.at if isinstance(version, _Version) else 0
-    made.update(others)
-    made.beside = (*(version.beside if isinstance(version, _Version) else ()), *others)
-    return made
+    """A version of a mapping with keys besides that are none of its line's; nothing is copied."""
+    if isinstance(version, _Beside):
+        return _Beside(version.version, {**version.others, **others})
+    return _Beside(version if isinstance(version, _Version) else _Version(version, []), others)
 
 
 def ordered(before: Mapping[K, V], after: Mapping[K, V]) -> Mapping[K, V]:
@@ -80,9 +101,9 @@ def changed(before: Mapping[K, V], after: Mapping[K, V]) -> Collection[K]:
     """The keys that have another object in one mapping than in the other, or are in one alone."""
     if before is after:
         return ()
-    if isinstance(before, _Version) and isinstance(after, _Version) and before.log is after.log:
+    if isinstance(before, _Version | _Beside) and isinstance(after, _Version | _Beside) and before.log is after.log:
         low, high = sorted((before.at, after.at))
-        keys = dict.fromkeys((*after.log[low:high], *before.beside, *after.beside))
+        keys = dict.fromkeys((*after.log[low:high], *_others(before), *_others(after)))
         return [key for key in keys if before.get(key, _ABSENT) is not after.get(key, _ABSENT)]
     known = map(before.get, after, repeat(_ABSENT))
     found = list(compress(after, map(is_not, known, after.values())))
@@ -98,9 +119,13 @@ def same_order(before: Mapping[K, V], after: Mapping[K, V]) -> bool:
     return isinstance(before, _Version) and isinstance(after, _Version) and before.order is after.order
 
 
+def _others(mapping: Mapping[K, V]) -> Iterable[K]:
+    return mapping.others if isinstance(mapping, _Beside) else ()
+
+
 def _log(before: Mapping[K, V]) -> list[K]:
     """The log for what comes after a mapping: its own, unless another version came after it already."""
-    if not isinstance(before, _Version) or before.beside:
+    if not isinstance(before, _Version):
         return []
     if before.at == len(before.log) < 2 * len(before) + _SHORTEST:
         return before.log

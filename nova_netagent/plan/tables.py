@@ -174,8 +174,11 @@ def plan_table(
         if hook.shared:
             edits += _edit_shared(hook, now)
         else:
-            edits += _edit_builtin(hook, now, placement, keep_position, _others_before(hook, desired, actual, jumps_to))
-    edits += _sweep([name for name in others if name not in desired.chains and owns(name)], desired, actual, jumps_to)
+            ours = [key for key in now if key in hook.keys]
+            if not (keep_position and (tuple(ours) == hook.keys or Counter(ours) == Counter(hook.keys))):
+                edits += _edit_builtin(hook, now, placement, _others_before(hook, desired, actual, jumps_to))
+    left = [name for name in others if name not in desired.chains]
+    edits += _sweep([name for name in left if owns(name)], left, desired, actual, jumps_to)
     return TablePlan(desired.id, tuple(edits))
 
 
@@ -203,7 +206,8 @@ def plan_removal(
         if not hook.shared:
             going = {key for key in hook.keys if jumps_to(key) not in kept}
             edits += _delete(hook.chain, actual.get(hook.chain, ()), lambda key, going=going: key in going)  # type: ignore[misc]
-    edits += _sweep([*(name for name in actual if owns(name)), *sorted(emptied)], skeleton, actual, jumps_to)
+    left = [name for name in actual if name not in skeleton.chains]
+    edits += _sweep([*(name for name in actual if owns(name)), *sorted(emptied)], left, skeleton, actual, jumps_to)
     return TablePlan(skeleton.id, tuple(edits))
 
 
@@ -251,12 +255,9 @@ def _others_before(
 
 
 def _edit_builtin(
-    hook: EncodedHook[K], now: Sequence[K], placement: Placement[K], keep_position: bool, before_last: frozenset[K]
+    hook: EncodedHook[K], now: Sequence[K], placement: Placement[K], before_last: frozenset[K]
 ) -> Iterator[Edit[K]]:
     """Our jumps stand together, but for those of others that go before our last one."""
-    ours = [key for key in now if key in hook.keys]
-    if keep_position and Counter(ours) == Counter(hook.keys):
-        return
     foreign = [key for key in now if key not in hook.keys]
     first = last = placement.index(hook.chain, foreign)
     while last < len(foreign) and foreign[last] in before_last:
@@ -299,20 +300,24 @@ def _delete(chain: str, now: Sequence[K], going: Callable[[K], bool]) -> Iterato
 
 def _sweep(
     stale: Sequence[str],
+    left: Sequence[str],
     desired: EncodedTable[K],
     actual: Mapping[str, Sequence[K]],
     jumps_to: Callable[[K], str | None],
 ) -> Iterator[Edit[K]]:
-    """Remove chains of ours that nothing asks for; one that a foreign rule still needs is emptied."""
+    """Remove chains of ours that nothing asks for; one that a foreign rule still needs is emptied.
+
+    :param left: all chains that are not desired: those of others are among them.
+    """
     if not stale:
         return
     going = set(stale)
     hooks = {hook.chain: hook.keys for hook in desired.hooks}
     needed = {
         jumps_to(key)
-        for chain, keys in actual.items()
-        if chain not in going and chain not in desired.chains
-        for key in keys
+        for chain in left
+        if chain not in going
+        for key in actual[chain]
         if key not in hooks.get(chain, ())
     }
     for chain in stale:

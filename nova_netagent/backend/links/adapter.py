@@ -4,6 +4,7 @@ import errno
 import hashlib
 import ipaddress
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from nova_netagent.plan.neighbours import Neighbours
 LOG = logging.getLogger(__name__)
 
 _PROC_SYS = Path("/proc/sys")
+_SYSCTL_SIZE = 4096
 _SCOPE_LINK = 253
 _IFA_F_NODAD = 0x02
 _HAIRPIN = 1
@@ -95,7 +97,7 @@ class KernelLinks:
         found = {}
         for name in names:
             try:
-                found[name] = (_PROC_SYS / name).read_text().strip()
+                found[name] = _read(f"{_PROC_SYS}/{name}")
             except OSError:
                 continue
         return found
@@ -319,6 +321,15 @@ class KernelLinks:
                 (_PROC_SYS / name).write_text(value)
             except OSError as error:
                 self._failures[name] = str(error)
+
+
+def _read(path: str) -> str:
+    """What a sysctl says; those of every change are read, and Python's own files take twice as long."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(file, _SYSCTL_SIZE).decode().strip()
+    finally:
+        os.close(file)
 
 
 def _holdings_of(index: int) -> Holdings:

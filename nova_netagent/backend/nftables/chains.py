@@ -1,6 +1,6 @@
 """The compiler's chains: told from what our tables hold, and edited there, each as it is laid out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from nova_netagent.backend import RuleRefused
@@ -36,8 +36,12 @@ class Chains:
     def of(self, table: TableId, held: Held) -> Mapping[str, Keys]:
         """A table of the compiler, by chain."""
         if table not in held.chains:
-            images = held.images if held.before is None else held.before
-            held.chains[table] = self._seen(table, images[table.family])
+            known = held.images[table.family]
+            held.chains[table] = self._seen(table, known)
+            if not known.chains:  # nor are there any of other tables: they need not be looked for among what comes
+                for name in BUILTIN_CHAINS:
+                    other = TableId(table.family, name)
+                    held.chains.setdefault(other, self._seen(other, known))
         return held.chains[table]
 
     def edit(self, plan: TablePlan[bytes], opened: Transaction) -> None:
@@ -77,10 +81,11 @@ class Chains:
                 edits.set_rules(physical, rules, known)
             else:
                 _edit_laid(physical, None if rules is None else laid, edits)
-        now = follow(chains, put, [name for name, rules in after.items() if rules is None and name in chains])
+        gone = [name for name, rules in after.items() if rules is None and name in chains]
+        now = _of_its_line(chains, put, gone, desired)
         if entered:
             self._edit_dispatch(table, now, entered, edits)
-        opened.held.chains[table] = _of_its_line(chains, put, now, desired)
+        opened.held.chains[table] = now
 
     def _seen(self, table: TableId, known: Image) -> dict[str, Keys]:
         """A table of the compiler, told from the image."""
@@ -150,13 +155,14 @@ class Chains:
                     [each for key, each in new.items() if key not in old or old[key].data != each.data],
                     [each for key, each in old.items() if key not in new or new[key].data != each.data],
                 )
-        maps = layout.maps_of(known, root)
-        used = {name for name, each in maps.items() if name in shapes and each.elements}
+        maps = layout.maps_of(known, root) if stray else [name for name in shapes if name in known]
+        used = {name for name in maps if name in shapes and known[name].elements}
         rules = now.get(root)
         looked_into = [shapes[name] for name in used]
         edits.set_rules(root, None if rules is None else layout.root_rules(rules, looked_into, root, family))
-        for name in maps.keys() - used:
-            edits.remove_map(name)
+        for name in maps:
+            if name not in used:
+                edits.remove_map(name)
 
     def _have_map(self, shape: dispatch.Shape, edits: TableEdits) -> None:
         described = dispatch.map_of(shape, self._root, edits.family)
@@ -171,13 +177,18 @@ def _dispatches(of: Kind, rules: Keys) -> bool:
 
 
 def _of_its_line(
-    before: Mapping[str, Keys], put: Iterable[str], now: Mapping[str, Keys], desired: Mapping[str, Keys]
+    before: Mapping[str, Keys], put: Mapping[str, Keys], gone: Collection[str], desired: Mapping[str, Keys]
 ) -> Mapping[str, Keys]:
-    """A table as it stands now, as a version of what is desired: what changes next is known without a search."""
-    others = changed(before, desired)
-    if any(now.get(name) is not desired[name] for name in others if name in desired):
-        return now
-    return beside(desired, {name: now[name] for name in (*others, *put) if name not in desired and name in now})
+    """A table as it stands now, if it can be as a version of what is desired: then what changes next is known.
+
+    :param before: as it stood.
+    :param put: what stands there now instead or besides.
+    :param gone: the chains that are there no more.
+    """
+    now = {**{name: before.get(name) for name in changed(before, desired)}, **put, **dict.fromkeys(gone)}
+    if any(known is not desired[name] for name, known in now.items() if name in desired):
+        return follow(before, put, gone)
+    return beside(desired, {name: known for name, known in now.items() if name not in desired and known is not None})
 
 
 def _edit_laid(physical: str, laid: Laid | None, edits: TableEdits) -> None:

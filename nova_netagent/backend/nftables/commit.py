@@ -77,7 +77,6 @@ def _remember(opened: Transaction, mirror: Mirror) -> None:
     for each in opened.edits.values():
         each.done()
     mirror.held = opened.held
-    mirror.held.before = None
     assert mirror.generation is not None
     heard = mirror.watch is not None and mirror.watch.skip(mirror.generation)
     if not heard and mirror.kernel.generation() != mirror.generation:

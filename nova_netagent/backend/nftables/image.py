@@ -50,7 +50,7 @@ class HeldSet(Struct, frozen=True, gc=False):
 
 @dataclass
 class Image:
-    """Our table of one family. What it holds is replaced, never changed: copies are cheap."""
+    """Our table of one family. Its chains and sets are replaced, never changed: copies are cheap."""
 
     table: TableId
     exists: bool = False

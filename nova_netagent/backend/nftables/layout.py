@@ -9,13 +9,14 @@ from nova_netagent.backend.nftables.image import HeldSet, Image, Keys
 from nova_netagent.backend.nftables.laid import STRAY
 from nova_netagent.netfilter.rule import Family
 
+_DISPATCHED = (Entry, Way)
 Maps = Mapping[str, dict[tuple[bytes, bool], Element]]
 """By map, the elements by key."""
 
 
 def is_dispatched(keys: Keys) -> bool:
     """Whether a chain is only entries and ways: then it is no chain in the kernel."""
-    return all(isinstance(each, Entry | Way) for each in keys)
+    return all(isinstance(each, _DISPATCHED) for each in keys)
 
 
 def entries(chains: Iterable[Keys], root: str, family: Family) -> tuple[Maps, dict[str, Shape]]:
@@ -41,10 +42,10 @@ def root_rules(keys: Keys, shapes: Iterable[Shape], root: str, family: Family) -
     return (*plain[:at], *dispatch.lookups(shapes, root, family), *plain[at:])
 
 
-def maps_of(sets: Mapping[str, HeldSet], root: str) -> dict[str, HeldSet]:
-    """Those of the sets that are maps of the dispatch."""
+def maps_of(sets: Mapping[str, HeldSet], root: str) -> list[str]:
+    """The names of those sets that are maps of the dispatch."""
     head = f"{root}-"
-    return {name: sets[name] for name in sets if name.startswith(head) and sets[name].data_size == VERDICT.size}
+    return [name for name in sets if name.startswith(head) and sets[name].data_size == VERDICT.size]
 
 
 def seen_dispatch(image: Image, root: str, desired: Mapping[str, Keys], family: Family) -> dict[str, Keys]:
@@ -56,14 +57,14 @@ def seen_dispatch(image: Image, root: str, desired: Mapping[str, Keys], family: 
     if held is None:
         return {}
     wanted, shapes = entries(desired.values(), root, family)
-    maps = maps_of(image.sets, root)
+    maps = {name: image.sets[name] for name in maps_of(image.sets, root)}
     fit = {
         name for name, shape in shapes.items() if name in maps and maps[name].fits(dispatch.map_of(shape, root, family))
     }
-    stray = any(
-        not _same(each.elements.get(key), wanted.get(name, {}).get(key))
+    stray = not maps.keys() <= wanted.keys() or any(
+        not _same(element, wanted[name].get(key))
         for name, each in maps.items()
-        for key in each.elements
+        for key, element in each.elements.items()
     )
     found: dict[str, Keys] = {}
     for name, keys in desired.items():

@@ -73,10 +73,12 @@ class Mirror:
         self.read.clear()
 
     def refresh(self) -> None:
-        """Read again what others changed since.
+        """Read again what others changed since; not while a transaction is open, which is refused if they did.
 
-        :raises TableChanged: they did so while a transaction of ours was made, or keep doing so.
+        :raises TableChanged: they keep doing so.
         """
+        if self.open is not None:
+            return
         generation = self.kernel.generation()
         if generation == self.generation:
             return
@@ -84,16 +86,11 @@ class Mirror:
         if heard is not None and not heard[1]:
             self.generation = heard[0]  # what was changed is not ours
             return
-        if self.open is not None and self.open.edited:
-            self.forget()
-            raise TableChanged("nf_tables was changed by another program")
         before = self.held.images
         self.read.clear()
         self.generation, images = self._read_all() if heard is None else heard
         self.held = Held(images, told=self.held.told)
         self._meddled |= any(images[family].differs(known) for family, known in before.items())
-        if self.open is not None:
-            self.open.begin(self.held)
 
     def meddled(self) -> bool:
         """Whether it turned out that others changed our tables, since this was asked last."""

@@ -26,13 +26,10 @@ class Held:
     chains: dict[TableId, Mapping[str, Keys]] = field(default_factory=dict)
     """The tables of the compiler, as far as anybody asked for them since the images were read."""
     told: dict[str, Told] = field(default_factory=dict)
-    before: Mapping[Family, Image] | None = None
-    """While they are edited, what they held: a table that nobody edited yet is told from that."""
 
-    def copy(self) -> "Held":
-        """One that can be edited."""
-        images = {family: known.copy() for family, known in self.images.items()}
-        return replace(self, images=images, chains=dict(self.chains), told=dict(self.told), before=self.images)
+    def opened(self) -> "Held":
+        """The same for a transaction, which edits the images themselves: of one that fails all is read anew."""
+        return replace(self, chains=dict(self.chains), told=dict(self.told))
 
 
 class Transaction:
@@ -43,15 +40,11 @@ class Transaction:
     """
 
     def __init__(self, held: Held, handles: Callable[[Family, str, Keys], tuple[int, ...]]) -> None:
-        self.held = held.copy()
+        self.held = held.opened()
         self.edits: dict[Family, TableEdits] = {}
         self.in_use: list[str] = []
         """The sets that had to go, and are looked into by somebody."""
         self._handles = handles
-
-    def begin(self, held: Held) -> None:
-        """Begin anew, with what there is; nothing was edited."""
-        self.held = held.copy()
 
     @property
     def edited(self) -> bool:
