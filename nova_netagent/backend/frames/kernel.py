@@ -151,7 +151,7 @@ class KernelFrames:
     @property
     def _kernel(self) -> Netlink:
         if self._netlink is None:
-            self._netlink = Netlink()
+            self._netlink = Netlink(recalls=True)
         return self._netlink
 
     def _lines(self, plan: FramesPlan) -> list[str]:

@@ -111,10 +111,11 @@ def lacks_nf_tables(error: Unavailable) -> bool:
 class Netlink:
     """A socket to the nf_tables of the network namespace in which it is made. One thread only.
 
+    :param recalls: of each set the last listing is kept: for who lists the same ones again and again.
     :raises Unavailable: there is none to be had.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, recalls: bool = False) -> None:
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
             self._socket.bind((0, 0))
@@ -127,6 +128,7 @@ class Netlink:
         self._sequence = 0
         self._elements: dict[tuple[TableId, str], tuple[list[bytes], tuple[Element, ...]]] = {}
         """Of each set the last listing, as bytes and taken apart: mostly it is the same again."""
+        self._recalls = recalls
 
     def close(self) -> None:
         """Close the socket."""
@@ -245,7 +247,8 @@ class Netlink:
         if known is not None and known[0] == raw:
             return list(known[1])
         found = [_element(each) for listed in raw for each in parse_list(listed)]
-        self._elements[table, set_name] = raw, tuple(found)
+        if self._recalls:
+            self._elements[table, set_name] = raw, tuple(found)
         return found
 
     def remaining(self, table: TableId, set_name: str, key: bytes) -> float | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from msgspec import Struct
+from msgspec.structs import replace as replace_struct
 
 from nova_netagent.backend.nft.netlink import ListedChain, ListedRule, ListedSet, Netlink
 from nova_netagent.backend.nft.objects import Element, Set, SetFlag, TableId
@@ -64,6 +65,14 @@ class Image:
             return True
         return _contents(self) != _contents(other)
 
+    def adopt_rules(self, name: str, rules: Keys) -> None:
+        """Hold these equal rules of a chain instead: there need not be two of them."""
+        self.chains[name] = replace_struct(self.chains[name], rules=rules)
+
+    def adopt_elements(self, name: str, elements: Elements) -> None:
+        """The same of a set's elements; what is said beside them does not count."""
+        self.sets[name] = replace_struct(self.sets[name], elements=elements)
+
     def copy(self) -> "Image":
         """One that can be edited."""
         return replace(self, chains=dict(self.chains), sets=dict(self.sets))
@@ -81,7 +90,8 @@ def read(netlink: Netlink, table: TableId) -> Image:
     if flags is None:
         return Image(table)
     listed = netlink.chains(table)
-    sets = {each.name: read_set(netlink, table, each) for each in netlink.sets(table)}
+    same = Same()
+    sets = {each.name: read_set(netlink, table, each, same) for each in netlink.sets(table)}
     rules: dict[str, list[ListedRule]] = {each.name: [] for each in listed}
     if len(listed) < _MANY_CHAINS:
         for rule in netlink.rules(table):
@@ -89,7 +99,7 @@ def read(netlink: Netlink, table: TableId) -> Image:
     else:
         for name in rules:
             rules[name] = netlink.rules(table, name)
-    chains = {each.name: chain_of(each, rules[each.name]) for each in listed}
+    chains = {each.name: chain_of(each, rules[each.name], same) for each in listed}
     return Image(table, exists=True, awake=not flags & DORMANT, chains=chains, sets=sets)
 
 
@@ -103,29 +113,46 @@ def read_again(netlink: Netlink, known: Image, touched: Touched) -> Image:
         if chain is None:
             again.chains.pop(name, None)
         else:
-            again.chains[name] = chain_of(chain, netlink.rules(known.table, name))
+            again.chains[name] = chain_of(chain, netlink.rules(known.table, name), Same())
     listed = {each.name: each for each in netlink.sets(known.table)} if touched.sets else {}
     for name in touched.sets:
         again.sets.pop(name, None)
         if name in listed:
-            again.sets[name] = read_set(netlink, known.table, listed[name])
+            again.sets[name] = read_set(netlink, known.table, listed[name], Same())
     return again
 
 
-def chain_of(listed: ListedChain, rules: Sequence[ListedRule]) -> HeldChain:
+class Same:
+    """Equal rules and elements of a listing become one object: most chains and sets have much in common."""
+
+    def __init__(self) -> None:
+        self._rules: dict[bytes, bytes] = {}
+        self._elements: dict[tuple[object, ...], tuple[tuple[bytes, bool], Element]] = {}
+
+    def rule(self, listed: ListedRule) -> bytes:
+        """The key of a rule."""
+        key = keys.uncounted(listed.expressions)
+        return self._rules.setdefault(key, key)
+
+    def element(self, listed: Element) -> tuple[tuple[bytes, bool], Element]:
+        """An element by its place in a set; what is said beside it is left out."""
+        what = listed.key, listed.end, listed.data, listed.closes
+        found = self._elements.get(what)
+        if found is None:
+            found = self._elements[what] = (listed.key, listed.closes), replace_struct(listed, comment=None)
+        return found
+
+
+def chain_of(listed: ListedChain, rules: Sequence[ListedRule], same: Same) -> HeldChain:
     """A chain as it was listed."""
-    return HeldChain(
-        tuple(keys.uncounted(rule.expressions) for rule in rules),
-        tuple(rule.handle for rule in rules),
-        is_right(listed),
-    )
+    return HeldChain(tuple(map(same.rule, rules)), tuple(rule.handle for rule in rules), is_right(listed))
 
 
-def read_set(netlink: Netlink, table: TableId, listed: ListedSet) -> HeldSet:
+def read_set(netlink: Netlink, table: TableId, listed: ListedSet, same: Same) -> HeldSet:
     """A set with its elements; those that are forgotten after a while are not looked at."""
     if listed.flags & SetFlag.TIMEOUT:
         return HeldSet({}, listed.flags, listed.key_size, listed.data_size)
-    found = {(each.key, each.closes): each for each in netlink.elements(table, listed.name)}
+    found = dict(map(same.element, netlink.elements(table, listed.name)))
     return HeldSet(found, listed.flags, listed.key_size, listed.data_size)
 
 
@@ -149,7 +176,8 @@ def logical_chains(image: Image, table: str, names: Names, encoded: Callable[[st
 
     Built-in chains are always there; one that is not hooked in right, or sleeps, holds nothing.
 
-    :param encoded: the keys of a chain as they were encoded last: what is the same becomes the same object.
+    :param encoded: the keys of a chain as they were encoded last: what is the same becomes the same object, in the
+        image too.
     """
     found: dict[str, Keys] = dict.fromkeys(BUILTIN_CHAINS[table], ())
     for physical, chain in image.chains.items():
@@ -157,7 +185,9 @@ def logical_chains(image: Image, table: str, names: Names, encoded: Callable[[st
         if of != table:
             continue
         works = chain.right and (image.awake or physical not in BASE_CHAINS)
-        found[name] = _known(chain.rules, encoded(name)) if works else ()
+        found[name] = known = _known(chain.rules, encoded(name)) if works else ()
+        if known == chain.rules:
+            image.adopt_rules(physical, known)
     return found
 
 

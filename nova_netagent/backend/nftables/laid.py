@@ -26,6 +26,7 @@ class Laid:
 def seen(image: Image, physical: str, desired: Keys, wanted: Laid, present: Sequence[str]) -> Keys | None:
     """A chain as it can be told from the kernel, by what it should be; ``None`` when there is none.
 
+    :param image: what the kernel has; of what is as it should be the image has our objects afterwards.
     :param wanted: what is desired, as it should stand.
     :param present: the sets and maps of the chain that are there.
     """
@@ -39,6 +40,9 @@ def seen(image: Image, physical: str, desired: Keys, wanted: Laid, present: Sequ
             for name, (described, elements) in wanted.maps.items()
         )
         if all(right):
+            image.adopt_rules(physical, wanted.rules)
+            for name, (_, ours) in wanted.maps.items():
+                image.adopt_elements(name, ours)
             return desired
     there = set(held.rules)
     elements = {(key, each.data) for held_set in actual.values() for (key, _), each in held_set.elements.items()}

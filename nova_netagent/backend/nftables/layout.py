@@ -51,6 +51,7 @@ def maps_of(sets: Mapping[str, HeldSet], root: str) -> list[str]:
 def seen_dispatch(image: Image, root: str, desired: Mapping[str, Keys], family: Family) -> dict[str, Keys]:
     """The root and the nodes as they can be told from the kernel, by what they should be.
 
+    :param image: what the kernel has; of maps that are as they should be the image has our elements afterwards.
     :param desired: the root and the nodes, as they were encoded last.
     """
     held = image.chains.get(root)
@@ -72,6 +73,9 @@ def seen_dispatch(image: Image, root: str, desired: Mapping[str, Keys], family: 
         found[name] = keys if len(kept) == len(keys) else kept
     plain = _plain(held.rules)
     expected = root_rules(desired.get(root, ()), shapes.values(), root, family)
+    for name in () if stray else maps:
+        if len(maps[name].elements) == len(wanted[name]):
+            image.adopt_elements(name, wanted[name])
     if held.rules == expected and not stray:
         return found
     if held.rules != expected:
