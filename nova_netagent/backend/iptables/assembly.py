@@ -35,6 +35,8 @@ from nova_netagent.netfilter.rule import Family, TableId
 from nova_netagent.plan.tables import AddChain, Delete, Edit, Fill, Insert, RemoveChain, TablePlan
 
 _FEW = 8
+_LONG = 8
+"""So many rules are worth a look whether they are those of another chain."""
 _TARGET = STANDARD_TARGET.size
 _MARK_NAME = ERROR_TARGET_SIZE - EXTENSION.size
 _SAID = {standard_target(name.encode()): standard_target(b"", number) for name, number in VERDICTS.items()}
@@ -149,22 +151,40 @@ class _Writing:
         self.jumps = no_jumps()
         self._said = said
         self._new: list[bytes] = []
-        """The entries of the chains that were written since some were copied."""
+        """The chains that were written since some were copied: entry by entry, or what lies between mark and policy
+        in one piece."""
         self._keys: list[bytes] = []
-        """As many; nothing stands for a mark and a policy."""
+        """As many; nothing stands for what has no offset."""
         self._heads: list[int] = []
-        """The numbers of the entries with which chains begin."""
+        """The numbers of the pieces with which chains begin."""
+        self._bodies: dict[Keys, bytes] = {}
+        """By the rules of a long chain its entries in one piece, if they came twice and none has an offset: many
+        groups have the same rules. Nothing where they came once."""
 
     def write(self, name: str, mark: bytes, keys: Keys, policy: bytes) -> None:
         """A chain, its jumps left open. :param mark: nothing, of a built-in chain."""
         self.names.append(name)
         self._heads.append(len(self._new))
         self._new.append(mark)
-        self._new += map(self._said.__getitem__, keys)
+        self._keys.append(b"")
+        body = self._body(keys) if len(keys) >= _LONG else b""
+        if body:
+            self._new.append(body)
+            self._keys.append(b"")
+        else:
+            self._new += map(self._said.__getitem__, keys)
+            self._keys += keys
         self._new.append(policy)
         self._keys.append(b"")
-        self._keys += keys
-        self._keys.append(b"")
+
+    def _body(self, keys: Keys) -> bytes:
+        """The entries of a chain in one piece; nothing where they are to be written one by one."""
+        body = self._bodies.get(keys)
+        if body is None:
+            self._bodies[keys] = body = b""
+        elif not body and self._said.leads.keys().isdisjoint(keys):
+            self._bodies[keys] = body = b"".join(map(self._said.__getitem__, keys))
+        return body
 
     def copy(self, before: Image, blob: memoryview, low: int, high: int, jumps: Jumps) -> None:
         """Some chains of another table, by their numbers, as they are."""

@@ -92,15 +92,16 @@ class Encoder:
         if all(known):
             return cast("Keys", known)
         keys = list(known)
-        asked = self._asked
+        family, index, asked = table.family, self._index, self._asked
+        asked.clear()
         try:
             for at, rule in enumerate(rules):
                 if keys[at] is None:
-                    asked.clear()
-                    keys[at] = key = encode(rule, table.family, self._index)
+                    keys[at] = key = encode(rule, family, index)
                     # The compiler has one object for equal rules. What relies on a set is its chain's alone.
                     if asked:
                         indexes |= asked
+                        asked.clear()
                     else:
                         done[id(rule)] = key
         except ValueError as e:

@@ -7,7 +7,6 @@ what it reads into the same form, so equal rules are equal bytes.
 
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import lru_cache
 from socket import inet_pton
 
@@ -38,7 +37,11 @@ _MASKS = {
     family: tuple((((1 << length) - 1) << (bits - length)).to_bytes(bits // 8, "big") for length in range(bits + 1))
     for family, bits in values.FAMILY_BITS.items()
 }
-_OF_A_HOST = {family: f"/{bits}" for family, bits in values.FAMILY_BITS.items()}
+_HOSTS = {
+    family: (LAYOUTS[family].socket_family, f"/{bits}", _MASKS[family][-1])
+    for family, bits in values.FAMILY_BITS.items()
+}
+"""How a host is told from a network: its address family, how its text ends, its mask."""
 _KERNEL_NOTES = {family: bytes(layout.size - layout.comefrom_at) for family, layout in LAYOUTS.items()}
 
 
@@ -127,9 +130,12 @@ def _protocol(number: int) -> int:
 
 def _address(text: str, family: Family) -> tuple[bytes, bytes]:
     """A prefix and its mask."""
-    if text.endswith(_OF_A_HOST[family]):
-        with suppress(OSError):
-            return inet_pton(LAYOUTS[family].socket_family, text.partition("/")[0]), _MASKS[family][-1]
+    socket_family, of_a_host, its_mask = _HOSTS[family]
+    if text.endswith(of_a_host):
+        try:
+            return inet_pton(socket_family, text[: -len(of_a_host)]), its_mask
+        except OSError:
+            pass
     return _prefix(text, family)
 
 

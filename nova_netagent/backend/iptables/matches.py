@@ -79,6 +79,7 @@ _LIMIT = Struct("=II32s")
 _LIMIT_SCALE = 10_000
 
 
+@lru_cache(8192)
 def interface(name: str) -> tuple[bytes, bytes]:
     """An interface's name and mask, to be filled up to 16 bytes; a trailing ``+`` makes the name a prefix.
 

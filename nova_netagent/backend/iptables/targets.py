@@ -88,6 +88,7 @@ def encode_target(target: Target, family: Family) -> bytes:
             return extension(encoded_name(name), revision, data)
 
 
+@lru_cache(4096)
 def encode_jump(chain: str) -> bytes:
     """A jump's bytes. :raises ValueError: for a chain name that cannot be."""
     raw = encoded_name(chain)
