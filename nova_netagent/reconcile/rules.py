@@ -24,7 +24,7 @@ LOG = logging.getLogger(__name__)
 
 _TABLE_ORDER = ("raw", "mangle", "filter", "nat")
 """Deny before allow: what proves and refuses comes before what rewrites. One family after the other: the kernel
-takes longest for IPv4's filter table, and meanwhile IPv6's are prepared."""
+takes longest for IPv4's filter table, and meanwhile IPv6's are prepared and begun with."""
 
 
 class Rules:

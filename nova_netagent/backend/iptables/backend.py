@@ -12,7 +12,7 @@ from typing import NamedTuple
 from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.iptables import entry
 from nova_netagent.backend.iptables.assembly import Assembler
-from nova_netagent.backend.iptables.beside import Beside
+from nova_netagent.backend.iptables.beside import Beside, in_turns
 from nova_netagent.backend.iptables.commit import Commit, replace_table
 from nova_netagent.backend.iptables.encoder import Encoder
 from nova_netagent.backend.iptables.image import CountedChain, Image
@@ -54,7 +54,7 @@ class IptablesBackend:
     """The legacy tables of the network namespace that the process is in.
 
     One thread only: python-iptables' libraries are not safe in two. Inside a ``transaction`` the kernel
-    takes a table while the next ones are read and put together here; tables go in one after the other.
+    takes a table while the next ones are read and put together here; those of a family go in one after the other.
 
     :param lock_timeout: seconds to wait for the xtables lock.
     :param owns_set: whether a set is ours by its name.
@@ -75,7 +75,7 @@ class IptablesBackend:
         beside: int = WORTH_A_THREAD,
     ) -> None:
         self._commit = commit
-        self._beside = Beside()
+        self._beside = {family: Beside() for family in FAMILIES}
         self._least_beside = beside
         self._together = False
         """Whether a transaction is open."""
@@ -100,7 +100,8 @@ class IptablesBackend:
 
     def close(self) -> None:
         """Close the sockets; what was remembered is forgotten."""
-        self._beside.close()
+        for beside in self._beside.values():
+            beside.close()
         for kernel in self._kernel.values():
             kernel.close()
         self._kernel.clear()
@@ -139,7 +140,7 @@ class IptablesBackend:
         """
         self._together = True
         try:
-            with self._beside.in_turns():
+            with in_turns():
                 yield
                 self.settle()
         finally:
@@ -185,11 +186,12 @@ class IptablesBackend:
             # Until it has succeeded nobody knows: a commit that reports an error may have been carried out.
             self._doubtful.add(plan.table)
             commit = partial(self._commit, self._tables(plan.table.family), plan, before, replacement)
-            if self._together and more and (is_large or self._on_their_way):
-                result = self._beside.start(commit, self._on_their_way[-1].result if self._on_their_way else None)
+            if self._on_their_way or (self._together and more and is_large):
+                result = self._beside[plan.table.family].start(commit, self._last_of(plan.table.family))
                 self._on_their_way.append(_Commit(plan.table, before, replacement.image, is_large, result, done))
+                if not more:
+                    self.settle()
             else:
-                self.settle()
                 with self._told_apart(plan.table, before):
                     commit()
                 self._remember(plan.table, replacement.image)
@@ -211,12 +213,22 @@ class IptablesBackend:
             with self._told_apart(commit.table, commit.before):
                 commit.result.result()
         except BaseException:
-            for each in self._on_their_way:  # they do not go in
-                each.result.exception()
-            self._on_their_way.clear()
+            # Those of this family do not go in. Those of the other one are told of, if they do.
+            while self._on_their_way:
+                other = self._on_their_way.popleft()
+                if other.result.exception() is None:
+                    self._note(other)
             raise
+        self._note(commit)
+
+    def _note(self, commit: _Commit) -> None:
+        """A table is in."""
         self._remember(commit.table, commit.after)
         commit.done()
+
+    def _last_of(self, family: Family) -> Future[None] | None:
+        """The commit of this family that goes in last of those on their way."""
+        return next((each.result for each in reversed(self._on_their_way) if each.table.family == family), None)
 
     def read_sets(self) -> dict[str, IpSet]:
         """The sets that are ours by name. :raises Unavailable: the kernel does not list them."""

@@ -38,18 +38,19 @@ class Beside:
             begun.wait()
         return done
 
-    @contextmanager
-    def in_turns(self) -> Iterator[None]:
-        """Who computes hands the interpreter over soon to who waits for it: usually that takes 5 ms."""
-        usual = sys.getswitchinterval()
-        sys.setswitchinterval(min(usual, _TURN))
-        try:
-            yield
-        finally:
-            sys.setswitchinterval(usual)
-
     def close(self) -> None:
         """End the thread, when its work is done."""
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
+
+
+@contextmanager
+def in_turns() -> Iterator[None]:
+    """Who computes hands the interpreter over soon to who waits for it: usually that takes 5 ms."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(min(usual, _TURN))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)

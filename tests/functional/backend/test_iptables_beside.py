@@ -1,4 +1,4 @@
-"""In a transaction the kernel takes one table while the next one is prepared."""
+"""In a transaction the kernel takes a table of each family while the next ones are prepared."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +11,7 @@ from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.iptables import IptablesBackend
 from nova_netagent.backend.iptables.assembly import Replacement
 from nova_netagent.backend.iptables.backend import AT_A_TIME
-from nova_netagent.backend.iptables.commit import replace_table
+from nova_netagent.backend.iptables.commit import Commit, replace_table
 from nova_netagent.backend.iptables.image import Image
 from nova_netagent.backend.iptables.tables import KernelTables
 from nova_netagent.netfilter.rule import ACCEPT, DROP, Ports, Rule, TableId
@@ -21,6 +21,7 @@ from tests.functional.backend.legacy import FILTER, MANGLE, NAT, RAW, encoded, i
 UNACCEPTABLE = Rule(ACCEPT, matches=(Ports("tcp", destination=(1, 1)),))
 CHAINS = ((FILTER, UNACCEPTABLE), (RAW, Rule(DROP)), (MANGLE, Rule(DROP)))
 TABLES = (FILTER, RAW, MANGLE, NAT)
+RAW6, FILTER6 = TableId(6, "raw"), TableId(6, "filter")
 OURS = ["-A ours -j DROP"]
 LARGE = 16 << 10
 """More than the entries of an empty table."""
@@ -36,12 +37,13 @@ class Gate:
         self.opened.set()
         self.threads: list[str] = []
         self.before: Callable[[], object] = lambda: None
+        self.instead: Commit = replace_table
 
     def __call__(self, tables: KernelTables, plan: TablePlan[bytes], before: Image, replacement: Replacement) -> None:
         assert self.opened.wait(SECONDS)
         self.threads.append(current_thread().name)
         self.before()
-        replace_table(tables, plan, before, replacement)
+        self.instead(tables, plan, before, replacement)
 
 
 @pytest.fixture
@@ -118,6 +120,41 @@ def apply_all(
             backend.settle()
 
 
+def test_a_family_waits_for_none_of_the_other_one(backend: IptablesBackend, gate: Gate) -> None:
+    """The first of IPv4's tables goes in after all of IPv6's, and only then the next one of its family."""
+    order: list[TableId] = []
+    is_last_in = Event()
+
+    def commit(tables: KernelTables, plan: TablePlan[bytes], before: Image, replacement: Replacement) -> None:
+        if plan.table.family == 4:
+            assert is_last_in.wait(SECONDS)
+        replace_table(tables, plan, before, replacement)
+        order.append(plan.table)
+        if plan.table == FILTER6:
+            is_last_in.set()
+
+    gate.instead = commit
+    done: list[TableId] = []
+    with backend.locked(), backend.transaction():
+        for table in (RAW, RAW6, FILTER6, FILTER):
+            backend.apply(plan(backend, table), partial(done.append, table), more=True)
+    assert order == [RAW6, FILTER6, RAW, FILTER]
+    assert done == [RAW, RAW6, FILTER6, FILTER]
+
+
+def test_what_is_refused_in_one_family_is_none_of_the_other_ones(backend: IptablesBackend) -> None:
+    done: list[TableId] = []
+    plans = (plan(backend, *each) for each in ((RAW, UNACCEPTABLE), (RAW6, Rule(DROP)), (FILTER, Rule(DROP))))
+    with pytest.raises(RuleRefused, match=r"IPv4 raw.*EINVAL"):
+        apply_all(backend, plans, done)
+    assert done == [RAW6]
+    assert [save(table) for table in (RAW, FILTER, RAW6)] == [[], [], OURS]
+    with backend.locked():  # what went in is known, what did not is not
+        assert backend.read(RAW6, fresh=False).keys() >= {"ours"}
+        backend.apply(TablePlan(RAW6, (AddChain("ours-too"),)))
+        assert "ours" not in backend.read(FILTER, fresh=False)
+
+
 def test_what_the_kernel_refuses_keeps_the_next_table_from_it(backend: IptablesBackend) -> None:
     done: list[TableId] = []
     plans = (plan(backend, table, rule) for table, rule in CHAINS)
@@ -160,13 +197,13 @@ def test_outside_a_transaction_nobody_has_to_wait(backend: IptablesBackend, gate
     assert gate.threads == [current_thread().name]
 
 
-def test_the_last_table_goes_in_at_once_and_after_the_others(backend: IptablesBackend, gate: Gate) -> None:
+def test_the_last_table_is_in_when_it_is_applied_and_comes_after_the_others(backend: IptablesBackend) -> None:
     done: list[TableId] = []
     with backend.locked(), backend.transaction():
         backend.apply(plan(backend, FILTER), lambda: done.append(FILTER), more=True)
         backend.apply(plan(backend, RAW), lambda: done.append(RAW))
         assert done == [FILTER, RAW]
-    assert gate.threads[-1] == current_thread().name
+        assert save(RAW) == OURS
 
 
 def test_a_small_table_goes_in_at_once(empty_tables: None, gate: Gate) -> None:
