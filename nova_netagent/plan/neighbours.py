@@ -1,6 +1,6 @@
 """Who has come to an address that somebody else may have had. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from nova_netagent.compile.resolve import Port
 from nova_netagent.model.lineage import changed
@@ -15,6 +15,14 @@ def newcomers(before: Mapping[str, tuple[Port, ...]], now: Mapping[str, tuple[Po
     for id_ in changed(before, now):
         had = _held(before.get(id_, ()))
         found |= {key: mac for key, mac in _held(now.get(id_, ())).items() if had.get(key) != mac}
+    return found
+
+
+def joining(now: Mapping[str, tuple[Port, ...]], devices: Container[str]) -> Neighbours:
+    """The addresses of the vifs of these devices."""
+    found: dict[tuple[str, str], str] = {}
+    for ports in now.values():
+        found |= _held(tuple(port for port in ports if port.vif.device in devices))
     return found
 
 

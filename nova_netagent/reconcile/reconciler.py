@@ -15,7 +15,7 @@ from nova_netagent.netfilter.frames import Frames
 from nova_netagent.netfilter.rule import Ruleset
 from nova_netagent.plan.frames import frames_on
 from nova_netagent.plan.links import ActualLinks, LinkPlan
-from nova_netagent.plan.neighbours import newcomers
+from nova_netagent.plan.neighbours import Neighbours, joining, newcomers
 from nova_netagent.reconcile.attempts import persist
 from nova_netagent.reconcile.links import OwnLinks
 from nova_netagent.reconcile.outcome import Outcome
@@ -108,22 +108,25 @@ class Reconciler:
 
     def _finish(self, compiled: Compiled, link_plan: LinkPlan, outcome: Outcome, *, verify: bool) -> None:
         """What comes after the rules: links, what depends on those that there are now, and who serves on them."""
+        come = self._newcomers(compiled.scope.resolved.ports, link_plan)
+        if come:
+            self._host.links.refuse_waiting(come)
         self.links.finish(link_plan, outcome)
         if verify or link_plan.join or any(kind == "uplink" for kind, _ in link_plan.forget):
             self.links.remember_uplinks(compiled.links)
         if link_plan:  # ports and MACs may be others now
             self._apply_frames(compiled, outcome)
-        self._introduce(compiled.scope.resolved.ports)
+        if come:
+            self._host.links.introduce(come)
+        self._ports = compiled.scope.resolved.ports
         servers = self._plan_servers(compiled, fresh=verify)
         self._host.servers.apply(servers)
         outcome.note("dhcp", servers)
         outcome.link_failures = {**self.links.problems(compiled.links), **outcome.link_failures}
 
-    def _introduce(self, ports: Mapping[str, tuple[Port, ...]]) -> None:
-        """The host is told who has come to an address; at the start everybody may have been there before."""
-        if self._ports is not None and (now := newcomers(self._ports, ports)):
-            self._host.links.introduce(now)
-        self._ports = ports
+    def _newcomers(self, ports: Mapping[str, tuple[Port, ...]], link_plan: LinkPlan) -> Neighbours:
+        """Who has come to an address; at the start those who are on no bridge yet."""
+        return joining(ports, link_plan.add_ports) if self._ports is None else newcomers(self._ports, ports)
 
     def _apply_frames(self, compiled: Compiled, outcome: Outcome) -> None:
         frames = self._host.frames

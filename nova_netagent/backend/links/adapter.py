@@ -160,14 +160,23 @@ class KernelLinks:
             for name in plan.remove_vlans:
                 self._try(name, partial(self._remove, name))
 
+    def refuse_waiting(self, now: Neighbours) -> None:
+        """Throw away what waits for an answer from these addresses."""
+        try:
+            neighbours.refuse_waiting(self._by_index(now))
+        except OSError as error:
+            LOG.warning("what was sent to an address before it was somebody's may arrive: %s", error)
+
     def introduce(self, now: Neighbours) -> None:
         """Tell the host who has these addresses, where it knows of somebody else or has waited for an answer."""
-        links = self._image.read().links
-        who = {(links[bridge].index, address): mac for (bridge, address), mac in now.items() if bridge in links}
         try:
-            neighbours.correct(who)
+            neighbours.correct(self._by_index(now))
         except OSError as error:
             LOG.warning("the host may send to who had an address before: %s", error)
+
+    def _by_index(self, now: Neighbours) -> Mapping[tuple[int, str], str]:
+        links = self._image.read().links
+        return {(links[bridge].index, address): mac for (bridge, address), mac in now.items() if bridge in links}
 
     @contextmanager
     def _collect(self) -> Iterator[None]:

@@ -38,6 +38,8 @@ class FakeLinks:
         """By link and address, the MAC that answered last; empty: nobody did."""
         self.written_down: set[tuple[str, str]] = set()
         """Those neighbours that an operator wrote down."""
+        self.waiting: set[tuple[str, str]] = set()
+        """By link and address, those neighbours for whose answer something waits."""
         self.edits: list[str] = []
         """Every edit that was made, in order."""
         self.fail: dict[str, str] = {}
@@ -145,6 +147,12 @@ class FakeLinks:
         for name in plan.remove_vlans:
             self._edit(failures, name, f"- vlan {name}", partial(self.remove_link, name))
         _raise(failures)
+
+    def refuse_waiting(self, now: Neighbours) -> None:
+        """Throw away what waits."""
+        for key in sorted(self.waiting & now.keys()):
+            self.waiting.remove(key)
+            self.edits.append(f"- waiting for {key[1]}")
 
     def introduce(self, now: Neighbours) -> None:
         """Put right who has these addresses."""

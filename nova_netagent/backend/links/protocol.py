@@ -43,6 +43,9 @@ class LinksBackend(Protocol):
     def finish(self, plan: LinkPlan) -> None:
         """What comes after the rules: uplinks, bridges, addresses, ports, forwarding."""
 
+    def refuse_waiting(self, now: Neighbours) -> None:
+        """Throw away what waits for an answer from these addresses: it was sent when they were nobody's."""
+
     def introduce(self, now: Neighbours) -> None:
         """Tell the host who has these addresses, where it knows of somebody else or has waited for an answer."""
 

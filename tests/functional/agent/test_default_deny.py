@@ -1,14 +1,18 @@
 """What nobody asked for does not come in, whoever sends it and whatever way it takes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
-from nova_netagent.model import AllowedAddressPair, values
+from nova_netagent.model import AllowedAddressPair, document, values
 from nova_netagent.testing import make_group, make_instance, make_rule, make_vif
+from tests.functional.agent.kernel import eventually, hindered
 from tests.functional.agent.site import ETHERTYPES, Site
 from tests.lab import Forged, Icmp, Ip, Namespace, Tcp, Udp, arrives, needs, ping, tcp, udp
-from tests.lab.probes import IpProbe
+from tests.lab.probes import IpProbe, new_token
+from tests.lab.watch import watching
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
 
@@ -196,3 +200,45 @@ def test_what_the_host_sends_to_everybody_is_heard(lonely: Site, to: str) -> Non
 def test_what_the_host_sends_to_a_link_local_address_is_heard(lonely: Site) -> None:
     """Nobody describes it, and of all machines that are not on the bridge only the host can send to it."""
     assert arrives(lonely.host, lonely.vm1, Udp(53, to=link_local(lonely.vm1), device="br1"))
+
+
+# --- what was sent before there was anybody to judge it for
+
+
+@contextmanager
+def nothing_early(site: Site, family: int) -> Iterator[None]:
+    """What is sent to vm1's address while that is nobody's, and waits there for an answer, vm1 does not hear."""
+    probe = site.addressed(site.outside, site.vm1, Udp(53, family=family))
+    token = new_token()
+    site.host.run(["ip", "neigh", "flush", "dev", "br1"])
+    with watching(site.vm1, [probe], None) as watch:
+        watch.expect(token)
+        probe.prepare(site.outside, token)()
+        eventually(lambda: "INCOMPLETE" in site.host.run(["ip", "neigh", "show", str(probe.to)]).stdout, 2)
+        yield
+        assert ping(site.vm1, site.outside, family=family)  # it is there, and heard
+        assert watch.look(token) is None
+
+
+def test_what_waited_for_an_instance_is_not_sent_to_it(site: Site, family: int) -> None:
+    site.describe(make_instance(2))
+    with nothing_early(site, family):
+        site.put(make_instance(1))
+
+
+def test_what_waited_for_an_address_is_not_sent_to_who_is_given_it(site: Site, family: int) -> None:
+    other = ("10.1.0.9", "fd00:1::9")
+    site.describe(make_instance(1, vifs=(make_vif(1, fixed_ips=other),)), make_instance(2))
+    with nothing_early(site, family):
+        site.put(make_instance(1))
+
+
+def test_what_waited_for_an_instance_that_a_crash_delayed_is_not_sent_to_it(site: Site, family: int) -> None:
+    """It was stored, and its rules come with the next start."""
+    site.describe(make_instance(2))
+    late = make_instance(1)
+    with nothing_early(site, family):
+        with hindered(site.host, site.backend):
+            assert site.agent.request("PUT", f"/v1/instances/{late.id}?wait=false", document(late))[0] == 202
+            site.agent.kill9()
+        site.agent.start()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from msgspec.structs import replace
 
 from nova_netagent.backend.links.fake import FakeLinks
 from nova_netagent.plan.links import ActualLinks
+from nova_netagent.testing import make_instance, make_network
+from tests.properties.host import Host
 from tests.unit.links.contract import LinksContract
 
 
@@ -91,3 +94,31 @@ class TestFake(LinksContract):
         links.links.fail["eth1"] = "the test"
         yield
         del links.links.fail["eth1"]
+
+
+class TestWaiting:
+    """What was sent to an address before it was somebody's; on the kernel test_default_deny sends it."""
+
+    @pytest.fixture
+    def host(self, links: FakeWorld, tmp_path: Path) -> Host:
+        links.links.add_link("tap1")
+        host = Host(tmp_path, open_links=links.open)
+        host.put(make_network(1))
+        links.links.waiting = {("br1", "10.1.0.2"), ("br1", "10.1.0.4")}
+        return host
+
+    def test_it_is_thrown_away_before_anybody_can_answer(self, links: FakeWorld, host: Host) -> None:
+        host.put(make_instance(1))
+        edits = links.links.edits
+        assert edits.index("- waiting for 10.1.0.2") < edits.index("+ port tap1")
+
+    def test_what_waits_for_others_is_left(self, links: FakeWorld, host: Host) -> None:
+        host.put(make_instance(1))
+        assert links.links.waiting == {("br1", "10.1.0.4")}
+
+    def test_what_was_judged_already_is_left(self, links: FakeWorld, host: Host) -> None:
+        host.put(make_instance(1))
+        links.links.waiting = {("br1", "10.1.0.2")}
+        host.put(make_instance(1, (1,)))
+        host.restart()
+        assert links.links.waiting == {("br1", "10.1.0.2")}
