@@ -532,6 +532,8 @@ def _address_problem(address: str, network: Network | None, holder: str | None) 
     cidr = network.range(own.family)
     if cidr is None or not values.prefix(cidr).contains(own):
         return f"is outside network {network.id}"
+    if address in (network.server, network.gateway_v6):
+        return f"is the host's own on network {network.id}"
     return None
 
 

@@ -270,6 +270,24 @@ def test_a_fixed_ip_of_a_family_that_its_network_has_not_is_in_error() -> None:
     assert errors(world, instance) == [f"vif {vif_id(1)}: fixed IP fd00:1::2 is outside network {network_id(1)}"]
 
 
+@pytest.mark.parametrize("address", ["10.1.0.9", "fd00:1::1"])
+def test_a_fixed_ip_that_is_the_hosts_own_is_in_error_and_the_others_work(address: str) -> None:
+    """Its instance could answer ARP for it, and have the whole network's packets."""
+    instance = make_instance(1, (1,), vifs=(make_vif(1, fixed_ips=("10.1.0.2", address)),))
+    world = World(make_network(1, dhcp_server="10.1.0.9"), make_group(1, make_rule(1)), instance)
+    assert errors(world, instance) == [
+        f"vif {vif_id(1)}: fixed IP {address} is the host's own on network {network_id(1)}"
+    ]
+    assert world.passes(OUTSIDE, vm(1))
+    assert not world.passes(vm(1), OUTSIDE, family=6 if ":" in address else 4, from_address=address)
+
+
+def test_an_instance_may_be_the_gateway_where_the_host_is_not() -> None:
+    instance = make_instance(1, vifs=(make_vif(1, fixed_ips=("10.1.0.1",)),))
+    world = World(make_network(1, dhcp_server="10.1.0.9"), instance)
+    assert errors(world, instance) == []
+
+
 def test_everything_that_is_wrong_is_named() -> None:
     instance = make_instance(1, (7,), vifs=(make_vif(1, fixed_ips=("10.2.0.2",)), make_vif(2, 9)))
     world = World(make_network(1), instance)
