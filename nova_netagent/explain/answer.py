@@ -313,6 +313,7 @@ class _Case:
         question = self._question
         for device in (self._sender, self._bridged_to, _leaves_by(end.packet)):
             self._note_link(device)
+        self._note_mac()
         self._note_nobody(end)
         self._note_arp(end)
         if "NEW" not in self._packet.states:
@@ -344,6 +345,17 @@ class _Case:
             self._notes.append(f"{device} is down: nothing comes or goes that way")
         elif port is not None and device in self._scene.vifs and link.master is None:
             self._notes.append(f"{device} is on no bridge: nothing comes or goes that way")
+
+    def _note_mac(self) -> None:
+        """Another's MAC: the rules that refuse its packet do not get to see it, and count nothing."""
+        mac, frames = self._question.mac, self._world.compiled.frames.frames
+        secured = next((each for each in frames.secured if each.device == self._sender), None)
+        if mac is None or secured is None or mac in secured.macs or self._world.host.frames is None:
+            return
+        where = f"nft list chain bridge {self._world.compiled.scope.owner.wrap_name} from-vif"
+        self._notes.append(
+            f"{mac} is no MAC of {self._sender}: its frames are dropped and counted before that ({where})"
+        )
 
     def _note_nobody(self, end: End) -> None:
         """A packet that is let out to a bridge behind which nobody is known to have its address."""

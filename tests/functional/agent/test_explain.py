@@ -1,6 +1,7 @@
 """explain, beside the kernel: what it says of a packet is what becomes of it."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -241,7 +242,7 @@ def passes(site: Site, sender: Namespace, receiver: Namespace, probe: IpProbe, *
     return found
 
 
-def stops(site: Site, sender: Namespace, receiver: Namespace, probe: IpProbe) -> dict[str, Any]:
+def stops(site: Site, sender: Namespace, receiver: Namespace, probe: IpProbe | Forged) -> dict[str, Any]:
     """Send it: it does not arrive. What is said of it."""
     probe = site.addressed(sender, receiver, probe)
     found = site.agent.explain(asked(site, sender, receiver, probe))
@@ -325,6 +326,17 @@ def test_who_sends_as_somebody_else_may_be_allowed_to(site: Site) -> None:
     assert (found["verdict"], found["refused_by"]["table"]) == ("DROP", "raw")
     assert "allow it to send as 10.1.0.77" in found["proposal"]["changes"][0]["text"]
     assert found["proposal"]["works"]
+
+
+def test_another_mac_is_dropped_where_it_is_said_to_be(site: Site) -> None:
+    """Before the rules of packets, which count nothing of it."""
+    site.describe(WEB, make_instance(1, (1,)))
+    found = stops(site, site.vm1, site.outside, Forged(Tcp(80), source_mac="02:00:00:00:00:09"))
+    (where,) = [note for note in found["notes"] if "dropped and counted before that" in note]
+    listed = site.host.run(where.rpartition("(")[2].rstrip(")").split()).stdout
+    assert re.search(r"counter packets [1-9]\d* bytes \d+ drop comment \"another's MAC\"", listed)
+    again = site.agent.explain({"proto": "tcp", "src": "10.1.0.2:1", "dst": "192.0.2.1:80", "mac": "02:00:00:00:00:09"})
+    assert again["refused_by"]["packets"] == 0
 
 
 def test_nat_is_told(site: Site) -> None:

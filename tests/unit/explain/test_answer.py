@@ -24,6 +24,7 @@ from nova_netagent.testing import (
     make_network,
     make_provider_rule,
     make_rule,
+    make_vif,
 )
 from tests.properties.host import Host
 
@@ -92,6 +93,8 @@ def test_a_lie_is_told_to_be_one(host: Host, src: str, mac: str) -> None:
     assert found.refused_by is not None
     assert (found.refused_by.owner.id, found.refused_by.owner.part) == (make_instance(1).id, "own address")
     assert found.reason.endswith("vm1 may not send from that address or MAC")
+    strange = f"{mac} is no MAC of tap1: its frames are dropped and counted before that"
+    assert any(note.startswith(strange) for note in found.notes) == (mac != make_vif(1).address)
 
 
 def test_between_neighbours_it_is_bridged(host: Host) -> None:
