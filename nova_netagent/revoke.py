@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
-from nova_netagent.compile import Compiled
+from nova_netagent.compile import Compiled, egress
+from nova_netagent.compile.parts import Scope
 from nova_netagent.compile.resolve import Group, Port, Resolved
 from nova_netagent.model import values
 from nova_netagent.model.lineage import changed
@@ -46,7 +47,7 @@ def concerned(before: Compiled | None, after: Compiled) -> Addresses:
         return Addresses()
     old, new = before.scope.resolved, after.scope.resolved
     found = [
-        *_of_ports(old, new, after.scope.settings.network.manage_links),
+        *_of_ports(old, after.scope),
         *_of_groups(old, new),
         *_of_members(before, after),
         *_of_floating_ips(old, new),
@@ -62,16 +63,19 @@ def concerned(before: Compiled | None, after: Compiled) -> Addresses:
     return Addresses(single, tuple(each for each in prefixes if not is_host(each)))
 
 
-def _of_ports(old: Resolved, new: Resolved, arrives_closed: bool) -> Iterator[str]:
+def _of_ports(old: Resolved, scope: Scope) -> Iterator[str]:
     """The addresses of the instances that are not what they were.
 
-    :param arrives_closed: an instance that is not described passes nothing, so one that arrives has
-        no flows but those that the host judged from which it came.
+    On our own bridges an instance that is not described passes nothing, so that one that arrives has
+    no flows but those that the host judged from which it came, and those that somebody began when the
+    address was nobody's: in these it could answer whatever its egress rules say.
     """
+    new = scope.resolved
     for id_ in changed(old.ports, new.ports):
-        if arrives_closed and id_ not in old.ports:
-            continue
+        arrives_closed = scope.settings.network.manage_links and id_ not in old.ports
         for port in {*old.ports.get(id_, ())} ^ {*new.ports.get(id_, ())}:
+            if arrives_closed and not any(egress.is_judged(port, family, scope) for family in scope.families):
+                continue
             yield from _own(port)
             # A pair with everybody would have every flow looked at; it names nobody (see Whereabouts).
             yield from (pair.ip_address for pair in port.vif.pairs if not pair.ip_address.endswith("/0"))

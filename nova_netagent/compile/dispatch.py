@@ -142,7 +142,7 @@ class Way(Struct, frozen=True, gc=False):
 
 
 # The same object for the same way: what was encoded of it is found again.
-_once = lru_cache(1 << 14)
+_once = lru_cache(1 << 12)
 
 
 @_once

@@ -18,7 +18,7 @@ from nova_netagent.testing import (
 )
 from tests.functional.agent.flows import talking
 from tests.functional.agent.site import ETHERTYPES, Site
-from tests.lab import Namespace, Udp, iptables, needs, ping, refused, udp
+from tests.lab import Namespace, Udp, arrives, iptables, needs, ping, refused, udp
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
 
@@ -232,6 +232,19 @@ def test_an_address_is_used_again_within_a_second(site: Site, family: int) -> No
             assert new.lives()
     finally:
         machine.links.delete_address("eth0", own)
+
+
+def test_who_comes_to_an_address_cannot_answer_what_was_sent_to_it_before(site: Site, family: int) -> None:
+    """A flow that nobody judged, since the address was nobody's: it would be a way around the egress rules."""
+    site.describe(ports(family, 80, direction="egress"), make_instance(2))
+    asked, answer = Udp(53, source_port=4000, family=family), Udp(4000, source_port=53, family=family)
+    site.host.run(["ip", "neighbour", "flush", "dev", "br1"])
+    # Not by ``refused``, which makes flows of its own.
+    assert not arrives(site.outside, site.vm1, asked, within=0.3)
+    site.put(make_instance(1, (1,)))
+    assert not arrives(site.vm1, site.outside, answer, within=0.3)
+    assert not arrives(site.outside, site.vm1, asked, within=0.3)
+    assert arrives(site.vm1, site.outside, Udp(80, family=family))
 
 
 # --- migration

@@ -175,9 +175,13 @@ def test_an_instance_that_arrives_has_no_flows_that_nobody_judged(host: Host) ->
     assert host.flows.looks == []
 
 
-def test_an_instance_that_was_not_filtered_keeps_what_either_direction_may(tmp_path: Path) -> None:
-    """The table may take the client for the server: this host has not seen how the connection began."""
-    host = Host(tmp_path, replace(SETTINGS, network=replace(SETTINGS.network, manage_links=False)))
+@pytest.mark.parametrize("manage_links", [True, False])
+def test_an_instance_that_was_not_filtered_keeps_what_either_direction_may(tmp_path: Path, manage_links: bool) -> None:
+    """The table may take the client for the server: this host has not seen how the connection began.
+
+    On a bridge of ours its egress has to be judged: the address was nobody's, and what was sent to it was let on.
+    """
+    host = Host(tmp_path, replace(SETTINGS, network=replace(SETTINGS.network, manage_links=manage_links)))
     host.put(make_network(1))
     opened, answered = tcp(OUTSIDE, "10.1.0.9", 5000), tcp(OUTSIDE, "10.1.0.9", 40000, 80)
     host.flows.tracked = [opened, answered]
