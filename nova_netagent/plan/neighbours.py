@@ -1,6 +1,6 @@
 """Who has come to an address that somebody else may have had. Pure."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Mapping
 
 from nova_netagent.compile.resolve import Port
 from nova_netagent.model.lineage import changed
@@ -18,10 +18,10 @@ def newcomers(before: Mapping[str, tuple[Port, ...]], now: Mapping[str, tuple[Po
     return found
 
 
-def joining(now: Mapping[str, tuple[Port, ...]], devices: Container[str]) -> Neighbours:
+def joining(now: Mapping[str, tuple[Port, ...]], devices: Collection[str]) -> Neighbours:
     """The addresses of the vifs of these devices."""
     found: dict[tuple[str, str], str] = {}
-    for ports in now.values():
+    for ports in now.values() if devices else ():
         found |= _held(tuple(port for port in ports if port.vif.device in devices))
     return found
 
