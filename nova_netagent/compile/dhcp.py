@@ -125,9 +125,7 @@ def services(scope: Scope, state: DesiredState, memo: Memo) -> Mapping[str, Dhcp
     """The dnsmasq of each bridge that wants one."""
     part = memo.part("servers")
     served = [
-        network
-        for network in sorted(scope.resolved.networks.values(), key=lambda each: each.id)
-        if network.serves_dhcp or (6 in scope.families and network.routed(6))
+        network for network in scope.networks if network.serves_dhcp or (6 in scope.families and network.routed(6))
     ]
     domain = domain_name(scope.settings.network.dhcp_domain)
     owners = part.paired("owners", scope.resolved.ports if served else {}, state.instances)
@@ -144,7 +142,7 @@ def services(scope: Scope, state: DesiredState, memo: Memo) -> Mapping[str, Dhcp
     for bridge, networks in sorted(by_bridge.items()):
         modes = {network.id: serving.modes[network.id] for network in networks if network.id in serving.modes}
         texts = _text(hosts.beginning(bridge).distinct()), _text(names.beginning(bridge).items)
-        depends_on = (*networks, *map(modes.get, [network.id for network in networks]), *texts)
+        depends_on = (*networks, *[modes.get(network.id) for network in networks], *texts)
         build = partial(_service, bridge, networks, modes, *texts, scope.settings)
         found[bridge] = part.get(("dhcp service", bridge), depends_on, build)
     return found

@@ -68,7 +68,7 @@ def _translations(scope: Scope) -> Iterator[Rule]:
     address = settings.routing_source_ip
     if not address:
         return
-    for each in sorted(scope.resolved.networks.values(), key=lambda item: item.id):
+    for each in scope.networks:
         if each.external_gateway:
             yield from _external(each, scope, address)
     public = scope.above(settings.public_interface)

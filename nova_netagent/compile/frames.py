@@ -43,7 +43,7 @@ def wanted(scope: Scope, memo: Memo) -> WantedFrames:
     resolved = scope.resolved
     # Of floating IPs all but what is redirected knows nothing.
     still = part.get("of vifs", (resolved.networks, resolved.ports), partial(_of_vifs, scope, memo))
-    redirected = tuple(_redirected(_in_order(scope), scope))
+    redirected = tuple(_redirected(scope.networks, scope))
     return WantedFrames(replace(still.frames, redirected=redirected), still.bridges)
 
 
@@ -51,20 +51,16 @@ def _of_vifs(scope: Scope, memo: Memo) -> WantedFrames:
     """What vifs and networks ask of the frames, whoever has floating IPs."""
     part = memo.part("vifs")
     judged = part.each("judged", scope.resolved.ports, (), _vifs)
-    managed = scope.settings.network.manage_links
-    networks = _in_order(scope)
-    closed = part.in_order("closed", judged, partial(_of_kind, Closed), _device)
     frames = Frames(
         secured=tuple(part.in_order("secured", judged, partial(_of_kind, Secured), _device).items),
-        closed=() if managed else tuple(closed.items),  # on a bridge of ours it is no port
-        isolated=tuple(_isolated(networks, scope)),
-        hairpins=tuple([device for _, device in on_bridges(scope, memo).items]) if managed else (),
+        isolated=tuple(_isolated(scope.networks, scope)),
     )
-    return WantedFrames(frames, _bridges(networks, on_bridges(scope, memo), scope) if managed else {})
-
-
-def _in_order(scope: Scope) -> list[Network]:
-    return sorted(scope.resolved.networks.values(), key=lambda each: each.id)
+    if not scope.settings.network.manage_links:  # on a bridge of ours what is closed is no port
+        closed = part.in_order("closed", judged, partial(_of_kind, Closed), _device)
+        return WantedFrames(replace(frames, closed=tuple(closed.items)), {})
+    vifs = on_bridges(scope, memo)
+    hairpins = tuple([device for _, device in vifs.items])
+    return WantedFrames(replace(frames, hairpins=hairpins), _bridges(scope.networks, vifs, scope))
 
 
 def _vifs(_id: str, ports: tuple[Port, ...], _last: object) -> tuple[Secured | Closed, ...]:

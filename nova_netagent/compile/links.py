@@ -70,7 +70,7 @@ class Links(Struct, frozen=True):
 
 def links_of(scope: Scope, memo: Memo) -> Links:
     """The links that a state wants; without ``manage_links`` bridges and ports are somebody else's."""
-    networks = sorted(scope.resolved.networks.values(), key=lambda each: each.id)
+    networks = scope.networks
     managed = scope.settings.network.manage_links
     uplinks = scope.resolved.uplinks
     leads = {each.bridge: each.device for each in uplinks.values()}

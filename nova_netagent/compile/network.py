@@ -40,7 +40,7 @@ def place(scope: Scope, placed: Placed) -> None:
 
     Several networks may be on one bridge: it is open for what any of them needs.
     """
-    networks = sorted(scope.resolved.networks.values(), key=lambda each: each.id)
+    networks = scope.networks
     if any(each.serves_dhcp for each in networks):
         placed.add(4, "filter", scope.chain("INPUT"), _DISCOVER)
         placed.add(4, "filter", scope.chain("FORWARD"), _DISCOVER)

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from nova_netagent.compile.memo import InOrder, Memo
 from nova_netagent.compile.resolve import Port, Resolved
+from nova_netagent.model import Network
 from nova_netagent.netfilter.owner import NO_CLASH, SHORT, Owner, ShortIds, short_names
 from nova_netagent.netfilter.rule import DROP, Chain, Family, Jump, Reject, Rule, TableId, Target
 from nova_netagent.settings import Settings
@@ -57,6 +58,11 @@ class Scope(Struct, frozen=True):
     def jump(self, name: str) -> Rule:
         """The rule that jumps to a wrapped chain, whatever the packet: one object for all that do."""
         return _jump(self.owner.wrap_name, name)
+
+    @property
+    def networks(self) -> list[Network]:
+        """Every network that can be had, by id."""
+        return sorted(self.resolved.networks.values(), key=lambda each: each.id)
 
     @property
     def all_ports(self) -> Iterable[Port]:

@@ -130,7 +130,7 @@ def scene_of(compiled: Compiled, actual: ActualLinks, live: LiveRules, ask: Call
     """The host as it is now; vifs whose tap is not there yet are on the bridge that they belong to."""
     scope = compiled.scope
     vifs = {port.vif.device: port for port in scope.all_ports if port.holds_device and port.network is not None}
-    networks = tuple(sorted(scope.resolved.networks.values(), key=lambda each: each.id))
+    networks = tuple(scope.networks)
     ports = dict(_ports(vifs, actual))
     uplinks = {each.bridge: device for each in networks if (device := uplink(each, scope.settings.network)) is not None}
     return LiveScene(
