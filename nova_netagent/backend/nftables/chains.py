@@ -31,7 +31,7 @@ class Chains:
         self._head = f"{names.wrap_name}-"
         self._root = f"{names.wrap_name}-local"
         self._shapes: dict[Family, dict[str, dispatch.Shape]] = {}
-        """By family and map, what kind of entries it has, as far as any were seen."""
+        """By family and map, what kind of entries it has."""
 
     def of(self, table: TableId, held: Held) -> Mapping[str, Keys]:
         """A table of the compiler, by chain."""
@@ -80,7 +80,7 @@ class Chains:
             if laid is None:
                 edits.set_rules(physical, rules, known)
             else:
-                _edit_laid(physical, None if rules is None else laid, edits)
+                _edit_laid(of, physical, None if rules is None else laid, edits)
         gone = [name for name, rules in after.items() if rules is None and name in chains]
         now = _of_its_line(chains, put, gone, desired)
         if entered:
@@ -95,7 +95,8 @@ class Chains:
         chains = self._encoder.chains(table)
         if table.name == FILTER:
             desired = {name: each for name, each in chains.items() if _dispatches(self._kind(table, name), each)}
-            found |= layout.seen_dispatch(known, self._root, desired, table.family)
+            dispatched, self._shapes[table.family] = layout.seen_dispatch(known, self._root, desired, table.family)
+            found |= dispatched
         for name, each in chains.items():
             of = self._kind(table, name)
             if of in (Kind.PLAIN, Kind.ROOT, Kind.NODE):
@@ -103,7 +104,7 @@ class Chains:
             physical = self._names.physical(table.name, name)
             wanted = self._laid(table, of, physical, each) if physical in known.chains else None
             if wanted is not None:
-                told = seen(known, physical, each, wanted, _beside(known, physical))
+                told = seen(known, physical, each, wanted, _beside(of, known, physical))
                 found |= {} if told is None else {name: told}
         return found
 
@@ -191,7 +192,7 @@ def _of_its_line(
     return beside(desired, {name: known for name, known in now.items() if name not in desired and known is not None})
 
 
-def _edit_laid(physical: str, laid: Laid | None, edits: TableEdits) -> None:
+def _edit_laid(of: Kind, physical: str, laid: Laid | None, edits: TableEdits) -> None:
     known = edits.image.sets
     maps = {} if laid is None else laid.maps
     for name, (described, elements) in maps.items():
@@ -202,15 +203,16 @@ def _edit_laid(physical: str, laid: Laid | None, edits: TableEdits) -> None:
         edits.set_rules(physical, None)
     else:
         edits.set_rules(physical, laid.rules, laid.reasons)
-    for name in _beside(edits.image, physical):
+    for name in _beside(of, edits.image, physical):
         if name not in maps:
             edits.remove_map(name)
 
 
-def _beside(known: Image, physical: str) -> list[str]:
-    """The sets and maps that belong to a chain, of those that are there."""
-    names = [f"{physical}-allowed"] if f"{physical}-allowed" in known.sets else []
-    return names or translations.maps_of(known, physical)
+def _beside(of: Kind, known: Image, physical: str) -> list[str]:
+    """The sets and maps that belong to a chain of this kind, of those that are there."""
+    if of is Kind.TRANSLATIONS:
+        return translations.maps_of(known, physical)
+    return [name for name in (f"{physical}-allowed",) if name in known.sets]
 
 
 def _refuse_builtin(plan: TablePlan[bytes]) -> None:

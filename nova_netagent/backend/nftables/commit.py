@@ -21,6 +21,7 @@ def commit(opened: Transaction, mirror: Mirror) -> None:
     :raises Unavailable: the kernel cannot do it now.
     """
     if not opened.edited:
+        mirror.held = opened.held  # it may know more chains, not others
         return
     try:
         _send(opened.batch(destroy=True), mirror)

@@ -48,15 +48,17 @@ def maps_of(sets: Mapping[str, HeldSet], root: str) -> list[str]:
     return [name for name in sets if name.startswith(head) and sets[name].data_size == VERDICT.size]
 
 
-def seen_dispatch(image: Image, root: str, desired: Mapping[str, Keys], family: Family) -> dict[str, Keys]:
-    """The root and the nodes as they can be told from the kernel, by what they should be.
+def seen_dispatch(
+    image: Image, root: str, desired: Mapping[str, Keys], family: Family
+) -> tuple[dict[str, Keys], dict[str, Shape]]:
+    """The root and the nodes as they can be told from the kernel, by what they should be, and the kinds of their maps.
 
     :param image: what the kernel has; of maps that are as they should be the image has our elements afterwards.
     :param desired: the root and the nodes, as they were encoded last.
     """
     held = image.chains.get(root)
     if held is None:
-        return {}
+        return {}, {}
     wanted, shapes = entries(desired.values(), root, family)
     maps = {name: image.sets[name] for name in maps_of(image.sets, root)}
     fit = {
@@ -76,14 +78,12 @@ def seen_dispatch(image: Image, root: str, desired: Mapping[str, Keys], family: 
     for name in () if stray else maps:
         if len(maps[name].elements) == len(wanted[name]):
             image.adopt_elements(name, wanted[name])
-    if held.rules == expected and not stray:
-        return found
     if held.rules != expected:
         entered = [each for each in found.get(root, ()) if isinstance(each, Entry | Way)]
         found[root] = (*plain, *entered, STRAY)
-    else:
+    elif stray:
         found[root] = (*found.get(root, ()), STRAY)
-    return found
+    return found, shapes
 
 
 def _is_there(entry: Entry, image: Image, root: str, family: Family, fit: set[str]) -> bool:

@@ -4,18 +4,21 @@ from functools import partial
 
 import pytest
 
+from nova_netagent.backend.nft.commits import Commits
 from nova_netagent.backend.nft.netlink import ListedChain, ListedRule
 from nova_netagent.backend.nft.objects import Element, Family, SetFlag
 from nova_netagent.backend.nft.objects import TableId as NftTable
 from nova_netagent.backend.nftables import keys
 from nova_netagent.backend.nftables.chains import Chains
+from nova_netagent.backend.nftables.commit import commit
 from nova_netagent.backend.nftables.encoder import Encoder
 from nova_netagent.backend.nftables.image import HeldChain, HeldSet, Image, Same, chain_of
 from nova_netagent.backend.nftables.keys import COUNTER
 from nova_netagent.backend.nftables.laid import STRAY
+from nova_netagent.backend.nftables.mirror import Mirror
 from nova_netagent.backend.nftables.names import Names
 from nova_netagent.backend.nftables.transaction import Held, Transaction
-from nova_netagent.netfilter.rule import ACCEPT, DROP, Chain, Hook, Jump, Ports, Rule, Table, TableId
+from nova_netagent.netfilter.rule import ACCEPT, DROP, Chain, Conntrack, Hook, Jump, Ports, Rule, Table, TableId
 from nova_netagent.plan.tables import Placement, TablePlan, plan_table
 
 FILTER = TableId(4, "filter")
@@ -49,18 +52,22 @@ class Agent:
 
     def __init__(self) -> None:
         names = Names(W)
-        encoder = Encoder(names)
-        self.chains = Chains(names, encoder)
-        opened = Transaction(Held({4: Image(NftTable(Family.IP, W))}), lambda *_: ())
+        self._encoder = Encoder(names)
+        self.chains = Chains(names, self._encoder)
+        self.image = self.edited(TABLE, Held({4: Image(NftTable(Family.IP, W))}))
+
+    def edited(self, table: Table, held: Held) -> Image:
+        """What there is when what is held was edited to be this table."""
+        opened = Transaction(held, lambda _, __, rules: tuple(range(len(rules))))
         plan: TablePlan[bytes] = plan_table(
-            encoder.encode(TABLE),
+            self._encoder.encode(table),
             self.chains.of(FILTER, opened.held),
             owns=lambda name: name.startswith(W),
             jumps_to=lambda _: None,
             placement=Placement[bytes](str),
         )
         self.chains.edit(plan, opened)
-        self.image = opened.held.images[4]
+        return opened.held.images[4]
 
     def listed(self) -> Image:
         """The same as it would be read from the kernel: equal, and no object of ours."""
@@ -113,6 +120,37 @@ def test_a_map_beside_the_root_that_nothing_is_in_is_seen(agent: Agent) -> None:
     read = agent.listed()
     read.sets[f"{ROOT}-nets-24"] = HeldSet({}, *_kind(read.sets[HOSTS]))
     assert STRAY in agent.chains.of(FILTER, Held({4: read}))[ROOT]
+
+
+def test_after_a_restart_a_change_of_one_node_leaves_what_others_lead_to() -> None:
+    """One node knows of floating IPs and the other does not: the root looks into the maps of both all the same."""
+    agent = Agent()
+
+    def table(hosts: int) -> Table:
+        near = [Rule(Jump(PLAIN), destination=f"10.0.0.{host}/32", out_interface="br1") for host in range(1, hosts)]
+        called = Rule(Jump(PLAIN), destination="10.0.1.1/32", matches=(Conntrack(frozenset({"DNAT"})),))
+        nodes = {f"{W}-to-00000001": ("10.0.0.0/24", near), f"{W}-to-00000002": ("10.0.1.0/24", [called])}
+        ways = tuple(Rule(Jump(name), destination=prefix) for name, (prefix, _) in nodes.items())
+        chains = {name: Chain(name, tuple(rules)) for name, (_, rules) in nodes.items()}
+        return Table(FILTER, {**TABLE.chains, ROOT: Chain(ROOT, ways), **chains}, TABLE.hooks)
+
+    agent.image = agent.edited(table(3), Held({4: Image(NftTable(Family.IP, W))}))
+    before, another = agent.image.chains[ROOT].rules, Agent()
+    assert [rule for rule in before if f"{ROOT}-called-hosts".encode() in rule]
+    held = Held({4: agent.listed()})
+    another.edited(table(3), held)
+    assert another.edited(table(4), held).chains[ROOT].rules == before
+
+
+def test_what_was_told_for_a_transaction_that_edits_nothing_stays_known(agent: Agent) -> None:
+    """As at a restart that finds all as it should be: the first change goes by it."""
+    mirror = Mirror(W, Commits())
+    mirror.held = Held({4: agent.listed()})
+    opened = mirror.begin()
+    told = agent.chains.of(FILTER, opened.held)
+    commit(opened, mirror)
+    mirror.open = None
+    assert agent.chains.of(FILTER, mirror.held) is told
 
 
 def test_a_listing_holds_equal_rules_and_elements_once() -> None:
