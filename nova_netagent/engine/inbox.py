@@ -59,13 +59,13 @@ class Inbox:
 
         The first ones, and then those that came or began to come while the ones before were saved.
         """
-        until, here = time.monotonic() + COMING_SECONDS, first
-        for _ in range(SHARING + 1):
+        until = time.monotonic() + COMING_SECONDS
+        for number in range(SHARING + 1):
+            here = self.changes_here() if number else first
             others, until = self.changes_to_come(until)
             if not here and not others:
                 return
             yield [*here, *others]
-            here = self.changes_here()
 
     def changes_here(self) -> list[Change]:
         """The changes that wait to be taken; other requests are put off."""
