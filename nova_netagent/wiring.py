@@ -50,7 +50,8 @@ def _choose_backend(settings: Settings) -> _Chosen:
     """
     owner, configured = Owner(settings.firewall.wrap_name), settings.firewall.backend
     try:
-        found = {"iptables": worlds.look_at_iptables(owner), "nftables": worlds.look_at_nftables(owner)}
+        looks = {"iptables": worlds.look_at_iptables, "nftables": worlds.look_at_nftables}
+        found = {name: look(owner) for name, look in looks.items() if name != configured}
     except (OSError, BackendError) as error:
         if configured == "auto":
             raise worlds.Undecided(f"[firewall] backend = auto: cannot see what this host has: {error}") from error

@@ -159,8 +159,9 @@ class Tracer:
     def bases(self) -> dict[tuple[Family, str, str], tuple[int, int]]:
         """The base chains that there are now. :raises Unavailable: the kernel does not list them."""
         return {
-            (family, table, chain.name): (chain.hook, chain.priority)
-            for (family, table), chain in self._netlink.everything().base_chains
+            (family, table.name, chain.name): (chain.hook, chain.priority)
+            for family in Family
+            for table, chain in self._netlink.hooked(family)
             if chain.hook is not None
         }
 

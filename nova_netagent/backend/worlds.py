@@ -7,7 +7,7 @@ of legacy iptables is in /proc/net/ip_tables_names once somebody in the namespac
 import errno
 import socket
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from nova_netagent.backend import BackendError, Unavailable, sockopt, trace
 from nova_netagent.backend.nft import Netlink
 from nova_netagent.backend.nft.netlink import lacks_nf_tables
 from nova_netagent.backend.nft.objects import Family as NftFamily
+from nova_netagent.backend.nft.objects import TableId as NftTable
 from nova_netagent.netfilter.hooks import HOOKS
 from nova_netagent.netfilter.owner import FILTER_TOP, POSTROUTING_BOTTOM, Owner
 
@@ -26,6 +27,8 @@ _SYMBOL = b" nf_tables_newrule"
 _GET_INFO, _GET_ENTRIES = 64, 65
 _INFO = struct.Struct("=32sI5I5III")
 _TABLES = ("filter", "nat", "mangle", "raw", "security")
+_TARGET_NAME, _TARGET_DATA = 2, 32
+"""Where they are in ``struct xt_entry_target``."""
 _DROP = -1
 _NF_DROP = 0
 
@@ -84,9 +87,9 @@ def look_at_iptables(owner: Owner) -> World:
     foreign, ours, closed = 0, False, []
     for family, names in known.items():
         for table in names or ():
-            legacy = _LegacyTable(family, table)
-            foreign += legacy.foreign(owner)
-            ours |= legacy.is_used(owner)
+            legacy = _LegacyTable(family, table, owner)
+            foreign += legacy.foreign()
+            ours |= legacy.is_used()
             closed += legacy.closed()
     return World(any(names is not None for names in known.values()), foreign, ours, tuple(closed))
 
@@ -104,23 +107,23 @@ def look_at_nftables(owner: Owner) -> World:
         return World()
     netlink = Netlink()
     try:
-        ours = {(family, owner.wrap_name) for family in (NftFamily.IP, NftFamily.IP6, NftFamily.BRIDGE)}
-        filters = ours - {(NftFamily.BRIDGE, owner.wrap_name)}
-        ours.add((NftFamily.INET, trace.table_of(owner.wrap_name).name))
-        found = netlink.everything()
+        filters = {NftTable(family, owner.wrap_name) for family in (NftFamily.IP, NftFamily.IP6)}
+        ours = filters | {NftTable(NftFamily.BRIDGE, owner.wrap_name), trace.table_of(owner.wrap_name)}
+        tables = netlink.tables()
+        foreign = sum(netlink.count_rules(table) for table in tables if table not in ours)
+        closed = tuple(
+            f"{family.name.lower()} {table.name} {chain.name}"
+            for family in NftFamily
+            for table, chain in netlink.hooked(family)
+            if table not in ours and chain.policy == _NF_DROP
+        )
     except Unavailable as error:
         if has or not lacks_nf_tables(error):
             raise
         return World()
     finally:
         netlink.close()
-    foreign = sum(count for table, count in found.rules.items() if table not in ours)
-    closed = tuple(
-        f"{NftFamily(family).name.lower()} {table} {chain.name}"
-        for (family, table), chain in found.base_chains
-        if (family, table) not in ours and chain.policy == _NF_DROP
-    )
-    return World(True, foreign, any(table in filters for table in found.tables), closed)
+    return World(True, foreign, any(table in filters for table in tables), closed)
 
 
 def has_nf_tables() -> bool | None:
@@ -183,82 +186,70 @@ def _is_there(family: int, table: str) -> bool:
     return True
 
 
-class _Entry(Struct, frozen=True):
-    target: str
-    verdict: int
-    name: str
-    """Of the chain that begins here."""
-
-
 class _LegacyTable:
-    """One table as the kernel has it now."""
+    """One table as the kernel has it now. Into our own chains, which may be thousands, nobody looks."""
 
-    def __init__(self, family: int, table: str) -> None:
-        self._family, self._table = family, table
+    def __init__(self, family: int, table: str, owner: Owner) -> None:
+        self._family, self._table, self._owner = family, table, owner
         self._layout = _LAYOUTS[family]
         with socket.socket(self._layout.socket_family, socket.SOCK_RAW, socket.IPPROTO_RAW) as asking:
             info = bytearray(table.encode().ljust(_INFO.size, b"\0"))
             sockopt.ask(asking, self._layout.level, _GET_INFO, info)
             _, hooks, *numbers = _INFO.unpack(info)
-            entry, underflow, self._size = numbers[:5], numbers[5:10], numbers[11]
-            blob = bytearray(struct.pack("=32sI4x", table.encode(), self._size)) + bytearray(self._size)
+            entry, underflow, size = numbers[:5], numbers[5:10], numbers[11]
+            blob = bytearray(struct.pack("=32sI4x", table.encode(), size)) + bytearray(size)
             sockopt.ask(asking, self._layout.level, _GET_ENTRIES, blob)
         self._blob = bytes(blob[40:])
         self._policies = {
             hook: underflow[hook] for hook in range(5) if hooks >> hook & 1 and entry[hook] <= underflow[hook]
         }
-        self._entries = dict(self._walk())
+        self._begins: dict[int, str] = {}
+        """By its first rule, each user-defined chain."""
+        self._rules: list[int] = []
+        """Where the rules are that are in no chain of ours."""
+        self._walk()
 
-    def _walk(self) -> Iterator[tuple[int, _Entry]]:
-        at = 0
-        while at < self._size:
-            target_at, following = struct.unpack_from("=HH", self._blob, at + self._layout.offsets_at)
-            target = at + target_at
-            name = self._blob[target + 2 : target + 31].partition(b"\0")[0].decode(errors="replace")
-            verdict = struct.unpack_from("=i", self._blob, target + 32)[0] if not name else 0
-            chain = ""
-            if name == "ERROR":
-                chain = self._blob[target + 32 : target + 62].partition(b"\0")[0].decode(errors="replace")
-            yield at, _Entry(name, verdict, chain)
-            at += following
-
-    def chains(self) -> Mapping[str, Sequence[int]]:
-        """Where each chain's rules are; those of built-in chains together, under no name."""
-        found: dict[str, list[int]] = {}
-        current = ""
+    def _walk(self) -> None:
+        blob, unpack, offsets_at = self._blob, struct.Struct("=HH").unpack_from, self._layout.offsets_at
         policies = set(self._policies.values())
-        for at, each in self._entries.items():
-            if each.target == "ERROR":
-                current = each.name
-                found.setdefault(current, [])
-            elif at not in policies:
-                found.setdefault(current, []).append(at)
-        return {
-            name: rules[:-1] if name else rules for name, rules in found.items() if name != "ERROR"
-        }  # what ends a chain is no rule
+        at, size, chain, ours = 0, len(blob), "", False
+        while at < size:
+            target_at, length = unpack(blob, at + offsets_at)
+            if blob.startswith(b"ERROR\0", at + target_at + _TARGET_NAME):
+                if chain and not ours:
+                    self._rules.pop()  # what ends a chain is no rule
+                name = at + target_at + _TARGET_DATA
+                chain = blob[name : name + 30].partition(b"\0")[0].decode(errors="replace")
+                self._begins[at + length] = chain
+                ours = self._owner.owns_chain(chain)
+            elif not ours and at not in policies:
+                self._rules.append(at)
+            at += length
 
-    def foreign(self, owner: Owner) -> int:
+    def foreign(self) -> int:
         """How many rules are not ours."""
-        heads = {at: each.name for at, each in self._entries.items() if each.target == "ERROR"}
-        starts = sorted(self._entries)
-        after = {starts[index + 1]: name for index, at in enumerate(starts[:-1]) if (name := heads.get(at))}
+        return sum(not self._is_ours(at) for at in self._rules)
 
-        def is_ours(at: int) -> bool:
-            target = after.get(self._entries[at].verdict, "")
-            return owner.owns_chain(target) or target in (FILTER_TOP, POSTROUTING_BOTTOM)
+    def _is_ours(self, rule: int) -> bool:
+        target = self._begins.get(self._verdict(rule) or 0, "")
+        return self._owner.owns_chain(target) or target in (FILTER_TOP, POSTROUTING_BOTTOM)
 
-        return sum(
-            not is_ours(at) for name, rules in self.chains().items() if not owner.owns_chain(name) for at in rules
-        )
+    def _verdict(self, rule: int) -> int | None:
+        """Where a rule leads or what it decides; ``None``: its target is an extension."""
+        target = rule + struct.unpack_from("=H", self._blob, rule + self._layout.offsets_at)[0]
+        if self._blob[target + _TARGET_NAME]:
+            return None
+        verdict: int = struct.unpack_from("=i", self._blob, target + _TARGET_DATA)[0]
+        return verdict
 
-    def is_used(self, owner: Owner) -> bool:
+    def is_used(self) -> bool:
         """Whether a chain of ours is there."""
-        return any(owner.owns_chain(name) for name in self.chains())
+        return any(map(self._owner.owns_chain, self._begins.values()))
 
     def closed(self) -> list[str]:
         """Those of its built-in chains whose policy is DROP."""
         return [
             f"IPv{self._family} {self._table} {HOOKS[hook]}"
             for hook, at in self._policies.items()
-            if self._entries[at].verdict == _DROP
+            if self._verdict(at) == _DROP
         ]

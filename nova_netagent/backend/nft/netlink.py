@@ -7,7 +7,6 @@ net/netfilter/nf_tables_api.c.
 import errno
 import os
 import socket
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from struct import Struct as Layout
@@ -30,6 +29,8 @@ _RECEIVE_BUFFER = 8 << 20
 _READ = 1 << 16
 """No message of a dump is longer: the kernel makes them 32 KiB at most."""
 
+_HOOK = 4
+"""NFTA_CHAIN_HOOK"""
 _GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS, _GET_GENERATION = 1, 4, 7, 10, 13, 16
 _ERROR, _DONE = 2, 3
 _INTERRUPTED, _REASONS_FOLLOW = 0x10, 0x200
@@ -81,14 +82,6 @@ class ListedSet(NamedTuple):
     """The sizes of a concatenation's fields, of sets with ranges."""
     data_type: int = 0
     """Of a map, by nft(8)'s number; verdicts have one of their own."""
-
-
-class Everything(NamedTuple):
-    """The tables of a namespace, their base chains, and how many rules each has."""
-
-    tables: list[tuple[Family, str]]
-    base_chains: list[tuple[tuple[Family, str], ListedChain]]
-    rules: Counter[tuple[Family, str]]
 
 
 class _Fault(NamedTuple):
@@ -189,30 +182,25 @@ class Netlink:
         answer = next(self._ask(_GET_TABLE, table.family, attributes.string(1, table.name), 0))
         return read_number(answer[7]) if 7 in answer else None
 
-    def everything(self) -> Everything:
-        """What there is of anybody's, without what is in it.
+    def tables(self) -> list[TableId]:
+        """Everybody's tables.
 
         :raises Unavailable: the kernel does not say.
         """
-        found = Everything([], [], Counter())
-        for family in Family:
-            for each in self._dump(_GET_TABLE, TableId(family, ""), b""):
-                found.tables.append((family, read_string(each[1])))
-            for each in self._dump(_GET_CHAIN, TableId(family, ""), b""):
-                if 4 in each:
-                    found.base_chains.append(((family, read_string(each[1])), _chain(each)))
-            for each in self._dump(_GET_RULE, TableId(family, ""), b""):
-                found.rules[family, read_string(each[1])] += 1
-        return found
+        return [
+            TableId(family, read_string(each[1]))
+            for family in Family
+            for each in self._dump(_GET_TABLE, TableId(family, ""), b"")
+        ]
 
     def chains(self, table: TableId) -> list[ListedChain]:
         """A table's chains."""
         return [_chain(each) for each in self._dump(_GET_CHAIN, table, b"") if read_string(each[1]) == table.name]
 
-    def hooked(self, family: Family) -> list[tuple[str, ListedChain]]:
-        """Every base chain of a family, whoever's it is, with the name of its table."""
-        listed = ((read_string(each[1]), _chain(each)) for each in self._dump(_GET_CHAIN, TableId(family, ""), b""))
-        return [(table, chain) for table, chain in listed if chain.hook is not None]
+    def hooked(self, family: Family) -> list[tuple[TableId, ListedChain]]:
+        """Every base chain of a family, whoever's it is, with its table."""
+        listed = self._dump(_GET_CHAIN, TableId(family, ""), b"")
+        return [(TableId(family, read_string(each[1])), _chain(each)) for each in listed if _HOOK in each]
 
     def chain(self, table: TableId, name: str) -> ListedChain | None:
         """One chain of a table."""
@@ -234,6 +222,10 @@ class Netlink:
         """The handles of a chain's rules, in order."""
         body = attributes.string(1, table.name) + attributes.string(2, chain)
         return tuple(attributes.read_long(each[3]) for each in self._dump(_GET_RULE, table, body))
+
+    def count_rules(self, table: TableId) -> int:
+        """How many rules a table has."""
+        return len(self._dump(_GET_RULE, table, attributes.string(1, table.name)))
 
     def sets(self, table: TableId) -> list[ListedSet]:
         """A table's sets and maps."""
@@ -408,9 +400,9 @@ def _translated(number: int, words: str, *, sure: bool) -> BackendError:
 
 def _chain(answer: dict[int, bytes]) -> ListedChain:
     name = read_string(answer[3])
-    if 4 not in answer:
+    if _HOOK not in answer:
         return ListedChain(name, None, 0, "", 1)
-    hook = parse(answer[4])
+    hook = parse(answer[_HOOK])
     devices = (
         [parse(each).get(1, each) for each in parse_list(hook[4])] if 4 in hook else [hook[3]] if 3 in hook else []
     )

@@ -63,9 +63,8 @@ def other_tables(own: Collection[str]) -> list[OtherTable]:
     try:
         return [
             _read(netlink, table)
-            for table in dict.fromkeys(
-                TableId(family, name) for family in _FAMILIES for name, _ in netlink.hooked(family) if name not in own
-            )
+            for table in dict.fromkeys(table for family in _FAMILIES for table, _ in netlink.hooked(family))
+            if table.name not in own
         ]
     finally:
         netlink.close()

@@ -16,7 +16,7 @@ from nova_netagent.backend.nftables.image import Keys
 from nova_netagent.backend.nftables.mirror import Mirror
 from nova_netagent.backend.nftables.names import BEFORE_OTHERS, Names
 from nova_netagent.backend.nftables.transaction import Transaction
-from nova_netagent.backend.nftables.trial import takes
+from nova_netagent.backend.nftables.trial import able
 from nova_netagent.netfilter.rule import CUT_SECONDS, FAMILIES, Family, IpSet, Rule, Table, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
 from nova_netagent.plan.sets import SetPlan
@@ -47,7 +47,8 @@ class NftablesBackend:
         self._encoder = Encoder(self._names)
         self._chains = Chains(self._names, self._encoder)
         self._mirror = Mirror(wrap_name, commits or Commits())
-        self._able: dict[TableId, bool] = {}
+        self._tried: set[TableId] = set()
+        self._able: set[TableId] = set()
 
     def close(self) -> None:
         """Close the socket; what was remembered is forgotten."""
@@ -58,7 +59,12 @@ class NftablesBackend:
 
         :raises Unavailable: the kernel cannot be asked.
         """
-        return [table for family in families for name in TABLES if self._can(table := TableId(family, name))]
+        asked = [TableId(family, name) for family in families for name in TABLES]
+        unknown = [table for table in asked if table not in self._tried]
+        if unknown:
+            self._able |= able(self._mirror.kernel, unknown, self._mirror.table)
+            self._tried.update(unknown)
+        return [table for table in asked if table in self._able]
 
     def loaded_tables(self) -> list[TableId]:
         """Those of them that are in use: where anything of ours can be."""
@@ -230,8 +236,3 @@ class NftablesBackend:
             raise
         finally:
             mirror.open = None
-
-    def _can(self, table: TableId) -> bool:
-        if table not in self._able:
-            self._able[table] = takes(self._mirror.kernel, table, self._mirror.table(table.family))
-        return self._able[table]

@@ -18,6 +18,9 @@ from nova_netagent.netfilter.rule import Family, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
 from nova_netagent.plan.tables import AddChain, RemoveChain, TablePlan
 
+_LAID = (Kind.TRANSLATIONS, Kind.INGRESS, Kind.EGRESS)
+"""What has sets or maps beside it."""
+
 
 class Chains:
     """The chains of one agent.
@@ -89,7 +92,7 @@ class Chains:
 
     def _seen(self, table: TableId, known: Image) -> dict[str, Keys]:
         """A table of the compiler, told from the image."""
-        found = image.logical_chains(known, table.name, self._names, lambda name: self._encoder.keys(table, name))
+        found = image.logical_chains(known, table.name, self._names, partial(self._encoded_rules, table))
         if not known.chains:
             return found
         chains = self._encoder.chains(table)
@@ -99,7 +102,7 @@ class Chains:
             found |= dispatched
         for name, each in chains.items():
             of = self._kind(table, name)
-            if of in (Kind.PLAIN, Kind.ROOT, Kind.NODE):
+            if of not in _LAID:
                 continue
             physical = self._names.physical(table.name, name)
             wanted = self._laid(table, of, physical, each) if physical in known.chains else None
@@ -107,6 +110,10 @@ class Chains:
                 told = seen(known, physical, each, wanted, _beside(of, known, physical))
                 found |= {} if told is None else {name: told}
         return found
+
+    def _encoded_rules(self, table: TableId, name: str) -> Keys | None:
+        """A chain's keys as they were encoded last, where they are what stands there."""
+        return None if self._kind(table, name) in _LAID else self._encoder.keys(table, name)
 
     def _kind(self, table: TableId, chain: str) -> Kind:
         return kind(table.name, chain, self._head)

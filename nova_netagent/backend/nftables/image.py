@@ -185,14 +185,14 @@ def logical_chains(image: Image, table: str, names: Names, encoded: Callable[[st
         if of != table:
             continue
         works = chain.right and (image.awake or physical not in BASE_CHAINS)
-        found[name] = known = _known(chain.rules, encoded(name)) if works else ()
+        found[name] = known = recognized(chain.rules, encoded(name)) if works else ()
         if known == chain.rules:
             image.adopt_rules(physical, known)
     return found
 
 
-def _known(rules: Keys, encoded: Keys | None) -> Keys:
-    """The listed rules, as the keys that we have for them."""
+def recognized(rules: Keys, encoded: Keys | None) -> Keys:
+    """Listed rules, as the keys that we have for them."""
     if encoded is None or rules == encoded:
         return rules if encoded is None else encoded
     by_bytes = {bytes(each): each for each in encoded}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nova_netagent.backend.nft.objects import Element, Set
-from nova_netagent.backend.nftables.image import Elements, Image, Keys
+from nova_netagent.backend.nftables.image import Elements, Image, Keys, recognized
 from nova_netagent.backend.nftables.notes import Reasons
 
 STRAY = b"what is not as it should be in the sets and maps of the chain"
@@ -33,8 +33,9 @@ def seen(image: Image, physical: str, desired: Keys, wanted: Laid, present: Sequ
     held = image.chains.get(physical)
     if held is None:
         return None
+    rules = recognized(held.rules, wanted.rules)
     actual = {name: image.sets[name] for name in present}
-    if held.rules == wanted.rules and actual.keys() == wanted.maps.keys():
+    if rules == wanted.rules and actual.keys() == wanted.maps.keys():
         right = (
             actual[name].fits(described) and _data(actual[name].elements) == _data(elements)
             for name, (described, elements) in wanted.maps.items()
@@ -44,7 +45,7 @@ def seen(image: Image, physical: str, desired: Keys, wanted: Laid, present: Sequ
             for name, (_, ours) in wanted.maps.items():
                 image.adopt_elements(name, ours)
             return desired
-    there = set(held.rules)
+    there = set(rules)
     elements = {(key, each.data) for held_set in actual.values() for (key, _), each in held_set.elements.items()}
     kept = (each for each in desired if each in there or _element(each) in elements)
     return (*kept, STRAY)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from nova_netagent.backend.nft.objects import VERDICT, Element
 from nova_netagent.backend.nftables import dispatch
 from nova_netagent.backend.nftables.dispatch import Entry, Shape, Way
-from nova_netagent.backend.nftables.image import HeldSet, Image, Keys
+from nova_netagent.backend.nftables.image import HeldSet, Image, Keys, recognized
 from nova_netagent.backend.nftables.laid import STRAY
 from nova_netagent.netfilter.rule import Family
 
@@ -73,14 +73,14 @@ def seen_dispatch(
     for name, keys in desired.items():
         kept = tuple(each for each in keys if not isinstance(each, Entry) or _is_there(each, image, root, family, fit))
         found[name] = keys if len(kept) == len(keys) else kept
-    plain = _plain(held.rules)
     expected = root_rules(desired.get(root, ()), shapes.values(), root, family)
+    rules = recognized(held.rules, expected)
     for name in () if stray else maps:
         if len(maps[name].elements) == len(wanted[name]):
             image.adopt_elements(name, wanted[name])
-    if held.rules != expected:
+    if rules != expected:
         entered = [each for each in found.get(root, ()) if isinstance(each, Entry | Way)]
-        found[root] = (*plain, *entered, STRAY)
+        found[root] = (*_plain(rules), *entered, STRAY)
     elif stray:
         found[root] = (*found.get(root, ()), STRAY)
     return found, shapes

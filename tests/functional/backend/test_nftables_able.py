@@ -29,11 +29,11 @@ def backend() -> Iterator[NftablesBackend]:
 
 def test_every_table_is_had_here_and_the_question_leaves_nothing(backend: NftablesBackend) -> None:
     netlink = Netlink()
-    before = netlink.generation(), netlink.everything().tables
+    before = netlink.generation(), netlink.tables()
     assert [str(table) for table in backend.tables()] == [
         f"IPv{family} {name}" for family in (4, 6) for name in ("filter", "nat", "mangle", "raw")
     ]
-    assert (netlink.generation(), netlink.everything().tables) == before
+    assert (netlink.generation(), netlink.tables()) == before
     assert backend.loaded_tables() == []
     netlink.close()
 
