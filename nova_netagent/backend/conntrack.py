@@ -214,7 +214,7 @@ def _packed(address: str) -> bytes:
 
 
 def _parsed(data: bytes) -> dict[int, bytes]:
-    return dict(netlink.attributes(data))
+    return netlink.parse(data)
 
 
 def _flow(body: bytes, family: Family) -> Flow:

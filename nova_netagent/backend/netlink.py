@@ -48,6 +48,20 @@ def attribute(kind: int, value: bytes) -> bytes:
     return head + value + bytes(-size % 4) if size & 3 else head + value
 
 
+def parse(data: Data) -> dict[int, Data]:
+    """``attributes`` by kind; of several of one kind the last."""
+    found: dict[int, Data] = {}
+    # As below, without a generator's turns: a table of rules has hundreds of thousands.
+    at, end, unpack = 0, len(data) - ATTRIBUTE.size, ATTRIBUTE.unpack_from
+    while at <= end:
+        size, kind = unpack(data, at)
+        if size < 4:
+            break
+        found[kind & _KIND] = data[at + 4 : at + size]
+        at += size + (-size & 3)
+    return found
+
+
 def attributes(data: Data) -> Iterator[tuple[int, Data]]:
     """Kind and value of each attribute, the kind without its flags."""
     at = 0

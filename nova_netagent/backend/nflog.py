@@ -14,7 +14,7 @@ from msgspec import Struct as Value
 from msgspec.structs import replace
 
 from nova_netagent.backend import Unavailable
-from nova_netagent.backend.netlink import attribute, attributes, let_wait, message, messages
+from nova_netagent.backend.netlink import attribute, let_wait, message, messages, parse
 
 _NETLINK_NETFILTER, _SUBSYSTEM = 12, 4
 _PACKET, _CONFIG = 0, 1
@@ -121,7 +121,7 @@ def _packets(data: bytes) -> Iterator[tuple[Logged, int]]:
     for kind, _, _, content in messages(data):
         if kind != _SUBSYSTEM << 8 | _PACKET:
             continue
-        known = dict(attributes(content[_NFGEN.size :]))
+        known = parse(content[_NFGEN.size :])
         links = (_NUMBER.unpack_from(known[each])[0] if each in known else 0 for each in _LINKS)
         prefix = known.get(_PREFIX, b"").partition(b"\0")[0].decode(errors="replace")
         number = _NUMBER.unpack_from(known[_SEQUENCE])[0]

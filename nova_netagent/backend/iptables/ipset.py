@@ -12,7 +12,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from nova_netagent.backend import sockopt
-from nova_netagent.backend.netlink import NESTED, attribute, attributes, messages
+from nova_netagent.backend.netlink import NESTED, attribute, attributes, messages, parse
 from nova_netagent.model import values
 from nova_netagent.netfilter.rule import CUT_FLOWS, CUT_SECONDS, Family, SetType
 
@@ -179,7 +179,7 @@ class Ipset:
             raise
         for message in self._ask(_LIST, _set_name(name), doing, flags=_DUMP):
             for _, data in attributes(message.get(_ATTR_ADT, b"")):
-                fields = dict(attributes(data))
+                fields = parse(data)
                 if _is_end(fields, end) and _DATA_TIMEOUT in fields:
                     return float(_BIG_NUMBER.unpack(fields[_DATA_TIMEOUT])[0])
         return None
@@ -251,7 +251,7 @@ class Ipset:
                 if kind == _ERROR:
                     _raise(content, doing, batch)
                     return
-                yield dict(attributes(content[4:]))
+                yield parse(content[4:])
                 if not multipart and not flags & _ACKNOWLEDGE:
                     return
 
@@ -269,7 +269,7 @@ def _culprit(content: bytes, batch: Sequence[str]) -> str:
     """The member that was refused: the kernel sends our message back with its number in it."""
     if not batch or len(content) < 4 + _HEAD.size:
         return ""
-    line = dict(attributes(content[4 + _HEAD.size :])).get(_ATTR_LINENO)
+    line = parse(content[4 + _HEAD.size :]).get(_ATTR_LINENO)
     number = _NUMBER.unpack(line)[0] if line else 0
     return f" the member {batch[number - 1]}" if 1 <= number <= len(batch) else ""
 
@@ -350,7 +350,7 @@ def _address(kind: int, text: str) -> bytes:
 
 
 def _member(data: bytes) -> str:
-    fields = dict(attributes(data))
+    fields = parse(data)
     raw = fields[_DATA_IP][4:]
     family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
     length = fields[_DATA_CIDR][0] if _DATA_CIDR in fields else len(raw) * 8

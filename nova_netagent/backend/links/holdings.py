@@ -146,7 +146,7 @@ def _is_moved(body: bytes | memoryview, index: int) -> bool:
 
 def _by(body: bytes, index: int) -> bytes:
     """Of an IPv6 route by several links the part by one: there each is a route of its own, made and deleted alone."""
-    attributes = dict(netlink.attributes(body[_ROUTE.size :]))
+    attributes = netlink.parse(body[_ROUTE.size :])
     if body[0] != socket.AF_INET6 or _RTA_MULTIPATH not in attributes:
         return body
     attributes[_RTA_MULTIPATH] = b"".join(hop for link, hop in _hops(attributes[_RTA_MULTIPATH]) if link == index)
@@ -167,7 +167,7 @@ def _has_gateway(body: bytes) -> bool:
 
 def _address_key(body: bytes) -> str:
     family, length, *_ = _ADDRESS.unpack_from(body)
-    found = dict(netlink.attributes(body[_ADDRESS.size :]))
+    found = netlink.parse(body[_ADDRESS.size :])
     return f"{socket.inet_ntop(family, found.get(_IFA_LOCAL) or found[_IFA_ADDRESS])}/{length}"
 
 
@@ -194,7 +194,7 @@ def _as_learned(body: bytes, new: int) -> bytes | None:
     reads no advertisement to its end as long as an equal route stands that is not its own.
     """
     family, length = _ROUTE.unpack_from(body)[:2]
-    found = dict(netlink.attributes(body[_ROUTE.size :]))
+    found = netlink.parse(body[_ROUTE.size :])
     expires = _expires(found)
     if family != socket.AF_INET6 or length or expires <= 0 or _RTA_GATEWAY not in found:
         return None
@@ -228,7 +228,7 @@ def _on_link(body: bytes, new: int) -> bytes:
 def _without_detection(body: bytes) -> bytes:
     """An IPv6 address that is used without duplicate address detection."""
     family, length, flags, scope, index = _ADDRESS.unpack_from(body)
-    attributes = dict(netlink.attributes(body[_ADDRESS.size :]))
+    attributes = netlink.parse(body[_ADDRESS.size :])
     (full,) = struct.unpack("=I", attributes.get(_IFA_FLAGS, struct.pack("=I", flags)))
     attributes[_IFA_FLAGS] = struct.pack("=I", full | _IFA_F_NODAD)
     kept = b"".join(netlink.attribute(kind, value) for kind, value in attributes.items())
@@ -243,7 +243,7 @@ def _through(body: bytes, old: int, new: int) -> bytes:
             return b"".join(_hop_by(hop, new if index == old else index) for index, hop in _hops(value))
         return value
 
-    attributes = dict(netlink.attributes(body[_ROUTE.size :]))
+    attributes = netlink.parse(body[_ROUTE.size :])
     expires = _expires(attributes)
     attributes.pop(_RTA_CACHEINFO, None)
     if expires > 0:

@@ -122,7 +122,7 @@ class LinkImage:
             elif attribute == _IFLA_LINK_NETNSID:
                 parent = 0  # the index is one of another namespace
             elif attribute == _IFLA_LINKINFO:
-                info = dict(netlink.attributes(value))
+                info = netlink.parse(value)
                 link_kind = _text(info[_IFLA_INFO_KIND]) if _IFLA_INFO_KIND in info else None
                 if link_kind == "vlan":
                     vlan = _vlan(info.get(_IFLA_INFO_DATA, _NOTHING))
@@ -134,7 +134,7 @@ class LinkImage:
         """A port's bridge attributes, which are told apart; DELLINK here means that it left its bridge."""
         known = self._links.get(index)
         if kind == _NEWLINK and known is not None:
-            port = dict(netlink.attributes(body[_LINK.size :])).get(_IFLA_PROTINFO, _NOTHING)
+            port = netlink.parse(body[_LINK.size :]).get(_IFLA_PROTINFO, _NOTHING)
             if known[-1] != (hairpin := _hairpin(port)):
                 self._links[index] = (*known[:-1], hairpin)
                 self._view = None
@@ -143,7 +143,7 @@ class LinkImage:
         family, length, _, scope, index = _ADDRESS.unpack_from(body)
         if family not in (socket.AF_INET, socket.AF_INET6):
             return
-        found = dict(netlink.attributes(body[_ADDRESS.size :]))
+        found = netlink.parse(body[_ADDRESS.size :])
         packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
         if packed is None:
             return
@@ -182,12 +182,12 @@ _NOTHING = memoryview(b"")
 
 def _hairpin(port: memoryview) -> bool | None:
     """Whether a bridge port sends back to where a frame came from; ``None`` where it is not told."""
-    mode = dict(netlink.attributes(port)).get(_IFLA_BRPORT_MODE)
+    mode = netlink.parse(port).get(_IFLA_BRPORT_MODE)
     return None if mode is None else bool(mode[0])
 
 
 def _vlan(data: memoryview) -> int | None:
-    number = dict(netlink.attributes(data)).get(_IFLA_VLAN_ID)
+    number = netlink.parse(data).get(_IFLA_VLAN_ID)
     return None if number is None else int(struct.unpack("=H", number)[0])
 
 

@@ -53,7 +53,7 @@ def correct(now: Mapping[tuple[int, str], str]) -> None:
             if known is None:
                 continue
             _, _, state, _, _ = _NEIGHBOUR.unpack_from(known)
-            answered = dict(netlink.attributes(known[_NEIGHBOUR.size :])).get(_MAC)
+            answered = netlink.parse(known[_NEIGHBOUR.size :]).get(_MAC)
             if state & _PERMANENT or (answered is not None and answered.hex(":") == mac):
                 continue
             told = _question(index, address, _STALE) + netlink.attribute(_MAC, bytes.fromhex(mac.replace(":", "")))

@@ -83,7 +83,7 @@ def _parsed(answer: bytes, family: int) -> Route:
         (code,) = struct.unpack_from("=i", body)
         return Route("unreachable", reason=_REFUSALS.get(-code, f"the kernel says: {errno.errorcode.get(-code, code)}"))
     route_type = _ROUTE.unpack_from(body)[7]
-    found = dict(netlink.attributes(body[_ROUTE.size :]))
+    found = netlink.parse(body[_ROUTE.size :])
     interface = _name(found[_RTA_OIF]) if _RTA_OIF in found else None
     source = socket.inet_ntop(family, found[_RTA_PREFSRC]) if _RTA_PREFSRC in found else None
     known = _KINDS.get(route_type)

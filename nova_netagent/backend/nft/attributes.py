@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from nova_netagent.backend.netlink import ATTRIBUTE, NESTED, attributes
 from nova_netagent.backend.netlink import attribute as attribute
+from nova_netagent.backend.netlink import parse as parse
 
 _NUMBER = struct.Struct(">I")
 _LONG = struct.Struct(">Q")
@@ -34,11 +35,6 @@ def string(kind: int, text: str) -> bytes:
 def number(kind: int, value: int) -> bytes:
     """A number of 32 bits; a negative one as its complement."""
     return attribute(kind, _NUMBER.pack(value & 0xFFFFFFFF))
-
-
-def parse(data: bytes) -> dict[int, bytes]:
-    """Attributes by type; of several of one type the last."""
-    return dict(attributes(data))
 
 
 def parse_list(data: bytes) -> Iterator[bytes]:

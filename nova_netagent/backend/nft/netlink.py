@@ -7,6 +7,7 @@ net/netfilter/nf_tables_api.c.
 import errno
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from struct import Struct as Layout
@@ -433,10 +434,15 @@ def _set(answer: dict[int, bytes]) -> ListedSet:
     )
 
 
+def _value(data: bytes) -> bytes:
+    """What stands in an NFTA_DATA_VALUE, which is all that a key has."""
+    return data[4 : int.from_bytes(data[:2], sys.byteorder)]
+
+
 def _element(data: bytes) -> Element:
     known = parse(data)
-    key = parse(known[1])[1] if 1 in known else b""
-    end = parse(known[10])[1] if 10 in known else None
+    key = _value(known[1]) if 1 in known else b""
+    end = _value(known[10]) if 10 in known else None
     held = parse(known[2]) if 2 in known else {}
     return Element(
         key,
