@@ -9,6 +9,7 @@ from nova_netagent.plan.sets import SetPlan
 from nova_netagent.plan.tables import EncodedTable, TablePlan
 
 K = TypeVar("K")
+NO_SETS: Mapping[str, IpSet] = {}
 
 
 class BackendError(Exception):
@@ -100,8 +101,11 @@ class Backend(Protocol[K]):
     def counters(self, table: TableId) -> Mapping[str, tuple[str | None, Sequence[tuple[int, int, K]]]]:
         """Every chain with its policy (built-in chains) and each rule's packets, bytes and key."""
 
-    def read_sets(self) -> Mapping[str, IpSet]:
-        """The sets that are ours by name."""
+    def read_sets(self, wanted: Mapping[str, IpSet] = NO_SETS) -> Mapping[str, IpSet]:
+        """The sets that are ours by name.
+
+        :param wanted: what they should be: the same members may stand in a kernel's set in several ways.
+        """
 
     def prepare_sets(self, plan: SetPlan) -> None:
         """Make new sets and add members: what must be there before rules refer to it."""

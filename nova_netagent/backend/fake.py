@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
+from nova_netagent.backend import NO_SETS, RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.refusals import name_refusal, refusal, unspeakable
 from nova_netagent.netfilter.rule import FAMILIES, Chain, Family, InSet, IpSet, Jump, Rule, Table, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS, rule_text
@@ -158,7 +158,7 @@ class FakeBackend:
     def settle(self) -> None:
         """Nothing: it is there already."""
 
-    def read_sets(self) -> dict[str, IpSet]:
+    def read_sets(self, wanted: Mapping[str, IpSet] = NO_SETS) -> dict[str, IpSet]:
         """The sets that are ours by name."""
         return {name: each for name, each in self.sets.items() if self._owns_set(name)}
 

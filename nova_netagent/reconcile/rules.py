@@ -68,7 +68,7 @@ class Rules:
     def newcomers(self, ruleset: Ruleset) -> frozenset[Key]:
         """The objects of which the kernel does not hold everything: what it refuses is of one of them."""
         with self._backend.locked():
-            set_plan = plan_sets(ruleset.sets, self._backend.read_sets(), self._owner.owns_set)
+            set_plan = plan_sets(ruleset.sets, self._backend.read_sets(ruleset.sets), self._owner.owns_set)
             origins = {each.origin for each in set_plan.create} | {ruleset.sets[name].origin for name in set_plan.add}
             for table in ruleset.tables.values():
                 encoded = self._backend.encode(table)
@@ -84,7 +84,7 @@ class Rules:
     def plan(self, ruleset: Ruleset) -> list[str]:
         """What ``apply`` with ``verify`` would do now, an edit a line. Changes nothing."""
         with self._backend.locked():
-            set_plan = plan_sets(ruleset.sets, self._backend.read_sets(), self._owner.owns_set)
+            set_plan = plan_sets(ruleset.sets, self._backend.read_sets(ruleset.sets), self._owner.owns_set)
             lines = [*set_plan.lines()]
             for table in _ordered(ruleset):
                 lines += self._lines(self._plan_table(table, verify=True))
@@ -154,7 +154,7 @@ class Rules:
         verify: bool,
     ) -> None:
         known = self._sets
-        actual_sets = self._backend.read_sets() if verify or known is None else known
+        actual_sets = self._backend.read_sets(ruleset.sets) if verify or known is None else known
         self._sets = None
         set_plan = plan_sets(ruleset.sets, actual_sets, self._owner.owns_set)
         before = {table.id: self._tables.pop(table.id, None) for table in changed}

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable
+from nova_netagent.backend import NO_SETS, BackendError, RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.iptables import entry
 from nova_netagent.backend.iptables.assembly import Assembler
 from nova_netagent.backend.iptables.beside import Beside, in_turns
@@ -230,7 +230,7 @@ class IptablesBackend:
         """The commit of this family that goes in last of those on their way."""
         return next((each.result for each in reversed(self._on_their_way) if each.table.family == family), None)
 
-    def read_sets(self) -> dict[str, IpSet]:
+    def read_sets(self, wanted: Mapping[str, IpSet] = NO_SETS) -> dict[str, IpSet]:
         """The sets that are ours by name. :raises Unavailable: the kernel does not list them."""
         return self._sets.read()
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from nova_netagent.backend import RuleRefused, TableChanged
+from nova_netagent.backend import NO_SETS, RuleRefused, TableChanged
 from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.commits import Commits
 from nova_netagent.backend.nftables import keys, members, sets, telling
@@ -130,10 +130,14 @@ class NftablesBackend:
     def settle(self) -> None:
         """Nothing: it is for the end of the transaction."""
 
-    def read_sets(self) -> dict[str, IpSet]:
-        """The sets of groups that are ours by name. :raises Unavailable: the kernel does not list them."""
+    def read_sets(self, wanted: Mapping[str, IpSet] = NO_SETS) -> dict[str, IpSet]:
+        """The sets of groups that are ours by name.
+
+        :param wanted: what they should be.
+        :raises Unavailable: the kernel does not list them.
+        """
         self._mirror.refresh()
-        return sets.read(self._mirror.now, self._owns_set)
+        return sets.read(self._mirror.now, self._owns_set, wanted)
 
     def prepare_sets(self, plan: SetPlan) -> None:
         """Make new sets, and have every set hold its members.

@@ -10,15 +10,18 @@ from nova_netagent.netfilter.rule import Family, IpSet
 from nova_netagent.plan.sets import SetPlan
 
 
-def read(held: Held, owns: Callable[[str], bool]) -> dict[str, IpSet]:
-    """The sets that are ours by name, and are what they should be."""
+def read(held: Held, owns: Callable[[str], bool], wanted: Mapping[str, IpSet]) -> dict[str, IpSet]:
+    """The sets that are ours by name and of a kind of ours.
+
+    :param wanted: what they should be: a member that is in another's range leaves no trace in the kernel.
+    """
     found = {}
     for family, known in held.images.items():
         for name, each in known.sets.items():
             if not owns(name):
                 continue
             if each.fits(members.described(name, family)):
-                found[name] = IpSet(name, family, _members(held, name, each.elements, family))
+                found[name] = IpSet(name, family, _members(held, name, each.elements, family, wanted.get(name)))
             elif each.fits(members.ends_of_flows(name, family)):
                 found[name] = IpSet(name, family, frozenset(), type="hash:ip,port,ip")
     return found
@@ -64,10 +67,13 @@ def note_cut(ends: Mapping[str, Collection[str]], opened: Transaction, *, forget
         edits.note(members.ends_of_flows(name, family), list(map(members.end, noted)))
 
 
-def _members(held: Held, name: str, elements: Elements, family: Family) -> frozenset[str]:
+def _members(held: Held, name: str, elements: Elements, family: Family, wanted: IpSet | None = None) -> frozenset[str]:
     told = held.told.get(name)
     if told is not None and (told.elements is elements or told.elements.keys() == elements.keys()):
         return told.members
+    if wanted is not None and members.elements(wanted.members).keys() == elements.keys():
+        held.told[name] = Told(wanted.members, elements)
+        return wanted.members
     return members.prefixes(elements, family)
 
 

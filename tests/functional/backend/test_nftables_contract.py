@@ -7,8 +7,9 @@ import pytest
 
 from nova_netagent.backend.nft import Netlink
 from nova_netagent.backend.nftables import NftablesBackend, keys
-from nova_netagent.netfilter.rule import Rule, Table, TableId
+from nova_netagent.netfilter.rule import IpSet, Rule, Table, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS, rule_text
+from nova_netagent.plan.sets import SetPlan, plan_sets
 from nova_netagent.plan.tables import EncodedTable
 from tests.functional.backend import nft
 from tests.lab import isolation
@@ -79,3 +80,18 @@ def world() -> Iterator[NftWorld]:
 
 class TestNftablesBackend(BackendContract):
     """All of it."""
+
+
+def test_who_comes_after_us_finds_members_in_the_range_of_others_as_they_are_wanted(world: NftWorld) -> None:
+    wanted = {"ours-set": IpSet("ours-set", 4, frozenset({"10.0.0.0/28", "10.0.0.4/32", "10.0.0.16/32"}))}
+    others = {"ours-set": IpSet("ours-set", 4, frozenset({"10.0.0.0/28"}))}
+    world.backend.prepare_sets(SetPlan(create=tuple(wanted.values())))
+    another = nft.new_backend()
+    assert not plan_sets(wanted, another.read_sets(wanted), lambda name: True)
+    assert another.read_sets() == wanted, "it is remembered"
+    another.close()
+    another = nft.new_backend()
+    assert list(plan_sets(others, another.read_sets(others), lambda name: True).lines()) == [
+        "set: - ours-set 10.0.0.16/32"
+    ]
+    another.close()
