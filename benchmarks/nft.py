@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import inside, scene
-from benchmarks.control import resident
+from benchmarks.control import resident, restarted
 from benchmarks.figures import Figure, median
 from benchmarks.scene import Scene
 from tests.lab import Agent, Lab
@@ -40,6 +40,7 @@ class Nft:
         agent.resync()
         self._add("resync, nothing changed", median([agent.resync] * self._runs))
         self._add("resident memory", resident(agent.pid), unit="MiB")
+        self._add("restart to ready", restarted(agent), runs=3)
         agent.close()
 
     def _add(self, row: str, ours: float, against: str = "", other: float | None = None, **rest: Any) -> None:

@@ -6,8 +6,8 @@ costs what it touches, not what the host holds.
 
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from itertools import zip_longest
-from operator import is_, itemgetter
+from itertools import compress, zip_longest
+from operator import is_, itemgetter, ne
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from nova_netagent.model.lineage import changed, follow, ordered, same_order
@@ -256,13 +256,8 @@ class InOrder(NamedTuple, Generic[T]):
 
     def distinct(self) -> list[T]:
         """Of those of equal order the first; they are neighbours."""
-        last: object = object()
-        found = []
-        for place, item in zip(self.places, self.items, strict=True):
-            if place[0] != last:
-                found.append(item)
-                last = place[0]
-        return found
+        orders = list(map(itemgetter(0), self.places))
+        return list(compress(self.items, map(ne, orders, (None, *orders))))
 
     def beginning(self, first: str) -> "InOrder[T]":
         """Those whose order is a tuple that begins so."""
