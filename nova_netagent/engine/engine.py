@@ -78,6 +78,8 @@ class Engine:
         """When the loop last turned, by time.monotonic()."""
         self.failed: BaseException | None = None
         """Why the thread ended, when it was not told to."""
+        self._commit = 0.0
+        """How long it took to apply the last change, in seconds."""
 
     # --- for any thread
 
@@ -253,9 +255,10 @@ class Engine:
 
     def _change(self, changes: list[Change]) -> None:
         before = self._state
-        accepted = [each for some in self.inbox.sharing(changes) for each in self._accept(some)]
+        accepted = [each for some in self.inbox.sharing(changes, self._commit) for each in self._accept(some)]
         if accepted and (_touched(before, self._state) or self.view.failure):
             self._apply(verify=bool(self.view.failure))
+            self._commit = time.monotonic() - self._began
         for change, found, made in accepted:
             if change.wait:
                 self._finish(change, found, made)

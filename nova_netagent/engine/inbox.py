@@ -3,12 +3,15 @@
 import queue
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from nova_netagent.engine.requests import Change, Look, Request, Wake
 
 COMING_SECONDS, STALLED_SECONDS = 0.25, 0.01
 """How long, in all and for the next one, callers are waited for who have begun to ask."""
+STALLED_PART, CROWD_PART = 3, 20
+"""Which part of a commit who has begun to ask is waited for at least, and the next of a crowd at most."""
 SHARING = 16
 """So often it is looked, before a commit, whether changes came while others were saved."""
 TURN_SECONDS = 1.0
@@ -54,17 +57,23 @@ class Inbox:
         except queue.Empty:
             return taken
 
-    def sharing(self, first: list[Change]) -> Iterator[list[Change]]:
+    def sharing(self, first: list[Change], commit: float = 0.0) -> Iterator[list[Change]]:
         """The changes that share a commit, as they are to be saved; the commit takes much longer.
 
-        The first ones, and then those that came or began to come while the ones before were saved.
+        The first ones, and then those that came or began to come while the ones before were saved. Who
+        comes with others is mostly one of a crowd, whose next one is waited for a moment.
+
+        :param commit: how long the commit may take, in seconds: who comes after it has begun waits for another.
         """
-        until = time.monotonic() + COMING_SECONDS
+        until, many = time.monotonic() + COMING_SECONDS, 0
         for number in range(SHARING + 1):
             here = self.changes_here() if number else first
-            others, until = self.changes_to_come(until)
+            others, until = self.changes_to_come(until, max(STALLED_SECONDS, commit / STALLED_PART))
+            if not here and not others and many > 1 and time.monotonic() < until:
+                here = self._next(commit / CROWD_PART)
             if not here and not others:
                 return
+            many += len(here) + len(others)
             yield [*here, *others]
 
     def changes_here(self) -> list[Change]:
@@ -74,16 +83,24 @@ class Inbox:
             self._sort_out(self._queue.get_nowait(), found)
         return found
 
-    def changes_to_come(self, until: float) -> tuple[list[Change], float]:
+    def _next(self, seconds: float) -> list[Change]:
+        """The change that comes next, if it comes so soon."""
+        found: list[Change] = []
+        with suppress(queue.Empty):
+            self._sort_out(self._queue.get(timeout=seconds), found)
+        return found
+
+    def changes_to_come(self, until: float, stalled: float = STALLED_SECONDS) -> tuple[list[Change], float]:
         """The changes of those who have begun to ask: all of them together take hardly longer than one.
 
         :param until: when nobody is waited for any more, by time.monotonic().
+        :param stalled: how long the next one is waited for.
         :return: the changes, and until when to wait next time: no longer where somebody stalls.
         """
         found: list[Change] = []
         while time.monotonic() < until and self.coming():
             try:
-                self._sort_out(self._queue.get(timeout=STALLED_SECONDS), found)
+                self._sort_out(self._queue.get(timeout=stalled), found)
             except queue.Empty:
                 return found, 0.0
         return found, until
