@@ -43,7 +43,7 @@ def test_who_comes_alone_waits_for_nobody() -> None:
 
 def test_the_next_of_a_crowd_shares_its_commit() -> None:
     inbox, (first, second, last) = Inbox(), (Change(Put(make_provider_rule(number))) for number in (1, 2, 3))
-    shared = inbox.sharing([first, second], 60.0)
+    shared = inbox.sharing([first, second], 600.0)
     assert next(shared) == [first, second]
     late = threading.Timer(0.02, inbox.put, [last])
     late.start()
