@@ -282,6 +282,26 @@ def test_a_fixed_ip_that_is_the_hosts_own_is_in_error_and_the_others_work(addres
     assert not world.passes(vm(1), OUTSIDE, family=6 if ":" in address else 4, from_address=address)
 
 
+@pytest.mark.parametrize("address", ["10.1.0.0", "10.1.0.255"])
+def test_a_fixed_ip_that_no_host_can_have_is_in_error_and_the_others_work(address: str) -> None:
+    """The whole network's broadcasts would be answered in its name."""
+    instance = make_instance(1, (1,), vifs=(make_vif(1, fixed_ips=("10.1.0.2", address)),))
+    world = World(make_network(1), make_group(1, make_rule(1)), instance)
+    assert errors(world, instance) == [
+        f"vif {vif_id(1)}: fixed IP {address} is the first or the last address of network {network_id(1)}:"
+        " no host can have it"
+    ]
+    assert world.passes(OUTSIDE, vm(1))
+    assert not world.passes(vm(1), OUTSIDE, from_address=address)
+
+
+@pytest.mark.parametrize(("cidr", "address"), [("10.1.0.0/16", "10.1.0.255"), ("10.1.0.2/31", "10.1.0.2")])
+def test_what_looks_like_it_may_be_had(cidr: str, address: str) -> None:
+    instance = make_instance(1, vifs=(make_vif(1, fixed_ips=(address,)),))
+    world = World(make_network(1, cidr=cidr, gateway=None), instance)
+    assert errors(world, instance) == []
+
+
 def test_an_instance_may_be_the_gateway_where_the_host_is_not() -> None:
     instance = make_instance(1, vifs=(make_vif(1, fixed_ips=("10.1.0.1",)),))
     world = World(make_network(1, dhcp_server="10.1.0.9"), instance)
