@@ -14,6 +14,7 @@ from benchmarks.control import Control, programs
 from benchmarks.figures import Figure, markdown
 from benchmarks.nft import Nft
 from benchmarks.scene import RULES, Scene
+from nova_netagent.cmd.agent import collect_rarely
 from tests.lab import Lab, isolation
 
 
@@ -93,6 +94,7 @@ def main() -> int:
     if reason is not None:
         print(f"tools/bench: {reason}", file=sys.stderr)
         return 1
+    collect_rarely()  # callers are in this process: a pause of theirs would be measured as the agent's
     report = Report(arguments.output)
     if arguments.only != "packets":
         for size in sizes:
