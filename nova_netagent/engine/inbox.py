@@ -98,9 +98,9 @@ class Inbox:
         :return: the changes, and until when to wait next time: no longer where somebody stalls.
         """
         found: list[Change] = []
-        while time.monotonic() < until and self.coming():
+        while (left := until - time.monotonic()) > 0 and self.coming():
             try:
-                self._sort_out(self._queue.get(timeout=stalled), found)
+                self._sort_out(self._queue.get(timeout=min(stalled, left)), found)
             except queue.Empty:
                 return found, 0.0
         return found, until

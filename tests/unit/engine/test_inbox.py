@@ -54,3 +54,8 @@ def test_the_next_of_a_crowd_shares_its_commit() -> None:
 def test_nobody_of_a_crowd_is_waited_for_once_somebody_has_stalled() -> None:
     inbox, change = Inbox(coming=lambda: True), Change(Put(make_provider_rule(1)))
     assert list(inbox.sharing([change, change], 0.001)) == [[change, change]]
+
+
+def test_a_commit_that_took_for_ever_makes_nobody_wait_for_who_stalls_for_ever() -> None:
+    change = Change(Put(make_provider_rule(1)))
+    assert list(Inbox(coming=lambda: True).sharing([change], NEVER)) == [[change]]
