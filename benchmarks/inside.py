@@ -6,25 +6,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal
 
 from benchmarks.figures import timed
 from benchmarks.scene import CONFIG, Scene
-from nova_netagent import wiring
 from nova_netagent.backend.iptables.entry import encode
 from nova_netagent.backend.iptables.libiptc import Handle
 from nova_netagent.backend.iptables.tables import KernelTables
 from nova_netagent.backend.nft import Batch, Netlink
 from nova_netagent.cmd.agent import collect_rarely, return_memory
-from nova_netagent.compile import Compiler
 from nova_netagent.events import Put, Replace, fold
-from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState
 from nova_netagent.netfilter.rule import RETURN, Family, Rule, TableId
-from nova_netagent.reconcile import Reconciler
 from nova_netagent.settings import FirewallSettings, MetadataSettings, NetworkSettings, Settings
 from tests.lab import Namespace
+from tests.lab.rules_only import RulesOnly
 
 CHANGED_BY_AN_INSTANCE = [TableId(family, table) for family in (4, 6) for table in ("raw", "filter")]
 _MEMBERS = 20
@@ -44,34 +40,24 @@ def answer(name: str, arguments: list[Any]) -> None:
     print(json.dumps(globals()[name](*arguments)))
 
 
-class _Host:
-    """Compiler and kernel of one host, rules only."""
-
-    def __init__(self, folder: str, backend: Literal["iptables", "nftables"] = "iptables") -> None:
-        self.settings = Settings(
+def _host(folder: str, backend: Literal["iptables", "nftables"] = "iptables") -> RulesOnly:
+    """A host of which only the rules are measured."""
+    own, fixed_range = CONFIG["DEFAULT"]["my_ip"], CONFIG["network"]["fixed_range"]
+    return RulesOnly(
+        Settings(
             firewall=FirewallSettings(backend=backend),
             state_path=folder,
-            network=NetworkSettings(
-                (CONFIG["network"]["fixed_range"],), CONFIG["DEFAULT"]["my_ip"], "eth0", manage_links=False
-            ),
-            metadata=MetadataSettings(CONFIG["DEFAULT"]["my_ip"]),
+            network=NetworkSettings((fixed_range,), own, "eth0", manage_links=False),
+            metadata=MetadataSettings(own),
         )
-        host = replace(wiring.open_host(self.settings, Metrics()), frames=None)
-        host.rules.tables()
-        self.compiler = Compiler(self.settings)
-        store = wiring.open_store(self.settings)
-        self._reconciler = Reconciler(self.settings.firewall, host, store, Metrics())
-
-    def apply(self, state: DesiredState, *, verify: bool = False) -> None:
-        """From the model in memory to rules in the kernel."""
-        self._reconciler.apply(self.compiler.compile(state), verify=verify)
+    )
 
 
 def cold(size: int, shared: int) -> float:
     """A whole state."""
     with tempfile.TemporaryDirectory() as folder:
         desired = fold(DesiredState(), Replace(Scene(size, shared).state()), 0.0)
-        host = _Host(folder)
+        host = _host(folder)
         return timed(lambda: host.apply(desired, verify=True))
 
 
@@ -81,7 +67,7 @@ def member(size: int, shared: int, runs: int) -> tuple[float, float]:
     ours, commits = [], []
     with tempfile.TemporaryDirectory() as folder:
         state = fold(DesiredState(), Replace(scene.state()), 0.0)
-        host = _Host(folder)
+        host = _host(folder)
         host.apply(state, verify=True)
         # The first one makes the set.
         for number in range(runs + 2):
@@ -97,7 +83,7 @@ def nft(size: int, shared: int, runs: int) -> dict[str, tuple[float, float]]:
     scene = Scene(size, shared)
     with tempfile.TemporaryDirectory() as folder:
         state = fold(DesiredState(), Replace(scene.state()), 0.0)
-        host = _Host(folder, "nftables")
+        host = _host(folder, "nftables")
         cold = _beside_its_send(lambda: host.apply(state, verify=True))
         more = []
         for number in range(size + 1, size + runs + 3):

@@ -159,9 +159,8 @@ class Tracer:
     def bases(self) -> dict[tuple[Family, str, str], tuple[int, int]]:
         """The base chains that there are now. :raises Unavailable: the kernel does not list them."""
         return {
-            (family, table.name, chain.name): (chain.hook, chain.priority)
-            for family in Family
-            for table, chain in self._netlink.hooked(family)
+            (table.family, table.name, chain.name): (chain.hook, chain.priority)
+            for table, chain in self._netlink.hooked()
             if chain.hook is not None
         }
 

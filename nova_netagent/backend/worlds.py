@@ -112,9 +112,8 @@ def look_at_nftables(owner: Owner) -> World:
         tables = netlink.tables()
         foreign = sum(netlink.count_rules(table) for table in tables if table not in ours)
         closed = tuple(
-            f"{family.name.lower()} {table.name} {chain.name}"
-            for family in NftFamily
-            for table, chain in netlink.hooked(family)
+            f"{table.family.name.lower()} {table.name} {chain.name}"
+            for table, chain in netlink.hooked()
             if table not in ours and chain.policy == _NF_DROP
         )
     except Unavailable as error:

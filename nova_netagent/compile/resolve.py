@@ -533,7 +533,7 @@ def _address_problem(address: str, network: Network | None, holder: str | None) 
     range_ = None if cidr is None else values.prefix(cidr)
     if range_ is None or not range_.contains(own):
         return f"is outside network {network.id}"
-    if range_.family == 4 and range_.length < 31 and own.value in (range_.value, range_.last):
+    if not range_.has_host(own):
         return f"is the first or the last address of network {network.id}: no host can have it"
     if address in (network.server, network.gateway_v6):
         return f"is the host's own on network {network.id}"

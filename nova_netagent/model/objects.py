@@ -199,11 +199,9 @@ def _inside(address: str, cidr: str) -> bool:
 def _check_inside(field: str, address: str, range_field: str, cidr: str | None) -> None:
     if cidr is None:
         raise Invalid(field, f"{address} needs a {range_field} to be in")
-    range_ = values.prefix(cidr)
     if not _inside(address, cidr):
         raise Invalid(field, f"{address} is outside the network's {range_field} {cidr}")
-    value = values.prefix(address).value
-    if range_.family == 4 and range_.length < 31 and value in (range_.value, range_.last):
+    if not values.prefix(cidr).has_host(values.prefix(address)):
         raise Invalid(field, f"{address} is the first or the last address of {cidr}: no host can have it")
 
 

@@ -52,6 +52,10 @@ class Prefix(NamedTuple):
         """The highest address, as an unsigned integer (IPv4: the broadcast address)."""
         return self.value | ((1 << (FAMILY_BITS[self.family] - self.length)) - 1)
 
+    def has_host(self, address: "Prefix") -> bool:
+        """Whether a host can have an address of ours: not IPv4's first and last, if there are others (RFC 3021)."""
+        return self.family != 4 or self.length >= 31 or address.value not in (self.value, self.last)
+
 
 def uuid(text: str) -> str:
     """A UUID in its RFC 4122 text form, lower case."""

@@ -7,14 +7,13 @@ net/netfilter/nf_tables_api.c.
 import errno
 import os
 import socket
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from struct import Struct as Layout
 from typing import NamedTuple, TypeVar
 
 from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable
-from nova_netagent.backend.netlink import HEADER, let_wait, messages
+from nova_netagent.backend.netlink import ATTRIBUTE, HEADER, let_wait, messages
 from nova_netagent.backend.nft import attributes, userdata
 from nova_netagent.backend.nft.attributes import nested, parse, parse_list, read_number, read_signed, read_string
 from nova_netagent.backend.nft.batch import DUMP, HEAD, REQUEST, SUBSYSTEM, Batch
@@ -198,10 +197,14 @@ class Netlink:
         """A table's chains."""
         return [_chain(each) for each in self._dump(_GET_CHAIN, table, b"") if read_string(each[1]) == table.name]
 
-    def hooked(self, family: Family) -> list[tuple[TableId, ListedChain]]:
-        """Every base chain of a family, whoever's it is, with its table."""
-        listed = self._dump(_GET_CHAIN, TableId(family, ""), b"")
-        return [(TableId(family, read_string(each[1])), _chain(each)) for each in listed if _HOOK in each]
+    def hooked(self, families: Iterable[Family] = Family) -> list[tuple[TableId, ListedChain]]:
+        """Every base chain of some families, whoever's it is, with its table."""
+        return [
+            (TableId(family, read_string(each[1])), _chain(each))
+            for family in families
+            for each in self._dump(_GET_CHAIN, TableId(family, ""), b"")
+            if _HOOK in each
+        ]
 
     def chain(self, table: TableId, name: str) -> ListedChain | None:
         """One chain of a table."""
@@ -436,7 +439,8 @@ def _set(answer: dict[int, bytes]) -> ListedSet:
 
 def _value(data: bytes) -> bytes:
     """What stands in an NFTA_DATA_VALUE, which is all that a key has."""
-    return data[4 : int.from_bytes(data[:2], sys.byteorder)]
+    size, _ = ATTRIBUTE.unpack_from(data)
+    return data[ATTRIBUTE.size : size]
 
 
 def _element(data: bytes) -> Element:

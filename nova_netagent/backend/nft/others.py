@@ -63,7 +63,7 @@ def other_tables(own: Collection[str]) -> list[OtherTable]:
     try:
         return [
             _read(netlink, table)
-            for table in dict.fromkeys(table for family in _FAMILIES for table, _ in netlink.hooked(family))
+            for table in dict.fromkeys(table for table, _ in netlink.hooked(_FAMILIES))
             if table.name not in own
         ]
     finally:

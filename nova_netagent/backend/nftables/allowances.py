@@ -25,7 +25,7 @@ from nova_netagent.backend.nft.objects import (
     Set,
 )
 from nova_netagent.backend.nftables import keys, matches
-from nova_netagent.backend.nftables.image import Elements, Keys
+from nova_netagent.backend.nftables.image import Elements, Image, Keys
 from nova_netagent.backend.nftables.keys import COUNTER, Key, Place
 from nova_netagent.backend.nftables.laid import Laid
 from nova_netagent.backend.nftables.notes import Reasons
@@ -196,7 +196,17 @@ class _Boxes:
 def set_of(physical: str, family: Family) -> Set:
     """The set of a chain."""
     fields = (_ADDRESS[family], INET_PROTOCOL, INET_SERVICE)
-    return Set(f"{physical}-allowed", fields, interval=True, comment="from or to where, and to which ports")
+    return Set(_name(physical), fields, interval=True, comment="from or to where, and to which ports")
+
+
+def sets_of(image: Image, physical: str) -> list[str]:
+    """The sets that belong to a chain: the one, if it is there."""
+    name = _name(physical)
+    return [name] if name in image.sets else []
+
+
+def _name(physical: str) -> str:
+    return f"{physical}-allowed"
 
 
 def _lookup(each: Allowance, name: str, family: Family, place: Place, egress: bool) -> bytes:

@@ -47,8 +47,7 @@ class NftablesBackend:
         self._encoder = Encoder(self._names)
         self._chains = Chains(self._names, self._encoder)
         self._mirror = Mirror(wrap_name, commits or Commits())
-        self._tried: set[TableId] = set()
-        self._able: set[TableId] = set()
+        self._able: dict[TableId, bool] = {}
 
     def close(self) -> None:
         """Close the socket; what was remembered is forgotten."""
@@ -60,11 +59,11 @@ class NftablesBackend:
         :raises Unavailable: the kernel cannot be asked.
         """
         asked = [TableId(family, name) for family in families for name in TABLES]
-        unknown = [table for table in asked if table not in self._tried]
+        unknown = [table for table in asked if table not in self._able]
         if unknown:
-            self._able |= able(self._mirror.kernel, unknown, self._mirror.table)
-            self._tried.update(unknown)
-        return [table for table in asked if table in self._able]
+            found = able(self._mirror.kernel, unknown, self._mirror.table)
+            self._able |= {table: table in found for table in unknown}
+        return [table for table in asked if self._able[table]]
 
     def loaded_tables(self) -> list[TableId]:
         """Those of them that are in use: where anything of ours can be."""

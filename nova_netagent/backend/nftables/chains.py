@@ -8,7 +8,7 @@ from nova_netagent.backend.nftables import allowances, dispatch, image, keys, la
 from nova_netagent.backend.nftables.edits import TableEdits, edited
 from nova_netagent.backend.nftables.encoder import Encoder
 from nova_netagent.backend.nftables.image import Image, Keys
-from nova_netagent.backend.nftables.kinds import Kind, kind
+from nova_netagent.backend.nftables.kinds import LAID, Kind, kind
 from nova_netagent.backend.nftables.laid import STRAY, Laid, seen
 from nova_netagent.backend.nftables.names import FILTER, Names
 from nova_netagent.backend.nftables.notes import Reasons, reasons
@@ -17,9 +17,6 @@ from nova_netagent.model.lineage import beside, changed, follow
 from nova_netagent.netfilter.rule import Family, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
 from nova_netagent.plan.tables import AddChain, RemoveChain, TablePlan
-
-_LAID = (Kind.TRANSLATIONS, Kind.INGRESS, Kind.EGRESS)
-"""What has sets or maps beside it."""
 
 
 class Chains:
@@ -102,7 +99,7 @@ class Chains:
             found |= dispatched
         for name, each in chains.items():
             of = self._kind(table, name)
-            if of not in _LAID:
+            if of not in LAID:
                 continue
             physical = self._names.physical(table.name, name)
             wanted = self._laid(table, of, physical, each) if physical in known.chains else None
@@ -113,7 +110,7 @@ class Chains:
 
     def _encoded_rules(self, table: TableId, name: str) -> Keys | None:
         """A chain's keys as they were encoded last, where they are what stands there."""
-        return None if self._kind(table, name) in _LAID else self._encoder.keys(table, name)
+        return None if self._kind(table, name) in LAID else self._encoder.keys(table, name)
 
     def _kind(self, table: TableId, chain: str) -> Kind:
         return kind(table.name, chain, self._head)
@@ -217,9 +214,7 @@ def _edit_laid(of: Kind, physical: str, laid: Laid | None, edits: TableEdits) ->
 
 def _beside(of: Kind, known: Image, physical: str) -> list[str]:
     """The sets and maps that belong to a chain of this kind, of those that are there."""
-    if of is Kind.TRANSLATIONS:
-        return translations.maps_of(known, physical)
-    return [name for name in (f"{physical}-allowed",) if name in known.sets]
+    return (translations.maps_of if of is Kind.TRANSLATIONS else allowances.sets_of)(known, physical)
 
 
 def _refuse_builtin(plan: TablePlan[bytes]) -> None:

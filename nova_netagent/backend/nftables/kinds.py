@@ -23,6 +23,9 @@ class Kind(Enum):
     """What a group allows out is a set."""
 
 
+LAID = (Kind.TRANSLATIONS, Kind.INGRESS, Kind.EGRESS)
+"""What stands with sets or maps beside it."""
+
 _ID = re.compile(r"[0-9a-f]{8}\Z")
 _NUMBERED = {"sgi-": Kind.INGRESS, "sge-": Kind.EGRESS, "to-": Kind.NODE}
 _TRANSLATING = ("PREROUTING", "OUTPUT", "POSTROUTING", "float-snat")

@@ -3,18 +3,14 @@
 import os
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from nova_netagent import cleanup, wiring
-from nova_netagent.compile import Compiler
+from nova_netagent import cleanup
 from nova_netagent.events import Delete, Put, fold
-from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState, Object
-from nova_netagent.reconcile import Reconciler
 from nova_netagent.settings import FirewallSettings, MetadataSettings, NetworkSettings, Settings
 from nova_netagent.testing import (
     make_floating_ip,
@@ -26,6 +22,7 @@ from nova_netagent.testing import (
 )
 from tests.functional.backend import legacy
 from tests.lab import isolation
+from tests.lab.rules_only import RulesOnly
 
 SEED = int(os.environ.get("NOVA_NETAGENT_SEED", "0")) or random.randrange(1, 1 << 32)
 CHANGES = 60
@@ -45,26 +42,6 @@ def universe() -> list[Object]:
         *(make_floating_ip(n, n) for n in INSTANCES if n > 50),
         make_provider_rule(1),
     ]
-
-
-class Agent:
-    """The part of one that has rules."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._store = wiring.open_store(settings)
-        self._host = replace(wiring.open_host(settings, Metrics()), frames=None)
-        self._compiler = Compiler(settings)
-        self._reconciler = Reconciler(settings.firewall, self._host, self._store, Metrics())
-
-    def apply(self, state: DesiredState, *, verify: bool = False) -> None:
-        self._reconciler.apply(self._compiler.compile(state), verify=verify)
-
-    def plan(self, state: DesiredState) -> list[str]:
-        return self._reconciler.plan(self._compiler.compile(state))
-
-    def close(self) -> None:
-        self._host.close()
-        self._store.close()
 
 
 @pytest.fixture(params=["iptables", "nftables"])
@@ -89,17 +66,17 @@ def test_whoever_comes_after_it_finds_nothing_to_do(settings: Settings) -> None:
     state = DesiredState()
     for each in (make_network(1), *objects):
         state = fold(state, Put(each), 0.0)
-    agent = Agent(settings)
+    agent = RulesOnly(settings)
     agent.apply(state, verify=True)
     for _ in range(CHANGES):
         if chance.random() < 0.3:
             agent.close()
-            agent = Agent(settings)
+            agent = RulesOnly(settings)
             agent.apply(state, verify=True)
         for each in chance.choices(objects, k=chance.choice((1, 1, 1, 3))):
             state = fold(state, Put(each) if chance.random() < 0.5 else Delete(each.KIND, each.id), 0.0)
         agent.apply(state)
-        another = Agent(settings)
+        another = RulesOnly(settings)
         assert another.plan(state) == []
         another.close()
     agent.close()
