@@ -9,7 +9,7 @@ from nova_netagent.backend.nftables.keys import Key, Place, refuse_name
 from nova_netagent.backend.nftables.kinds import Kind, kind
 from nova_netagent.backend.nftables.names import Names
 from nova_netagent.model.lineage import changed, follow
-from nova_netagent.netfilter.rule import Chain, Family, Hook, Rule, Table, TableId
+from nova_netagent.netfilter.rule import Chain, Family, Hook, Jump, MacSource, Physdev, Rule, Table, TableId, Verdict
 from nova_netagent.plan.tables import EncodedHook, EncodedTable
 
 Keys = tuple[bytes, ...]
@@ -23,6 +23,8 @@ class Encoder:
         self._head = f"{names.wrap_name}-"
         self._known: dict[TableId, tuple[Mapping[str, Chain], Mapping[str, Keys]]] = {}
         """By table: its chains when they were encoded last, and their keys."""
+        self._done: dict[TableId, _Done] = {}
+        """By table of IPv4 what was encoded last, until IPv6's is: many rules are one object with those there."""
         self._hooks: dict[TableId, tuple[tuple[Hook, ...], tuple[EncodedHook[bytes], ...]]] = {}
         """By table its hooks, and how they were encoded."""
 
@@ -36,6 +38,8 @@ class Encoder:
         others = changed(chains, table.chains)
         put: dict[str, Keys] = {}
         done: _Done = {}
+        if table.id.family == 6:
+            done = _of_both(self._done.pop(TableId(4, table.id.name), {}))
         for name in others:
             if name in table.chains:
                 refuse_name(name)
@@ -45,6 +49,8 @@ class Encoder:
                     put[name] = made
         encoded = follow(known, put, [name for name in others if name not in table.chains])
         self._known[table.id] = (table.chains, encoded)
+        if table.id.family == 4:
+            self._done[table.id] = done
         of, hooks = self._hooks.get(table.id, ((), ()))
         if of is not table.hooks:
             hooks = tuple(
@@ -116,5 +122,19 @@ class Encoder:
 _EXPLAINED = (Kind.ROOT, Kind.NODE, Kind.TRANSLATIONS)
 """Chains whose rules may become elements, which say themselves what they are there for."""
 
+_OF_BOTH = (Physdev, MacSource)
+
 _Done = dict[Kind, dict[int, bytes]]
 """By the kind of a chain and the identity of a rule its key, as long as one table is encoded."""
+
+
+def _of_both(done: _Done) -> _Done:
+    """Of what was encoded for IPv4 what is the same in IPv6: ports and MACs, and where they lead."""
+    return {of: {id_: key for id_, key in keys_.items() if _is_of_both(key)} for of, keys_ in done.items()}
+
+
+def _is_of_both(key: bytes) -> bool:
+    if not isinstance(key, Key) or not isinstance(key.rule.target, Jump | Verdict):
+        return False
+    rule = key.rule
+    return rule.source is rule.destination is None and all(type(each) in _OF_BOTH for each in rule.matches)

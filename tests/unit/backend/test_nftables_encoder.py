@@ -3,7 +3,22 @@
 from nova_netagent.backend.nftables import allowances
 from nova_netagent.backend.nftables.encoder import Encoder
 from nova_netagent.backend.nftables.names import Names
-from nova_netagent.netfilter.rule import ACCEPT, DROP, Chain, Family, Ports, Rule, Table, TableId
+from nova_netagent.netfilter.rule import (
+    ACCEPT,
+    DROP,
+    FAMILIES,
+    Chain,
+    Family,
+    Jump,
+    LocalAddress,
+    MacSource,
+    Physdev,
+    Ports,
+    Reject,
+    Rule,
+    Table,
+    TableId,
+)
 
 FILTER = TableId(4, "filter")
 
@@ -37,3 +52,13 @@ def test_the_same_rules_are_other_elements_in_another_family() -> None:
         ((_, elements),) = allowances.lay_out(chain, "W-sgi-b0000001", family, str, egress=False).maps.values()
         sizes[family] = {len(each.key) for each in elements.values()}
     assert sizes == {4: {12}, 6: {24}}
+
+
+def test_a_rule_of_both_families_is_encoded_once_where_it_says_the_same() -> None:
+    port = Rule(DROP, in_interface="br1", matches=(Physdev(incoming="tap1"), MacSource("fa:16:3e:00:00:01")))
+    rules = (port, Rule(Jump("W-provider")), Rule(Reject()), Rule(ACCEPT, matches=(LocalAddress(),)))
+    chains = {"W-INPUT": Chain("W-INPUT", rules)}
+    both, one = Encoder(Names("W")), Encoder(Names("W"))
+    of_4, of_6 = (both.encode(Table(TableId(family, "filter"), chains, ())).chains["W-INPUT"] for family in FAMILIES)
+    assert [a is b for a, b in zip(of_4, of_6, strict=True)] == [True, True, False, False]
+    assert of_6 == one.encode(Table(TableId(6, "filter"), chains, ())).chains["W-INPUT"]
