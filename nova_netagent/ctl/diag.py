@@ -114,16 +114,11 @@ def _gathered(session: Session) -> Iterator[tuple[str, str]]:
     agent = session.agent
     for name, target in _CALLS.items():
         yield name, _tried(lambda target=target: agent.get(target).body.decode())
-    for file in [*session.config_files, *_of_directories(session.args.config_dir)]:
+    for file in session.all_config_files:
         yield f"config/{Path(file).name}", _tried(lambda file=file: Path(file).read_text())
     for name, command in _COMMANDS.items():
         yield name, _output(command)
     yield "proc.txt", "".join(f"# {file}\n{_tried(lambda file=file: Path(file).read_text())}\n" for file in _FILES)
-
-
-def _of_directories(directories: list[str]) -> Iterator[str]:
-    for directory in directories:
-        yield from map(str, sorted(Path(directory).glob("*.conf")))
 
 
 def _tried(read: Any) -> str:

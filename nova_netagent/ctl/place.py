@@ -11,8 +11,25 @@ _STATE_PATH = "/var/lib/nova-netagent"
 
 
 def config_files(given: Sequence[str]) -> list[str]:
-    """The configuration files to read: those given, else the usual one if it is there."""
+    """The configuration files to read: those given, else the usual one if it is there.
+
+    :raises Failure: one that is given is not there.
+    """
+    for file in given:
+        if not Path(file).exists():
+            raise Failure(USAGE, f"{file}: No such file or directory")
     return list(given) or ([CONFIG_FILE] if Path(CONFIG_FILE).exists() else [])
+
+
+def files_of(directories: Sequence[str]) -> list[str]:
+    """The configuration files of directories, in the order in which oslo.config reads them.
+
+    :raises Failure: one of the directories is not there.
+    """
+    for directory in directories:
+        if not Path(directory).is_dir():
+            raise Failure(USAGE, f"{directory}: no such directory")
+    return [str(file) for directory in directories for file in sorted(Path(directory).glob("*.conf"))]
 
 
 def socket_path(given: str | None, files: Sequence[str]) -> str:

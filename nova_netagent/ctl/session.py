@@ -6,7 +6,7 @@ from typing import Any
 
 from nova_netagent.ctl.client import Client
 from nova_netagent.ctl.outcome import FAILED, Failure
-from nova_netagent.ctl.place import config_files, socket_path
+from nova_netagent.ctl.place import config_files, files_of, socket_path
 from nova_netagent.ctl.screen import Screen
 
 Run = Callable[["Session"], int]
@@ -25,8 +25,13 @@ class Session:
 
     @property
     def config_files(self) -> list[str]:
-        """The configuration files to read."""
+        """The configuration files to read, without those of directories."""
         return config_files(self.args.config_file)
+
+    @property
+    def all_config_files(self) -> list[str]:
+        """All configuration files, in the order in which they are read."""
+        return self.config_files + files_of(self.args.config_dir)
 
     @property
     def agent(self) -> Client:
@@ -35,7 +40,7 @@ class Session:
             from nova_netagent.ctl import tcp
 
             return tcp.client(self.args)
-        return Client(socket_path(self.args.socket, self.config_files), self.args.timeout)
+        return Client(socket_path(self.args.socket, self.all_config_files), self.args.timeout)
 
     def read_input(self) -> bytes:
         """The file of ``-f``, or standard input for ``-``.

@@ -404,6 +404,22 @@ def test_the_socket_is_found_in_the_configuration(agent: Served, tmp_path: Path,
     assert Ctl()("status", "--config-file", str(file)).code == 0
 
 
+def test_the_socket_is_found_in_a_directory_too(agent: Served, tmp_path: Path) -> None:
+    directory = tmp_path / "conf.d"
+    directory.mkdir()
+    (directory / "1.conf").write_text("[api]\nsocket = /nowhere\n")
+    (directory / "2.conf").write_text(f"[api]\nsocket = {agent.path}\n")
+    (tmp_path / "agent.conf").write_text("[api]\nsocket = /nowhere/either\n")
+    assert Ctl("--config-dir", str(directory))("status").code == 0
+    assert Ctl("--config-file", str(tmp_path / "agent.conf"), "--config-dir", str(directory))("status").code == 0
+
+
+@pytest.mark.parametrize(("option", "said"), [("file", "No such file or directory"), ("dir", "no such directory")])
+def test_a_configuration_that_is_not_there_is_2_whoever_needs_it(agent: Served, option: str, said: str) -> None:
+    ctl = Ctl(f"--config-{option}", "/nowhere", "--socket", str(agent.path))
+    assert ctl("status").said == (2, "", f"netagentctl: /nowhere: {said}\n")
+
+
 def test_a_configuration_that_does_not_read_is_2(tmp_path: Path) -> None:
     file = tmp_path / "agent.conf"
     assert Ctl("--config-file", str(file))("status").said == (
