@@ -165,6 +165,6 @@ class Revocation:
             self._backend.note_cut(remembered)
         deleted = self._flows.delete(cut.flow for cut in cuts)
         self._metrics.conntrack_deleted_total.inc(deleted)
-        LOG.info("%d flows cut that are no longer allowed", deleted)
+        LOG.info("flows cut that are no longer allowed: %d", deleted)
         for cut in cuts:
             LOG.debug("cut: %s", cut.flow)
