@@ -38,7 +38,7 @@ class _Chosen(NamedTuple):
 
     name: str
     leftovers: bool = False
-    """We left rules in the other one when it was ours."""
+    """We left rules or sets in the other one when it was ours."""
     warnings: tuple[str, ...] = ()
     """What of the other one will be in the way."""
 
@@ -52,17 +52,19 @@ def _choose_backend(settings: Settings) -> _Chosen:
     try:
         looks = {"iptables": worlds.look_at_iptables, "nftables": worlds.look_at_nftables}
         found = {name: look(owner) for name, look in looks.items() if name != configured}
+        beside = worlds.closed_in_nftables(owner) if configured == "nftables" else ()
     except (OSError, BackendError) as error:
         if configured == "auto":
             raise worlds.Undecided(f"[firewall] backend = auto: cannot see what this host has: {error}") from error
         return _Chosen(configured, warnings=(f"cannot see whether rules of others are in the way: {error}",))
     if configured == "auto":
         chosen, why = worlds.choose(found["iptables"], found["nftables"])
+        beside = found["nftables"].closed if chosen == "nftables" else ()
     else:
         chosen, why = configured, "so it is configured"
     LOG.info("the packet filter is %s: %s", chosen, why)
     other = next(world for name, world in found.items() if name != chosen)
-    return _Chosen(chosen, other.ours, tuple(worlds.warnings(chosen, other)))
+    return _Chosen(chosen, other.ours or other.sets, tuple(worlds.warnings(chosen, other, beside)))
 
 
 def _open_backend(name: str, settings: Settings, commits: Commits | None = None) -> Backend[Any]:

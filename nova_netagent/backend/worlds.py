@@ -7,7 +7,7 @@ of legacy iptables is in /proc/net/ip_tables_names once somebody in the namespac
 import errno
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from nova_netagent.netfilter.hooks import HOOKS
 from nova_netagent.netfilter.owner import FILTER_TOP, POSTROUTING_BOTTOM, Owner
 
 _PROC = Path("/proc")
+_IP_SET = Path("/sys/module/ip_set")
 _SYMBOL = b" nf_tables_newrule"
 
 _GET_INFO, _GET_ENTRIES = 64, 65
@@ -47,6 +48,8 @@ class World(Struct, frozen=True):
     """Whether anything of ours is there."""
     closed: tuple[str, ...] = ()
     """Chains of others whose policy is DROP, for people."""
+    sets: bool = False
+    """Whether sets of ours are there, which may be left where our chains are gone."""
 
 
 def choose(iptables: World, nftables: World) -> tuple[str, str]:
@@ -72,11 +75,16 @@ def choose(iptables: World, nftables: World) -> tuple[str, str]:
     return "nftables", "nobody has rules, and neither packet filter is loaded"
 
 
-def warnings(chosen: str, other: World) -> Iterator[str]:
-    """What an operator has to know of the other packet filter: both judge every packet."""
+def warnings(chosen: str, other: World, beside: Iterable[str] = ()) -> Iterator[str]:
+    """What an operator has to know of the other packet filter: both judge every packet.
+
+    :param beside: chains of others whose policy is DROP in the packet filter that was chosen, if they judge
+        what ours have judged; a legacy table's own do not.
+    """
     name = "nf_tables" if chosen == "iptables" else "the legacy tables"
-    for chain in other.closed:
-        yield f"{chain} of {name} drops what it does not allow, also what our rules allow: allow it there as well"
+    for world, closed in ((name, other.closed), ("nf_tables", beside)):
+        for chain in closed:
+            yield f"{chain} of {world} drops what it does not allow, also what our rules allow: allow it there as well"
     if other.foreign and not other.closed:
         yield f"{other.foreign} rules of others are in {name}: what they drop is dropped, whatever our rules say"
 
@@ -91,7 +99,21 @@ def look_at_iptables(owner: Owner) -> World:
             foreign += legacy.foreign()
             ours |= legacy.is_used()
             closed += legacy.closed()
-    return World(any(names is not None for names in known.values()), foreign, ours, tuple(closed))
+    loaded = any(names is not None for names in known.values())
+    return World(loaded, foreign, ours, tuple(closed), _has_sets(owner))
+
+
+def _has_sets(owner: Owner) -> bool:
+    """Whether a set of ipset is ours; not asked where the kernel has not loaded it."""
+    if not _IP_SET.exists():
+        return False
+    from nova_netagent.backend.iptables.ipset import Ipset
+
+    ipset = Ipset()
+    try:
+        return any(owner.owns_set(header.name) for header in ipset.headers())
+    finally:
+        ipset.close()
 
 
 def look_at_nftables(owner: Owner) -> World:
@@ -108,14 +130,11 @@ def look_at_nftables(owner: Owner) -> World:
     netlink = Netlink()
     try:
         filters = {NftTable(family, owner.wrap_name) for family in (NftFamily.IP, NftFamily.IP6)}
-        ours = filters | {NftTable(NftFamily.BRIDGE, owner.wrap_name), trace.table_of(owner.wrap_name)}
+        ours = _ours(owner)
         tables = netlink.tables()
-        foreign = sum(netlink.count_rules(table) for table in tables if table not in ours)
-        closed = tuple(
-            f"{table.family.name.lower()} {table.name} {chain.name}"
-            for table, chain in netlink.hooked()
-            if table not in ours and chain.policy == _NF_DROP
-        )
+        others = frozenset(tables) - ours
+        foreign = sum(netlink.count_rules(table) for table in others)
+        closed = _closed(netlink, others)
     except Unavailable as error:
         if has or not lacks_nf_tables(error):
             raise
@@ -123,6 +142,32 @@ def look_at_nftables(owner: Owner) -> World:
     finally:
         netlink.close()
     return World(True, foreign, any(table in filters for table in tables), closed)
+
+
+def closed_in_nftables(owner: Owner) -> tuple[str, ...]:
+    """The base chains of others whose policy is DROP, for people; of a kernel that has nf_tables.
+
+    :raises Unavailable: it does not answer.
+    """
+    netlink = Netlink()
+    try:
+        return _closed(netlink, frozenset(netlink.tables()) - _ours(owner))
+    finally:
+        netlink.close()
+
+
+def _ours(owner: Owner) -> set[NftTable]:
+    """All tables of nf_tables that may be ours."""
+    families = (NftFamily.IP, NftFamily.IP6, NftFamily.BRIDGE)
+    return {*(NftTable(family, owner.wrap_name) for family in families), trace.table_of(owner.wrap_name)}
+
+
+def _closed(netlink: Netlink, others: Collection[NftTable]) -> tuple[str, ...]:
+    return tuple(
+        f"{table.family.name.lower()} {table.name} {chain.name}"
+        for table, chain in netlink.hooked(dict.fromkeys(table.family for table in others))
+        if table in others and chain.policy == _NF_DROP
+    )
 
 
 def has_nf_tables() -> bool | None:

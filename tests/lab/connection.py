@@ -13,8 +13,10 @@ from tests.lab.namespace import Namespace
 from tests.lab.probes import Shot, new_token
 
 TCP_INFO = 11
-UNACKNOWLEDGED_AT = 24
-"""Where struct tcp_info has tcpi_unacked."""
+TCP_INFO_SIZE = 224
+UNACKNOWLEDGED_AT, SENT_AGAIN_AT, IN_VAIN_AT = 24, 100, 216
+"""Where struct tcp_info has tcpi_unacked, tcpi_total_retrans, and tcpi_dsack_dups: of what was sent again, what had
+arrived all the same (RFC 2883), as on a machine that is late."""
 
 
 class Connection:
@@ -46,6 +48,11 @@ class Connection:
         deadline = time.monotonic() + within
         came = _came(self.server, tokens[0], within)
         return not came and not _came(self.client, tokens[1], max(deadline - time.monotonic(), 0.01))
+
+    @property
+    def lost(self) -> int:
+        """How many segments of both ends were lost."""
+        return sum(tcp_info(end, SENT_AGAIN_AT) - tcp_info(end, IN_VAIN_AT) for end in (self.client, self.server))
 
     @property
     def from_client(self) -> "Segment":
@@ -83,7 +90,7 @@ class Segment:
         order of things proves nothing. An acknowledgement alone may take 40 ms.
         """
         deadline = time.monotonic() + 0.06
-        while self._unacknowledged():
+        while tcp_info(self._socket, UNACKNOWLEDGED_AT):
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.002)
@@ -96,10 +103,6 @@ class Segment:
     def prepare(self, sender: Namespace, token: bytes) -> Shot:
         """The result hands the token to TCP."""
         return lambda: self._socket.sendall(token)
-
-    def _unacknowledged(self) -> int:
-        information = self._socket.getsockopt(socket.IPPROTO_TCP, TCP_INFO, 104)
-        return int(struct.unpack_from("=I", information, UNACKNOWLEDGED_AT)[0])
 
     @property
     def _socket(self) -> socket.socket:
@@ -132,6 +135,12 @@ def connect(
     if client.recv(1024) != token:
         raise ConnectionError(f"{address}:{port} did not answer with what it was sent")
     return Connection(client, server.echo.take_over(token), family)
+
+
+def tcp_info(end: socket.socket, at: int) -> int:
+    """A number of a connection's end, by where it stands (linux/tcp.h)."""
+    information = end.getsockopt(socket.IPPROTO_TCP, TCP_INFO, TCP_INFO_SIZE)
+    return int(struct.unpack_from("=I", information, at)[0])
 
 
 def _passes(sending: socket.socket, receiving: socket.socket, within: float) -> bool:

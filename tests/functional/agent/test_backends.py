@@ -3,15 +3,30 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.functional.agent.cloud import CONFIG
-from tests.functional.agent.kernel import cleanup, tables
+from tests.functional.agent.kernel import cleanup, eventually, tables
 from tests.functional.agent.test_life_restart import Town
-from tests.lab import Agent, Lab, Namespace, Tcp, arrives, connect, ipsets, iptables, needs, refused
+from tests.lab import (
+    Agent,
+    Forged,
+    Lab,
+    Namespace,
+    Tcp,
+    Udp,
+    arrives,
+    connect,
+    ipsets,
+    iptables,
+    iptables_save,
+    needs,
+    refused,
+)
 from tests.lab.tables import Family
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "nftables", "program:nft")
@@ -49,20 +64,16 @@ def backend_of(agent: Agent) -> str:
 
 
 @contextlib.contextmanager
-def transfer(town: Town) -> Iterator[None]:
-    """Bytes that go to and fro over one connection without a stall that a lost packet would make."""
-    stopped, stalls = threading.Event(), list[float]()
+def transfer(source: Namespace, destination: Namespace) -> Iterator[None]:
+    """Bytes that go to and fro over one connection, of which no segment is lost."""
+    stopped, turns = threading.Event(), list[bool]()
 
     def run() -> None:
-        while not stopped.is_set():
-            began = time.monotonic()
-            if not connection.alive(2.0):
-                stalls.append(-1.0)
-                return
-            stalls.append(time.monotonic() - began)
+        while not stopped.is_set() and (not turns or turns[-1]):
+            turns.append(connection.alive(2.0))
             stopped.wait(0.005)
 
-    with connect(town.vm1, town.outside, 80) as connection:
+    with connect(source, destination, 80) as connection:
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         try:
@@ -70,8 +81,9 @@ def transfer(town: Town) -> Iterator[None]:
         finally:
             stopped.set()
             thread.join()
-    assert len(stalls) > 5
-    assert -1.0 not in stalls, "the connection was cut"
+        assert len(turns) > 5
+        assert all(turns), "the connection was cut"
+        assert connection.lost == 0
 
 
 def in_place(town: Town, backend: str) -> bool:
@@ -87,7 +99,8 @@ def test_it_moves_over_and_back_without_losing_a_packet(lab: Lab, first: str) ->
     assert in_place(town, first)
     iptables(town.host, "-A FORWARD -p gre -j DROP")
     for backend in (OTHER[first], first):
-        with town.traffic(), transfer(town):
+        routed, bridged = transfer(town.vm1, town.outside), transfer(town.vm1, town.vm2)
+        with town.traffic(), routed, bridged:
             change(town.agent, backend)
         assert in_place(town, backend), (legacy(town.host), nft_tables(town.host))
         assert backend_of(town.agent) == backend
@@ -96,22 +109,65 @@ def test_it_moves_over_and_back_without_losing_a_packet(lab: Lab, first: str) ->
     assert any("gre" in line for line in tables(town.host)["filter"])
 
 
-def test_what_is_closed_is_closed_at_every_moment_of_the_move(lab: Lab) -> None:
-    town = Town(lab, firewall={"backend": "iptables"})
-    passed, stopped = [], threading.Event()
+@contextlib.contextmanager
+def knocking(*knocks: Callable[[], object]) -> Iterator[None]:
+    """What nobody may is tried again and again, and never succeeds."""
+    stopped, passed = threading.Event(), list[list[bool]]()
 
     def knock() -> None:
         while not stopped.is_set():
-            if arrives(town.outside, town.vm1, Tcp(22), within=0.02):
-                passed.append(True)
+            passed.append([bool(each()) for each in knocks])
 
     thread = threading.Thread(target=knock, daemon=True)
     thread.start()
-    change(town.agent, "nftables")
-    change(town.agent, "iptables")
-    stopped.set()
-    thread.join()
-    assert not passed
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+    assert len(passed) > 5
+    assert not any(map(any, passed))
+
+
+def forbidden(town: Town) -> list[Callable[[], object]]:
+    """What no group lets in, of both families, and bridged what its sender may not say."""
+    probes = (
+        (town.outside, Tcp(22)),
+        (town.outside, Udp(53, family=6)),
+        (town.vm2, Forged(Udp(53), source_mac="fa:16:3e:66:66:66")),
+    )
+    return [partial(arrives, sender, town.vm1, probe, within=0.02) for sender, probe in probes]
+
+
+@pytest.mark.parametrize("first", ["iptables", "nftables"])
+def test_what_is_closed_is_closed_at_every_moment_of_the_move(lab: Lab, first: str) -> None:
+    town = Town(lab, firewall={"backend": first})
+    with knocking(*forbidden(town)):
+        change(town.agent, OTHER[first])
+        change(town.agent, first)
+
+
+@pytest.mark.parametrize("first", ["iptables", "nftables"])
+def test_killed_at_any_instant_of_the_move_it_moves_on(lab: Lab, first: str) -> None:
+    town = Town(lab, firewall={"backend": first})
+    with town.traffic(), knocking(*forbidden(town)):
+        for number, delay in enumerate((0.0, 0.002, 0.004, 0.008, 0.016, 0.032)):
+            backend = (OTHER[first], first)[number % 2]
+            town.agent.stop()
+            town.agent.configure({**CONFIG, "firewall": {"backend": backend}})
+            town.agent.start(ready=False)
+            eventually(lambda backend=backend: arrived(town, backend), 10)  # type: ignore[misc]
+            time.sleep(delay)
+            town.agent.kill9()
+            town.agent.start()
+            assert in_place(town, backend), (delay, legacy(town.host), nft_tables(town.host))
+
+
+def arrived(town: Town, backend: str) -> bool:
+    """Whether our first rules are in this packet filter, and those in the other one perhaps not swept yet."""
+    if backend == "nftables":
+        return bool(nft_tables(town.host))
+    return "nova-netagent" in iptables_save(town.host, table="raw")
 
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
@@ -119,6 +175,34 @@ def test_a_cleanup_takes_everything_out_of_both(lab: Lab, backend: str) -> None:
     town = Town(lab, firewall={"backend": backend})
     town.agent.stop()
     town.agent.configure({**CONFIG, "firewall": {"backend": OTHER[backend]}})
+    cleanup(town.agent)
+    assert not legacy(town.host)
+    assert not nft_tables(town.host)
+
+
+def forgetful(host: Namespace) -> None:
+    """Somebody, or an agent that was killed while it swept, takes all legacy rules away, and leaves our sets."""
+    for family in FAMILIES:
+        for table in ("filter", "nat", "mangle", "raw"):
+            for words in ("-F", "-X"):
+                iptables(host, f"-t {table} {words}", family=family)
+    assert legacy(host) == [name for name in ipsets(host) if "nova" in name] != []
+
+
+def test_sets_that_were_left_without_rules_are_swept(lab: Lab) -> None:
+    town = Town(lab, firewall={"backend": "iptables"})
+    town.agent.stop()
+    forgetful(town.host)
+    town.agent.configure({**CONFIG, "firewall": {"backend": "nftables"}})
+    town.agent.start()
+    assert in_place(town, "nftables"), legacy(town.host)
+
+
+def test_a_cleanup_takes_sets_that_were_left_without_rules(lab: Lab) -> None:
+    town = Town(lab, firewall={"backend": "iptables"})
+    town.agent.stop()
+    forgetful(town.host)
+    town.agent.configure({**CONFIG, "firewall": {"backend": "nftables"}})
     cleanup(town.agent)
     assert not legacy(town.host)
     assert not nft_tables(town.host)
@@ -160,6 +244,17 @@ def test_it_warns_of_a_closed_policy_in_nf_tables(lab: Lab) -> None:
     nft(host, "add rule inet filter input accept")
     agent = lab.agent(host, {**CONFIG, "firewall": {"backend": "iptables"}})
     assert "inet filter input of nf_tables drops what it does not allow" in agent.log_end(200)
+
+
+@pytest.mark.parametrize("configured", ["nftables", "auto"])
+def test_it_warns_of_a_closed_policy_beside_its_own_tables(lab: Lab, configured: str) -> None:
+    host = lab.host()
+    nft(host, "add table inet filter")
+    nft(host, "add chain inet filter forward { type filter hook forward priority 0; policy drop; }")
+    nft(host, "add rule inet filter forward accept")
+    agent = lab.agent(host, {**CONFIG, "firewall": {"backend": configured}})
+    assert backend_of(agent) == "nftables"
+    assert "inet filter forward of nf_tables drops what it does not allow" in agent.log_end(200)
 
 
 def test_it_does_not_guess(lab: Lab, tmp_path: Path) -> None:

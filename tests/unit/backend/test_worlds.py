@@ -55,6 +55,11 @@ def test_it_warns_of_what_drops_in_the_other_one() -> None:
     assert warning.startswith("IPv4 filter FORWARD of the legacy tables drops what it does not allow")
 
 
+def test_it_warns_of_what_drops_beside_our_own_tables() -> None:
+    (warning,) = warnings("nftables", LOADED, ["inet filter forward"])
+    assert warning.startswith("inet filter forward of nf_tables drops what it does not allow")
+
+
 def test_what_cannot_be_seen_is_not_guessed_and_does_not_matter_when_it_is_configured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
