@@ -91,6 +91,7 @@ def _list(kind: str, cls: type[Object]) -> Schema:
 
 def _item(kind: str, cls: type[Object]) -> Schema:
     name, one = cls.__name__, _plural(kind).removesuffix("s")
+    a = "an" if one[0] in "aeiou" else "a"
     example = _examples()[kind]
     answer = reference(f"{name}Answer")
     answered, waiting = {**example, "status": _DONE}, {**example, "status": _WAITING}
@@ -99,11 +100,11 @@ def _item(kind: str, cls: type[Object]) -> Schema:
     return {
         "parameters": [{"name": "id", "in": "path", "required": True, "schema": id_schema(cls)}],
         "get": _operation(
-            f"show_{kind}", f"Show a {one}.", {200: (f"The {one}.", answer, answered)}, refused=(400, 404)
+            f"show_{kind}", f"Show {a} {one}.", {200: (f"The {one}.", answer, answered)}, refused=(400, 404)
         ),
         "put": _operation(
             f"set_{kind}",
-            f"Create or replace a {one}.",
+            f"Create or replace {a} {one}.",
             {
                 200: ("It was there; it is as described now.", answer, answered),
                 201: ("It is new.", answer, answered),
@@ -115,7 +116,7 @@ def _item(kind: str, cls: type[Object]) -> Schema:
         ),
         "delete": _operation(
             f"delete_{kind}",
-            f"Delete a {one}.",
+            f"Delete {a} {one}.",
             {204: ("It is gone, its rules too.", None, None)},
             refused=(400, 404, 409, 503),
             parameters=[_query("revision", revision, "Remembered, so that an older PUT does not bring it back.")],

@@ -14,6 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from nova_netagent.backend import BackendError, Unavailable, sockopt, trace
+from nova_netagent.backend.ipset import Ipset
 from nova_netagent.backend.nft import Netlink
 from nova_netagent.backend.nft.netlink import lacks_nf_tables
 from nova_netagent.backend.nft.objects import Family as NftFamily
@@ -107,8 +108,6 @@ def _has_sets(owner: Owner) -> bool:
     """Whether a set of ipset is ours; not asked where the kernel has not loaded it."""
     if not _IP_SET.exists():
         return False
-    from nova_netagent.backend.iptables.ipset import Ipset
-
     ipset = Ipset()
     try:
         return any(owner.owns_set(header.name) for header in ipset.headers())

@@ -4,7 +4,7 @@ import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
-from nova_netagent.backend.iptables.ipset import (
+from nova_netagent.backend.ipset import (
     BUSY,
     ENDS,
     NO_MATCH,

@@ -108,8 +108,12 @@ def test_a_table_that_somebody_owns_is_told_and_had_when_he_lets_go(lab: Lab) ->
     assert held(host) == before
 
 
-def test_nothing_of_the_legacy_tables_is_loaded(lab: Lab) -> None:
-    cloud = furnished(Cloud(lab, NFTABLES, program=True))
+@pytest.mark.parametrize("configured", ["nftables", "auto"])
+def test_nothing_of_the_legacy_tables_is_loaded(lab: Lab, configured: str) -> None:
+    cloud = Cloud(lab, NFTABLES, program=True)
+    cloud.agent.restart({**CONFIG, "firewall": {"backend": configured}})
+    assert cloud.agent.request("GET", "/v1/status")[1]["backend"] == "nftables"
+    furnished(cloud)
     if privileges.wanted():
         # The kernel tells root only which there are: who is not asks for each, and by that it is there, empty.
         saved = [cloud.host.run([f"{each}-save"]).stdout for each in ("iptables-legacy", "ip6tables-legacy")]

@@ -3,8 +3,8 @@
 import pytest
 
 from nova_netagent.backend import RuleRefused, TableChanged
+from nova_netagent.backend.ipset import FULL, Ipset, IpsetError
 from nova_netagent.backend.iptables import IptablesBackend
-from nova_netagent.backend.iptables.ipset import FULL, Ipset, IpsetError
 from nova_netagent.netfilter.rule import DROP, Chain, Family, InSet, IpSet, Rule, Table
 from nova_netagent.plan.sets import SetPlan
 from nova_netagent.plan.tables import AddChain, Insert, TablePlan
