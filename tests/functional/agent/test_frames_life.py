@@ -46,15 +46,15 @@ def _in_order(text: str) -> str:
 
 
 def foreign(host: Namespace) -> str:
-    """Everything but our table, byte for byte."""
+    """Everything but our tables, byte for byte."""
     text = host.run(["nft", "list", "ruleset"]).stdout
-    return re.sub(rf"^table bridge {W} \{{\n.*?^\}}\n?", "", text, flags=re.M | re.S).strip()
+    return re.sub(rf"^table (ip|ip6|bridge) {W} \{{\n.*?^\}}\n?", "", text, flags=re.M | re.S).strip()
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+def shared(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[Cloud]:
     with Lab(tmp_path_factory.mktemp("frames")) as lab:
-        yield furnished(Cloud(lab))
+        yield furnished(Cloud(lab, backend=backend))
 
 
 def furnished(cloud: Cloud) -> Cloud:
@@ -83,8 +83,8 @@ def test_a_resync_repairs_tells_and_counts(shared: Cloud, what: str) -> None:
     assert foreign(host) == others
 
 
-def test_after_everybodys_tables_are_flushed_ours_is_back(lab: Lab) -> None:
-    cloud = furnished(Cloud(lab))
+def test_after_everybodys_tables_are_flushed_ours_is_back(lab: Lab, backend: str) -> None:
+    cloud = furnished(Cloud(lab, backend=backend))
     before = listed(cloud.host)
     cloud.host.run(["nft", "flush", "ruleset"])
     assert f"bridge {W}: + table" in ctl(cloud.agent, "plan")
@@ -94,8 +94,8 @@ def test_after_everybodys_tables_are_flushed_ours_is_back(lab: Lab) -> None:
     assert foreign(cloud.host) == ""
 
 
-def test_by_itself_within_the_resync_interval(lab: Lab) -> None:
-    cloud = furnished(Cloud(lab, {"firewall": {"resync_interval": 1}}))
+def test_by_itself_within_the_resync_interval(lab: Lab, backend: str) -> None:
+    cloud = furnished(Cloud(lab, {"firewall": {"resync_interval": 1}}, backend=backend))
     before = listed(cloud.host)
     cloud.host.run(["nft", MEDDLINGS["the table is deleted"]])
     eventually(lambda: listed(cloud.host) == before, 3)
@@ -136,11 +136,11 @@ def genid(host: Namespace) -> int:
     return frames.genid()
 
 
-def test_cleanup_takes_ours_and_nothing_else(lab: Lab) -> None:
+def test_cleanup_takes_ours_and_nothing_else(lab: Lab, backend: str) -> None:
     host = lab.host()
     host.run(["nft", "-f", "-"], stdin=FOREIGN)
     others = foreign(host)
-    cloud = Cloud(lab, host=host)
+    cloud = Cloud(lab, host=host, backend=backend)
     cloud.put(make_network(1), make_instance(1), make_instance(2))
     cloud.delete(make_instance(2))
     cloud.agent.kill9()
@@ -151,7 +151,7 @@ def test_cleanup_takes_ours_and_nothing_else(lab: Lab) -> None:
 
 
 def test_a_network_that_goes_leaves_no_element(shared: Cloud) -> None:
-    empty = Cloud(shared.lab, host=shared.lab.host())
+    empty = Cloud(shared.lab, host=shared.lab.host(), backend=shared.backend)
     empty.host.run(["ip", "link", "add", "eth7", "type", "veth", "peer", "name", "eth8"])
     none = listed(empty.host)
     empty.put(make_network(1, bridge_interface="eth7", share_address=True), make_network(2, gateway="10.2.0.9"))

@@ -9,10 +9,11 @@ import pytest
 from nova_netagent.model import document
 from nova_netagent.testing import make_floating_ip, make_instance, make_network
 from tests.functional.agent.cloud import Cloud
+from tests.functional.agent.conftest import ON_BOTH
 from tests.functional.agent.kernel import addresses, eventually, kernel
 from tests.lab import Lab, Namespace, needs, ping
 
-pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
+pytestmark = [needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge"), ON_BOTH]
 
 
 def bridge_file(host: Namespace, bridge: str, name: str) -> str:
@@ -66,8 +67,8 @@ def test_the_mtu_is_the_networks_and_stays_when_ports_join(cloud: Cloud) -> None
     assert cloud.host.links.show("br1")["mtu"] == 1450
 
 
-def test_the_mtu_of_networks_that_name_none(lab: Lab) -> None:
-    cloud = Cloud(lab, {"network": {"network_device_mtu": 1380}})
+def test_the_mtu_of_networks_that_name_none(lab: Lab, backend: str) -> None:
+    cloud = Cloud(lab, {"network": {"network_device_mtu": 1380}}, backend=backend)
     cloud.network(1)
     cloud.network(2, mtu=1420)
     assert [cloud.host.links.show(name)["mtu"] for name in ("br1", "br2")] == [1380, 1420]
@@ -142,10 +143,10 @@ def test_a_name_that_another_kind_of_link_has(cloud: Cloud, lab: Lab) -> None:
     assert cloud.host.links.show("br1")["kind"] == "bridge"
 
 
-def test_without_manage_links_bridges_ports_and_their_addresses_are_somebody_elses(lab: Lab) -> None:
+def test_without_manage_links_bridges_ports_and_their_addresses_are_somebody_elses(lab: Lab, backend: str) -> None:
     host = lab.host()
     lab.bridge(host, "br1", addresses=("10.1.0.1/24", "fd00:1::1/64"))
-    cloud = Cloud(lab, {"network": {"manage_links": False}}, host)
+    cloud = Cloud(lab, {"network": {"manage_links": False}}, host, backend=backend)
     for number in (1, 2):
         cloud.guest(number)
     host.links.set("tap1", master="br1")

@@ -13,12 +13,13 @@ import pytest
 from nova_netagent.model import document
 from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_network, make_rule
 from tests.functional.agent.cloud import Cloud
+from tests.functional.agent.conftest import ON_BOTH
 from tests.functional.agent.kernel import cleanup, eventually, kernel, metric
 from tests.functional.links.held import ROUTER, advertise, furnish, held
 from tests.lab import Flood, Lab, Namespace, connect, needs, ping, tcp
 from tests.lab.frames import ETH_ARP, arp
 
-pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "program:ip")
+pytestmark = [needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "program:ip"), ON_BOTH]
 
 FLAT = make_network(1, bridge_interface="eth0")
 OURS = ["10.1.0.1/24", "fd00:1::1/64"]
@@ -219,9 +220,9 @@ def test_a_floating_ip_on_a_bridge_interface(cloud: Cloud, interface: str | None
     assert not cloud.host.links.has_address("eth0", "198.51.100.1/32")
 
 
-def test_two_hosts_over_their_uplinks(lab: Lab) -> None:
+def test_two_hosts_over_their_uplinks(lab: Lab, backend: str) -> None:
     hosts = [lab.host(uplinks={"eth1": "physical"}) for _ in range(2)]
-    clouds = [Cloud(lab, host=host) for host in hosts]
+    clouds = [Cloud(lab, host=host, backend=backend) for host in hosts]
     for number, each in enumerate(clouds, 1):
         own = make_network(
             1, bridge_interface="eth1", gateway=f"10.1.0.{250 + number}", gateway_v6=f"fd00:1::f{number}"
@@ -235,9 +236,9 @@ def test_two_hosts_over_their_uplinks(lab: Lab) -> None:
     assert ping(first, "10.1.0.252"), "the other host, too"
 
 
-def test_without_manage_links_an_interface_stays_where_it_is(lab: Lab) -> None:
+def test_without_manage_links_an_interface_stays_where_it_is(lab: Lab, backend: str) -> None:
     host = lab.host()
     before = held(host, "eth0"), kernel(host)["links"]
-    cloud = Cloud(lab, {"network": {"manage_links": False, "flat_interface": "eth0"}}, host)
+    cloud = Cloud(lab, {"network": {"manage_links": False, "flat_interface": "eth0"}}, host, backend=backend)
     cloud.put(FLAT, make_network(2, bridge_interface="eth0", vlan=7))
     assert (held(host, "eth0"), kernel(host)["links"]) == before

@@ -42,10 +42,10 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    with serving(CONFIG) as first:
+def pair(backend: str) -> Iterator[Pair]:
+    with serving(CONFIG, backend) as first:
         lab = first.lab
-        second = Served(lab, CONFIG, lab.host())
+        second = Served(lab, CONFIG, lab.host(), backend=backend)
         wire = lab.add(Namespace("wire"))
         lab.plug(wire, "eth0", "between")
         wire.links.add_address("eth0", "10.1.0.99/24")
