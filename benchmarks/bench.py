@@ -2,16 +2,14 @@
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from benchmarks import fetched, packets, peers, scene
+from benchmarks import fetched, machine, packets, scene
 from benchmarks.control import Control, programs
 from benchmarks.figures import Figure, markdown
+from benchmarks.machine import Machine
 from benchmarks.nft import Nft
 from benchmarks.scene import RULES, Scene
 from nova_netagent.cmd.agent import collect_rarely
@@ -21,8 +19,9 @@ from tests.lab import Lab, isolation
 class Report:
     """Figures, printed as they come and written after each: a long run that ends early has said what it knew."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, machine: Machine) -> None:
         self._output = output
+        self._machine = machine
         self._figures: list[Figure] = []
         output.mkdir(parents=True, exist_ok=True)
 
@@ -30,18 +29,15 @@ class Report:
         """One figure more."""
         self._figures.append(figure)
         print(figure.line(), flush=True)
-        plain = {"machine": machine(), "figures": [each.plain() for each in self._figures]}
+        here = machine.under_load(self._machine)
+        plain = {"machine": here, "figures": [each.plain() for each in self._figures]}
         (self._output / "bench.json").write_text(json.dumps(plain, indent=1))
-        (self._output / "bench.md").write_text(f"{machine()}\n\n{markdown(self._figures)}")
+        (self._output / "bench.md").write_text(f"{machine.line(here)}\n\n{markdown(self._figures)}")
 
-
-def machine() -> str:
-    """The machine, for whoever reads the figures later."""
-    return (
-        f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python"
-        f" {platform.python_version()}, {peers.version()}. Wall time, medians; load"
-        f" {os.getloadavg()[0]:.1f} at the end."
-    )
+    def end(self) -> str:
+        """What is said at the end."""
+        here = machine.line(machine.under_load(self._machine))
+        return f"{here}\nwritten: {self._output}/bench.json, {self._output}/bench.md"
 
 
 def measure(what: Scene, arguments: argparse.Namespace, report: Report) -> None:
@@ -89,13 +85,14 @@ def main() -> int:
     arguments.runs = arguments.runs or (3 if quick else 5)
     arguments.seconds = arguments.seconds or (3 if quick else 60)
     chosen = fetched.PEERS if arguments.peers else ()
-    arguments.peers = {peer: peer.fetch(arguments.peers) for peer in chosen}
+    folder_of_peers = arguments.peers
+    arguments.peers = {peer: peer.fetch(folder_of_peers) for peer in chosen}
     reason = isolation.enter()
     if reason is not None:
         print(f"tools/bench: {reason}", file=sys.stderr)
         return 1
     collect_rarely()  # callers are in this process: a pause of theirs would be measured as the agent's
-    report = Report(arguments.output)
+    report = Report(arguments.output, machine.look(peer.version(folder_of_peers) for peer in chosen))
     if arguments.only != "packets":
         for size in sizes:
             for by in shared:
@@ -105,7 +102,7 @@ def main() -> int:
             programs(lab.agent(lab.host(), scene.CONFIG), arguments.runs, report.note)
     if arguments.only != "control":
         packets.measure(sizes, arguments.runs, report.note)
-    print(f"\n{machine()}\nwritten: {arguments.output}/bench.json, {arguments.output}/bench.md")
+    print(f"\n{report.end()}")
     return 0
 
 

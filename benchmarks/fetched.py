@@ -29,7 +29,7 @@ class Fetched:
 
     def fetch(self, folder: Path) -> Sequence[str]:
         """The words that run its driver; it is fetched when it is not there."""
-        place = folder / self.name.replace(" ", "-")
+        place = self._place(folder)
         if not (place / "complete").exists():
             self._fetch(place)
             (place / "complete").touch()
@@ -45,6 +45,13 @@ class Fetched:
         if key == "one_more" and self.times_faster is not None:
             return 1 / self.times_faster
         return RULES_BY_20 if key == "rules" and self is NOVA and shared > 1 else None
+
+    def version(self, folder: Path) -> str:
+        """Its name with the version that was fetched."""
+        return self.name
+
+    def _place(self, folder: Path) -> Path:
+        return folder / self.name.replace(" ", "-")
 
     def _fetch(self, place: Path) -> None:
         raise NotImplementedError
@@ -75,6 +82,11 @@ class FromDebian(Fetched):
     """A peer of Debian's packages, unpacked."""
 
     packages: tuple[str, ...] = ()
+
+    def version(self, folder: Path) -> str:
+        """Its name with the version of its package."""
+        fetched = sorted(self._place(folder).glob(f"{self.name}_*.deb"))
+        return " ".join((self.name, *(each.name.split("_")[1] for each in fetched)))
 
     def _fetch(self, place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """What we are measured against on every machine: iptables-legacy-restore and iptables-legacy-save."""
 
-import subprocess
 from collections.abc import Iterator
 
 from tests.lab import Namespace
@@ -76,8 +75,3 @@ def rules(saved: Saved) -> int:
 def filter_rules(saved: Saved) -> int:
     """How many rules the filter table of IPv4 has."""
     return len([line for line in _tables(saved[4]).get("filter", ()) if line.startswith("-A")])
-
-
-def version() -> str:
-    """The version of the peer."""
-    return subprocess.run(["iptables-legacy", "--version"], capture_output=True, text=True, check=True).stdout.strip()
