@@ -4,16 +4,29 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import fetched, machine, packets, scene
+from benchmarks import api, control, fetched, machine, packets, scene
 from benchmarks.control import Control, programs
+from benchmarks.fetched import Fetched
 from benchmarks.figures import Figure, markdown
 from benchmarks.machine import Machine
 from benchmarks.nft import Nft
+from benchmarks.rows import Rows
 from benchmarks.scene import RULES, Scene
 from nova_netagent.cmd.agent import collect_rarely
 from tests.lab import Lab, isolation
+
+BESIDE_PEERS = {
+    "one_more": api.ONE_MORE,
+    "cold": control.COLD,
+    "ready": api.READY,
+    "memory": api.MEMORY,
+    "rules": control.FILTER_RULES,
+}
+"""By what a peer calls it, the row that is put beside it."""
+_PEER_RUNS = 3
 
 
 class Report:
@@ -43,27 +56,25 @@ class Report:
 def measure(what: Scene, arguments: argparse.Namespace, report: Report) -> None:
     """One size, one kind of groups, and the peers beside it."""
     with tempfile.TemporaryDirectory() as folder, Lab(Path(folder)) as lab:
-        control = Control(lab, what, arguments.runs, arguments.seconds, report.note)
-        control.run()
-        nft = Nft(lab, what, arguments.runs, control.one_more, report.note)
+        legacy = Control(lab, what, arguments.runs, arguments.seconds, report.note)
+        legacy.run()
+        nft = Nft(lab, what, arguments.runs, arguments.seconds, legacy.rows, report.note)
         nft.run()
         if what.size <= arguments.peer_size:
-            ours = {
-                "one_more": ("one instance more, through the API", "ms", control.one_more),
-                "cold": ("whole state: model in memory to kernel", "ms", control.cold),
-                "ready": ("start to ready, nothing in the kernel", "ms", control.ready),
-                "memory": ("resident memory", "MiB", control.memory),
-                "rules": ("rules in the filter table, IPv4", "", control.filter_rules),
-            }
             for peer, words in arguments.peers.items():
                 # nova copies a group's rules into every member's chain: whoever shares it changes nothing.
-                found = peer.measure(words, lab.host(), what.size, what.shared, RULES, 3)
-                for key, (row, unit, value) in ours.items():
-                    if key in found:
-                        bar = peer.bar(key, what.shared)
-                        report.note(Figure(what.size, what.groups, row, value, unit, peer.name, found[key], 3, bar))
-                row = "nftables: one instance more, through the API"
-                report.note(Figure(what.size, what.groups, row, nft.one_more, "ms", peer.name, found["one_more"], 3))
+                found = peer.measure(words, lab.host(), what.size, what.shared, RULES, _PEER_RUNS)
+                for figure in beside(peer, found, what.shared, (legacy.rows, nft.rows)):
+                    report.note(figure)
+
+
+def beside(peer: Fetched, found: Mapping[str, float], shared: int, ours: Sequence[Rows]) -> Iterable[Figure]:
+    """What was measured of ours beside what a peer has of it."""
+    for rows in ours:
+        for key, row in BESIDE_PEERS.items():
+            figure = rows.find(row)
+            if key in found and figure is not None:
+                yield figure.beside(peer.name, found[key], _PEER_RUNS, peer.bar(key, shared))
 
 
 def main() -> int:

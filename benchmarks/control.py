@@ -1,46 +1,38 @@
-"""The control plane: from an event to the kernel, at one size of host."""
+"""The control plane: from an event to the kernel, at one size of host, with legacy tables and what they cost others."""
 
 import statistics
-import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import inside, peers, scene
+from benchmarks import api, inside, peers, scene
+from benchmarks.api import Api, Call
 from benchmarks.figures import Figure, in_turn, median, timed
+from benchmarks.rows import Rows
 from benchmarks.scene import Scene
 from tests.lab import Agent, Lab, Namespace
 from tests.lab.agent import daemon_command
 
 RESTORE = "iptables-legacy-restore"
-STORM = 50
-RATE = 8
-"""Changes a second, in the stream."""
+COLD = "whole state: model in memory to kernel"
+FILTER_RULES = "rules in the filter table, IPv4"
+_BARE = "the same by bare system calls"
 
 
 class Control:
-    """The rows of one scene.
+    """The rows of one scene, kept in ``rows`` for what is measured elsewhere.
 
     :param seconds: how long the stream of changes lasts.
     """
 
     def __init__(self, lab: Lab, what: Scene, runs: int, seconds: float, note: Callable[[Figure], None]) -> None:
+        self.rows = Rows(what, runs, note)
         self._lab = lab
         self._scene = what
         self._runs = runs
         self._seconds = seconds
-        self._note = note
         self._hosts = 0
-        self.one_more = 0.0
-        """Milliseconds, as the next one, for the peers that are measured elsewhere."""
-        self.cold = 0.0
-        self.ready = 0.0
-        self.memory = 0.0
-        """MiB."""
-        self.filter_rules = 0
 
     def run(self) -> None:
         """Measure everything."""
@@ -48,240 +40,170 @@ class Control:
         host = self._host("host")
         agent = self._lab.agent(host, scene.CONFIG)
         agent.state(scene.body(self._scene.state()))
-        saved = peers.save(host)
-        self.filter_rules = peers.filter_rules(saved)
-        self._add("rules in the kernel", peers.rules(saved), unit="")
-        self._one_more(host, agent)
-        self._storm(agent)
-        self._one_rule(host, agent)
-        self._member(agent)
-        self._floating_ip(host, agent)
-        self._stream(agent)
-        self._requests(agent)
+        asked = Api(agent, self._scene, self.rows, self._seconds)
+        self._rules(host)
+        self._one_more(host, asked)
+        asked.storm()
+        self._group_changed(host, asked)
+        self._member(asked)
+        self._floating_ip(host, asked)
+        asked.stream()
+        asked.requests()
         self._nothing(host, agent)
-        self._replaced(host, agent)
-        self._restart(agent)
-        self._memory(agent)
+        self._replaced(host, asked)
+        asked.memory(api.MEMORY_AFTER)
+        asked.restarts()
+        self.rows.add("tables written by a restart", _written(agent), unit="")
+        asked.starts()
+        asked.memory(api.MEMORY)
 
     def _host(self, name: str) -> Namespace:
         self._hosts += 1
         return self._lab.host(f"{name}-{self._scene.size}-{self._hosts}")
 
-    def _peer(self, host: Namespace) -> Namespace:
-        """A host for a peer, with the sets of another one."""
+    def _peer(self, host: Namespace, saved: peers.Saved | None = None) -> Namespace:
+        """A host for a peer, with the sets of another one, and rules."""
         peer = self._host("peer")
         peers.copy_sets(host, peer)
+        peers.restore(peer, saved or {})
         return peer
 
-    def _add(self, row: str, ours: float, against: str = "", other: float | None = None, **rest: Any) -> None:
-        rest = {"runs": self._runs} | rest
-        self._note(Figure(self._scene.size, self._scene.groups, row, ours, against=against, other=other, **rest))
-
     def _cold(self) -> None:
-        ours, theirs = [], []
+        ours, theirs, bare = [], [], []
         for _ in range(self._runs):
             host = self._host("cold")
-            ours.append(inside.run(host, "cold", self._scene.size, self._scene.shared))
+            spent, replaced = inside.run(host, "cold", self._scene.size, self._scene.shared)
+            ours.append(spent)
+            bare.append(replaced)
             saved = peers.save(host)
             fresh = self._peer(host)
-            theirs.append(timed(lambda fresh=fresh, saved=saved: peers.restore(fresh, saved)))  # type: ignore[misc]
-        self.cold = statistics.median(ours)
-        row = "whole state: model in memory to kernel"
-        self._add(row, self.cold, f"{RESTORE} of the same rules", statistics.median(theirs), bar=0.45)
+            theirs.append(timed(partial(peers.restore, fresh, saved)))
+        spent = statistics.median(ours)
+        self.rows.add(COLD, spent, "bare replace of the same tables", statistics.median(bare))
+        self.rows.add(COLD, spent, f"{RESTORE} of the same rules", statistics.median(theirs), bar=0.45)
 
-    def _put(self, agent: Agent, number: int) -> None:
-        agent.put("instances", scene.body(self._scene.instance(number)))
+    def _rules(self, host: Namespace) -> None:
+        saved = peers.save(host)
+        self.rows.add("rules in the kernel", peers.rules(saved), unit="", runs=1)
+        self.rows.add(FILTER_RULES, peers.filter_rules(saved), unit="", runs=1)
 
-    def _one_more(self, host: Namespace, agent: Agent) -> None:
-        first = self._scene.size + 1
-        numbers = range(first, first + 3 * self._runs + 1)
-        for group in sorted({self._scene.group_of(number) for number in numbers}):
-            agent.put("security-groups", scene.body(self._scene.group(group)))
+    def _one_more(self, host: Namespace, asked: Api) -> None:
+        first, runs = self._scene.size + 1, self._runs
+        numbers = range(first, first + 3 * runs + 1)
+        asked.describe_groups(numbers)
         before = peers.save(host)
-        self._put(agent, first)
+        asked.put(first)
         delta = peers.added(before, peers.save(host))
-        other = self._peer(host)
-        peers.restore(other, before)
-        row, runs = "one instance more, through the API", self._runs
-        puts = [lambda n=n: self._put(agent, n) for n in numbers[1:]]
-        ours, theirs = in_turn(puts[:runs], [lambda: peers.restore(other, delta)] * runs)
-        self._add(row, ours, f"{RESTORE} --noflush of its rules", theirs)
+        other = self._peer(host, before)
+        puts = [partial(asked.put, number) for number in numbers[1:]]
+        ours, theirs = in_turn(puts[:runs], [partial(peers.restore, other, delta)] * runs)
+        self.rows.add(api.ONE_MORE, ours, f"{RESTORE} --noflush of its rules", theirs)
         ours, floor = self._beside(puts[runs : 2 * runs], other, "libiptc_commit")
-        self.one_more = ours
-        self._add(row, ours, "libiptc: read and commit the 4 tables", floor, bar=1.35)
+        self.rows.add(api.ONE_MORE, ours, "libiptc: read and commit the 4 tables", floor, bar=1.35)
         ours, bare = self._beside(puts[2 * runs :], other, "bare_commit")
-        self._add(row, ours, "the same by bare system calls", bare)
-        drops = [lambda n=n: agent.delete("instances", str(self._scene.instance(n).id)) for n in numbers]
-        self._add("one instance less", median(drops), runs=len(drops))
+        self.rows.add(api.ONE_MORE, ours, _BARE, bare)
+        self._one_less(host, asked, numbers)
 
-    def _beside(self, ours: Sequence[Callable[[], object]], host: Namespace, floor: str) -> tuple[float, float]:
+    def _one_less(self, host: Namespace, asked: Api, numbers: Sequence[int]) -> None:
+        """The peer follows, a deletion after the other: it takes away what we took away."""
+        saved = peers.save(host)
+        other = self._peer(host, saved)
+        ours, theirs = [], []
+        for number in numbers[: self._runs]:
+            ours.append(timed(partial(asked.delete, number)))
+            before, saved = saved, peers.save(host)
+            delta = peers.changed(before, saved)
+            theirs.append(timed(partial(peers.restore, other, delta)))
+        for number in numbers[self._runs :]:
+            asked.delete(number)
+        against = f"{RESTORE} --noflush, -D and -X of its rules"
+        self.rows.add(api.ONE_LESS, statistics.median(ours), against, statistics.median(theirs))
+
+    def _beside(
+        self, ours: Sequence[Call], host: Namespace, floor: str, tables: Sequence[peers.TableName] | None = None
+    ) -> tuple[float, float]:
         """The medians of something of ours and of a floor, which is measured inside another host, in turn."""
-        measured = [(timed(each), float(inside.run(host, floor, 1))) for each in ours]
+        arguments = () if tables is None else (tables,)
+        measured = [(timed(each), float(inside.run(host, floor, 1, *arguments))) for each in ours]
         return statistics.median(a for a, _ in measured), statistics.median(b for _, b in measured)
 
-    def _storm(self, agent: Agent) -> None:
-        """Many instances described at once, by as many callers."""
-        first = self._scene.size + 1000
-        numbers = range(first, first + STORM)
-        for group in sorted({self._scene.group_of(number) for number in (first - 1, *numbers)}):
-            agent.put("security-groups", scene.body(self._scene.group(group)))
-        alone, together = [], []
-        with ThreadPoolExecutor(STORM) as pool:
-            for _ in range(self._runs):
-                alone.append(timed(lambda: self._put(agent, first - 1)))
-                together.append(timed(lambda: list(pool.map(lambda n: self._put(agent, n), numbers))))
-                for number in (first - 1, *numbers):
-                    agent.delete("instances", str(self._scene.instance(number).id))
-        one, all_ = statistics.median(alone), statistics.median(together)
-        self._add(f"{STORM} instances at once", all_, "one alone", one, bar=2, runs=len(alone))
-
-    def _one_rule(self, host: Namespace, agent: Agent) -> None:
-        chain = f"nova-netagent-sgi-{str(self._scene.group(1).id)[:8]}"
-        other = self._peer(host)
-        peers.restore(other, peers.save(host))
-        replace = f"*filter\n-R {chain} 1 -s 203.0.113.0/24 -p tcp -m tcp --dport 9 -j ACCEPT\nCOMMIT\n"
-        puts = [
-            lambda n=n: agent.put("security-groups", scene.body(self._scene.group(1, shift=n)))
-            for n in range(1, self._runs + 1)
-        ]
-        ours, theirs = in_turn(puts, [lambda: peers.restore(other, {4: replace})] * self._runs)
-        self._add("a group's 20 rules changed", ours, f"{RESTORE} -R of one rule", theirs)
+    def _group_changed(self, host: Namespace, asked: Api) -> None:
+        first, *others = asked.group_changes(self._runs + 1)
+        before = peers.save(host)
+        first()
+        delta = peers.replaced(before, peers.save(host))
+        other = self._peer(host, before)
+        ours, theirs = in_turn(others, [partial(peers.restore, other, delta)] * self._runs)
+        self.rows.add(api.GROUP_CHANGED, ours, f"{RESTORE} -R of the same rules", theirs)
 
     def everybodys_rule(self) -> None:
         """One rule of a group that all instances share beside one of a group with one member."""
         everybody = Scene(self._scene.size, self._scene.size)
         agent = self._lab.agent(self._host("everybody"), scene.CONFIG)
         agent.state(scene.body(everybody.state()))
-        lonely = everybody.group_of(self._scene.size + 1)
-        agent.put("security-groups", scene.body(everybody.group(lonely)))
-        self._put_of(everybody, agent, self._scene.size + 1)
+        asked = Api(agent, everybody, self.rows, self._seconds)
+        one_more = everybody.size + 1
+        asked.describe_groups([one_more])
+        asked.put(one_more)
 
-        def put(group: int, shift: int) -> None:
-            agent.put("security-groups", scene.body(everybody.group(group, shift)))
+        def changes(group: int) -> list[Call]:
+            return [partial(asked.put_group, group, shift, shifted=1) for shift in range(1, self._runs + 1)]
 
-        shifts = range(1, self._runs + 1)
-        ours, theirs = in_turn([partial(put, 1, n) for n in shifts], [partial(put, lonely, n) for n in shifts])
-        row = "a rule of a group that all share"
-        self._add(row, ours, "of a group with one member", theirs, bar=1.3)
+        ours, theirs = in_turn(changes(1), changes(everybody.group_of(one_more)))
+        self.rows.add("a rule of a group that all share", ours, "of a group with one member", theirs, bar=1.3)
         agent.close()
 
-    def _put_of(self, what: Scene, agent: Agent, number: int) -> None:
-        agent.put("instances", scene.body(what.instance(number)))
+    def _member(self, asked: Api) -> None:
+        found = inside.run(self._host("member"), "member", self._scene.size, self._scene.shared, self._runs)
+        against = "read and commit of the filter table"
+        row = "one remote member more, in the agent"
+        self.rows.add(row, found["ours"], against, found["read"] + found["commit"])
+        self.rows.add(row, found["ours"], "one table commit", found["commit"], bar=0.02)
+        asked.put_members(1)
+        through = median(partial(asked.put_members, count) for count in range(2, self._runs + 2))
+        row = "one remote member more, through the API"
+        self.rows.add(row, through, against, found["read"] + found["commit"])
+        asked.put_group(1)
 
-    def _member(self, agent: Agent) -> None:
-        ours, commit = inside.run(self._host("member"), "member", self._scene.size, self._scene.shared, self._runs)
-        against = "one commit of the filter table"
-        self._add("one remote member more, in the agent", ours, against, commit, bar=0.02)
-        remote = Scene(self._scene.size, self._scene.shared, remote=True)
-        agent.put("security-groups", scene.body(remote.group(1, members=("192.0.2.1",))))
-
-        def put(count: int) -> None:
-            members = tuple(f"192.0.2.{index}" for index in range(1, count + 1))
-            agent.put("security-groups", scene.body(remote.group(1, members=members)))
-
-        through = median(partial(put, n) for n in range(2, self._runs + 2))
-        self._add("one remote member more, through the API", through, against, commit)
-        agent.put("security-groups", scene.body(self._scene.group(1)))
-
-    def _floating_ip(self, host: Namespace, agent: Agent) -> None:
+    def _floating_ip(self, host: Namespace, asked: Api) -> None:
         before = peers.save(host)
-        body = scene.body(scene.floating_ip())
-        agent.put("floating-ips", body)
-        delta = peers.added(before, peers.save(host))
-        agent.delete("floating-ips", body["id"])
-        other = self._peer(host)
-        peers.restore(other, before)
-        ours, theirs = [], []
+        asked.put_floating_ip()
+        after = peers.save(host)
+        asked.delete_floating_ip()
+        delta, tables = peers.added(before, after), peers.differing(before, after)
+        other = self._peer(host, before)
+        ours, theirs, bare = [], [], []
         for _ in range(self._runs):
-            ours.append(timed(lambda: agent.put("floating-ips", body)))
-            theirs.append(timed(lambda: peers.restore(other, delta)))
-            agent.delete("floating-ips", body["id"])
-        self._add("one floating IP", statistics.median(ours), f"{RESTORE} of its rules", statistics.median(theirs))
-
-    def _stream(self, agent: Agent) -> None:
-        """Changes at a steady rate, whoever waits: when does the caller know that the kernel has it?"""
-        first = self._scene.size + 100
-        for group in sorted({self._scene.group_of(first + number) for number in range(RATE)}):
-            agent.put("security-groups", scene.body(self._scene.group(group)))
-        lone = median([partial(self._come_or_go, agent, first, n) for n in range(4 * RATE)])
-        latencies: list[float] = []
-        failed: list[BaseException] = []
-
-        def change(number: int, due: float) -> None:
-            try:
-                self._come_or_go(agent, first, number)
-                latencies.append((time.perf_counter() - due) * 1000)
-            except Exception as error:
-                failed.append(error)
-
-        threads = []
-        start = time.perf_counter()
-        for number in range(int(self._seconds * RATE)):
-            due = start + number / RATE
-            time.sleep(max(0.0, due - time.perf_counter()))
-            threads.append(threading.Thread(target=change, args=(number, due)))
-            threads[-1].start()
-        for thread in threads:
-            thread.join()
-        p50, p99 = statistics.median(latencies), statistics.quantiles(latencies, n=100)[98]
-        row = f"{RATE} changes a second for {self._seconds:.0f} s"
-        self._add(f"{row}: p50", p50, "a lone change", lone, runs=len(latencies))
-        self._add(f"{row}: p99", p99, "a lone change", lone, runs=len(latencies), bar=3)
-        self._add("of these lost", len(failed), unit="", runs=len(threads))
-
-    def _come_or_go(self, agent: Agent, first: int, number: int) -> None:
-        """Instances come in one second and go in the next."""
-        body = scene.body(self._scene.instance(first + number % RATE))
-        if number // RATE % 2:
-            agent.delete("instances", body["id"])
-        else:
-            agent.put("instances", body)
-
-    def _requests(self, agent: Agent) -> None:
-        """Requests that change nothing, one caller after another."""
-        path = f"/v1/instances/{self._scene.instance(1).id}"
-        body = scene.body(self._scene.instance(1))
-        for name, ask in (
-            ("GET of an instance", lambda: agent.request("GET", path)),
-            ("PUT of an unchanged instance", lambda: agent.request("PUT", path, body)),
-        ):
-            count = 20 * self._runs
-            spent = timed(lambda ask=ask, count=count: [ask() for _ in range(count)])  # type: ignore[misc]
-            self._add(f"API requests a second: {name}", count / spent * 1000, unit="", runs=count)
+            ours.append(timed(asked.put_floating_ip))
+            theirs.append(timed(partial(peers.restore, other, delta)))
+            bare.append(inside.run(other, "bare_commit", 1, tables))
+            asked.delete_floating_ip()
+        spent = statistics.median(ours)
+        self.rows.add(api.FLOATING_IP, spent, f"{RESTORE} of its rules", statistics.median(theirs))
+        self.rows.add(api.FLOATING_IP, spent, _BARE, statistics.median(bare))
 
     def _nothing(self, host: Namespace, agent: Agent) -> None:
         agent.resync()
-        ours, theirs = in_turn([agent.resync] * self._runs, [lambda: peers.save(host)] * self._runs)
-        self._add("resync, nothing changed", ours, "iptables-legacy-save, both families", theirs)
+        before = _written(agent)
+        ours, theirs = in_turn([agent.resync] * self._runs, [partial(peers.save, host)] * self._runs)
+        self.rows.add(api.RESYNC, ours, "iptables-legacy-save, both families", theirs)
         ours, bare = self._beside([agent.resync] * self._runs, host, "bare_read")
-        self._add("resync, nothing changed", ours, "bare read of all tables", bare, bar=1.5)
+        self.rows.add(api.RESYNC, ours, "bare read of all tables", bare, bar=1.5)
+        self.rows.add("tables written by a resync", _written(agent) - before, unit="", runs=2 * self._runs)
 
-    def _replaced(self, host: Namespace, agent: Agent) -> None:
-        """Every group's rules changed, in one request."""
-        saved = peers.save(host)
-        bodies = [scene.body(self._scene.state(shift=shift)) for shift in range(1, 4)]
-        states = [lambda body=body: agent.request("PUT", "/v1/state", body, timeout=120) for body in bodies]
-        fresh = [self._peer(host) for _ in states]
-        restores = [lambda other=other: peers.restore(other, saved) for other in fresh]
-        ours, theirs = in_turn(states, restores)
-        self._add("whole state replaced, through the API", ours, f"{RESTORE} of all rules", theirs, runs=3)
-
-    def _restart(self, agent: Agent) -> None:
-        """Stopped and started with nothing changed: time to ready, and how many tables were written."""
-        again = restarted(agent)
-        _, text = agent.request("GET", "/metrics")
-        lines = [line for line in str(text).splitlines() if line.startswith("netagent_applies_total{")]
-        writes = sum(float(line.rsplit(" ", 1)[1]) for line in lines)
-        agent.stop()
-        peers.empty(agent.namespace)
-        self.ready = timed(agent.start)
-        self._add("start to ready, nothing in the kernel", self.ready, runs=1)
-        self._add("restart to ready", again, runs=3)
-        self._add("tables written by a restart", writes, unit="")
-
-    def _memory(self, agent: Agent) -> None:
-        self.memory = resident(agent.pid)
-        self._add("resident memory", self.memory, unit="MiB")
+    def _replaced(self, host: Namespace, asked: Api) -> None:
+        before = peers.save(host)
+        ours, theirs, bare = [], [], []
+        for replace in asked.replacements(3):
+            ours.append(timed(replace))
+            saved = peers.save(host)
+            other = self._peer(host)
+            theirs.append(timed(partial(peers.restore, other, saved)))
+            bare.append(inside.run(other, "bare_commit", 1, peers.differing(before, saved)))
+            before = saved
+        spent = statistics.median(ours)
+        self.rows.add(api.REPLACED, spent, f"{RESTORE} of all rules", statistics.median(theirs), runs=3)
+        self.rows.add(api.REPLACED, spent, _BARE, statistics.median(bare), runs=3)
 
 
 def programs(agent: Agent, runs: int, note: Callable[[Figure], None]) -> None:
@@ -289,21 +211,12 @@ def programs(agent: Agent, runs: int, note: Callable[[Figure], None]) -> None:
     daemon = daemon_command()
     ctl = [str(Path(daemon[0]).with_name("netagentctl")), "--socket", str(agent.socket), "status"]
     for name, words in (("nova-netagent --version", [*daemon, "--version"]), ("netagentctl status", ctl)):
-        spent = median([lambda words=words: agent.namespace.run(words)] * runs)  # type: ignore[misc]
+        spent = median([partial[Any](agent.namespace.run, words)] * runs)
         note(Figure(0, "", name, spent / 1000, "s", "bar of 1 s", 1.0, runs, 0.3))
 
 
-def restarted(agent: Agent) -> float:
-    """How long an agent takes to be ready again that was stopped, in milliseconds: the median of three times."""
-    times = []
-    for _ in range(3):
-        agent.stop()
-        times.append(timed(agent.start))
-    return statistics.median(times)
-
-
-def resident(pid: int) -> float:
-    """The resident memory of a process, in MiB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (found,) = (line.split()[1] for line in lines if line.startswith("VmRSS:"))
-    return int(found) / 1024
+def _written(agent: Agent) -> float:
+    """How many tables this process has committed."""
+    _, text = agent.request("GET", "/metrics")
+    lines = [line for line in str(text).splitlines() if line.startswith("netagent_applies_total{")]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -34,7 +34,11 @@ class Figure:
         """Whether the bar is met."""
         if self.bar is None or self.ratio is None:
             return ""
-        return f"{'yes' if self.ratio <= self.bar else 'no'} ({self.bar:g})"
+        return f"{'yes' if self.ratio <= self.bar else 'no'} ({self.bar:.3g})"
+
+    def beside(self, against: str, other: float, runs: int, bar: float | None = None) -> "Figure":
+        """The same of ours beside something else."""
+        return replace(self, against=against, other=other, runs=runs, bar=bar)
 
     def line(self) -> str:
         """The row for a terminal."""

@@ -5,12 +5,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 from benchmarks.figures import timed
 from benchmarks.scene import CONFIG, Scene
 from nova_netagent.backend.iptables.entry import encode
+from nova_netagent.backend.iptables.image import Image
 from nova_netagent.backend.iptables.libiptc import Handle
 from nova_netagent.backend.iptables.tables import KernelTables
 from nova_netagent.backend.nft import Batch, Netlink
@@ -22,8 +25,8 @@ from nova_netagent.settings import FirewallSettings, MetadataSettings, NetworkSe
 from tests.lab import Namespace
 from tests.lab.rules_only import RulesOnly
 
+EVERYTHING = [TableId(family, table) for family in (4, 6) for table in ("filter", "nat", "mangle", "raw")]
 CHANGED_BY_AN_INSTANCE = [TableId(family, table) for family in (4, 6) for table in ("raw", "filter")]
-_MEMBERS = 20
 
 
 def run(host: Namespace, name: str, *arguments: Any) -> Any:
@@ -53,18 +56,22 @@ def _host(folder: str, backend: Literal["iptables", "nftables"] = "iptables") ->
     )
 
 
-def cold(size: int, shared: int) -> float:
-    """A whole state."""
+def cold(size: int, shared: int) -> tuple[float, float]:
+    """A whole state, and what of it the kernel takes to replace the tables."""
     with tempfile.TemporaryDirectory() as folder:
         desired = fold(DesiredState(), Replace(Scene(size, shared).state()), 0.0)
         host = _host(folder)
-        return timed(lambda: host.apply(desired, verify=True))
+        before = _images(EVERYTHING)
+        ours = timed(lambda: host.apply(desired, verify=True))
+        after = {table: image for table, image in _images(EVERYTHING).items() if image.chains != before[table].chains}
+        _replace(after, {table: before[table] for table in after})
+        return ours, _replace(before, after)
 
 
-def member(size: int, shared: int, runs: int) -> tuple[float, float]:
-    """One remote member more, and one commit of the table that would hold it as rules."""
+def member(size: int, shared: int, runs: int) -> dict[str, float]:
+    """One remote member more, and a read and a commit of the table that would hold it as rules."""
     scene = Scene(size, shared, remote=True)
-    ours, commits = [], []
+    found: dict[str, list[float]] = {"ours": [], "read": [], "commit": []}
     with tempfile.TemporaryDirectory() as folder:
         state = fold(DesiredState(), Replace(scene.state()), 0.0)
         host = _host(folder)
@@ -73,9 +80,11 @@ def member(size: int, shared: int, runs: int) -> tuple[float, float]:
         for number in range(runs + 2):
             more = tuple(f"192.0.2.{index}" for index in range(1, number + 2))
             state = fold(state, Put(scene.group(1, members=more)), 0.0)
-            ours.append(timed(lambda state=state: host.apply(state)))  # type: ignore[misc]
-            commits.append(_commit([TableId(4, "filter")]))
-    return statistics.median(ours[2:]), statistics.median(commits[2:])
+            found["ours"].append(timed(lambda state=state: host.apply(state)))  # type: ignore[misc]
+            read, commit = _commit([TableId(4, "filter")])
+            found["read"].append(read)
+            found["commit"].append(commit)
+    return {name: statistics.median(spent[2:]) for name, spent in found.items()}
 
 
 def nft(size: int, shared: int, runs: int) -> dict[str, tuple[float, float]]:
@@ -113,19 +122,19 @@ def _beside_its_send(function: Callable[[], object]) -> tuple[float, float]:
         Netlink._transact = transact  # type: ignore[method-assign]
 
 
-def bare_commit(runs: int) -> float:
-    """Each table that an instance more changes, read and replaced by bare system calls."""
-    return _median(runs, lambda: _commit(CHANGED_BY_AN_INSTANCE))
+def bare_commit(runs: int, tables: Sequence[tuple[Family, str]] | None = None) -> float:
+    """Each of these tables, else of those that an instance more changes, read and replaced by bare system calls."""
+    asked = CHANGED_BY_AN_INSTANCE if tables is None else [TableId(*each) for each in tables]
+    return _median(runs, lambda: sum(_commit(asked)))
 
 
 def bare_read(runs: int) -> float:
     """All tables, read by bare system calls."""
-    everything = [TableId(family, name) for family in (4, 6) for name in ("filter", "nat", "mangle", "raw")]
     kernels = {family: KernelTables(family) for family in (4, 6)}
 
     def read() -> float:
         start = time.perf_counter()
-        for table in everything:
+        for table in EVERYTHING:
             kernels[table.family].entries(table.name)
         return (time.perf_counter() - start) * 1000
 
@@ -137,17 +146,37 @@ def libiptc_commit(runs: int) -> float:
     return _median(runs, lambda: timed(_libiptc))
 
 
-def _commit(tables: list[TableId]) -> float:
+def _commit(tables: Sequence[TableId]) -> tuple[float, float]:
+    """Milliseconds that the kernel takes to give these tables, and to take them again."""
+    images = _images(tables)
+    with _kernels() as kernels:
+        reads = sum(timed(partial(kernels[table.family].entries, table.name)) for table in tables)
+    return reads, _replace(images, images)
+
+
+def _replace(before: Mapping[TableId, Image], after: Mapping[TableId, Image]) -> float:
+    """Milliseconds that the kernel takes to put tables in the place of others."""
+    with _kernels() as kernels:
+        return sum(
+            timed(partial(kernels[table.family].replace, table.name, before[table], image))
+            for table, image in after.items()
+        )
+
+
+def _images(tables: Iterable[TableId]) -> dict[TableId, Image]:
+    """What tables hold now."""
+    with _kernels() as kernels:
+        return {table: kernels[table.family].read(table.name) for table in tables}
+
+
+@contextmanager
+def _kernels() -> Iterator[Mapping[Family, KernelTables]]:
     kernels: dict[Family, KernelTables] = {family: KernelTables(family) for family in (4, 6)}
-    spent = 0.0
-    for table in tables:
-        kernel = kernels[table.family]
-        image = kernel.read(table.name)
-        spent += timed(lambda kernel=kernel, table=table: kernel.entries(table.name))  # type: ignore[misc]
-        spent += timed(lambda kernel=kernel, table=table, image=image: kernel.replace(table.name, image, image))  # type: ignore[misc]
-    for kernel in kernels.values():
-        kernel.close()
-    return spent
+    try:
+        yield kernels
+    finally:
+        for kernel in kernels.values():
+            kernel.close()
 
 
 def _libiptc() -> None:

@@ -1,12 +1,16 @@
 """What we are measured against on every machine: iptables-legacy-restore and iptables-legacy-save."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from nova_netagent.netfilter.rule import FAMILIES, Family
 from tests.lab import Namespace
 
-_PREFIX = {4: "iptables-legacy", 6: "ip6tables-legacy"}
+_PREFIX: Mapping[Family, str] = {4: "iptables-legacy", 6: "ip6tables-legacy"}
 
-Saved = dict[int, str]
+Lines = Sequence[str]
+TableName = tuple[Family, str]
+
+Saved = Mapping[Family, str]
 """By family what iptables-save printed."""
 
 
@@ -38,18 +42,79 @@ def copy_sets(host: Namespace, other: Namespace) -> None:
 
 
 def added(before: Saved, after: Saved) -> Saved:
-    """The lines by which two states differ, as iptables-restore takes them with --noflush."""
-    return {family: "\n".join(_added(before[family], after[family])) + "\n" for family in _PREFIX}
+    """What one state has more than another, as iptables-restore takes it with --noflush."""
+    return _commands(before, after, _fresh)
 
 
-def _added(before: str, after: str) -> Iterator[str]:
-    for table, lines in _tables(after).items():
-        known = set(_tables(before).get(table, ()))
-        fresh = [line for line in lines if line not in known]
-        if fresh:
-            yield f"*{table}"
-            yield from fresh
-            yield "COMMIT"
+def changed(before: Saved, after: Saved) -> Saved:
+    """The same with what it has no more; where among others a new rule stands is not told."""
+    return _commands(before, after, lambda old, new: [*_fresh(old, new), *_gone(old, new)])
+
+
+def replaced(before: Saved, after: Saved) -> Saved:
+    """The rules that are others in chains of the same length, each replaced in its place."""
+    return _commands(before, after, _replaced)
+
+
+def differing(before: Saved, after: Saved) -> list[TableName]:
+    """The tables in which two states differ."""
+    return [
+        (family, table)
+        for family in FAMILIES
+        for table, lines in _tables(after[family]).items()
+        if lines != _tables(before[family]).get(table)
+    ]
+
+
+def _commands(before: Saved, after: Saved, commands: Callable[[Lines, Lines], Lines]) -> Saved:
+    """What makes the tables of one state those of another, by family."""
+    return {family: "".join(_blocks(_tables(before[family]), _tables(after[family]), commands)) for family in FAMILIES}
+
+
+def _blocks(
+    before: Mapping[str, Lines], after: Mapping[str, Lines], commands: Callable[[Lines, Lines], Lines]
+) -> Iterator[str]:
+    for table, lines in after.items():
+        if said := commands(before.get(table, ()), lines):
+            yield "\n".join((f"*{table}", *said, "COMMIT", ""))
+
+
+def _fresh(before: Lines, after: Lines) -> Lines:
+    known = set(before)
+    return [line for line in after if line not in known]
+
+
+def _gone(before: Lines, after: Lines) -> Lines:
+    gone = _fresh(after, before)
+    chains = [_chain(line) for line in gone if line.startswith(":")]
+    rules = [f"-D{line[2:]}" for line in gone if line.startswith("-A") and _chain(line) not in chains]
+    return [*rules, *(f"-F {chain}" for chain in chains), *(f"-X {chain}" for chain in chains)]
+
+
+def _replaced(before: Lines, after: Lines) -> Lines:
+    old, new = _chains(before), _chains(after)
+    return [
+        f"-R {chain} {place} {rule}"
+        for chain, rules in new.items()
+        if len(rules) == len(old.get(chain, ()))
+        for place, (rule, was) in enumerate(zip(rules, old[chain], strict=True), 1)
+        if rule != was
+    ]
+
+
+def _chains(lines: Lines) -> dict[str, list[str]]:
+    """The rules of each chain in order, without its name."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        if line.startswith("-A"):
+            _, chain, rule = line.split(" ", 2)
+            found.setdefault(chain, []).append(rule)
+    return found
+
+
+def _chain(line: str) -> str:
+    """The chain that a line makes or adds a rule to."""
+    return line.removeprefix(":").removeprefix("-A ").split(" ", 1)[0]
 
 
 def _tables(text: str) -> dict[str, list[str]]:

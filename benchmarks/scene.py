@@ -41,17 +41,21 @@ class Scene:
         """The number of an instance's group."""
         return (number - 1) // self.shared + 1
 
-    def group(self, number: int, shift: int = 0, members: tuple[str, ...] = ()) -> SecurityGroup:
-        """Group N: ports from prefixes, as tenants write them."""
+    def group(self, number: int, shift: int = 0, shifted: int = RULES, members: tuple[str, ...] = ()) -> SecurityGroup:
+        """Group N: ports from prefixes, as tenants write them.
+
+        :param shift: by how much the ports of the first ``shifted`` rules are others.
+        """
+        ports = [1000 + index + (shift if index < shifted else 0) for index in range(RULES)]
         rules = [
             make_rule(
                 number * 1000 + index,
                 protocol="tcp" if index % 3 else "udp",
-                port_range_min=1000 + index + shift,
-                port_range_max=1000 + index + shift,
+                port_range_min=port,
+                port_range_max=port,
                 remote_ip_prefix=f"203.0.{index % 250}.0/24",
             )
-            for index in range(RULES)
+            for index, port in enumerate(ports)
         ]
         if self.remote:
             rules.append(make_rule(number * 1000 + RULES, protocol="tcp", remote_group_id=group_id(number)))
