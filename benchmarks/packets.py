@@ -8,41 +8,48 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import nft, peers, scene
 from benchmarks.figures import Figure
+from benchmarks.rows import Rows
 from benchmarks.scene import RULES, Scene
 from nova_netagent.model import Object
 from nova_netagent.testing import make_group, make_rule
 from tests.lab import Lab, Namespace
 
+OURS = "ours"
 NFTABLES = "ours, nftables"
+NOVAS = "nova's list"
+NONE = "no rules"
 PORT = 5001
 _GATEWAY = "10.1.0.1"
 _SECONDS = 0.5
+_OURS = ((OURS, ""), (NFTABLES, nft.KIND))
+"""Our places, and the kind of their rows."""
 
 _FLOOD = """
 import socket, sys, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.connect((sys.argv[1], int(sys.argv[2])))
-end, count = time.perf_counter() + float(sys.argv[3]), 0
-start = time.process_time()
+began, start, count = time.perf_counter(), time.process_time(), 0
+end = began + float(sys.argv[3])
 while time.perf_counter() < end:
     for _ in range(200):
         s.send(b"x" * 64)
     count += 200
-print((time.process_time() - start) / count * 1e9)
+print((time.process_time() - start) / count * 1e9, count / (time.perf_counter() - began))
 """
 _CONNECT = """
 import socket, sys, time
-end, count = time.perf_counter() + float(sys.argv[3]), 0
-start = time.process_time()
+began, start, count = time.perf_counter(), time.process_time(), 0
+end = began + float(sys.argv[3])
 while time.perf_counter() < end:
     socket.create_connection((sys.argv[1], int(sys.argv[2]))).close()
     count += 1
-print((time.process_time() - start) / count * 1e9)
+print((time.process_time() - start) / count * 1e9, count / (time.perf_counter() - began))
 """
 _SERVE = """
 import socket, sys, threading
@@ -54,6 +61,19 @@ while True:
     t.accept()[0].close()
 """
 _PROGRAMS = {"UDP packet": _FLOOD, "TCP connection": _CONNECT}
+
+
+class Pace(NamedTuple):
+    """What a packet or a connection costs, and how many of them there are in a second."""
+
+    nanoseconds: float
+    """Of the sender's processor: the kernel forwards within its send."""
+    rate: float
+    """By the clock on the wall."""
+
+    def better(self, other: "Pace") -> "Pace":
+        """The less disturbed of each: noise only ever adds to what is spent."""
+        return Pace(min(self.nanoseconds, other.nanoseconds), max(self.rate, other.rate))
 
 
 class Place:
@@ -86,11 +106,12 @@ class Place:
         assert server.stdout is not None
         server.stdout.readline()
 
-    def measure(self, program: str, bridged: bool) -> float:
-        """Nanoseconds of the sender's processor a packet or a connection: the kernel forwards within its send."""
+    def measure(self, program: str, bridged: bool) -> Pace:
+        """Send for a while."""
         sender = self.neighbour if bridged else self.outside
         words = [sys.executable, "-c", _PROGRAMS[program], scene.address(self.size), str(PORT), str(_SECONDS)]
-        return float(sender.run(words).stdout)
+        spent, rate = map(float, sender.run(words).stdout.split())
+        return Pace(spent, rate)
 
 
 def _open_group(what: Scene, number: int) -> Object:
@@ -107,7 +128,7 @@ def _open_group(what: Scene, number: int) -> Object:
 
 
 def _with_ours(lab: Lab, size: int) -> Place:
-    return _with_agent(lab, size, "ours", scene.CONFIG)
+    return _with_agent(lab, size, OURS, scene.CONFIG)
 
 
 def _with_nftables(lab: Lab, size: int) -> Place:
@@ -124,14 +145,14 @@ def _with_agent(lab: Lab, size: int, name: str, config: dict[str, dict[str, Any]
 
 
 def _with_novas(lab: Lab, size: int) -> Place:
-    place = Place(lab, size, "nova's list")
+    place = Place(lab, size, NOVAS)
     place.bridge(lab)
     peers.restore(place.host, {4: "\n".join(novas_rules(size))})
     return place
 
 
 def _with_none(lab: Lab, size: int) -> Place:
-    place = Place(lab, size, "no rules")
+    place = Place(lab, size, NONE)
     place.bridge(lab)
     return place
 
@@ -160,16 +181,16 @@ def novas_rules(size: int) -> Iterator[str]:
 
 
 _PLACES: Mapping[str, Callable[[Lab, int], Place]] = {
-    "ours": _with_ours,
+    OURS: _with_ours,
     NFTABLES: _with_nftables,
-    "nova's list": _with_novas,
-    "no rules": _with_none,
+    NOVAS: _with_novas,
+    NONE: _with_none,
 }
 
 
 def measure(sizes: list[int], runs: int, note: Callable[[Figure], None]) -> None:
     """Everything, in turn: a busy machine is busy for all of them."""
-    found: dict[tuple[str, int, str, bool], list[float]] = {}
+    found: dict[tuple[str, bool], dict[tuple[str, int], Pace]] = {}
     with ExitStack() as stack:
         places = []
         for size in sizes:
@@ -180,65 +201,64 @@ def measure(sizes: list[int], runs: int, note: Callable[[Figure], None]) -> None
                 places[-1].serve()
         for _ in range(runs):
             for place in places:
-                for program in _PROGRAMS:
-                    for bridged in (False, True):
-                        spent = place.measure(program, bridged)
-                        found.setdefault((place.name, place.size, program, bridged), []).append(spent)
-    # The least disturbed one of each: noise only ever adds.
-    best = {key: min(spent) for key, spent in found.items()}
-    for program in _PROGRAMS:
-        for bridged in (False, True):
-            _note(best, sizes, program, bridged, runs, note)
+                for traffic in product(_PROGRAMS, (False, True)):
+                    best = found.setdefault(traffic, {})
+                    pace, at = place.measure(*traffic), (place.name, place.size)
+                    best[at] = pace.better(best.get(at, pace))
+    for (program, bridged), paces in found.items():
+        _Traffic(program, bridged, paces, sizes, runs, note).note()
 
 
-def _note(
-    best: Mapping[tuple[str, int, str, bool], float],
-    sizes: list[int],
-    program: str,
-    bridged: bool,
-    runs: int,
-    note: Callable[[Figure], None],
-) -> None:
-    way = "bridged" if bridged else "routed"
-    none = best["no rules", sizes[0], program, bridged]
-    for size in sizes:
-        ours, novas = (best[name, size, program, bridged] for name in ("ours", "nova's list"))
-        row = f"CPU ns a {program}, {way}"
-        note(Figure(size, "private", row, ours, "ns", "no rules", none, runs))
-        note(Figure(size, "private", row, ours, "ns", "nova's list", novas, runs))
-        note(
-            Figure(
-                size,
-                "private",
-                f"nftables: {row}",
-                best[NFTABLES, size, program, bridged],
-                "ns",
-                "the iptables backend",
-                ours,
-                runs,
-            )
-        )
-    if len(sizes) > 1:
-        near, far = (best[NFTABLES, size, program, bridged] for size in (sizes[0], sizes[-1]))
-        row = f"nftables: CPU ns a {program}, {way}"
-        note(Figure(sizes[-1], "private", row, far, "ns", f"to the last of {sizes[0]}", near, runs, 1.15))
-        first, last = (best["ours", size, program, bridged] for size in (sizes[0], sizes[-1]))
-        against = f"to the last of {sizes[0]}"
-        note(Figure(sizes[-1], "private", f"CPU ns a {program}, {way}", last, "ns", against, first, runs, 1.15))
-        novas = best["nova's list", sizes[-1], program, bridged]
-        note(
-            Figure(
-                sizes[-1],
-                "private",
-                f"rules' own CPU ns a {program}, {way}",
-                _own(last, none),
-                "ns",
-                "nova's list",
-                _own(novas, none),
-                runs,
-                1 / 3,
-            )
-        )
+class _Traffic:
+    """The rows of one kind of traffic."""
+
+    def __init__(
+        self,
+        program: str,
+        bridged: bool,
+        paces: Mapping[tuple[str, int], Pace],
+        sizes: list[int],
+        runs: int,
+        note: Callable[[Figure], None],
+    ) -> None:
+        way = "bridged" if bridged else "routed"
+        self._spent = f"CPU ns a {program}, {way}"
+        self._rate = f"{program}s a second, {way}"
+        self._paces = paces
+        self._none = paces[NONE, sizes[0]]
+        self._sizes = sizes
+        self._rows = {(name, size): Rows(Scene(size), runs, note, kind) for name, kind in _OURS for size in sizes}
+
+    def note(self) -> None:
+        """Note them all."""
+        for size in self._sizes:
+            for name, _ in _OURS:
+                self._costs(name, size)
+                self._rates(name, size)
+            spent, other = (self._paces[name, size].nanoseconds for name in (NFTABLES, OURS))
+            self._rows[NFTABLES, size].add(self._spent, spent, "the iptables backend", other, unit="ns")
+        if len(self._sizes) > 1:
+            for name, _ in _OURS:
+                self._growth(name, self._sizes[0], self._sizes[-1])
+
+    def _costs(self, name: str, size: int) -> None:
+        spent, novas = (self._paces[each, size].nanoseconds for each in (name, NOVAS))
+        self._rows[name, size].add(self._spent, spent, NONE, self._none.nanoseconds, unit="ns")
+        self._rows[name, size].add(self._spent, spent, NOVAS, novas, unit="ns")
+
+    def _rates(self, name: str, size: int) -> None:
+        rate, novas = (self._paces[each, size].rate for each in (name, NOVAS))
+        self._rows[name, size].add(self._rate, rate, NONE, self._none.rate, unit="")
+        self._rows[name, size].add(self._rate, rate, NOVAS, novas, unit="")
+
+    def _growth(self, name: str, first: int, last: int) -> None:
+        """To the last of many instances beside the last of few, and what the rules alone cost there."""
+        near, far = (self._paces[name, size].nanoseconds for size in (first, last))
+        novas = self._paces[NOVAS, last].nanoseconds
+        rows = self._rows[name, last]
+        rows.add(self._spent, far, f"to the last of {first}", near, unit="ns", bar=1.15)
+        own, list_ = (_own(spent, self._none.nanoseconds) for spent in (far, novas))
+        rows.add(f"rules' own {self._spent}", own, NOVAS, list_, unit="ns", bar=1 / 3)
 
 
 def _own(spent: float, none: float) -> float:
