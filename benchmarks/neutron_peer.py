@@ -146,8 +146,15 @@ def spent(names):
     return (time.perf_counter() - start - rpc.spent) * 1000
 
 
+def resident():
+    """The resident memory of this process, in MiB."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:")) / 1024
+
+
 cold = spent([rpc.add(number) for number in range(1, SIZE + 1)])
 lines = subprocess.run(["iptables-save", "-t", "filter"], capture_output=True, text=True, check=True).stdout
 one_more = [spent([rpc.add(SIZE + number)]) for number in range(1, RUNS + 1)]
-print(json.dumps({"cold": cold, "one_more": statistics.median(one_more), "rules": lines.count("\n-A")}), flush=True)
+found = {"cold": cold, "one_more": statistics.median(one_more), "rules": lines.count("\n-A"), "memory": resident()}
+print(json.dumps(found), flush=True)
 os._exit(0)

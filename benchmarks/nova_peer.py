@@ -118,8 +118,15 @@ def everything(driver):
     driver.filter_defer_apply_off()
 
 
+def resident():
+    """The resident memory of this process, in MiB."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:")) / 1024
+
+
 driver = firewall.IptablesFirewallDriver()
 cold = spent(lambda: everything(driver))
 lines = subprocess.run(["iptables-save", "-t", "filter"], capture_output=True, text=True, check=True).stdout
 one_more = [spent(lambda n=n: add(driver, SIZE + n)) for n in range(1, RUNS + 1)]
-print(json.dumps({"cold": cold, "one_more": statistics.median(one_more), "rules": lines.count("\n-A")}))
+found = {"cold": cold, "one_more": statistics.median(one_more), "rules": lines.count("\n-A"), "memory": resident()}
+print(json.dumps(found))
