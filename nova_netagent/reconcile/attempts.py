@@ -1,9 +1,9 @@
-"""Again, when somebody changed in between what was planned on."""
+"""Again, when somebody changed what was planned on, in between or unseen."""
 
 import time
 from collections.abc import Callable
 
-from nova_netagent.backend import TableChanged
+from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.metrics import Metrics
 
 ATTEMPTS = 6
@@ -13,14 +13,17 @@ ATTEMPTS = 6
 def persist(apply: Callable[[bool], None], verify: bool, metrics: Metrics) -> None:
     """Apply, and again when somebody changed a table in between: then everything is read anew.
 
+    What is refused is tried once more as well: perhaps a set that was remembered is gone.
+
     :raises TableChanged: somebody kept doing so through every attempt.
+    :raises RuleRefused: it is refused, whatever there is.
     """
     for attempt in range(ATTEMPTS):
         try:
             apply(verify or attempt > 0)
             return
-        except TableChanged:
-            metrics.apply_retries_total.inc()
-            if attempt == ATTEMPTS - 1:
+        except (TableChanged, RuleRefused) as error:
+            if attempt == ATTEMPTS - 1 or (isinstance(error, RuleRefused) and (verify or attempt > 0)):
                 raise
+            metrics.apply_retries_total.inc()
             time.sleep(0.001 * 2**attempt)

@@ -68,6 +68,7 @@ class Rules:
     def newcomers(self, ruleset: Ruleset) -> frozenset[Key]:
         """The objects of which the kernel does not hold everything: what it refuses is of one of them."""
         with self._backend.locked():
+            self._tell_what_stands()
             set_plan = plan_sets(ruleset.sets, self._backend.read_sets(ruleset.sets), self._owner.owns_set)
             origins = {each.origin for each in set_plan.create} | {ruleset.sets[name].origin for name in set_plan.add}
             for table in ruleset.tables.values():
@@ -84,6 +85,7 @@ class Rules:
     def plan(self, ruleset: Ruleset) -> list[str]:
         """What ``apply`` with ``verify`` would do now, an edit a line. Changes nothing."""
         with self._backend.locked():
+            self._tell_what_stands()
             set_plan = plan_sets(ruleset.sets, self._backend.read_sets(ruleset.sets), self._owner.owns_set)
             lines = [*set_plan.lines()]
             for table in _ordered(ruleset):
@@ -167,6 +169,11 @@ class Rules:
             self._tables[table.id] = table
             self._count_rules(table, before[table.id])
         outcome.note("set", set_plan)
+
+    def _tell_what_stands(self) -> None:
+        """Have the backend tell what stands by what was compiled last, before a trial is encoded: it is remembered."""
+        for table in self._tables:
+            self._backend.read(table, fresh=False)
 
     def _finish_sets(self, plan: SetPlan, backend: Backend[Any] | None = None) -> None:
         try:

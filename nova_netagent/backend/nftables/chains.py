@@ -71,9 +71,10 @@ class Chains:
                 entered.append((before or (), rules or ()))
                 if of is Kind.ROOT:
                     continue
-                before = before if before and not layout.is_dispatched(before) else None
-                rules = rules if rules and not layout.is_dispatched(rules) else None
-                if before is None and rules is None:
+                stands = self._names.physical(table.name, name) in edits.image.chains
+                if rules is not None and layout.is_dispatched(rules) and not (stands and not rules):
+                    rules = None
+                if rules is None and not stands:
                     continue
             physical = self._names.physical(table.name, name)
             laid = self._laid(table, of, physical, rules or (), known)
@@ -173,6 +174,8 @@ class Chains:
         described = dispatch.map_of(shape, self._root, edits.family)
         known = edits.image.sets.get(described.name)
         if known is None or not known.fits(described):
+            if known is not None:
+                edits.empty(self._root)  # perhaps it looks into this one, which has to go
             edits.add_set(described)
 
 

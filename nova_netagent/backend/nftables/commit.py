@@ -35,7 +35,7 @@ def commit(opened: Transaction, mirror: Mirror) -> None:
 
 def _send(batch: Batch, mirror: Mirror) -> None:
     """Commit; changes of what is not ours make no difference."""
-    deaf = len(batch) > _MUCH and mirror.watch is not None
+    deaf = len(batch) > _MUCH and mirror.watch is not None and not mirror.disturbed
     for _ in range(ATTEMPTS):
         assert mirror.generation is not None
         if deaf:
@@ -44,8 +44,10 @@ def _send(batch: Batch, mirror: Mirror) -> None:
             mirror.watch.leave()
         try:
             mirror.kernel.commit(batch, generation=mirror.generation)
+            mirror.disturbed = False
             return
         except TableChanged:
+            mirror.disturbed = True  # who listens can send the same again, and need not plan anew
             heard = None if deaf else mirror.heard(mirror.kernel.generation())
             if heard is None or heard[1]:
                 mirror.forget()

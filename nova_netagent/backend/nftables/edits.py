@@ -117,6 +117,13 @@ class TableEdits:
         elif physical not in self.image.chains:
             self.image.chains[physical] = before
 
+    def empty(self, physical: str) -> None:
+        """Take the rules out of a chain, whatever they are."""
+        before = self.image.chains.get(physical)
+        if before is not None and before.rules:
+            self._add("take", Batch.flush_rules, self.image.table, physical)
+            self.image.chains[physical] = replace(before, rules=(), handles=())
+
     def _take_chain(self, physical: str, before: HeldChain) -> None:
         table = self.image.table
         if before.rules:
@@ -217,9 +224,14 @@ class TableEdits:
         self._add(phase, _add_elements, self.image.table, described, new, known)
 
     def note(self, described: Set, elements: Sequence[Element]) -> None:
-        """Add elements that nobody looks for again."""
+        """Add elements that nobody looks for again; of one that is there the time-out begins anew.
+
+        To add what is there changes nothing, and a transaction that changes nothing counts no generation
+        (``nf_tables_commit``): whatever is there goes, and comes again.
+        """
         table = self.image.table
-        self._add("fill", Batch.add_elements, table, described, elements)
+        for write in (Batch.add_elements, Batch.delete_elements, Batch.add_elements) if elements else ():
+            self._add("fill", write, table, described, elements)
 
     def forget(self, name: str) -> None:
         """Forget every element of a set before others are added."""

@@ -134,7 +134,7 @@ def _of_both(done: _Done) -> _Done:
 
 
 def _is_of_both(key: bytes) -> bool:
-    if not isinstance(key, Key) or not isinstance(key.rule.target, Jump | Verdict):
-        return False
+    if type(key) is not Key or not isinstance(key.rule.target, Jump | Verdict):
+        return False  # what became an element says its own family's bits
     rule = key.rule
     return rule.source is rule.destination is None and all(type(each) in _OF_BOTH for each in rule.matches)

@@ -80,7 +80,9 @@ class Image:
 
 def _contents(image: Image) -> tuple[object, object]:
     rules = {name: (each.rules, each.right) for name, each in image.chains.items()}
-    elements = {name: {key: one.data for key, one in each.elements.items()} for name, each in image.sets.items()}
+    elements = {
+        name: {key: (one.end, one.data) for key, one in each.elements.items()} for name, each in image.sets.items()
+    }
     return rules, elements
 
 

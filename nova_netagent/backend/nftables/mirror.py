@@ -34,6 +34,8 @@ class Mirror:
         self._commits = commits
         self._netlink: Netlink | None = None
         self._meddled = False
+        self.disturbed = False
+        """Whether others came between the last transaction and what it was planned on."""
 
     def close(self) -> None:
         """Close the sockets; what was remembered is forgotten."""
@@ -82,13 +84,19 @@ class Mirror:
         generation = self.kernel.generation()
         if generation == self.generation:
             return
-        heard = None if self.generation is None else self.heard(generation)
-        if heard is not None and not heard[1]:
-            self.generation = heard[0]  # what was changed is not ours
-            return
         before = self.held.images
-        self.read.clear()
-        self.generation, images = self._read_all() if heard is None else heard
+        try:
+            heard = None if self.generation is None else self.heard(generation)
+            if heard is not None and not heard[1]:
+                self.generation = heard[0]  # what was changed is not ours
+                return
+            self.read.clear()
+            self.generation, images = self._read_all() if heard is None else heard
+        except BaseException:
+            # What was heard by now is not told again.
+            self._meddled |= bool(before)
+            self.forget()
+            raise
         self.held = Held(images, told=self.held.told)
         self._meddled |= any(images[family].differs(known) for family, known in before.items())
 

@@ -1,0 +1,227 @@
+"""What others do in nf_tables meanwhile, and what fails while it is looked at: nothing is lost, nothing stays."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nova_netagent import cleanup
+from nova_netagent.backend import Unavailable
+from nova_netagent.backend.nft import Batch, Netlink
+from nova_netagent.backend.nft.commits import Commits
+from nova_netagent.backend.nft.objects import Family, TableId
+from nova_netagent.backend.nftables import NftablesBackend, commit
+from nova_netagent.events import Delete, Event, Put, fold
+from nova_netagent.model import DesiredState, Object
+from nova_netagent.netfilter.rule import IpSet
+from nova_netagent.plan.sets import SetPlan
+from nova_netagent.settings import FirewallSettings, MetadataSettings, NetworkSettings, Settings
+from nova_netagent.testing import (
+    group_id,
+    instance_id,
+    make_group,
+    make_instance,
+    make_network,
+    make_provider_rule,
+    make_rule,
+)
+from tests.lab import isolation, needs
+from tests.lab.rules_only import RulesOnly
+
+pytestmark = needs("nftables", "program:nft")
+
+W = "ours"
+MANY, FEW = 40, 2
+"""Of many instances the ports are a tree, of a few a list."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    isolation.require()
+    made = Settings(
+        firewall=FirewallSettings(backend="nftables", wrap_name=W),
+        state_path=str(tmp_path),
+        network=NetworkSettings(("10.0.0.0/8",), "192.0.2.10", "eth0", manage_links=False),
+        metadata=MetadataSettings("192.0.2.10"),
+    )
+    yield made
+    nft("flush ruleset")
+    cleanup.run(made)
+
+
+@pytest.fixture
+def agent(settings: Settings) -> Iterator[RulesOnly]:
+    made = RulesOnly(settings)
+    yield made
+    made.close()
+
+
+def nft(script: str) -> str:
+    """What somebody says to nft(8)."""
+    done = subprocess.run(["nft", "-f", "-"], input=script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def state(instances: int, *more: Event) -> DesiredState:
+    ports = [make_rule(port, protocol="tcp", port_range_min=port, port_range_max=port) for port in (22, 80, 443)]
+    group = make_group(1, *ports, make_rule(3, remote_group_id=group_id(1)), members=("192.0.2.0/24",))
+    described: list[Object] = [make_network(1), group, *(make_instance(n, (1,)) for n in range(1, instances + 1))]
+    made = DesiredState()
+    for event in (*map(Put, described), *more):
+        made = fold(made, event, 0.0)
+    return made
+
+
+def nodes() -> list[str]:
+    """The nodes of the tree of ports, as chains."""
+    return [line.split()[1] for line in nft(f"list table ip {W}").splitlines() if line.startswith(f"\tchain {W}-to-")]
+
+
+def commits_of_others(count: int = 1) -> None:
+    netlink = Netlink()
+    for _ in range(count):
+        batch = Batch()
+        batch.add_table(TableId(Family.INET, "others"))
+        batch.delete_table(TableId(Family.INET, "others"))
+        netlink.commit(batch)
+    netlink.close()
+
+
+# --- ends of flows
+
+
+def test_what_is_noted_twice_is_a_change_and_lasts_from_then_on(settings: Settings) -> None:
+    netlink, commits = Netlink(), Commits()
+    backend = NftablesBackend(W, lambda name: name.startswith(f"{W}-"), commits)
+    backend.read_sets()
+    backend.prepare_sets(SetPlan(create=(IpSet(f"{W}-cut4", 4, frozenset(), type="hash:ip,port,ip"),)))
+    end = "10.0.0.2,tcp:40000,192.0.2.1"
+    for ends in ({end}, {end}, {end, "192.0.2.1,tcp:1,10.0.0.2"}, set()):
+        time.sleep(0.3)
+        before = netlink.generation()
+        backend.note_cut({f"{W}-cut4": ends})
+        assert (netlink.generation() == before) == (not ends)
+        assert backend._mirror.generation == netlink.generation(), "it is believed to be ours, and is nobody's"
+        ago = backend.cut_ago(f"{W}-cut4", end)
+        assert ago is not None
+        assert not ends or ago < 0.25
+    backend.close()
+    netlink.close()
+
+
+# --- reading
+
+
+def test_what_was_heard_before_reading_failed_is_not_forgotten(
+    agent: RulesOnly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent.apply(state(FEW), verify=True)
+    backend: Any = agent._host.rules
+    assert not backend.meddled()
+    nft(f"flush chain ip {W} {W}-inst-a0000001")
+
+    def fails(*_: object) -> None:
+        raise Unavailable("the kernel does not list its nf_tables")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend._mirror.kernel, "rules", fails)
+        with pytest.raises(Unavailable):
+            backend.meddled()
+    commits_of_others()
+    assert backend.meddled()
+    assert agent.plan(state(FEW)) != []
+    agent.apply(state(FEW), verify=True)
+    assert agent.plan(state(FEW)) == []
+
+
+def test_a_range_that_ends_elsewhere_is_seen_at_once(agent: RulesOnly) -> None:
+    agent.apply(state(FEW), verify=True)
+    backend: Any = agent._host.rules
+    assert not backend.meddled()
+    allowed = f"element ip {W} {W}-sgi-b0000001-allowed"
+    nft(f"delete {allowed} {{ 0.0.0.0/0 . tcp . 22 }}\nadd {allowed} {{ 0.0.0.0/0 . tcp . 22-79 }}")
+    assert backend.meddled()
+
+
+def test_a_trial_says_nothing_of_what_stands(agent: RulesOnly) -> None:
+    agent.apply(state(FEW), verify=True)
+    backend: Any = agent._host.rules
+    backend._mirror.forget()
+    assert agent.plan(state(FEW, Delete("instances", instance_id(1)))) != []
+    assert agent.plan(state(FEW)) == []
+
+
+# --- writing
+
+
+def test_a_large_transaction_goes_through_while_others_commit(
+    agent: RulesOnly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time that it is sent, somebody was quicker."""
+    monkeypatch.setattr(commit, "_MUCH", 10)
+    sent = list[int]()
+    transact: Callable[..., None] = Netlink._transact
+
+    def disturbed(self: Netlink, batch: Batch, generation: int | None, *, commit: bool) -> None:
+        if len(batch) > 10 and len(sent) < 10:
+            sent.append(len(batch))
+            commits_of_others()
+        transact(self, batch, generation, commit=commit)
+
+    monkeypatch.setattr(Netlink, "_transact", disturbed)
+    agent.apply(state(FEW), verify=True)
+    assert len(sent) == 10
+    assert agent.plan(state(FEW)) == []
+
+
+def test_a_node_that_goes_stays_empty_while_a_foreign_rule_leads_to_it(agent: RulesOnly) -> None:
+    agent.apply(state(MANY), verify=True)
+    node = nodes()[0]
+    nft(f"add chain ip {W} foreign\nadd rule ip {W} foreign jump {node}")
+    agent.apply(state(FEW), verify=True)
+    assert nodes() == [node]
+    assert agent.plan(state(FEW)) == []
+    nft(f"flush chain ip {W} foreign")
+    agent.apply(state(FEW), verify=True)
+    assert nodes() == []
+
+
+@pytest.mark.parametrize("script", [f"flush table ip {W}", f"add chain ip {W} {W}-to-0000abcd"])
+def test_an_empty_node_goes(settings: Settings, script: str) -> None:
+    """Whoever emptied it or made it."""
+    agent = RulesOnly(settings)
+    agent.apply(state(MANY), verify=True)
+    agent.close()
+    nft(script)
+    agent = RulesOnly(settings)
+    agent.apply(state(FEW), verify=True)
+    assert agent.plan(state(FEW)) == []
+    assert nodes() == []
+    agent.close()
+
+
+def test_a_map_of_the_dispatch_of_another_kind_is_made_anew(agent: RulesOnly) -> None:
+    """The rule that looks into it is as it should be."""
+    agent.apply(state(FEW), verify=True)
+    listed = nft(f"list chain ip {W} {W}-local").splitlines()
+    (looks,) = (line.strip() for line in listed if f"@{W}-local-hosts" in line)
+    kind = "type ipv4_addr . ifname : verdict; flags timeout;"
+    name = f"{W}-local-hosts"
+    nft(f"flush chain ip {W} {W}-local\ndelete map ip {W} {name}")
+    nft(f"add map ip {W} {name} {{ {kind} }}\nadd rule ip {W} {W}-local {looks}")
+    agent.apply(state(FEW), verify=True)
+    assert agent.plan(state(FEW)) == []
+    assert "timeout" not in nft(f"list map ip {W} {name}")
+
+
+def test_a_change_after_everything_was_flushed_is_not_refused(agent: RulesOnly) -> None:
+    """Sets are taken for those that are remembered, and tables are read: the first attempt cannot be right."""
+    agent.apply(state(FEW), verify=True)
+    nft("flush ruleset")
+    changed = state(FEW, Put(make_provider_rule(1)))
+    agent.apply(changed)
+    assert agent.plan(changed) == []
