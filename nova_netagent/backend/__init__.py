@@ -66,6 +66,12 @@ class Backend(Protocol[K]):
         Always false where only a fresh reading shows it.
         """
 
+    def start_over(self) -> bool:
+        """Have the next transaction make everything anew, of ours and in it; whether that can be done.
+
+        For what others put among ours, so that no edit of ours is taken any more.
+        """
+
     def transaction(self) -> AbstractContextManager[None]:
         """What is prepared, applied and finished inside belongs together.
 

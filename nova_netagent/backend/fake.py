@@ -100,6 +100,10 @@ class FakeBackend:
         """Nobody is told."""
         return False
 
+    def start_over(self) -> bool:
+        """Tables are not ours alone."""
+        return False
+
     def transaction(self) -> AbstractContextManager[None]:
         """Each table is committed as it is applied."""
         return nullcontext()

@@ -11,6 +11,7 @@ def to_blame(
     everything: frozenset[Key],
     can_be_said: Callable[[Iterable[Key]], bool],
     works: Callable[[Iterable[Key]], bool],
+    start_over: Callable[[], bool],
     suspects: Callable[[], Iterable[frozenset[Key]]],
 ) -> frozenset[Key] | None:
     """The objects whose rules are refused; ``None`` where it is not one of them. What is left works, and is in.
@@ -19,12 +20,14 @@ def to_blame(
 
     :param can_be_said: whether the rules can be said to the kernel without some objects; it is not told them.
     :param works: whether the kernel takes the rules without some objects; it is told them.
+    :param start_over: has everything of ours made anew when the kernel is told next, whatever others put among it;
+        whether that can be done.
     :param suspects: those that can be to blame where the kernel refuses what can be said, the likeliest first.
     """
     if not can_be_said(everything):
         return None
     guilty = culprits(everything, can_be_said)
-    if works(guilty):
+    if works(guilty) or (start_over() and works(guilty)):
         return guilty
     for some in suspects():
         some -= guilty

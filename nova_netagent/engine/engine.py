@@ -394,7 +394,7 @@ class Engine:
             return True
 
         everything = frozenset(key for key, _ in self._state.all_entries())
-        guilty = to_blame(everything, can_be_said, works, self._suspects)
+        guilty = to_blame(everything, can_be_said, works, self.reconciler.rules.start_over, self._suspects)
         if guilty is None:
             raise RuleRefused(reason)
         for key in guilty:

@@ -82,6 +82,10 @@ class Rules:
                 }
         return frozenset(origin[:2] for origin in origins if origin is not None)
 
+    def start_over(self) -> bool:
+        """See ``Backend.start_over``."""
+        return self._backend.start_over()
+
     def plan(self, ruleset: Ruleset) -> list[str]:
         """What ``apply`` with ``verify`` would do now, an edit a line. Changes nothing."""
         with self._backend.locked():
@@ -195,6 +199,14 @@ class Rules:
 
     def _remove_from(self, backend: Backend[Any], skeleton: Iterable[Table], outcome: Outcome) -> None:
         """Take everything of ours out of a packet filter."""
+        try:
+            self._remove_all(backend, skeleton, outcome)
+        except RuleRefused:
+            if not backend.start_over():
+                raise
+            self._remove_all(backend, skeleton, outcome)
+
+    def _remove_all(self, backend: Backend[Any], skeleton: Iterable[Table], outcome: Outcome) -> None:
         with backend.locked(), backend.transaction():
             loaded = backend.loaded_tables()
             tables = [table for table in reversed(_in_order(skeleton)) if table.id in loaded]

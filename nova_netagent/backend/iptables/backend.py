@@ -132,6 +132,10 @@ class IptablesBackend:
         """The legacy tables tell nobody."""
         return False
 
+    def start_over(self) -> bool:
+        """The tables are not ours alone."""
+        return False
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Each table is committed by itself, the last of them at the end: the kernel cannot do it otherwise.

@@ -30,7 +30,7 @@ _NEW_RULE, _DELETE_RULE = 6, 8
 _NEW_SET, _DELETE_SET = 9, 11
 _NEW_ELEMENTS, _DELETE_ELEMENTS = 12, 14
 _APPENDED_RULE = Layout("=HH").pack(SUBSYSTEM << 8 | _NEW_RULE, _CREATE | _APPEND | REQUEST)
-_INTERVAL_END = 1
+_INTERVAL_END, _CATCH_ALL = 1, 2
 _OWNED = 0x2
 
 
@@ -281,8 +281,10 @@ class Batch:
         head = _chain_head(table.name, described.name)
         what = f"{'add to' if add else 'delete from'} set {described.name}"
         verdicts = described.data is not None and described.data.number == objects.VERDICT.number
+        # Of a concatenation of ranges nft(8) takes the end of the next element for that of one that says none.
+        ranges = described.interval and len(described.key) > 1
         done = 0
-        for taken, room in _rooms(elements, notes, whole=add, verdicts=verdicts):
+        for taken, room in _rooms(elements, notes, whole=add, verdicts=verdicts, ranges=ranges):
             carried = described, elements[done : done + taken]
             self._add(table, kind, _CREATE if add else 0, head + nested(3, room), what, carried)
             done += taken
@@ -341,18 +343,19 @@ def _kind_of_set(described: Set) -> bytes:
 
 
 def _rooms(
-    elements: Iterable[Element], notes: Iterable[bytes], *, whole: bool, verdicts: bool
+    elements: Iterable[Element], notes: Iterable[bytes], *, whole: bool, verdicts: bool, ranges: bool
 ) -> Iterator[tuple[int, bytes]]:
     """How many elements go into one message, and these as bytes.
 
     :param whole: with what they hold.
     :param verdicts: that is what becomes of a packet.
+    :param ranges: each has an end, also one that is its own.
     """
     room: list[bytes] = []
     size = count = 0
     pack = ATTRIBUTE.pack
     for element, note in zip(elements, notes, strict=False):
-        body = _bounds(element.key, element.end)
+        body = _bounds(element.key, element.key if ranges and element.end is None else element.end)
         if element.closes:
             body += number(3, _INTERVAL_END)
         if whole and element.data is not None:
@@ -380,7 +383,9 @@ def _element_at(body: bytes, offset: int) -> int | None:
 
 @lru_cache(1 << 13)
 def _bounds(key: bytes, end: bytes | None) -> bytes:
-    """An element's key, and where it ends."""
+    """An element's key, and where it ends; the catch-all has none."""
+    if not key:
+        return number(3, _CATCH_ALL)
     return _key(1, key) if end is None else _key(1, key) + _key(10, end)
 
 

@@ -82,6 +82,8 @@ class ListedSet(NamedTuple):
     """The sizes of a concatenation's fields, of sets with ranges."""
     data_type: int = 0
     """Of a map, by nft(8)'s number; verdicts have one of their own."""
+    size: int | None = None
+    """How many elements it has room for; ``None``: as many as come."""
 
 
 class _Fault(NamedTuple):
@@ -426,14 +428,15 @@ def _rule(answer: dict[int, bytes]) -> ListedRule:
 
 
 def _set(answer: dict[int, bytes]) -> ListedSet:
-    concatenation = parse(answer[9]).get(2, b"") if 9 in answer else b""
+    description = parse(answer[9]) if 9 in answer else {}
     return ListedSet(
         read_string(answer[2]),
         SetFlag(read_number(answer[3]) if 3 in answer else 0),
         read_number(answer[5]),
         read_number(answer[7]) if 7 in answer else 0,
-        tuple(read_number(parse(field)[1]) for field in parse_list(concatenation)),
+        tuple(read_number(parse(field)[1]) for field in parse_list(description.get(2, b""))),
         read_number(answer[6]) if 6 in answer else 0,
+        read_number(description[1]) if 1 in description else None,
     )
 
 

@@ -83,6 +83,11 @@ class NftablesBackend:
         self._mirror.refresh()
         return self._mirror.meddled()
 
+    def start_over(self) -> bool:
+        """With the next transaction our tables go, with whatever others put in, and come anew: it is one of both."""
+        self._mirror.start_over()
+        return True
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """What is edited inside is committed at the end of the block, all of it or nothing.

@@ -46,7 +46,7 @@ class TableEdits:
 
     def __init__(self, image: Image, family: Family, handles: Callable[[str, Keys], tuple[int, ...]]) -> None:
         self.image = image
-        self.edited = False
+        self.edited = image.goes
         self.going: list[str] = []
         """The sets of groups that are to go."""
         self.family = family
@@ -61,6 +61,8 @@ class TableEdits:
         table, image = self.image.table, self.image
         if not self.edited:
             return
+        if image.goes:
+            batch.delete_table(table)
         if not image.chains and not image.sets:
             if image.exists:
                 batch.delete_table(table)
@@ -77,6 +79,7 @@ class TableEdits:
         if self.edited:
             self.image.exists = bool(self.image.chains or self.image.sets)
             self.image.awake = True
+            self.image.goes = False
 
     @property
     def destroys(self) -> bool:

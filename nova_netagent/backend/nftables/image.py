@@ -42,11 +42,14 @@ class HeldSet(Struct, frozen=True, gc=False):
     flags: SetFlag
     key_size: int
     data_size: int
+    size: int | None = None
+    """How many elements it has room for; ``None``: as many as come."""
 
     def fits(self, described: Set) -> bool:
         """Whether it is of the kind that it should be."""
         data_size = 0 if described.data is None else described.data.size
-        return (self.flags, self.key_size, self.data_size) == (described.flags, described.key_size, data_size)
+        kind = described.flags, described.key_size, data_size, described.size
+        return (self.flags, self.key_size, self.data_size, self.size) == kind
 
 
 @dataclass
@@ -56,6 +59,8 @@ class Image:
     table: TableId
     exists: bool = False
     awake: bool = True
+    goes: bool = False
+    """Whether there is a table that goes with whatever is in it, before another one comes."""
     chains: dict[str, HeldChain] = field(default_factory=dict)
     sets: dict[str, HeldSet] = field(default_factory=dict)
 
@@ -116,6 +121,10 @@ def read_again(netlink: Netlink, known: Image, touched: Touched) -> Image:
             again.chains.pop(name, None)
         else:
             again.chains[name] = chain_of(chain, netlink.rules(known.table, name), Same())
+    if again.chains.keys() - known.chains.keys():
+        # Of a chain that was renamed the kernel tells the new name alone.
+        there = {each.name for each in netlink.chains(known.table)}
+        again.chains = {name: each for name, each in again.chains.items() if name in there}
     listed = {each.name: each for each in netlink.sets(known.table)} if touched.sets else {}
     for name in touched.sets:
         again.sets.pop(name, None)
@@ -153,22 +162,22 @@ def chain_of(listed: ListedChain, rules: Sequence[ListedRule], same: Same) -> He
 def read_set(netlink: Netlink, table: TableId, listed: ListedSet, same: Same) -> HeldSet:
     """A set with its elements; those that are forgotten after a while are not looked at."""
     if listed.flags & SetFlag.TIMEOUT:
-        return HeldSet({}, listed.flags, listed.key_size, listed.data_size)
+        return HeldSet({}, listed.flags, listed.key_size, listed.data_size, listed.size)
     found = dict(map(same.element, netlink.elements(table, listed.name)))
-    return HeldSet(found, listed.flags, listed.key_size, listed.data_size)
+    return HeldSet(found, listed.flags, listed.key_size, listed.data_size, listed.size)
 
 
 def held(described: Set) -> HeldSet:
     """A new set."""
     data_size = 0 if described.data is None else described.data.size
-    return HeldSet({}, described.flags, described.key_size, data_size)
+    return HeldSet({}, described.flags, described.key_size, data_size, described.size)
 
 
 def is_right(listed: ListedChain) -> bool:
     """Whether a chain is hooked in where it should be, and lets on what it does not decide."""
     wanted = BASE_CHAINS.get(listed.name)
     if wanted is None or wanted.hook is None:
-        return True  # a base chain of another name is somebody else's, wherever it stands
+        return listed.hook is None  # none of ours is; whether it is of ours or somebody else's is told by its name
     hook = wanted.hook
     return (listed.hook, listed.priority, listed.type, listed.policy) == (hook.hook, hook.priority, hook.type, _ACCEPT)
 

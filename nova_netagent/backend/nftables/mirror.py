@@ -34,6 +34,7 @@ class Mirror:
         self._commits = commits
         self._netlink: Netlink | None = None
         self._meddled = False
+        self._starts_over = False
         self.disturbed = False
         """Whether others came between the last transaction and what it was planned on."""
 
@@ -74,6 +75,11 @@ class Mirror:
         self.held = Held(told=self.held.told)
         self.read.clear()
 
+    def start_over(self) -> None:
+        """Take nothing of what stands for given: with the next transaction our tables go, and come anew."""
+        self._starts_over = True
+        self.forget()
+
     def refresh(self) -> None:
         """Read again what others changed since; not while a transaction is open, which is refused if they did.
 
@@ -97,6 +103,9 @@ class Mirror:
             self._meddled |= bool(before)
             self.forget()
             raise
+        if self._starts_over:
+            images = {family: Image(known.table, goes=known.exists) for family, known in images.items()}
+            self._starts_over = False
         self.held = Held(images, told=self.held.told)
         self._meddled |= any(images[family].differs(known) for family, known in before.items())
 

@@ -45,6 +45,9 @@ class Transaction:
         self.in_use: list[str] = []
         """The sets that had to go, and are looked into by somebody."""
         self._handles = handles
+        for family, image in self.held.images.items():
+            if image.goes:
+                self.table(family)
 
     @property
     def edited(self) -> bool:

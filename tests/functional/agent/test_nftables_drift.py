@@ -5,12 +5,12 @@ from threading import Event, Thread
 
 import pytest
 
-from nova_netagent.testing import make_provider_rule
+from nova_netagent.testing import make_instance, make_provider_rule
 from tests.functional.agent.cloud import CONFIG, Cloud
 from tests.functional.agent.meddling import DRIFT
 from tests.functional.agent.nft import W, held, nft, table_owned
 from tests.functional.agent.test_life_drift import furnished, reaches
-from tests.lab import Lab, Namespace, needs, privileges
+from tests.lab import Lab, Namespace, connect, needs, privileges
 
 pytestmark = needs("nftables", "br_netfilter", "bridge", "program:nft")
 
@@ -23,7 +23,22 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         yield furnished(Cloud(lab, NFTABLES))
 
 
-# --- others beside us
+# --- others beside us, and in our tables
+
+
+def test_what_others_put_among_ours_keeps_nobody_waiting(lab: Lab) -> None:
+    """The kernel takes no edit any more that removes the chain: all is made anew, and nobody is blamed for it."""
+    cloud = furnished(Cloud(lab, NFTABLES))
+    nft(cloud.host, f"add map ip {W} theirs {{ type ipv4_addr : verdict; }}")
+    nft(cloud.host, f"add element ip {W} theirs {{ 192.0.2.7 : jump {W}-inst-a0000002 }}")
+    with connect(cloud.outside, cloud.lab.instances[0], 80) as connection:
+        cloud.delete(make_instance(2))
+        assert connection.alive()
+    assert "theirs" not in nft(cloud.host, f"list table ip {W}")
+    assert cloud.status(make_instance(1))["state"] == "done"
+    assert reaches(cloud)
+    assert cloud.agent.resync()["repaired"] == []
+
 
 FOREIGN = """
 table inet docker {

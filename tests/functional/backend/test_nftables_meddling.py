@@ -1,5 +1,6 @@
 """What others do in nf_tables meanwhile, and what fails while it is looked at: nothing is lost, nothing stays."""
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from nova_netagent import cleanup
-from nova_netagent.backend import Unavailable
+from nova_netagent.backend import RuleRefused, Unavailable
 from nova_netagent.backend.nft import Batch, Netlink
 from nova_netagent.backend.nft.commits import Commits
 from nova_netagent.backend.nft.objects import Family, TableId
@@ -22,6 +23,7 @@ from nova_netagent.settings import FirewallSettings, MetadataSettings, NetworkSe
 from nova_netagent.testing import (
     group_id,
     instance_id,
+    make_floating_ip,
     make_group,
     make_instance,
     make_network,
@@ -79,6 +81,12 @@ def state(instances: int, *more: Event) -> DesiredState:
 def nodes() -> list[str]:
     """The nodes of the tree of ports, as chains."""
     return [line.split()[1] for line in nft(f"list table ip {W}").splitlines() if line.startswith(f"\tchain {W}-to-")]
+
+
+def standing() -> list[str]:
+    """What our table holds, without counters, in an order of its own."""
+    done = subprocess.run(["nft", "-s", "list", "table", "ip", W], capture_output=True, text=True, check=True)
+    return sorted(done.stdout.splitlines())
 
 
 def commits_of_others(count: int = 1) -> None:
@@ -216,6 +224,94 @@ def test_a_map_of_the_dispatch_of_another_kind_is_made_anew(agent: RulesOnly) ->
     agent.apply(state(FEW), verify=True)
     assert agent.plan(state(FEW)) == []
     assert "timeout" not in nft(f"list map ip {W} {name}")
+
+
+PUT_AMONG_OURS = {
+    "whatever no element says": f"add element ip {W} {W}-local-hosts {{ * : accept }}",
+    "whatever no group allows": f"add element ip {W} {W}-sgi-b0000001-allowed {{ * }}",
+    "a chain that is hooked in": (
+        f"flush chain ip {W} {W}-FORWARD\nflush chain ip {W} filter-FORWARD\ndelete chain ip {W} {W}-FORWARD\n"
+        f"add chain ip {W} {W}-FORWARD {{ type filter hook forward priority 0; }}"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PUT_AMONG_OURS)
+def test_what_others_put_among_ours_goes(agent: RulesOnly, what: str) -> None:
+    agent.apply(state(FEW), verify=True)
+    before = standing()
+    nft(PUT_AMONG_OURS[what])
+    assert agent.plan(state(FEW)) != []
+    agent.apply(state(FEW), verify=True)
+    assert agent.plan(state(FEW)) == []
+    assert standing() == before
+
+
+def test_a_map_with_room_for_one_is_made_anew(agent: RulesOnly) -> None:
+    agent.apply(state(FEW, Put(make_floating_ip(1))), verify=True)
+    name, kind = f"{W}-PREROUTING-floating", "type ipv4_addr : ipv4_addr; size 1;"
+    listed = nft(f"list chain ip {W} {W}-PREROUTING").splitlines()
+    rules = "\n".join(f"add rule ip {W} {W}-PREROUTING {line.strip()}" for line in listed if "ip daddr" in line)
+    nft(f"flush chain ip {W} {W}-PREROUTING\ndelete map ip {W} {name}")
+    nft(f"add map ip {W} {name} {{ {kind} }}\n{rules}")
+    both = state(FEW, Put(make_floating_ip(1)), Put(make_floating_ip(2, 2)))
+    agent.apply(both, verify=True)
+    assert agent.plan(both) == []
+    assert "size" not in nft(f"list map ip {W} {name}")
+
+
+@pytest.mark.parametrize("chain", ["filter-FORWARD", f"{W}-sg-fallback"])
+def test_a_chain_that_is_renamed_is_missed(agent: RulesOnly, chain: str) -> None:
+    agent.apply(state(FEW), verify=True)
+    backend: Any = agent._host.rules
+    assert not backend.meddled()
+    nft(f"rename chain ip {W} {chain} spare")
+    nft(f"flush chain ip {W} spare")
+    assert backend.meddled()
+    agent.apply(state(FEW), verify=True)
+    assert agent.plan(state(FEW)) == []
+    assert f"\tchain {chain} {{" in nft(f"list table ip {W}")
+
+
+def test_what_cannot_be_edited_any_more_is_made_anew(agent: RulesOnly) -> None:
+    """A map that we do not know leads to a chain that has to go: the kernel refuses the whole transaction."""
+    agent.apply(state(FEW), verify=True)
+    nft(f"add map ip {W} theirs {{ type ipv4_addr : verdict; }}")
+    nft(f"add element ip {W} theirs {{ 192.0.2.7 : jump {W}-inst-a0000002 }}")
+    backend: Any = agent._host.rules
+    with pytest.raises(RuleRefused):
+        agent.apply(state(1), verify=True)
+    assert f"{W}-inst-a0000002" in nft(f"list table ip {W}"), "all or nothing"
+    assert backend.start_over()
+    agent.apply(state(1), verify=True)
+    assert agent.plan(state(1)) == []
+    assert "theirs" not in nft(f"list table ip {W}")
+
+
+def test_a_cleanup_takes_tables_away_whatever_is_in_them(agent: RulesOnly, settings: Settings) -> None:
+    agent.apply(state(FEW), verify=True)
+    nft(f"add map ip {W} theirs {{ type ipv4_addr : verdict; }}")
+    nft(f"add element ip {W} theirs {{ 192.0.2.7 : jump {W}-inst-a0000002 }}")
+    cleanup.run(settings)
+    assert nft("list tables") == ""
+
+
+def test_elements_are_listed_as_what_they_are(agent: RulesOnly) -> None:
+    ranges = {22: "192.0.2.1/32", 25: "10.9.0.0/16", 443: None, 3306: "192.0.2.7/32", 8000: "172.16.0.0/12"}
+    rules = [
+        make_rule(port, protocol="tcp", port_range_min=port, port_range_max=port, remote_ip_prefix=prefix)
+        for port, prefix in ranges.items()
+    ]
+    agent.apply(state(1, Put(make_group(1, *rules))), verify=True)
+    listed = nft(f"list set ip {W} {W}-sgi-b0000001-allowed")
+    found = {(match[1], match[2]) for match in re.finditer(r"([\d./-]+) \. tcp \. ([\d-]+)", listed)}
+    assert found == {
+        ("192.0.2.1", "22"),
+        ("10.9.0.0/16", "25"),
+        ("0.0.0.0/0", "443"),
+        ("192.0.2.7", "3306"),
+        ("172.16.0.0/12", "8000"),
+    }
 
 
 def test_a_change_after_everything_was_flushed_is_not_refused(agent: RulesOnly) -> None:
