@@ -33,8 +33,7 @@ def to_blame(
         some -= guilty
         if some and works(guilty | some):
             guilty |= culprits(some, lambda keys, known=guilty: works(known | set(keys)))  # type: ignore[misc]
-            works(guilty)
-            return guilty
+            return guilty if works(guilty) else None
     return None
 
 

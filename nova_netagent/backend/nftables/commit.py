@@ -83,4 +83,4 @@ def _remember(opened: Transaction, mirror: Mirror) -> None:
     assert mirror.generation is not None
     heard = mirror.watch is not None and mirror.watch.skip(mirror.generation)
     if not heard and mirror.kernel.generation() != mirror.generation:
-        mirror.forget()  # somebody came between
+        mirror.doubt()  # somebody came between

@@ -75,6 +75,11 @@ class Mirror:
         self.held = Held(told=self.held.told)
         self.read.clear()
 
+    def doubt(self) -> None:
+        """Somebody may have changed our tables, and it is not known what."""
+        self._meddled = True
+        self.forget()
+
     def start_over(self) -> None:
         """Take nothing of what stands for given: with the next transaction our tables go, and come anew."""
         self._starts_over = True
@@ -99,9 +104,8 @@ class Mirror:
             self.read.clear()
             self.generation, images = self._read_all() if heard is None else heard
         except BaseException:
-            # What was heard by now is not told again.
-            self._meddled |= bool(before)
-            self.forget()
+            if before:
+                self.doubt()  # what was heard by now is not told again
             raise
         if self._starts_over:
             images = {family: Image(known.table, goes=known.exists) for family, known in images.items()}

@@ -29,6 +29,7 @@ MEDDLINGS = {
     "a port is struck off": f'delete element bridge {W} ports {{ "tap1" }}',
     "a MAC is added": f'add element bridge {W} macs {{ "tap1" . fa:16:3e:00:00:02 }}',
     "a claim is added": f'add element bridge {W} arp-hosts {{ "tap1" . fa:16:3e:00:00:01 . 10.1.0.3 }}',
+    "every port is secured": f"add element bridge {W} secured {{ * }}",
     "a port is closed": f'add element bridge {W} closed {{ "tap2" }}',
 }
 
