@@ -1,5 +1,7 @@
 """What our tables hold, remembered and kept right: read again where others changed anything since."""
 
+from collections.abc import Mapping
+
 from nova_netagent.backend import TableChanged
 from nova_netagent.backend.nft import Netlink
 from nova_netagent.backend.nft.commits import Commits, following
@@ -118,23 +120,35 @@ class Mirror:
         meddled, self._meddled = self._meddled, False
         return meddled
 
-    def heard(self, generation: int) -> tuple[int, dict[Family, Image]] | None:
+    def heard(self, generation: int) -> tuple[int, Mapping[Family, Image]] | None:
         """The images as they are now, by what was heard of others' changes; empty when none was of ours.
 
         ``None`` when something went unheard.
         """
-        images, ours = dict(self.held.images), False
+        found = self._followed(self.held.images, generation)
+        if found is None:
+            return None
+        generation, images = found
+        return generation, {} if images is self.held.images else images
+
+    def _followed(self, images: Mapping[Family, Image], generation: int) -> tuple[int, Mapping[Family, Image]] | None:
+        """These images as they are now, by what was heard; they themselves where nothing was of ours.
+
+        ``None`` when something went unheard.
+        """
         for _ in range(ATTEMPTS):
             changes = None if self.watch is None else self.watch.changes(generation, list(self._tables.values()))
             if changes is None:
                 return None
-            for family, known in images.items():
-                if known.table in changes:
-                    images[family] = image.read_again(self.kernel, known, changes[known.table])
-                    ours = True
+            again = {
+                family: image.read_again(self.kernel, known, changes[known.table])
+                for family, known in images.items()
+                if known.table in changes
+            }
+            images = {**images, **again} if again else images
             now, generation = generation, self.kernel.generation()
             if now == generation:
-                return generation, images if ours else {}
+                return generation, images
         raise TableChanged("the ruleset keeps changing while it is read")
 
     def committed(self) -> None:
@@ -143,14 +157,22 @@ class Mirror:
         self._commits.note(self.generation, list(self._tables.values()))
         self.generation = following(self.generation)
 
-    def _read_all(self) -> tuple[int, dict[Family, Image]]:
+    def _read_all(self) -> tuple[int, Mapping[Family, Image]]:
+        """Both tables. What others change meanwhile is heard: only what is ours is read once more.
+
+        :raises TableChanged: too much of it is.
+        """
         if self.watch is None:
             self.watch = Watch()
         else:
             self.watch.join()
-        return self.kernel.steadily(
-            lambda: {family: image.read(self.kernel, self.table(family)) for family in FAMILIES}
-        )
+        before = self.kernel.generation()
+        images = {family: image.read(self.kernel, self.table(family)) for family in FAMILIES}
+        now = self.kernel.generation()
+        found = (now, images) if now == before else self._followed(images, now)
+        if found is None:
+            raise TableChanged("the ruleset keeps changing while it is read")
+        return found
 
     def _handles(self, family: Family, physical: str, rules: Keys) -> tuple[int, ...]:
         """The handles of a chain's rules."""

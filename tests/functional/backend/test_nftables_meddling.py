@@ -146,6 +146,28 @@ def test_what_was_heard_before_reading_failed_is_not_forgotten(
     assert agent.plan(state(FEW)) == []
 
 
+def test_reading_is_done_once_while_others_commit(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time that it is read, the ruleset is another one afterwards; once a chain of ours is, too."""
+    agent = RulesOnly(settings)
+    agent.apply(state(FEW), verify=True)
+    agent.close()
+    read: Callable[..., Any] = Netlink.sets
+
+    def disturbed(self: Netlink, table: TableId) -> Any:
+        commits_of_others()
+        found = read(self, table)
+        if table.family == Family.IP6:
+            nft(f"flush chain ip {W} {W}-inst-a0000001")
+        return found
+
+    monkeypatch.setattr(Netlink, "sets", disturbed)
+    agent = RulesOnly(settings)
+    lines = agent.plan(state(FEW))
+    assert lines
+    assert all(f"{W}-inst-a0000001" in line for line in lines)
+    agent.close()
+
+
 def test_a_range_that_ends_elsewhere_is_seen_at_once(agent: RulesOnly) -> None:
     agent.apply(state(FEW), verify=True)
     backend: Any = agent._host.rules
