@@ -15,6 +15,8 @@ class SetPlan:
     add: Mapping[str, frozenset[str]] = field(default_factory=dict)
     remove: Mapping[str, frozenset[str]] = field(default_factory=dict)
     destroy: tuple[str, ...] = ()
+    keep: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """All that a set holds afterwards that loses members: one that goes may say what one that stays says as well."""
 
     def __bool__(self) -> bool:
         return bool(self.create or self.add or self.remove or self.destroy)
@@ -41,4 +43,5 @@ def plan_sets(desired: Mapping[str, IpSet], actual: Mapping[str, IpSet], owns: C
         add={each.name: each.members - old.members for each, old in common if each.members - old.members},
         remove={each.name: old.members - each.members for each, old in common if old.members - each.members},
         destroy=tuple(name for name in others if name not in desired and owns(name)),
+        keep={each.name: each.members for each, old in common if old.members - each.members},
     )

@@ -235,8 +235,12 @@ class IptablesBackend:
         return next((each.result for each in reversed(self._on_their_way) if each.table.family == family), None)
 
     def read_sets(self, wanted: Mapping[str, IpSet] = NO_SETS) -> dict[str, IpSet]:
-        """The sets that are ours by name. :raises Unavailable: the kernel does not list them."""
-        return self._sets.read()
+        """The sets that are ours by name.
+
+        :param wanted: what they should be.
+        :raises Unavailable: the kernel does not list them.
+        """
+        return self._sets.read(wanted)
 
     def prepare_sets(self, plan: SetPlan) -> None:
         """Make new sets and add members.

@@ -40,7 +40,6 @@ class KernelSets:
         """Counts up whenever an index that was given out may no longer be right."""
         self._owns = owns
         self._ipset: Ipset | None = None
-        self._told: dict[str, frozenset[str]] = {}
         self._indexes: dict[str, int] = {}
         self._absent: dict[int, str] = {}
 
@@ -50,13 +49,14 @@ class KernelSets:
             self._ipset.close()
             self._ipset = None
 
-    def read(self) -> dict[str, IpSet]:
+    def read(self, wanted: Mapping[str, IpSet]) -> dict[str, IpSet]:
         """The sets that are ours by name; one of another type than ours is not worth the name.
 
+        :param wanted: what they should be: who asks for /0 and for a half of it leaves the same two halves.
         :raises Unavailable: the kernel does not list them.
         """
         try:
-            found = {header.name: self._read(header) for header in self._ours()}
+            found = {header.name: self._read(header, wanted.get(header.name)) for header in self._ours()}
         except OSError as e:
             raise _translated(e) from e
         self._forget_indexes((*self._indexes, *self._absent.values()))
@@ -72,7 +72,6 @@ class KernelSets:
             for each in plan.create:
                 self._create(each)
             for name, members in plan.add.items():
-                self._tell(name, self._told.get(name, frozenset()) | members)
                 self._kernel.add(name, _expanded(members))
         except OSError as e:
             raise _translated(e) from e
@@ -89,7 +88,7 @@ class KernelSets:
         in_use = []
         try:
             for name, members in plan.remove.items():
-                self._kernel.delete(name, self._going(name, members, plan))
+                self._kernel.delete(name, _going(members, plan.keep.get(name, frozenset())))
             for name in plan.destroy:
                 try:
                     self._kernel.destroy(name)
@@ -166,10 +165,11 @@ class KernelSets:
             raise
         return [header for header in headers if header.type in (PREFIXES, ENDS) and self._owns(header.name)]
 
-    def _read(self, header: SetHeader) -> IpSet:
+    def _read(self, header: SetHeader, wanted: IpSet | None) -> IpSet:
         if header.type == ENDS:
             return IpSet(header.name, header.family, frozenset(), type=ENDS)
-        return IpSet(header.name, header.family, self._contracted(header.name, self._kernel.members(header.name)))
+        members = self._kernel.members(header.name)
+        return IpSet(header.name, header.family, _told(members, frozenset() if wanted is None else wanted.members))
 
     def _create(self, each: IpSet) -> None:
         try:
@@ -178,7 +178,6 @@ class KernelSets:
             if e.errno != errno.EEXIST:
                 raise
             self._replace(each)
-        self._tell(each.name, each.members)
         self._kernel.add(each.name, _expanded(each.members))
 
     def _replace(self, each: IpSet) -> None:
@@ -191,27 +190,6 @@ class KernelSets:
                 ) from e
             raise
         self._kernel.create(each.name, each.family, len(each.members), each.type)
-
-    def _going(self, name: str, members: frozenset[str], plan: SetPlan) -> Iterator[str]:
-        """The members to take from the kernel's set: not those that another member still stands for."""
-        kept = self._told.get(name, frozenset()) - members
-        self._tell(name, kept)
-        staying = set(_expanded(kept)) | plan.add.get(name, frozenset())
-        for member in _expanded(members):
-            plain = member.removesuffix(NO_MATCH)
-            if plain not in staying:
-                yield plain
-
-    def _tell(self, name: str, members: frozenset[str]) -> None:
-        self._told[name] = members & _WIDE
-
-    def _contracted(self, name: str, members: frozenset[str]) -> frozenset[str]:
-        for whole, halves in _HALVES.items():
-            if halves <= members:
-                told = self._told.get(name, frozenset())
-                spelt = told if set(_expanded(told)) == halves else frozenset({whole})
-                return members - halves | spelt
-        return members
 
     def _absent_index(self, name: str) -> int:
         index = next(
@@ -232,6 +210,23 @@ class KernelSets:
 def _expanded(members: Iterable[str]) -> Iterator[str]:
     for member in members:
         yield from _HALVES.get(member, (member,))
+
+
+def _told(members: frozenset[str], wanted: frozenset[str]) -> frozenset[str]:
+    """A kernel's members as they are wanted, as far as /0 and its halves go, if they can be that; otherwise with /0."""
+    held, asked = members & _WIDE, wanted & _WIDE
+    if held != frozenset(_expanded(asked)):
+        asked = next((frozenset({whole}) for whole, halves in _HALVES.items() if held == halves), held)
+    return members - held | asked
+
+
+def _going(members: frozenset[str], kept: frozenset[str]) -> Iterator[str]:
+    """The members to take from the kernel's set: not those that another member still stands for."""
+    staying = frozenset(_expanded(kept & _WIDE))
+    for member in _expanded(members):
+        plain = member.removesuffix(NO_MATCH)
+        if plain not in staying and plain not in kept:
+            yield plain
 
 
 def _translated(error: OSError) -> TableChanged | RuleRefused | Unavailable:

@@ -1,12 +1,16 @@
 """Sets in the kernel, as the plan speaks of them."""
 
+import os
+import random
+from itertools import combinations, product
+
 import pytest
 
 from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.ipset import FULL, Ipset, IpsetError
 from nova_netagent.backend.iptables import IptablesBackend
 from nova_netagent.netfilter.rule import DROP, Chain, Family, InSet, IpSet, Rule, Table
-from nova_netagent.plan.sets import SetPlan
+from nova_netagent.plan.sets import SetPlan, plan_sets
 from nova_netagent.plan.tables import AddChain, Insert, TablePlan
 from tests.functional.backend.legacy import FILTER, encoded, iptables, new_backend, put, run, save
 
@@ -15,12 +19,30 @@ NETS: dict[Family, frozenset[str]] = {
     6: frozenset({"2001:db8::/32", "fe80::1/128"}),
 }
 IN_SET = Rule(DROP, matches=(InSet("ours-4", "src"),))
+EVERYBODY: dict[Family, tuple[str, str, str]] = {
+    4: ("0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1"),
+    6: ("::/0", "::/1", "8000::/1"),
+}
+"""All addresses, and the halves of them."""
+SEED = int(os.environ.get("NOVA_NETAGENT_SEED", "0")) or random.randrange(1, 1 << 32)
 
 
 def create(backend: IptablesBackend, family: Family, members: frozenset[str], name: str = "") -> str:
     name = name or f"ours-{family}"
     backend.prepare_sets(SetPlan(create=(IpSet(name, family, members),)))
     return name
+
+
+def have(backend: IptablesBackend, wanted: IpSet) -> None:
+    """Read what there is, and make it what it should be."""
+    plan = planned(backend, wanted)
+    backend.prepare_sets(plan)
+    backend.finish_sets(plan)
+
+
+def planned(backend: IptablesBackend, wanted: IpSet) -> SetPlan:
+    desired = {wanted.name: wanted}
+    return plan_sets(desired, backend.read_sets(desired), lambda name: True)
 
 
 def listed(name: str) -> frozenset[str]:
@@ -58,15 +80,60 @@ def test_everybody_is_two_halves_that_nobody_sees(backend: IptablesBackend, whol
     assert backend.read_sets()[name].members == frozenset()
 
 
-def test_halves_stay_halves_for_who_asked_for_halves(backend: IptablesBackend) -> None:
-    halves = frozenset({"0.0.0.0/1", "128.0.0.0/1"})
-    name = create(backend, 4, halves)
-    assert backend.read_sets()[name].members == halves
-    backend.prepare_sets(SetPlan(add={name: frozenset({"0.0.0.0/0"})}))
-    backend.finish_sets(SetPlan(remove={name: frozenset({"128.0.0.0/1"})}))
-    assert backend.read_sets()[name].members == {"0.0.0.0/0", "0.0.0.0/1"}
-    backend.finish_sets(SetPlan(remove={name: frozenset({"0.0.0.0/0"})}))
-    assert listed(name) == {"0.0.0.0/1"}
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("reads", [True, False], ids=["read back", "remembered"])
+def test_everybody_and_halves_come_and_go_in_any_order(backend: IptablesBackend, family: Family, reads: bool) -> None:
+    """Whatever a set was, and whoever made it: it holds what it should, and nobody finds anything to do."""
+    chance = random.Random(SEED)
+    print(f"NOVA_NETAGENT_SEED={SEED}")
+    whole, *halves = EVERYBODY[family]
+    some = [*EVERYBODY[family], "192.0.2.1/32" if family == 4 else "2001:db8::/32"]
+    subsets = [frozenset(each) for size in range(len(some) + 1) for each in combinations(some, size)]
+    pairs = [*product(subsets, subsets)]
+    chance.shuffle(pairs)
+    for before, after in pairs:
+        old, new = (IpSet(f"ours-{family}", family, each) for each in (before, after))
+        have(backend, old)
+        if chance.random() < 0.5:
+            backend.close()
+            backend = new_backend()
+        plan = planned(backend, new) if reads else plan_sets({new.name: new}, {old.name: old}, lambda name: True)
+        backend.prepare_sets(plan)
+        was, becomes = (expanded(each, whole, halves) for each in (before, after))
+        assert listed(new.name) == was | becomes, "rules that go and rules that come find theirs"
+        backend.finish_sets(plan)
+        assert listed(new.name) == becomes, (before, after)
+        assert not planned(backend, new), (before, after)
+        another = new_backend()
+        assert not planned(another, new), (before, after)
+        another.close()
+    backend.close()
+
+
+def expanded(members: frozenset[str], whole: str, halves: list[str]) -> frozenset[str]:
+    """The same as ipset(8) prints them."""
+    held = members - {whole} | ({*halves} if whole in members else set())
+    return frozenset(each.removesuffix("/32") if "." in each else each for each in held)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_somebody_did_to_the_halves_is_put_right_and_forgotten(backend: IptablesBackend, family: Family) -> None:
+    whole, *halves = EVERYBODY[family]
+    everybody, one, nobody = (IpSet(f"ours-{family}", family, frozenset(each)) for each in ([whole], halves[:1], []))
+    have(backend, everybody)
+    run("ipset", "del", everybody.name, halves[1])
+    assert planned(backend, everybody)
+    have(backend, everybody)
+    assert listed(everybody.name) == frozenset(halves)
+    run("ipset", "flush", everybody.name)
+    have(backend, one)
+    assert listed(everybody.name) == frozenset(halves[:1])
+    have(backend, nobody)
+    assert listed(everybody.name) == frozenset()
+    have(backend, one)
+    run("ipset", "add", everybody.name, halves[1])
+    have(backend, one)
+    assert listed(everybody.name) == frozenset(halves[:1])
 
 
 def test_one_half_is_not_everybody(backend: IptablesBackend) -> None:
@@ -139,9 +206,7 @@ def test_an_exception_that_somebody_added_is_drift(backend: IptablesBackend) -> 
     run("ipset", "-exist", "add", name, "10.0.0.0/8", "nomatch")
     actual = backend.read_sets()[name].members
     assert actual == {"10.0.0.0/8 nomatch", "10.1.0.0/16 nomatch"}
-    plan = SetPlan(add={name: frozenset({"10.0.0.0/8"})}, remove={name: actual})
-    backend.prepare_sets(plan)
-    backend.finish_sets(plan)
+    have(backend, IpSet(name, 4, frozenset({"10.0.0.0/8"})))
     assert backend.read_sets()[name].members == {"10.0.0.0/8"}
 
 

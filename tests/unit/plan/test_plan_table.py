@@ -429,6 +429,7 @@ def test_sets_are_made_changed_and_destroyed_by_name() -> None:
         add={"W-g4-00000001": frozenset("a")},
         remove={"W-g4-00000001": frozenset("x")},
         destroy=("W-g4-00000003",),
+        keep={"W-g4-00000001": frozenset("ab")},
     )
     assert list(plan_.lines()) == [
         "set: + W-g4-00000002 (1 members)",
