@@ -129,7 +129,12 @@ _DEFAULT: Sequence[cfg.Opt] = (
         sample_default="<the address of the default route's link>",
         help=("This host's own IPv4 address. Found at start; refused then if it is needed and cannot be found."),
     ),
-    cfg.BoolOpt("use_ipv6", default=True, help="Program IPv6 as well. Without it no IPv6 table is touched."),
+    cfg.BoolOpt(
+        "use_ipv6",
+        default=True,
+        help="Program IPv6 as well. Without it the agent neither filters nor routes instances' IPv6: what it left in"
+        " IPv6's tables is taken out at the start, what is others' stays, and no module is loaded.",
+    ),
 )
 _NETWORK: Sequence[cfg.Opt] = (
     cfg.ListOpt(

@@ -94,6 +94,8 @@ class Rules:
             lines = [*set_plan.lines()]
             for table in _ordered(ruleset):
                 lines += self._lines(self._plan_table(table, verify=True))
+            for table in self._not_asked_for(ruleset):
+                lines += self._lines(self._plan_removal(self._backend, table))
         return lines
 
     def remove(self, skeleton: Ruleset, outcome: Outcome) -> None:
@@ -159,6 +161,7 @@ class Rules:
         meanwhile: Callable[[], object],
         verify: bool,
     ) -> None:
+        left = self._not_asked_for(ruleset) if verify else []
         known = self._sets
         actual_sets = self._backend.read_sets(ruleset.sets) if verify or known is None else known
         self._sets = None
@@ -167,12 +170,31 @@ class Rules:
         with self._backend.transaction():
             self._backend.prepare_sets(set_plan)
             self._commit_all(changed, partial(self._plan_table, verify=verify), outcome, self._backend, meanwhile)
+            swept = self._sweep(left, outcome)
             self._finish_sets(set_plan)
         self._sets = ruleset.sets
         for table in changed:
             self._tables[table.id] = table
             self._count_rules(table, before[table.id])
         outcome.note("set", set_plan)
+        if swept:
+            names = ", ".join(str(table.id) for table in left)
+            LOG.info("nothing of ours has to be in %s: swept what was left there, %d edits", names, swept)
+
+    def _not_asked_for(self, ruleset: Ruleset) -> list[Table]:
+        """The tables in use for which nothing is compiled, as IPv6's when it is switched off: nothing of ours stays."""
+        others = (id_ for id_ in self._backend.loaded_tables() if id_ not in ruleset.tables)
+        return _in_order(self._bare(others))[::-1]
+
+    def _bare(self, tables: Iterable[TableId]) -> list[Table]:
+        """Tables as far as it takes to know what is ours in them."""
+        return [Table(id_, {}, hooks(id_.name, self._owner)) for id_ in tables]
+
+    def _sweep(self, tables: Sequence[Table], outcome: Outcome) -> int:
+        """Take what is ours out of tables; how many edits that took."""
+        before = outcome.edits.total()
+        self._commit_all(tables, partial(self._plan_removal, self._backend), outcome, self._backend)
+        return outcome.edits.total() - before
 
     def _tell_what_stands(self) -> None:
         """Have the backend tell what stands by what was compiled last, before a trial is encoded: it is remembered."""
@@ -220,9 +242,8 @@ class Rules:
         if self._leftovers is None:
             return
         swept = Outcome()
-        tables = (Table(id_, {}, hooks(id_.name, self._owner)) for id_ in ALL_TABLES)
         try:
-            self._remove_from(self._leftovers, tables, swept)
+            self._remove_from(self._leftovers, self._bare(ALL_TABLES), swept)
         except BackendError as error:
             LOG.warning("what is left of ours in %s is swept later: %s", self._leftovers.name, error)
             return

@@ -28,7 +28,9 @@ from nova_netagent.plan.tables import EncodedTable, TablePlan
 TABLES = ("filter", "nat", "mangle", "raw")
 
 _LOADED = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
-_ABSENT = {errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT}
+_NO_FAMILY = {errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT}
+_ABSENT = _NO_FAMILY | {errno.ENOENT, errno.ENOPROTOOPT}
+"""What the kernel answers who asks for a table that it does not have."""
 
 
 WORTH_A_THREAD = 256 << 10
@@ -118,7 +120,7 @@ class IptablesBackend:
     def loaded_tables(self) -> list[TableId]:
         """Those of them that this namespace uses already: where anything of ours can be.
 
-        Loads nothing, unless the kernel does not tell, as it tells root only: then each is asked for.
+        Loads no module. The kernel tells root only; otherwise each is asked for, and may come to be by that, empty.
 
         :raises Unavailable: no permission to ask.
         """
@@ -312,22 +314,25 @@ class IptablesBackend:
     def _loaded(self, family: Family) -> list[TableId]:
         try:
             names = _LOADED[family].read_text().split()
-        except PermissionError:  # only root may read it; asked for, a table comes to be where its module is loaded
-            return self.tables((family,))
+        except PermissionError:
+            asked = (TableId(family, name) for name in TABLES)
+            return [table for table in asked if self._is_there(table, KernelTables.look_for)]
         except OSError:
             return []
         return [TableId(family, name) for name in TABLES if name in names]
 
     def _exists(self, table: TableId) -> bool:
-        if table in self._missing:
-            return False
-        try:
-            self._open(table.family).info(table.name)
-        except OSError as e:
-            if e.errno not in _ABSENT | {errno.ENOENT, errno.ENOPROTOOPT}:
-                raise _unavailable(table, e) from e
+        if table not in self._missing and not self._is_there(table, KernelTables.info):
             # Each question makes the kernel run modprobe: once is enough.
             self._missing.add(table)
+        return table not in self._missing
+
+    def _is_there(self, table: TableId, ask: Callable[[KernelTables, str], object]) -> bool:
+        try:
+            ask(self._open(table.family), table.name)
+        except OSError as e:
+            if e.errno not in _ABSENT:
+                raise _unavailable(table, e) from e
             return False
         return True
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
+from nova_netagent.backend import RuleRefused, TableChanged, Unavailable, sockopt
 from nova_netagent.backend.iptables import IptablesBackend
 from nova_netagent.backend.iptables import backend as backend_module
 from nova_netagent.backend.iptables.image import Image
@@ -362,17 +362,43 @@ def test_loaded_tables_are_found_without_loading_any(backend: IptablesBackend) -
     assert backend.loaded_tables() == loaded
 
 
+class Closed:
+    """A list of tables that is for root only."""
+
+    def read_text(self) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+@pytest.fixture
+def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel does not tell which tables are in use."""
+    monkeypatch.setattr(backend_module, "_LOADED", {4: Closed(), 6: Closed()})
+
+
+@pytest.mark.usefixtures("untold")
 def test_where_the_kernel_does_not_tell_which_tables_are_loaded_all_are_looked_at(
     backend: IptablesBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is not looked at is not cleaned up."""
+    """What is not looked at is not cleaned up; and the question for which the kernel runs modprobe is not asked."""
+    there = backend.tables()
+    monkeypatch.setattr(KernelTables, "info", lambda *_: pytest.fail("it would be loaded"))
+    assert backend.loaded_tables() == there
 
-    class Closed:
-        def read_text(self) -> str:
-            raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(backend_module, "_LOADED", {4: Closed(), 6: Closed()})
-    assert backend.loaded_tables() == backend.tables()
+@pytest.mark.usefixtures("untold")
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOPROTOOPT, errno.EPERM])
+def test_what_the_kernel_answers_who_asks_for_tables_that_it_does_not_have(
+    backend: IptablesBackend, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(sockopt, "ask", refused)
+    if number == errno.EPERM:
+        with pytest.raises(Unavailable, match="not permitted"):
+            backend.loaded_tables()
+    else:
+        assert backend.loaded_tables() == []
 
 
 def test_a_refusal_that_came_too_late_is_a_change(backend: IptablesBackend, monkeypatch: pytest.MonkeyPatch) -> None:
