@@ -6,8 +6,8 @@ that cannot be read or edited costs nobody the change: it is told, and tried aga
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from nova_netagent.backend import Backend, BackendError
 from nova_netagent.backend.conntrack import ConntrackError, FlowTable
@@ -16,16 +16,27 @@ from nova_netagent.compile.cut import set_name
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import Key
 from nova_netagent.netfilter.flow import Addresses
-from nova_netagent.revoke import Cut, concerned, ends, revoked
+from nova_netagent.netfilter.owner import Owner
+from nova_netagent.netfilter.rule import CUT_SECONDS
+from nova_netagent.revoke import EVERYBODY, Cut, concerned, ends, revoked
 from nova_netagent.store import Store, StoreError
 
 LOG = logging.getLogger(__name__)
 
-MOST_CAUSES = 4096
-"""Of so many ends of flows it is remembered which change cut them."""
+MOST_REMEMBERED = 4096
+"""Of so many ends of flows it is remembered when they were cut and by which change."""
 
 RETRY_FIRST, RETRY_MOST = 1.0, 30.0
 """Seconds to the first retry after a failure, doubled up to the most."""
+
+
+class _Remembered(NamedTuple):
+    """How the flow was cut that had an end."""
+
+    at: float
+    """When, by time.monotonic()."""
+    changed: Collection[Key]
+    """What had changed; nothing where no change is to blame."""
 
 
 class Revocation:
@@ -61,8 +72,10 @@ class Revocation:
         self._disagreeing = self._owed
         """Whether the agent that was here before may have left flows that are not allowed."""
         self._changed: Collection[Key] = ()
-        self._causes: dict[str, Collection[Key]] = {}
-        """Of the last flows that were cut, by their ends, what had changed."""
+        self._remembered: dict[str, _Remembered] = {}
+        """The ends of the last flows that were cut, in that order."""
+        self._forgotten = False
+        """Whether the sets may have lost them, and the flows may be back."""
         self._delay = 0.0
         self.failure = ""
         """Why flows could not be cut, until they could."""
@@ -80,15 +93,20 @@ class Revocation:
 
     def cut_by(self, end: str) -> Collection[Key]:
         """The objects whose change cut the flow that has an end; none when that is not remembered."""
-        return self._causes.get(end, ())
+        known = self._remembered.get(end)
+        return () if known is None else known.changed
 
-    def applied(self, compiled: Compiled, *, drifted: bool, changed: Collection[Key] = ()) -> None:
+    def applied(
+        self, compiled: Compiled, *, drifted: bool, forgotten: bool = False, changed: Collection[Key] = ()
+    ) -> None:
         """Cut what is no longer allowed, now that this is in the kernel.
 
-        :param drifted: the rules had been others: flows may have been let in by those.
+        :param drifted: the rules had been others: flows may have been let in by those, and what was cut forgotten.
+        :param forgotten: what was cut is, whatever else was found.
         :param changed: the objects that are not as they were.
         """
         self._changed = changed
+        self._forgotten |= drifted or forgotten
         if drifted:
             self._before = None
         elif not self._started and not self._disagreeing:
@@ -106,8 +124,11 @@ class Revocation:
 
     def _cut(self) -> None:
         assert self._after is not None
-        addresses = self._concerned(self._after)
+        forgotten = self._forgotten and bool(self._remembered)
+        addresses = EVERYBODY if forgotten else self._concerned(self._after)
         try:
+            if forgotten:
+                self._note_again(self._after.scope.owner)
             cuts = self._find(addresses) if addresses else []
             if cuts:
                 self._carry_out(cuts)
@@ -117,7 +138,7 @@ class Revocation:
             self.failure = f"flows that are no longer allowed may go on: {error}"
             LOG.error("%s; next attempt in %.1f s", self.failure, self._delay)
             return
-        self._before, self._looked = self._after, None
+        self._before, self._looked, self._forgotten = self._after, None, False
         self._settle()
         self._delay, self.failure, self.due = 0.0, "", None
 
@@ -127,14 +148,25 @@ class Revocation:
             self._looked = known = (self._before, after, concerned(self._before, after))
         return known[2]
 
-    def _remember_why(self, ends_: Collection[str]) -> None:
-        if not self._changed:
-            return
+    def _remember(self, ends_: Collection[str]) -> None:
+        now = time.monotonic()
         for each in ends_:
-            self._causes.pop(each, None)
-            self._causes[each] = self._changed
-        while len(self._causes) > MOST_CAUSES:
-            del self._causes[next(iter(self._causes))]
+            known = self._remembered.pop(each, None)
+            self._remembered[each] = _Remembered(now, self._changed or (known.changed if known else ()))
+        while len(self._remembered) > MOST_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+
+    def _lately(self) -> frozenset[str]:
+        """The ends of flows that were cut, and should be in the sets still."""
+        since = time.monotonic() - CUT_SECONDS
+        return frozenset(each for each, known in self._remembered.items() if known.at > since)
+
+    def _note_again(self, owner: Owner) -> None:
+        """Note the ends that the sets should have, and have not."""
+        lost = self._lately().difference(*self._backend.cut_ends().values())
+        if lost:
+            self._backend.note_cut(_by_set(lost, owner))
+            LOG.info("noted again, as the sets had lost them: %d ends of flows that were cut", len(lost))
 
     def _settle(self) -> None:
         if not self._owed:
@@ -150,21 +182,26 @@ class Revocation:
         flows = self._flows.flows(addresses)
         if not flows:
             return []
-        return list(revoked(self._before, self._after, flows, self._own(), self._bound))
+        dead = self._lately() if self._forgotten else ()
+        return list(revoked(self._before, self._after, flows, self._own(), self._bound, dead))
 
     def _carry_out(self, cuts: list[Cut]) -> None:
         assert self._after is not None
-        owner = self._after.scope.owner
-        remembered: dict[str, set[str]] = {}
-        for cut in cuts:
-            if cut.remembered:
-                remembered.setdefault(set_name(cut.flow.family, owner), set()).update(ends(cut))
-                self._remember_why(ends(cut))
+        remembered = [each for cut in cuts if cut.remembered for each in ends(cut)]
         if remembered:
+            self._remember(remembered)
             # Before they are deleted: the next segment would open the flow again.
-            self._backend.note_cut(remembered)
+            self._backend.note_cut(_by_set(remembered, self._after.scope.owner))
         deleted = self._flows.delete(cut.flow for cut in cuts)
         self._metrics.conntrack_deleted_total.inc(deleted)
         LOG.info("flows cut that are no longer allowed: %d", deleted)
         for cut in cuts:
             LOG.debug("cut: %s", cut.flow)
+
+
+def _by_set(ends_: Iterable[str], owner: Owner) -> dict[str, set[str]]:
+    """Ends of flows by the set that they are noted in."""
+    found: dict[str, set[str]] = {}
+    for each in ends_:
+        found.setdefault(set_name(6 if ":" in each.partition(",")[0] else 4, owner), set()).add(each)
+    return found

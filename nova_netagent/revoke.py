@@ -30,7 +30,7 @@ class Cut(Struct, frozen=True):
 
     flow: Flow
     remembered: bool
-    """Its ends are still there and may speak again: they must not resume it mid-stream."""
+    """Its ends are to be noted: they are still there and may speak again, and must not resume it mid-stream."""
 
 
 # --- whose flows a change may have revoked
@@ -149,19 +149,22 @@ def revoked(
     flows: Iterable[Flow],
     own: Mapping[str, str],
     bound: Collection[str] = (),
+    dead: Collection[str] = (),
 ) -> Iterator[Cut]:
     """The flows that are to be cut after a change.
 
     :param before: what was enforced when they were let in; ``None`` when that is not known.
     :param own: the host's addresses, each with its interface.
     :param bound: where it is not known, the addresses that the agent had given to the host.
+    :param dead: the ends of flows that were cut, which are noted: those go that were taken up again all the same.
     """
     now = Whereabouts(after, own)
     was = None if before is None else Whereabouts(before, own)
     for flow in flows:
         if not any(each.knows(flow) for each in (now, was) if each is not None):
             continue
-        if was is not None and any(_has_left(each, flow, was, now) for each in flow.addresses):
+        left = was is not None and any(_has_left(each, flow, was, now) for each in flow.addresses)
+        if left or _is_back(flow, dead):
             yield Cut(flow, remembered=False)
         elif flow.status & EXPECTED:
             continue
@@ -179,11 +182,22 @@ def _has_left(address: str, flow: Flow, was: "Whereabouts", now: "Whereabouts") 
 
 def ends(cut: Cut) -> set[str]:
     """How a cut TCP connection is remembered: client, its port, server; as each end's segments show it."""
-    original, reply = cut.flow.original, cut.flow.reply
-    return {
-        f"{original.source},tcp:{original.source_port},{original.destination}",
-        f"{reply.destination},tcp:{reply.destination_port},{reply.source}",
-    }
+    return {_from_client(cut.flow.original), _from_server(cut.flow.reply)}
+
+
+def _from_client(side: Side) -> str:
+    return f"{side.source},tcp:{side.source_port},{side.destination}"
+
+
+def _from_server(side: Side) -> str:
+    return f"{side.destination},tcp:{side.destination_port},{side.source}"
+
+
+def _is_back(flow: Flow, dead: Collection[str]) -> bool:
+    """Whether a flow was cut, and taken up again by whichever end while there was nothing to keep it from that."""
+    if not (dead and flow.picked_up):
+        return False
+    return any(end(side) in dead for side in (flow.original, flow.reply) for end in (_from_client, _from_server))
 
 
 def _floating_ip_left(flow: Flow, was: "Whereabouts | None", now: "Whereabouts", bound: Collection[str]) -> bool:

@@ -122,7 +122,14 @@ class Backend(Protocol[K]):
     def note_cut(self, ends: Mapping[str, Collection[str]]) -> None:
         """Remember ends of flows that were cut, as ``ADDRESS,tcp:PORT,PEER``, in the sets of these names.
 
-        Nothing that is only read back tells of them: ``read_sets`` shows such a set as empty.
+        Of one that is there the time until it is forgotten begins anew. Nothing that is only read back
+        tells of them: ``read_sets`` shows such a set as empty.
+        """
+
+    def cut_ends(self) -> Mapping[str, Collection[str]]:
+        """By set of ours, the ends that are noted and not forgotten yet, as ``note_cut`` takes them.
+
+        How long ago each was cut is not among it: noted elsewhere they last as if they had been cut then.
         """
 
     def cut_ago(self, name: str, end: str) -> float | None:

@@ -193,6 +193,7 @@ class FakeBackend:
         for name in plan.destroy:
             if name not in in_use:
                 self.sets.pop(name, None)
+                self.cut.pop(name, None)
         if in_use:
             raise RuleRefused(f"cannot remove the set {', '.join(in_use)}: it is in use")
 
@@ -202,6 +203,11 @@ class FakeBackend:
             if self._set(name).type != "hash:ip,port,ip":
                 raise RuleRefused(f"the set {name} is of another type")
             self.cut.setdefault(name, set()).update(members)
+
+    def cut_ends(self) -> dict[str, set[str]]:
+        """The ends that are noted, by the set."""
+        sets = (name for name, each in self.read_sets().items() if each.type == "hash:ip,port,ip")
+        return {name: set(self.cut.get(name, ())) for name in sets}
 
     def cut_ago(self, name: str, end: str) -> float | None:
         """How long ago a flow with this end was cut: just now."""

@@ -158,12 +158,15 @@ class Ipset:
 
         :raises IpsetError: ENOENT when there is no such set.
         """
-        doing = f"cannot list the set {name}"
-        found: set[str] = set()
-        for message in self._ask(_LIST, _set_name(name), doing, flags=_DUMP):
-            if _ATTR_ADT in message:
-                found.update(_member(data) for _, data in attributes(message[_ATTR_ADT]))
-        return frozenset(found)
+        return frozenset(map(_member, self._listed(name, f"cannot list the set {name}")))
+
+    def ends(self, name: str) -> frozenset[str]:
+        """The ends of flows that are in a ``hash:ip,port,ip`` set, but for those of other protocols than TCP.
+
+        :raises IpsetError: ENOENT when there is no such set.
+        """
+        listed = self._listed(name, f"cannot list the set {name}")
+        return frozenset(_end(fields) for fields in listed if fields[_DATA_PROTO][0] == socket.IPPROTO_TCP)
 
     def remaining(self, name: str, end: str) -> float | None:
         """In how many seconds an end of a flow is forgotten; ``None`` when it is not in the set, or there is no set.
@@ -177,11 +180,9 @@ class Ipset:
             if e.errno in (_NOT_IN, errno.ENOENT, NO_SUBSYSTEM):
                 return None
             raise
-        for message in self._ask(_LIST, _set_name(name), doing, flags=_DUMP):
-            for _, data in attributes(message.get(_ATTR_ADT, b"")):
-                fields = parse(data)
-                if _is_end(fields, end) and _DATA_TIMEOUT in fields:
-                    return float(_BIG_NUMBER.unpack(fields[_DATA_TIMEOUT])[0])
+        for fields in self._listed(name, doing):
+            if _is_end(fields, end) and _DATA_TIMEOUT in fields:
+                return float(_BIG_NUMBER.unpack(fields[_DATA_TIMEOUT])[0])
         return None
 
     def index(self, name: str) -> int | None:
@@ -195,6 +196,12 @@ class Ipset:
         """The name of the set that has an index; ``None`` when there is none."""
         answer = self._index_request(_BY_INDEX, index.to_bytes(2, sys.byteorder).ljust(32, b"\0"))
         return None if answer is None else answer.partition(b"\0")[0].decode(errors="surrogateescape") or None
+
+    def _listed(self, name: str, doing: str) -> Iterator[dict[int, bytes]]:
+        """Each member of a set."""
+        for message in self._ask(_LIST, _set_name(name), doing, flags=_DUMP):
+            for _, data in attributes(message.get(_ATTR_ADT, b"")):
+                yield parse(data)
 
     def _index_request(self, operation: int, operand: bytes) -> bytes | None:
         request = bytearray(_INDEX_REQUEST.pack(operation, _PROTOCOL, operand))
@@ -349,11 +356,19 @@ def _address(kind: int, text: str) -> bytes:
     return attribute(kind | NESTED, attribute(inner, socket.inet_pton(family, text)))
 
 
-def _member(data: bytes) -> str:
-    fields = parse(data)
-    raw = fields[_DATA_IP][4:]
-    family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
-    length = fields[_DATA_CIDR][0] if _DATA_CIDR in fields else len(raw) * 8
-    text = f"{socket.inet_ntop(family, raw)}/{length}"
+def _end(fields: dict[int, bytes]) -> str:
+    port = int.from_bytes(fields[_DATA_PORT], "big")
+    return f"{_text(fields[_DATA_IP])},tcp:{port},{_text(fields[_DATA_IP2])}"
+
+
+def _text(address: bytes) -> str:
+    raw = address[4:]
+    return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
+
+
+def _member(fields: dict[int, bytes]) -> str:
+    address = fields[_DATA_IP]
+    length = fields[_DATA_CIDR][0] if _DATA_CIDR in fields else len(address[4:]) * 8
+    text = f"{_text(address)}/{length}"
     flags = fields.get(_DATA_FLAGS)
     return text + NO_MATCH if flags and _BIG_NUMBER.unpack(flags)[0] & _FLAG_NO_MATCH else text

@@ -410,7 +410,7 @@ class Engine:
     def _succeed(self, outcome: Outcome, verify: bool) -> None:
         changed = _touched(self._applied, self._state)
         drifted = verify and self._applied is self._state and outcome.rules
-        self._revocation.applied(self._compiled, drifted=drifted, changed=changed)
+        self._revocation.applied(self._compiled, drifted=drifted, forgotten=outcome.forgotten, changed=changed)
         self._applied = self._state
         self._retry_delay, self._next_retry = 0.0, None
         self._pending_since = None

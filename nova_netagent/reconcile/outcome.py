@@ -22,6 +22,8 @@ class Outcome:
     edits: Counter[str] = field(default_factory=Counter)
     plans: list[Callable[[], Iterable[str]]] = field(default_factory=list)
     """What was carried out, each to be read by people when somebody asks."""
+    forgotten: bool = False
+    """Whether a set of the ends of flows that were cut had to be made, which holds none."""
     link_failures: dict[str, str] = field(default_factory=dict)
     """By the link concerned, why its edits failed."""
     links_again: int = 0
@@ -34,6 +36,7 @@ class Outcome:
         """What a part of the attempt did to the rules."""
         self.edits += part.edits
         self.plans += part.plans
+        self.forgotten |= part.forgotten
 
     def note(self, kind: str, plan: Plan) -> None:
         """A plan was carried out, if there was anything in it."""

@@ -55,7 +55,7 @@ class Rules:
         """
         persist(partial(self._attempt, ruleset, outcome, meanwhile), verify, self._metrics)
         if verify:
-            self._sweep_leftovers()
+            self._sweep_leftovers(ruleset.sets)
 
     def check(self, ruleset: Ruleset) -> None:
         """See whether the rules can be said to this kernel at all, without saying them.
@@ -166,6 +166,7 @@ class Rules:
         actual_sets = self._backend.read_sets(ruleset.sets) if verify or known is None else known
         self._sets = None
         set_plan = plan_sets(ruleset.sets, actual_sets, self._owner.owns_set)
+        outcome.forgotten = any(each.type == "hash:ip,port,ip" for each in set_plan.create)
         before = {table.id: self._tables.pop(table.id, None) for table in changed}
         with self._backend.transaction():
             self._backend.prepare_sets(set_plan)
@@ -237,12 +238,17 @@ class Rules:
             self._finish_sets(set_plan, backend)
             outcome.plans.append(set_plan.lines)
 
-    def _sweep_leftovers(self) -> None:
-        """Our rules are in: now those go that we left in the other packet filter when it was ours."""
+    def _sweep_leftovers(self, sets: Mapping[str, IpSet]) -> None:
+        """Our rules and these sets are in: now those go that we left in the other packet filter when it was ours.
+
+        First the ends of flows that were cut are noted here as well: there is no moment at which nobody knows them.
+        """
         if self._leftovers is None:
             return
         swept = Outcome()
         try:
+            noted = self._leftovers.cut_ends()
+            self._backend.note_cut({name: ends for name, ends in noted.items() if name in sets})
             self._remove_from(self._leftovers, self._bare(ALL_TABLES), swept)
         except BackendError as error:
             LOG.warning("what is left of ours in %s is swept later: %s", self._leftovers.name, error)

@@ -49,6 +49,7 @@ class Host:
         owner = Owner(settings.firewall.wrap_name)
         self.backend = backend or FakeBackend(owns_set=owner.owns_set)
         self.links = FakeLinks()
+        self.leftovers: FakeBackend | None = None
         self.frames = FakeFrames(settings.firewall.wrap_name)
         self.system = FakeSystem()
         self.flows = FakeConntrack()
@@ -79,7 +80,7 @@ class Host:
 
     def _adapters(self) -> Adapters:
         servers = FakeDhcpServers(self.system, clock=partial(next, count(0, 0.3)))
-        return Adapters(self.backend, self.open_links(), self.frames, servers, self.flows)
+        return Adapters(self.backend, self.open_links(), self.frames, servers, self.flows, self.leftovers)
 
     def restart(self) -> None:
         self.engine.close()

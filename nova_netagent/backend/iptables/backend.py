@@ -267,6 +267,14 @@ class IptablesBackend:
         """
         self._sets.note_cut(ends)
 
+    def cut_ends(self) -> dict[str, frozenset[str]]:
+        """The ends that are noted, by the set.
+
+        :raises Unavailable: the kernel does not list them.
+        :raises TableChanged: a set is gone meanwhile.
+        """
+        return self._sets.cut_ends()
+
     def cut_ago(self, name: str, end: str) -> float | None:
         """How long ago a flow with this end was cut, in seconds. :raises Unavailable: the kernel does not say."""
         return self._sets.cut_ago(name, end)

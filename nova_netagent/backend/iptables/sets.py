@@ -115,6 +115,17 @@ class KernelSets:
         except OSError as e:
             raise _translated(e) from e
 
+    def cut_ends(self) -> dict[str, frozenset[str]]:
+        """The ends that are noted, by the set.
+
+        :raises Unavailable: the kernel does not list them.
+        :raises TableChanged: a set is gone meanwhile.
+        """
+        try:
+            return {header.name: self._kernel.ends(header.name) for header in self._ours() if header.type == ENDS}
+        except OSError as e:
+            raise _translated(e) from e
+
     def cut_ago(self, name: str, end: str) -> float | None:
         """How long ago a flow with this end was cut, in seconds. :raises Unavailable: the kernel does not say."""
         try:

@@ -181,6 +181,20 @@ class NftablesBackend:
             with self._transaction() as opened:
                 sets.note_cut(ends, opened, forget=True)
 
+    def cut_ends(self) -> dict[str, frozenset[str]]:
+        """The ends that are noted, by the set.
+
+        :raises Unavailable: the kernel does not list them.
+        :raises TableChanged: they keep changing.
+        """
+        self._mirror.refresh()
+        found = sets.of_ends(self._mirror.now, self._owns_set)
+        return {name: frozenset(self._noted(family, name)) for family, name in found}
+
+    def _noted(self, family: Family, name: str) -> Iterator[str]:
+        for each in self._mirror.kernel.elements(self._mirror.table(family), name):
+            yield members.end_text(each.key, family)
+
     def cut_ago(self, name: str, end: str) -> float | None:
         """How long ago a flow with this end was cut, in seconds. :raises Unavailable: the kernel does not say."""
         family: Family = 6 if ":" in end.partition(",")[0] else 4

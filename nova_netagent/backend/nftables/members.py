@@ -39,6 +39,14 @@ def end(text: str) -> Element:
     return Element(objects.key((ip_address(here).packed, number.to_bytes(2, "big"), ip_address(peer).packed)))
 
 
+def end_text(key: bytes, family: Family) -> str:
+    """The end of a flow, of the key of its element."""
+    size = values.FAMILY_BITS[family] // 8
+    here, peer = (int.from_bytes(key[at : at + size], "big") for at in (0, size + 4))
+    port = int.from_bytes(key[size : size + 2], "big")
+    return f"{values.address_text(family, here)},tcp:{port},{values.address_text(family, peer)}"
+
+
 def elements(members: Iterable[str]) -> Elements:
     """Each prefix that no other covers, as the element where it begins and the one that closes it."""
     found: dict[tuple[bytes, bool], Element] = {}

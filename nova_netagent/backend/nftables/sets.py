@@ -1,6 +1,6 @@
 """The sets of groups, and those of flows that were cut: read, and edited in a transaction."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.nftables import members
@@ -65,6 +65,14 @@ def note_cut(ends: Mapping[str, Collection[str]], opened: Transaction, *, forget
         if forget:
             edits.forget(name)
         edits.note(members.ends_of_flows(name, family), list(map(members.end, noted)))
+
+
+def of_ends(held: Held, owns: Callable[[str], bool]) -> Iterator[tuple[Family, str]]:
+    """The sets that are ours by name and hold ends of flows: what they hold is not remembered here."""
+    for family, known in held.images.items():
+        for name, each in known.sets.items():
+            if owns(name) and each.fits(members.ends_of_flows(name, family)):
+                yield family, name
 
 
 def _members(held: Held, name: str, elements: Elements, family: Family, wanted: IpSet | None = None) -> frozenset[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nova_netagent.testing import make_group, make_instance, make_rule
 from tests.functional.agent.cloud import CONFIG
 from tests.functional.agent.kernel import cleanup, eventually, tables
 from tests.functional.agent.test_life_restart import Town
@@ -107,6 +108,24 @@ def test_it_moves_over_and_back_without_losing_a_packet(lab: Lab, first: str) ->
         assert refused(town.outside, town.vm1, Tcp(22))
         assert town.agent.resync()["repaired"] == []
     assert any("gre" in line for line in tables(town.host)["filter"])
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("first", ["iptables", "nftables"])
+def test_what_was_cut_stays_cut(lab: Lab, first: str, family: int) -> None:
+    town = Town(lab, firewall={"backend": first})
+    web = make_rule(5, ethertype=f"IPv{family}", protocol="tcp", port_range_min=80, port_range_max=80)
+    from_anybody = make_group(3, make_rule(6, ethertype=f"IPv{family}"))
+    town.put(make_group(2, web), from_anybody, make_instance(1, (2,)), make_instance(2, (3,)))
+    with connect(town.vm2, town.vm1, 80, family=family) as connection:
+        assert connection.alive()
+        town.put(make_group(2))
+        assert connection.dead()
+        for backend in (OTHER[first], first):
+            change(town.agent, backend)
+            assert in_place(town, backend), (legacy(town.host), nft_tables(town.host))
+            assert connection.dead()
+            assert refused(town.vm2, town.vm1, Tcp(80, family=family))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from nova_netagent.testing import (
     make_vif,
 )
 from tests.functional.agent.flows import talking
+from tests.functional.agent.meddling import DRIFT
 from tests.functional.agent.site import ETHERTYPES, Site
 from tests.lab import Namespace, Udp, arrives, iptables, needs, ping, refused, udp
 
@@ -315,6 +316,55 @@ def test_a_restart_cuts_nothing_and_forgets_nothing(site: Site) -> None:
         site.agent.restart()
         assert revoked.is_dead()
         assert all(each.lives() for each in (direct, floating, out))
+
+
+FORGETTING: dict[str, tuple[tuple[str, ...], ...]] = {
+    "iptables": (
+        ("the sets are destroyed",),
+        ("every table is emptied", "IPv6 is emptied", "all sets are flushed"),
+    ),
+    "nftables": (
+        ("the ruleset is flushed",),
+        ("our table is deleted", "IPv6's is deleted"),
+    ),
+}
+"""Ways to take our rules away and what the sets remember, as DRIFT names them."""
+
+
+@pytest.mark.parametrize("speaking", [False, True], ids=["silent", "speaking"])
+@pytest.mark.parametrize("way", [0, 1])
+def test_what_was_cut_stays_cut_when_others_take_rules_and_sets_away(
+    site: Site, family: int, way: int, speaking: bool
+) -> None:
+    """Also what speaks while they are gone."""
+    from_anybody = make_group(2, make_rule(1, ethertype=ETHERTYPES[family]))
+    site.describe(ports(family, 80, 81), from_anybody, make_instance(1, (1,)), make_instance(2, (2,)))
+    with (
+        talking(site.vm2, site.vm1, 80, family) as revoked,
+        talking(site.vm2, site.vm1, 81, family) as beside,
+    ):
+        site.put(ports(family, 81))
+        for each in FORGETTING[site.backend][way]:
+            DRIFT[site.backend][each](site.host)
+        if speaking:
+            assert all(each.alive() for each in revoked.connections)
+        site.agent.resync()
+        assert revoked.is_dead()
+        assert beside.lives()
+
+
+def test_what_was_cut_stays_cut_when_a_change_finds_rules_and_sets_gone(site: Site, family: int) -> None:
+    """Before a repair does: its rules look into a set, and so all is made anew with them."""
+    from_anybody = make_group(2, make_rule(1, ethertype=ETHERTYPES[family]))
+    from_members = ports(family, 81, group=3, remote_group_id=group_id(2))
+    site.describe(ports(family, 80), from_anybody, from_members, make_instance(1, (1, 3)), make_instance(2, (2,)))
+    with talking(site.vm2, site.vm1, 80, family) as revoked:
+        site.put(ports(family))
+        for each in FORGETTING[site.backend][0]:
+            DRIFT[site.backend][each](site.host)
+        site.put(make_provider_rule(1, remote_ip_prefix="203.0.113.0/24" if family == 4 else "2001:db8:99::/48"))
+        assert revoked.is_dead()
+    assert site.agent.resync()["repaired"] == []
 
 
 # --- floating IPs

@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 from itertools import combinations, product
 
 import pytest
@@ -267,3 +268,22 @@ def test_the_same_chain_is_encoded_anew_when_its_set_has_another_index(backend: 
     backend.read(FILTER, fresh=True)
     backend.apply(TablePlan(FILTER, (AddChain("ours"), Insert("ours", 0, second.chains["ours"][0]))))
     assert save(FILTER) == ["-A ours -m set --match-set ours-4 src -j DROP"]
+
+
+def test_of_ends_of_flows_those_are_told_that_are_of_tcp_and_not_forgotten(backend: IptablesBackend) -> None:
+    """Whatever others put into the set."""
+    backend.prepare_sets(SetPlan(create=(IpSet("ours-cut4", 4, frozenset(), type="hash:ip,port,ip"),)))
+    others = ("10.0.0.2,udp:53,192.0.2.1", "10.0.0.2,icmp:8/0,192.0.2.1", "10.0.0.2,443,192.0.2.1")
+    for each in others:
+        run("ipset", "add", "ours-cut4", each, "timeout", "0")
+    run("ipset", "add", "ours-cut4", "10.0.0.2,tcp:22,192.0.2.1", "timeout", "1")
+    assert backend.cut_ends() == {"ours-cut4": {"10.0.0.2,tcp:443,192.0.2.1", "10.0.0.2,tcp:22,192.0.2.1"}}
+    time.sleep(1.2)
+    assert backend.cut_ends() == {"ours-cut4": {"10.0.0.2,tcp:443,192.0.2.1"}}
+
+
+def test_as_many_ends_of_flows_as_there_can_be_are_told(backend: IptablesBackend) -> None:
+    backend.prepare_sets(SetPlan(create=(IpSet("ours-cut6", 6, frozenset(), type="hash:ip,port,ip"),)))
+    ends = frozenset(f"fd00::{number:x},tcp:40000,2001:db8::1" for number in range(1, 20001))
+    backend.note_cut({"ours-cut6": ends})
+    assert backend.cut_ends() == {"ours-cut6": ends}

@@ -7,7 +7,7 @@ import pytest
 
 from nova_netagent.backend.nft import Netlink
 from nova_netagent.backend.nftables import NftablesBackend, keys
-from nova_netagent.netfilter.rule import IpSet, Rule, Table, TableId
+from nova_netagent.netfilter.rule import CUT_FLOWS, IpSet, Rule, Table, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS, rule_text
 from nova_netagent.plan.sets import SetPlan, plan_sets
 from nova_netagent.plan.tables import EncodedTable
@@ -95,3 +95,16 @@ def test_who_comes_after_us_finds_members_in_the_range_of_others_as_they_are_wan
         "set: - ours-set 10.0.0.16/32"
     ]
     another.close()
+
+
+def test_as_many_ends_of_flows_as_there_can_be_are_told_and_noted_again(
+    world: NftWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full set has room for those that it has."""
+    world.backend.prepare_sets(SetPlan(create=(IpSet("ours-cut6", 6, frozenset(), type="hash:ip,port,ip"),)))
+    numbers = range(int(ip_address("fd00::")), int(ip_address("fd00::")) + CUT_FLOWS)
+    ends = {"ours-cut6": frozenset(f"{ip_address(each)},tcp:40000,2001:db8::1" for each in numbers)}
+    for _ in range(2):
+        world.backend.note_cut(ends)
+        assert world.backend.cut_ends() == ends
+    assert not caplog.records

@@ -56,6 +56,7 @@ DNS = Rule(ACCEPT, protocol=17, matches=(Ports("udp", destination=(53, 53)),))
 FOREIGN = Rule(DROP, source="203.0.113.0/24", matches=(Comment("nova-netagent-local"),))
 STAYS = Rule(ACCEPT, protocol=47)
 TO_OURS = Rule(Jump("ours-local"))
+CUT_SETS: tuple[tuple[str, Family], ...] = (("ours-cut", 4), ("ours-cut", 6), ("ours-more", 4))
 
 
 class World(Protocol):
@@ -458,6 +459,23 @@ class BackendContract:
         assert backend.read_sets() == {"ours-cut": cut}
         with pytest.raises(TableChanged):
             backend.note_cut({"ours-gone": ends})
+
+    def test_ends_of_flows_are_told_as_they_were_noted(self, world: World) -> None:
+        backend = world.backend
+        assert backend.cut_ends() == {}
+        sets = [IpSet(f"{name}{family}", family, frozenset(), type="hash:ip,port,ip") for name, family in CUT_SETS]
+        backend.prepare_sets(SetPlan(create=(*sets, IpSet("ours-set", 4, frozenset({"192.0.2.1/32"})))))
+        ends = {
+            "ours-cut4": {"10.0.0.2,tcp:40000,192.0.2.1", "192.0.2.1,tcp:65535,10.0.0.2"},
+            "ours-cut6": {"fd00::2,tcp:1,2001:db8::1", "::ffff:192.0.2.1,tcp:80,::"},
+        }
+        for _ in range(2):
+            backend.note_cut(ends)
+            assert backend.cut_ends() == ends | {"ours-more4": set()}
+        backend.finish_sets(SetPlan(destroy=("ours-cut4",)))
+        assert backend.cut_ends() == {"ours-cut6": ends["ours-cut6"], "ours-more4": set()}
+        backend.prepare_sets(SetPlan(create=tuple(sets[:1])))
+        assert backend.cut_ends()["ours-cut4"] == set()
 
     def test_a_set_of_another_type_is_made_anew(self, world: World) -> None:
         wrong, right = (IpSet("ours-cut", 4, frozenset(), type=each) for each in ("hash:net", "hash:ip,port,ip"))

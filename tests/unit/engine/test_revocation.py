@@ -6,11 +6,17 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from nova_netagent import revocation
+from nova_netagent.backend import Unavailable
+from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.compile.zones import zones
 from nova_netagent.events import Delete, Put
 from nova_netagent.model import AllowedAddressPair, Instance
 from nova_netagent.netfilter.flow import EXPECTED, Addresses, Flow, Side
-from nova_netagent.netfilter.rule import TableId
+from nova_netagent.netfilter.owner import Owner
+from nova_netagent.netfilter.rule import CUT_SECONDS, TableId
+from nova_netagent.netfilter.text import BUILTIN_CHAINS
+from nova_netagent.settings import Settings
 from nova_netagent.testing import (
     group_id,
     make_floating_ip,
@@ -226,6 +232,222 @@ def test_zones_are_kept_apart(tmp_path: Path) -> None:
     host.backend.change(TableId(4, "mangle"), "PREROUTING", [])
     host.engine.resync()
     assert host.flows.tracked == [there, elsewhere]
+
+
+# --- what was cut stays cut
+
+CUT4 = "nova-netagent-cut4"
+END = f"{OUTSIDE},tcp:40000,10.1.0.2"
+
+
+def cut_one(host: Host) -> None:
+    """Revoke what a connection lives by."""
+    host.flows.tracked = [tcp(OUTSIDE, "10.1.0.2")]
+    host.put(make_group(1, SSH))
+    assert host.backend.cut == {CUT4: {END}}
+
+
+def flush(host: Host) -> None:
+    """Somebody takes all rules away, and what the sets remember."""
+    for table, chains in host.backend.chains.items():
+        for chain in list(chains):
+            host.backend.change(table, chain, () if chain in BUILTIN_CHAINS[table.name] else None)
+    host.backend.sets.clear()
+    host.backend.cut.clear()
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """It is so many seconds later for whoever asks."""
+    now = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + seconds)
+
+
+def test_what_a_repair_finds_forgotten_is_noted_again(host: Host) -> None:
+    cut_one(host)
+    for _ in range(2):
+        flush(host)
+        host.engine.resync()
+        assert host.backend.cut == {CUT4: {END}}
+    assert host.engine._revocation.cut_by(END) == {("security_groups", group_id(1))}
+
+
+@pytest.mark.parametrize("failures", [0, 1])
+def test_what_a_change_finds_forgotten_is_noted_again(host: Host, failures: int) -> None:
+    """It comes before the repair, and has the sets made anew; also where the flows cannot be looked at at once."""
+    cut_one(host)
+    flush(host)
+    host.flows.tracked, host.flows.broken = [tcp(OUTSIDE, "10.1.0.2", picked_up=True)], failures
+    host.put(make_network(2))
+    assert host.backend.cut == {CUT4: {END}}
+    if failures:
+        host.engine._revocation.due = time.monotonic()
+        host.engine.serve([])
+    assert host.flows.tracked == []
+    host.put(make_network(3))
+    assert len(host.flows.looks) == 2 + failures
+
+
+def test_what_the_sets_have_does_not_begin_anew(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``explain`` tells how long ago it was."""
+    cut_one(host)
+    host.backend.change(TableId(4, "mangle"), "PREROUTING", [])
+    with monkeypatch.context() as watched:
+        watched.setattr(host.backend, "note_cut", lambda ends: pytest.fail(f"noted: {ends}"))
+        host.engine.resync()
+    assert host.engine.view.revocation_failure == ""
+
+
+def test_what_an_operator_has_it_forget_stays_forgotten(host: Host) -> None:
+    cut_one(host)
+    host.backend.cut.clear()
+    host.engine.resync()
+    assert host.backend.cut == {}
+
+
+def test_what_was_cut_too_long_ago_is_not_noted_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_one(host)
+    later(monkeypatch, CUT_SECONDS)
+    host.flows.tracked = [tcp("203.0.113.8", "10.1.0.2", 22)]
+    host.put(make_group(1))
+    flush(host)
+    host.engine.resync()
+    assert host.backend.cut == {CUT4: {"203.0.113.8,tcp:40000,10.1.0.2"}}
+
+
+def test_of_many_the_last_are_noted_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revocation, "MOST_REMEMBERED", 1)
+    cut_one(host)
+    host.flows.tracked = [tcp(OUTSIDE, "10.1.0.2", 22, 40001)]
+    host.put(make_group(1))
+    flush(host)
+    host.engine.resync()
+    assert host.backend.cut == {CUT4: {f"{OUTSIDE},tcp:40001,10.1.0.2"}}
+
+
+def test_what_a_repair_cut_is_noted_again_as_well(host: Host) -> None:
+    """No change is to blame for it."""
+    for _ in range(2):
+        host.flows.tracked = [tcp(OUTSIDE, "10.1.0.2", 99)]
+        flush(host)
+        host.engine.resync()
+        host.flows.tracked = []
+        flush(host)
+        host.engine.resync()
+        assert host.backend.cut == {CUT4: {END}}
+    assert not host.engine._revocation.cut_by(END)
+
+
+def test_what_is_cut_again_by_nobodys_change_was_cut_by_the_one_before(host: Host) -> None:
+    cut_one(host)
+    host.flows.tracked = [tcp(OUTSIDE, "10.1.0.2")]
+    host.backend.change(TableId(4, "mangle"), "PREROUTING", [])
+    host.engine.resync()
+    assert host.flows.tracked == []
+    assert host.engine._revocation.cut_by(END) == {("security_groups", group_id(1))}
+
+
+def test_what_cannot_be_noted_again_is_told_and_tried_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_one(host)
+    flush(host)
+
+    def fails(*_: object) -> None:
+        raise Unavailable("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.backend, "note_cut", fails)
+        host.engine.resync()
+    assert "no memory" in host.engine.view.revocation_failure
+    host.engine._revocation.due = time.monotonic()
+    host.engine.serve([])
+    assert host.backend.cut == {CUT4: {END}}
+    assert host.engine.view.revocation_failure == ""
+
+
+@pytest.mark.parametrize("speaks", ["client", "server"])
+def test_what_spoke_while_the_rules_were_gone_is_cut_again(host: Host, speaks: str) -> None:
+    """The instance may say to its client what it likes, and what is picked up may be that."""
+    cut_one(host)
+    flush(host)
+    back = tcp(OUTSIDE, "10.1.0.2", picked_up=True)
+    if speaks == "server":
+        back = replace(back, original=back.reply, reply=back.original)
+    anew = tcp(OUTSIDE, "10.1.0.2", 22)
+    other = tcp("10.1.0.2", OUTSIDE, 443, 50000, picked_up=True)
+    host.flows.tracked = [back, anew, other]
+    host.engine.resync()
+    assert host.flows.tracked == [anew, other]
+    assert host.backend.cut == {CUT4: {END}}
+
+
+def test_what_spoke_meanwhile_is_known_by_each_of_its_translated_ends(host: Host) -> None:
+    host.put(make_floating_ip(1))
+    called = tcp(OUTSIDE, "198.51.100.1", reply=Side("10.1.0.2", OUTSIDE, 80, 40000))
+    host.flows.tracked = [called]
+    host.put(make_group(1, SSH))
+    flush(host)
+    host.flows.tracked = [
+        replace(called, picked_up=True),
+        replace(called, original=called.reply, reply=called.original, picked_up=True),
+    ]
+    host.engine.resync()
+    assert host.flows.tracked == []
+
+
+# --- the packet filter is another one
+
+
+def switched(host: Host, settings: Settings | None = None) -> tuple[FakeBackend, FakeBackend]:
+    """The other packet filter, the agent not yet started, and the one that was ours."""
+    owner = Owner(host.settings.firewall.wrap_name)
+    host.engine.close()
+    host.settings = settings or host.settings
+    host.leftovers, host.backend = host.backend, FakeBackend(owns_set=owner.owns_set)
+    return host.backend, host.leftovers
+
+
+def test_what_was_cut_is_noted_in_another_packet_filter(host: Host) -> None:
+    cut_one(host)
+    new, old = switched(host)
+    host.start()
+    assert new.cut[CUT4] == {END}
+    assert not old.cut
+    assert not old.sets
+
+
+@pytest.mark.parametrize("who", ["the old one's sets", "the new one's sets", "the old one's rules"])
+def test_what_cannot_be_noted_there_yet_is_not_swept(
+    host: Host, who: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut_one(host)
+    new, old = switched(host)
+
+    def fails(*_: object) -> None:
+        raise Unavailable("no memory")
+
+    with monkeypatch.context() as patch:
+        if who == "the old one's rules":
+            old.unavailable = 1
+        else:
+            patch.setattr(*((old, "cut_ends") if who == "the old one's sets" else (new, "note_cut")), fails)
+        host.start()
+    assert old.cut == {CUT4: {END}}
+    assert "what is left of ours in fake is swept later" in caplog.text
+    host.engine.resync()
+    assert new.cut[CUT4] == {END}
+    assert not old.cut
+    assert not old.sets
+
+
+def test_ends_of_a_family_that_is_filtered_no_more_keep_nobody_from_sweeping(host: Host) -> None:
+    host.put(make_group(1, replace(WEB, id=make_rule(3).id, ethertype="IPv6"), WEB))
+    host.flows.tracked = [tcp("2001:db8::1", "fd00:1::2", family=6), tcp(OUTSIDE, "10.1.0.2")]
+    host.put(make_group(1))
+    assert len(host.backend.cut) == 2
+    new, old = switched(host, replace(host.settings, use_ipv6=False))
+    host.start()
+    assert new.cut[CUT4] == {END}
+    assert not old.cut
+    assert not old.sets
 
 
 # --- who is where
