@@ -388,9 +388,11 @@ class Engine:
             nonlocal outcome
             try:
                 self._compiled = without(excluded)
-                outcome = self.reconciler.apply(self._compiled, verify=True)
+                made = self.reconciler.apply(self._compiled, verify=True)
             except (RuleRefused, ValueError):
                 return False
+            made.forgotten |= outcome.forgotten
+            outcome = made
             return True
 
         everything = frozenset(key for key, _ in self._state.all_entries())
