@@ -1,10 +1,8 @@
 """Which of the kernel's two packet filters this host lives in: looks, loads nothing, decides.
 
-Sources: linux/netfilter_ipv4/ip_tables.h (``struct ipt_getinfo``, ``struct ipt_entry``); a table
-of legacy iptables is in /proc/net/ip_tables_names once somebody in the namespace has used it.
+Source: linux/netfilter_ipv4/ip_tables.h (``struct ipt_getinfo``, ``struct ipt_entry``).
 """
 
-import errno
 import socket
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -13,7 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from nova_netagent.backend import BackendError, Unavailable, sockopt, trace
+from nova_netagent.backend import BackendError, Unavailable, legacy, sockopt, trace
 from nova_netagent.backend.ipset import Ipset
 from nova_netagent.backend.nft import Netlink
 from nova_netagent.backend.nft.netlink import lacks_nf_tables
@@ -21,8 +19,8 @@ from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.nft.objects import TableId as NftTable
 from nova_netagent.netfilter.hooks import HOOKS
 from nova_netagent.netfilter.owner import FILTER_TOP, POSTROUTING_BOTTOM, Owner
+from nova_netagent.netfilter.rule import FAMILIES, Family
 
-_PROC = Path("/proc")
 _IP_SET = Path("/sys/module/ip_set")
 _SYMBOL = b" nf_tables_newrule"
 
@@ -92,14 +90,14 @@ def warnings(chosen: str, other: World, beside: Iterable[str] = ()) -> Iterator[
 
 def look_at_iptables(owner: Owner) -> World:
     """The legacy tables; only those that are in use already are asked."""
-    known = {family: _tables_in_use(family) for family in _LAYOUTS}
+    known = {family: legacy.in_use(family, _TABLES) for family in FAMILIES}
     foreign, ours, closed = 0, False, []
     for family, names in known.items():
         for table in names or ():
-            legacy = _LegacyTable(family, table, owner)
-            foreign += legacy.foreign()
-            ours |= legacy.is_used()
-            closed += legacy.closed()
+            found = _LegacyTable(family, table, owner)
+            foreign += found.foreign()
+            ours |= found.is_used()
+            closed += found.closed()
     loaded = any(names is not None for names in known.values())
     return World(loaded, foreign, ours, tuple(closed), _has_sets(owner))
 
@@ -171,7 +169,7 @@ def _closed(netlink: Netlink, others: Collection[NftTable]) -> tuple[str, ...]:
 
 def has_nf_tables() -> bool | None:
     """Whether the kernel shows that it has nf_tables; nothing is loaded. ``None``: it does not show it."""
-    return True if Path("/sys/module/nf_tables").exists() else _is_built_in(_PROC / "kallsyms")
+    return True if Path("/sys/module/nf_tables").exists() else _is_built_in(Path("/proc/kallsyms"))
 
 
 @cache
@@ -183,65 +181,24 @@ def _is_built_in(symbols: Path) -> bool | None:
         return None
 
 
-class _Layout(Struct, frozen=True):
-    """Of one family's entries, as far as it takes to find jumps and policies."""
-
-    socket_family: int
-    level: int
-    offsets_at: int
-    size: int
-
-
-_LAYOUTS: Mapping[int, _Layout] = {
-    4: _Layout(socket.AF_INET, socket.SOL_IP, 88, 112),
-    6: _Layout(socket.AF_INET6, socket.IPPROTO_IPV6, 140, 168),
-}
-
-
-def _tables_in_use(family: int) -> list[str] | None:
-    """The legacy tables of this namespace; ``None`` where the kernel has none at all.
-
-    The kernel lets nobody but root read their names. Who is not root asks for each, which
-    loads no module; a table of a module that is there may come to be by it, empty.
-    """
-    try:
-        return _names_file(family).read_text().split()
-    except PermissionError:
-        return [table for table in _TABLES if _is_there(family, table)]
-    except OSError:
-        return None
-
-
-def _names_file(family: int) -> Path:
-    return _PROC / "net" / ("ip_tables_names" if family == 4 else "ip6_tables_names")
-
-
-def _is_there(family: int, table: str) -> bool:
-    """Whether the kernel has a table, told by what is wrong with too small a buffer for it."""
-    layout = _LAYOUTS[family]
-    with socket.socket(layout.socket_family, socket.SOCK_RAW, socket.IPPROTO_RAW) as asking:
-        try:
-            sockopt.ask(asking, layout.level, _GET_ENTRIES, bytearray(struct.pack("=32sI4x", table.encode(), 0)))
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ENOENT):
-                raise
-            return error.errno == errno.EAGAIN
-    return True
+_OFFSETS_AT: Mapping[Family, int] = {4: 88, 6: 140}
+"""Where an entry says how far it is to its target, and to the next one."""
 
 
 class _LegacyTable:
     """One table as the kernel has it now. Into our own chains, which may be thousands, nobody looks."""
 
-    def __init__(self, family: int, table: str, owner: Owner) -> None:
+    def __init__(self, family: Family, table: str, owner: Owner) -> None:
         self._family, self._table, self._owner = family, table, owner
-        self._layout = _LAYOUTS[family]
-        with socket.socket(self._layout.socket_family, socket.SOCK_RAW, socket.IPPROTO_RAW) as asking:
+        self._offsets_at = _OFFSETS_AT[family]
+        address_family, level = legacy.LEVELS[family]
+        with socket.socket(address_family, socket.SOCK_RAW, socket.IPPROTO_RAW) as asking:
             info = bytearray(table.encode().ljust(_INFO.size, b"\0"))
-            sockopt.ask(asking, self._layout.level, _GET_INFO, info)
+            sockopt.ask(asking, level, _GET_INFO, info)
             _, hooks, *numbers = _INFO.unpack(info)
             entry, underflow, size = numbers[:5], numbers[5:10], numbers[11]
             blob = bytearray(struct.pack("=32sI4x", table.encode(), size)) + bytearray(size)
-            sockopt.ask(asking, self._layout.level, _GET_ENTRIES, blob)
+            sockopt.ask(asking, level, _GET_ENTRIES, blob)
         self._blob = bytes(blob[40:])
         self._policies = {
             hook: underflow[hook] for hook in range(5) if hooks >> hook & 1 and entry[hook] <= underflow[hook]
@@ -253,7 +210,7 @@ class _LegacyTable:
         self._walk()
 
     def _walk(self) -> None:
-        blob, unpack, offsets_at = self._blob, struct.Struct("=HH").unpack_from, self._layout.offsets_at
+        blob, unpack, offsets_at = self._blob, struct.Struct("=HH").unpack_from, self._offsets_at
         policies = set(self._policies.values())
         at, size, chain, ours = 0, len(blob), "", False
         while at < size:
@@ -279,7 +236,7 @@ class _LegacyTable:
 
     def _verdict(self, rule: int) -> int | None:
         """Where a rule leads or what it decides; ``None``: its target is an extension."""
-        target = rule + struct.unpack_from("=H", self._blob, rule + self._layout.offsets_at)[0]
+        target = rule + struct.unpack_from("=H", self._blob, rule + self._offsets_at)[0]
         if self._blob[target + _TARGET_NAME]:
             return None
         verdict: int = struct.unpack_from("=i", self._blob, target + _TARGET_DATA)[0]

@@ -1,15 +1,13 @@
 """The backend itself: what is read, encoded and committed, and what is remembered in between."""
 
-import errno
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
-from nova_netagent.backend import NO_SETS, BackendError, RuleRefused, TableChanged, Unavailable
+from nova_netagent.backend import NO_SETS, BackendError, RuleRefused, TableChanged, Unavailable, legacy
 from nova_netagent.backend.iptables import entry
 from nova_netagent.backend.iptables.assembly import Assembler
 from nova_netagent.backend.iptables.beside import Beside, in_turns
@@ -26,12 +24,6 @@ from nova_netagent.plan.sets import SetPlan
 from nova_netagent.plan.tables import EncodedTable, TablePlan
 
 TABLES = ("filter", "nat", "mangle", "raw")
-
-_LOADED = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
-_NO_FAMILY = {errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT}
-_ABSENT = _NO_FAMILY | {errno.ENOENT, errno.ENOPROTOOPT}
-"""What the kernel answers who asks for a table that it does not have."""
-
 
 WORTH_A_THREAD = 256 << 10
 """A table of so many bytes is committed beside the preparation of the next one."""
@@ -120,7 +112,7 @@ class IptablesBackend:
     def loaded_tables(self) -> list[TableId]:
         """Those of them that this namespace uses already: where anything of ours can be.
 
-        Loads no module. The kernel tells root only; otherwise each is asked for, and may come to be by that, empty.
+        Loads no module: see ``legacy.in_use``.
 
         :raises Unavailable: no permission to ask.
         """
@@ -321,26 +313,21 @@ class IptablesBackend:
 
     def _loaded(self, family: Family) -> list[TableId]:
         try:
-            names = _LOADED[family].read_text().split()
-        except PermissionError:
-            asked = (TableId(family, name) for name in TABLES)
-            return [table for table in asked if self._is_there(table, KernelTables.look_for)]
-        except OSError:
-            return []
+            names = legacy.in_use(family, TABLES) or ()
+        except OSError as e:
+            raise Unavailable(f"IPv{family}: the kernel does not say which tables are in use: {e.strerror}") from e
         return [TableId(family, name) for name in TABLES if name in names]
 
     def _exists(self, table: TableId) -> bool:
-        if table not in self._missing and not self._is_there(table, KernelTables.info):
+        if table in self._missing:
+            return False
+        try:
+            self._open(table.family).info(table.name)
+        except OSError as e:
+            if e.errno not in legacy.ABSENT:
+                raise _unavailable(table, e) from e
             # Each question makes the kernel run modprobe: once is enough.
             self._missing.add(table)
-        return table not in self._missing
-
-    def _is_there(self, table: TableId, ask: Callable[[KernelTables, str], object]) -> bool:
-        try:
-            ask(self._open(table.family), table.name)
-        except OSError as e:
-            if e.errno not in _ABSENT:
-                raise _unavailable(table, e) from e
             return False
         return True
 

@@ -6,7 +6,6 @@ linux/netfilter/x_tables.h (``xt_counters_info``); ip6_tables.h has the same in 
 
 import socket
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from struct import Struct
 from typing import NamedTuple
 
@@ -61,16 +60,6 @@ class KernelTables:
         _name, valid_hooks, *numbers = _INFO.unpack(request)
         hooks = {number: numbers[number] for number in range(len(HOOKS)) if valid_hooks & 1 << number}
         return TableInfo(hooks, entries=numbers[10], size=numbers[11])
-
-    def look_for(self, table: str) -> None:
-        """Ask for a table as ``info`` does, but so that the kernel loads no module for it.
-
-        Of a module that is there it may come to be by that, empty.
-
-        :raises OSError: see ``info``.
-        """
-        with suppress(BlockingIOError):  # the table is there, and does not fit in here
-            sockopt.ask(self._socket, self.layout.level, _GET_ENTRIES, bytearray(_ENTRIES_HEAD.pack(table.encode(), 0)))
 
     def read(
         self, table: str, previous: Image | None = None, known: Callable[[str], Keys | None] = lambda _: None

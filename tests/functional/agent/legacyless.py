@@ -51,10 +51,8 @@ if __name__ == "__main__":
     without_legacy_tables()
     from pathlib import Path
 
-    from nova_netagent.backend import worlds
-    from nova_netagent.backend.iptables import backend
+    from nova_netagent.backend import legacy
 
-    worlds._tables_in_use = lambda family: None
-    backend._LOADED = dict.fromkeys(backend._LOADED, Path("/nowhere"))
+    legacy.NAMES = dict.fromkeys(legacy.NAMES, Path("/nowhere"))
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=False)

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from nova_netagent.backend import RuleRefused, TableChanged, Unavailable, sockopt
+from nova_netagent.backend import RuleRefused, TableChanged, Unavailable, legacy, sockopt
 from nova_netagent.backend.iptables import IptablesBackend
 from nova_netagent.backend.iptables import backend as backend_module
 from nova_netagent.backend.iptables.image import Image
@@ -372,7 +372,7 @@ class Closed:
 @pytest.fixture
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel does not tell which tables are in use."""
-    monkeypatch.setattr(backend_module, "_LOADED", {4: Closed(), 6: Closed()})
+    monkeypatch.setattr(legacy, "NAMES", {4: Closed(), 6: Closed()})
 
 
 @pytest.mark.usefixtures("untold")
