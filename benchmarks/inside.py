@@ -8,25 +8,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks.figures import timed
-from benchmarks.scene import CONFIG, Scene
+from benchmarks.scene import Scene
 from nova_netagent.backend.iptables.entry import encode
 from nova_netagent.backend.iptables.image import Image
 from nova_netagent.backend.iptables.libiptc import Handle
 from nova_netagent.backend.iptables.tables import KernelTables
 from nova_netagent.backend.nft import Batch, Netlink
 from nova_netagent.cmd.agent import collect_rarely, return_memory
+from nova_netagent.compile import ALL_TABLES
 from nova_netagent.events import Put, Replace, fold
 from nova_netagent.model import DesiredState
-from nova_netagent.netfilter.rule import RETURN, Family, Rule, TableId
-from nova_netagent.settings import FirewallSettings, MetadataSettings, NetworkSettings, Settings
+from nova_netagent.netfilter.rule import FAMILIES, RETURN, Family, Rule, TableId
 from tests.lab import Namespace
-from tests.lab.rules_only import RulesOnly
+from tests.lab.rules_only import RulesOnly, settings
 
-EVERYTHING = [TableId(family, table) for family in (4, 6) for table in ("filter", "nat", "mangle", "raw")]
-CHANGED_BY_AN_INSTANCE = [TableId(family, table) for family in (4, 6) for table in ("raw", "filter")]
+CHANGED_BY_AN_INSTANCE = [TableId(family, table) for family in FAMILIES for table in ("raw", "filter")]
 
 
 def run(host: Namespace, name: str, *arguments: Any) -> Any:
@@ -43,27 +42,14 @@ def answer(name: str, arguments: list[Any]) -> None:
     print(json.dumps(globals()[name](*arguments)))
 
 
-def _host(folder: str, backend: Literal["iptables", "nftables"] = "iptables") -> RulesOnly:
-    """A host of which only the rules are measured."""
-    own, fixed_range = CONFIG["DEFAULT"]["my_ip"], CONFIG["network"]["fixed_range"]
-    return RulesOnly(
-        Settings(
-            firewall=FirewallSettings(backend=backend),
-            state_path=folder,
-            network=NetworkSettings((fixed_range,), own, "eth0", manage_links=False),
-            metadata=MetadataSettings(own),
-        )
-    )
-
-
 def cold(size: int, shared: int) -> tuple[float, float]:
     """A whole state, and what of it the kernel takes to replace the tables."""
     with tempfile.TemporaryDirectory() as folder:
         desired = fold(DesiredState(), Replace(Scene(size, shared).state()), 0.0)
-        host = _host(folder)
-        before = _images(EVERYTHING)
+        host = RulesOnly(settings(folder, "iptables"))
+        before = _images(ALL_TABLES)
         ours = timed(lambda: host.apply(desired, verify=True))
-        after = {table: image for table, image in _images(EVERYTHING).items() if image.chains != before[table].chains}
+        after = {table: image for table, image in _images(ALL_TABLES).items() if image.chains != before[table].chains}
         _replace(after, {table: before[table] for table in after})
         return ours, _replace(before, after)
 
@@ -74,7 +60,7 @@ def member(size: int, shared: int, runs: int) -> dict[str, float]:
     found: dict[str, list[float]] = {"ours": [], "read": [], "commit": []}
     with tempfile.TemporaryDirectory() as folder:
         state = fold(DesiredState(), Replace(scene.state()), 0.0)
-        host = _host(folder)
+        host = RulesOnly(settings(folder, "iptables"))
         host.apply(state, verify=True)
         # The first one makes the set.
         for number in range(runs + 2):
@@ -92,7 +78,7 @@ def nft(size: int, shared: int, runs: int) -> dict[str, tuple[float, float]]:
     scene = Scene(size, shared)
     with tempfile.TemporaryDirectory() as folder:
         state = fold(DesiredState(), Replace(scene.state()), 0.0)
-        host = _host(folder, "nftables")
+        host = RulesOnly(settings(folder, "nftables"))
         cold = _beside_its_send(lambda: host.apply(state, verify=True))
         more = []
         for number in range(size + 1, size + runs + 3):
@@ -130,11 +116,11 @@ def bare_commit(runs: int, tables: Sequence[tuple[Family, str]] | None = None) -
 
 def bare_read(runs: int) -> float:
     """All tables, read by bare system calls."""
-    kernels = {family: KernelTables(family) for family in (4, 6)}
+    kernels = {family: KernelTables(family) for family in FAMILIES}
 
     def read() -> float:
         start = time.perf_counter()
-        for table in EVERYTHING:
+        for table in ALL_TABLES:
             kernels[table.family].entries(table.name)
         return (time.perf_counter() - start) * 1000
 
@@ -171,7 +157,7 @@ def _images(tables: Iterable[TableId]) -> dict[TableId, Image]:
 
 @contextmanager
 def _kernels() -> Iterator[Mapping[Family, KernelTables]]:
-    kernels: dict[Family, KernelTables] = {family: KernelTables(family) for family in (4, 6)}
+    kernels: dict[Family, KernelTables] = {family: KernelTables(family) for family in FAMILIES}
     try:
         yield kernels
     finally:

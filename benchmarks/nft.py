@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks import api, inside, scene
@@ -67,8 +68,8 @@ class Nft:
         numbers = range(first, first + self._runs + 1)
         asked.describe_groups(numbers)
         asked.put(first)
-        self.rows.add(api.ONE_MORE, median(lambda n=n: asked.put(n) for n in numbers[1:]), bar=0.1)  # type: ignore[misc]
-        drops = median(lambda n=n: asked.delete(n) for n in numbers)  # type: ignore[misc]
+        self.rows.add(api.ONE_MORE, median(partial(asked.put, n) for n in numbers[1:]), bar=0.1)
+        drops = median(partial(asked.delete, n) for n in numbers)
         self.rows.add(api.ONE_LESS, drops, runs=len(numbers))
 
     def _group_changed(self, asked: Api) -> None:

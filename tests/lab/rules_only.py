@@ -1,13 +1,28 @@
 """The part of an agent that has rules, in the process and namespace of whoever makes it."""
 
 from dataclasses import replace
+from typing import Any, Literal
 
 from nova_netagent import wiring
 from nova_netagent.compile import Compiler
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import DesiredState
 from nova_netagent.reconcile import Reconciler
-from nova_netagent.settings import Settings
+from nova_netagent.settings import FirewallSettings, MetadataSettings, NetworkSettings, Settings
+
+
+def settings(folder: str, backend: Literal["iptables", "nftables"], **firewall: Any) -> Settings:
+    """Those of a host whose links are somebody else's.
+
+    :param folder: where its state is.
+    :param firewall: more of ``FirewallSettings``.
+    """
+    return Settings(
+        firewall=FirewallSettings(backend=backend, **firewall),
+        state_path=folder,
+        network=NetworkSettings(("10.0.0.0/8",), "192.0.2.10", "eth0", manage_links=False),
+        metadata=MetadataSettings("192.0.2.10"),
+    )
 
 
 class RulesOnly:

@@ -10,6 +10,7 @@ import pytest
 from nova_netagent.testing import make_group, make_instance, make_provider_rule, make_rule
 from tests.functional.agent.cloud import CONFIG
 from tests.functional.agent.kernel import eventually, kernel, metric, tables
+from tests.functional.agent.meddling import DRIFT
 from tests.functional.agent.nft import W, held, nft
 from tests.functional.agent.test_backends import OTHER
 from tests.functional.agent.test_life_restart import Town
@@ -173,9 +174,7 @@ def test_what_somebody_puts_there_while_it_is_off_is_drift(town: Town) -> None:
 
 def test_sets_that_were_left_without_rules_are_swept(town: Town) -> None:
     town.agent.stop()
-    for name in NAMES:
-        for words in ("-F", "-X"):
-            iptables(town.host, f"-t {name} {words}", family=6)
+    DRIFT["iptables"]["IPv6 is emptied"](town.host)
     if town.backend == "nftables":
         nft(town.host, f"delete table ip6 {W}")
     assert list(ours(town.host, 6)) == sets(town.host, 6)

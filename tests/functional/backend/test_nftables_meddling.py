@@ -19,7 +19,7 @@ from nova_netagent.events import Delete, Event, Put, fold
 from nova_netagent.model import DesiredState, Object
 from nova_netagent.netfilter.rule import IpSet
 from nova_netagent.plan.sets import SetPlan
-from nova_netagent.settings import FirewallSettings, MetadataSettings, NetworkSettings, Settings
+from nova_netagent.settings import Settings
 from nova_netagent.testing import (
     group_id,
     instance_id,
@@ -30,7 +30,7 @@ from nova_netagent.testing import (
     make_provider_rule,
     make_rule,
 )
-from tests.lab import isolation, needs
+from tests.lab import isolation, needs, rules_only
 from tests.lab.rules_only import RulesOnly
 
 pytestmark = needs("nftables", "program:nft")
@@ -43,12 +43,7 @@ MANY, FEW = 40, 2
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
     isolation.require()
-    made = Settings(
-        firewall=FirewallSettings(backend="nftables", wrap_name=W),
-        state_path=str(tmp_path),
-        network=NetworkSettings(("10.0.0.0/8",), "192.0.2.10", "eth0", manage_links=False),
-        metadata=MetadataSettings("192.0.2.10"),
-    )
+    made = rules_only.settings(str(tmp_path), "nftables", wrap_name=W)
     yield made
     nft("flush ruleset")
     cleanup.run(made)

@@ -4,14 +4,13 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from nova_netagent import cleanup
 from nova_netagent.events import Delete, Put, fold
 from nova_netagent.model import DesiredState, Object
-from nova_netagent.settings import FirewallSettings, MetadataSettings, NetworkSettings, Settings
+from nova_netagent.settings import Settings
 from nova_netagent.testing import (
     make_floating_ip,
     make_group,
@@ -21,7 +20,7 @@ from nova_netagent.testing import (
     make_rule,
 )
 from tests.functional.backend import legacy
-from tests.lab import isolation
+from tests.lab import isolation, rules_only
 from tests.lab.rules_only import RulesOnly
 
 SEED = int(os.environ.get("NOVA_NETAGENT_SEED", "0")) or random.randrange(1, 1 << 32)
@@ -48,13 +47,7 @@ def universe() -> list[Object]:
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
     isolation.require()
     legacy.empty()
-    backend: Literal["iptables", "nftables"] = request.param
-    made = Settings(
-        firewall=FirewallSettings(backend=backend),
-        state_path=str(tmp_path),
-        network=NetworkSettings(("10.0.0.0/8",), "192.0.2.10", "eth0", manage_links=False),
-        metadata=MetadataSettings("192.0.2.10"),
-    )
+    made = rules_only.settings(str(tmp_path), request.param)
     yield made
     cleanup.run(made)
 
