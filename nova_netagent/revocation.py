@@ -15,7 +15,7 @@ from nova_netagent.compile import Compiled
 from nova_netagent.compile.cut import set_name
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import Key
-from nova_netagent.netfilter.flow import Addresses
+from nova_netagent.netfilter.flow import Addresses, family_of
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import CUT_SECONDS
 from nova_netagent.revoke import EVERYBODY, Cut, concerned, ends, revoked
@@ -203,5 +203,5 @@ def _by_set(ends_: Iterable[str], owner: Owner) -> dict[str, set[str]]:
     """Ends of flows by the set that they are noted in."""
     found: dict[str, set[str]] = {}
     for each in ends_:
-        found.setdefault(set_name(6 if ":" in each.partition(",")[0] else 4, owner), set()).add(each)
+        found.setdefault(set_name(family_of(each), owner), set()).add(each)
     return found

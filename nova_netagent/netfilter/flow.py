@@ -9,6 +9,11 @@ EXPECTED, SEEN_REPLY = 1 << 0, 1 << 1
 """IPS_EXPECTED: another flow announced it. IPS_SEEN_REPLY: there were packets in both directions."""
 
 
+def family_of(end: str) -> Family:
+    """The family of an end of a flow, as it is noted when it was cut: ``ADDRESS,tcp:PORT,PEER``."""
+    return 6 if ":" in end.partition(",")[0] else 4
+
+
 class Side(Struct, frozen=True):
     """One direction of a flow, as its packets look on the way in."""
 

@@ -19,11 +19,12 @@ def persist(apply: Callable[[bool], None], verify: bool, metrics: Metrics) -> No
     :raises RuleRefused: it is refused, whatever there is.
     """
     for attempt in range(ATTEMPTS):
+        anew = verify or attempt > 0
         try:
-            apply(verify or attempt > 0)
+            apply(anew)
             return
         except (TableChanged, RuleRefused) as error:
-            if attempt == ATTEMPTS - 1 or (isinstance(error, RuleRefused) and (verify or attempt > 0)):
+            if attempt == ATTEMPTS - 1 or (anew and isinstance(error, RuleRefused)):
                 raise
             metrics.apply_retries_total.inc()
             time.sleep(0.001 * 2**attempt)

@@ -134,7 +134,7 @@ class Reconciler:
             # The kernel counts its changes: nothing has to be read back to be sure.
             persist(
                 lambda _: outcome.note_lines("frames", frames.apply(self._frames_here(compiled.frames))),
-                False,
+                True,
                 self._metrics,
             )
 

@@ -17,6 +17,7 @@ from nova_netagent.backend.nftables.mirror import Mirror
 from nova_netagent.backend.nftables.names import BEFORE_OTHERS, Names
 from nova_netagent.backend.nftables.transaction import Transaction
 from nova_netagent.backend.nftables.trial import able
+from nova_netagent.netfilter.flow import family_of
 from nova_netagent.netfilter.rule import CUT_SECONDS, FAMILIES, Family, IpSet, Rule, Table, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
 from nova_netagent.plan.sets import SetPlan
@@ -197,8 +198,7 @@ class NftablesBackend:
 
     def cut_ago(self, name: str, end: str) -> float | None:
         """How long ago a flow with this end was cut, in seconds. :raises Unavailable: the kernel does not say."""
-        family: Family = 6 if ":" in end.partition(",")[0] else 4
-        left = self._mirror.kernel.remaining(self._mirror.table(family), name, members.end(end).key)
+        left = self._mirror.kernel.remaining(self._mirror.table(family_of(end)), name, members.end(end).key)
         return None if left is None else CUT_SECONDS - left
 
     def describe(self, table: TableId, key: bytes) -> str:

@@ -59,7 +59,7 @@ class Chains:
         put: dict[str, Keys] = {}
         entered: list[tuple[Keys, Keys]] = []
         for name, rules in after.items():
-            before = chains.get(name)
+            before, physical = chains.get(name), self._names.physical(table.name, name)
             of, known = self._kind(table, name), None
             if rules is not None:
                 encoded = self._encoder.keys(table, name)
@@ -71,12 +71,11 @@ class Chains:
                 entered.append((before or (), rules or ()))
                 if of is Kind.ROOT:
                     continue
-                stands = self._names.physical(table.name, name) in edits.image.chains
-                if rules is not None and layout.is_dispatched(rules) and not (stands and not rules):
+                stands = physical in edits.image.chains
+                if rules is not None and layout.is_dispatched(rules) and (rules or not stands):
                     rules = None
                 if rules is None and not stands:
                     continue
-            physical = self._names.physical(table.name, name)
             laid = self._laid(table, of, physical, rules or (), known)
             if laid is None:
                 edits.set_rules(physical, rules, known)

@@ -23,8 +23,8 @@ class Encoder:
         self._head = f"{names.wrap_name}-"
         self._known: dict[TableId, tuple[Mapping[str, Chain], Mapping[str, Keys]]] = {}
         """By table: its chains when they were encoded last, and their keys."""
-        self._done: dict[TableId, _Done] = {}
-        """By table of IPv4 what was encoded last, until IPv6's is: many rules are one object with those there."""
+        self._done: dict[str, _Done] = {}
+        """By name what of IPv4's table was encoded last, until IPv6's is: many rules are one object with its."""
         self._hooks: dict[TableId, tuple[tuple[Hook, ...], tuple[EncodedHook[bytes], ...]]] = {}
         """By table its hooks, and how they were encoded."""
 
@@ -39,7 +39,7 @@ class Encoder:
         put: dict[str, Keys] = {}
         done: _Done = {}
         if table.id.family == 6:
-            done = _of_both(self._done.pop(TableId(4, table.id.name), {}))
+            done = _of_both(self._done.pop(table.id.name, {}))
         for name in others:
             if name in table.chains:
                 refuse_name(name)
@@ -50,7 +50,7 @@ class Encoder:
         encoded = follow(known, put, [name for name in others if name not in table.chains])
         self._known[table.id] = (table.chains, encoded)
         if table.id.family == 4:
-            self._done[table.id] = done
+            self._done[table.id.name] = done
         of, hooks = self._hooks.get(table.id, ((), ()))
         if of is not table.hooks:
             hooks = tuple(

@@ -161,9 +161,8 @@ def chain_of(listed: ListedChain, rules: Sequence[ListedRule], same: Same) -> He
 
 def read_set(netlink: Netlink, table: TableId, listed: ListedSet, same: Same) -> HeldSet:
     """A set with its elements; those that are forgotten after a while are not looked at."""
-    if listed.flags & SetFlag.TIMEOUT:
-        return HeldSet({}, listed.flags, listed.key_size, listed.data_size, listed.size)
-    found = dict(map(same.element, netlink.elements(table, listed.name)))
+    elements = () if listed.flags & SetFlag.TIMEOUT else netlink.elements(table, listed.name)
+    found = dict(map(same.element, elements))
     return HeldSet(found, listed.flags, listed.key_size, listed.data_size, listed.size)
 
 
