@@ -6,6 +6,7 @@ commit share the next one.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -159,7 +160,7 @@ class Engine:
         self._next_retry: float | None = None
         self._verified = time.monotonic()
         self._meddled: float | None = None
-        self._looked = 0.0
+        self._looked = -math.inf  # not 0: time.monotonic() may count from a boot moments ago
         self._limited = Limited(self.reconciler.rules.live_chains)
         self._pending_since: float | None = None
         self._ready_for_commit = 0.0
