@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from nova_netagent.backend import NO_SETS, RuleRefused, TableChanged
+from nova_netagent.backend import NO_SETS, BackendError, RuleRefused, TableChanged
 from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.commits import Commits
 from nova_netagent.backend.nftables import keys, members, sets, telling
@@ -258,3 +258,17 @@ class NftablesBackend:
             raise
         finally:
             mirror.open = None
+        self._say_anew()
+
+    def _say_anew(self) -> None:
+        """Have the comments say what rules are there for that stayed: by a transaction of its own, after the other."""
+        renamed, self._encoder.renamed = self._encoder.renamed, set()
+        if not renamed:
+            return
+        try:
+            with self._transaction() as opened:
+                for table, name in sorted(renamed):
+                    self._chains.say_anew(table, name, opened, self._mirror.kernel)
+        except BackendError as error:
+            self._encoder.renamed |= renamed
+            LOG.info("comments of rules that stayed are said anew with the next change: %s", error)

@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from nova_netagent.backend import RuleRefused
-from nova_netagent.backend.nftables import allowances, dispatch, image, keys, layout, translations
+from nova_netagent.backend.nft import Netlink
+from nova_netagent.backend.nftables import allowances, comments, dispatch, image, keys, layout, translations
 from nova_netagent.backend.nftables.edits import TableEdits, edited
 from nova_netagent.backend.nftables.encoder import Encoder
 from nova_netagent.backend.nftables.image import Image, Keys
@@ -86,6 +87,18 @@ class Chains:
         if entered:
             self._edit_dispatch(table, now, entered, edits)
         opened.held.chains[table] = now
+
+    def say_anew(self, table: TableId, name: str, opened: Transaction, kernel: Netlink) -> None:
+        """Have the comments of a chain say what its rules are there for now.
+
+        :raises Unavailable: the kernel does not list them.
+        """
+        rules = self._encoder.chains(table).get(name)
+        if rules is None:
+            return  # it is gone, and was on its way
+        physical, known = self._names.physical(table.name, name), reasons(self._encoder.chain(table, name))
+        laid = self._laid(table, self._kind(table, name), physical, rules, known) or Laid(rules, {}, known)
+        comments.say_anew(physical, laid, opened.table(table.family), kernel)
 
     def _seen(self, table: TableId, known: Image) -> dict[str, Keys]:
         """A table of the compiler, told from the image."""

@@ -1,6 +1,6 @@
 """The edits of one table: the messages, and what it holds afterwards."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -119,6 +119,20 @@ class TableEdits:
             self._edit(physical, before, after, known)
         elif physical not in self.image.chains:
             self.image.chains[physical] = before
+
+    def replace_rules(
+        self, physical: str, rules: Keys, at: Collection[int], handles: tuple[int, ...], known: Reasons | None
+    ) -> None:
+        """Make some rules of a chain anew, for what is said beside them.
+
+        :param rules: all of its rules.
+        :param at: which of them are made anew.
+        :param handles: of all of them.
+        :param known: what each rule is there for, if they do not say it themselves.
+        """
+        if at:
+            kept = tuple(b"" if number in at else key for number, key in enumerate(rules))
+            self._edit(physical, HeldChain(kept, handles), rules, known)
 
     def empty(self, physical: str) -> None:
         """Take the rules out of a chain, whatever they are."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import cast
 
-from nova_netagent.backend.nftables import allowances, dispatch, keys, translations
+from nova_netagent.backend.nftables import allowances, comments, dispatch, keys, translations
 from nova_netagent.backend.nftables.keys import Key, Place, refuse_name
 from nova_netagent.backend.nftables.kinds import Kind, kind
 from nova_netagent.backend.nftables.names import Names
@@ -27,6 +27,8 @@ class Encoder:
         """By name what of IPv4's table was encoded last, until IPv6's is: many rules are one object with its."""
         self._hooks: dict[TableId, tuple[tuple[Hook, ...], tuple[EncodedHook[bytes], ...]]] = {}
         """By table its hooks, and how they were encoded."""
+        self.renamed: set[tuple[TableId, str]] = set()
+        """The chains of which a rule stays and is there for something else, since somebody took them from here."""
 
     def encode(self, table: Table) -> EncodedTable[bytes]:
         """A table's rules as keys.
@@ -103,6 +105,9 @@ class Encoder:
                 if rules is chain.rules:
                     others[id(rule)] = made
         whole = tuple(cast(list[bytes], found))
+        if last is not None and of not in _EXPLAINED and comments.differ(last, last_keys, chain, whole):
+            self.renamed.add((table, chain.name))
+            return whole
         # The same object for the same keys: a chain that the compiler made anew has not changed by that.
         return last_keys if whole == last_keys else whole
 

@@ -3,6 +3,7 @@
 from functools import lru_cache
 from typing import NamedTuple
 
+from nova_netagent.backend.nft.objects import comment
 from nova_netagent.backend.nft.userdata import element_comments, rule_comment, rule_comments
 from nova_netagent.backend.nftables.image import Keys
 from nova_netagent.backend.nftables.keys import Key
@@ -46,14 +47,26 @@ def of_rules(rules: Keys, known: Reasons | None) -> list[bytes]:
 
 def of_rule(key: bytes, reason: str) -> bytes:
     """A rule's comment with its attribute; nothing beside one that is not ours."""
-    if not isinstance(key, Key):
-        return b""
-    return rule_comment(reason if key.shown else _whole(key.rule, reason))
+    return rule_comment(_said(key, reason))
+
+
+def told(key: bytes, known: Reasons | None, number: int) -> str | None:
+    """A rule's comment as the kernel lists it.
+
+    :param number: which of its chain it is.
+    """
+    return comment(_said(key, "" if known is None else known.text(number)))
 
 
 def of_elements(known: Reasons) -> list[bytes]:
     """The comments of elements, with their attributes."""
     return element_comments(known.words, known.parts)
+
+
+def _said(key: bytes, reason: str) -> str:
+    if not isinstance(key, Key):
+        return ""
+    return reason if key.shown else _whole(key.rule, reason)
 
 
 def _whole(rule: Rule, reason: str) -> str:

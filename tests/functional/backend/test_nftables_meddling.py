@@ -29,6 +29,7 @@ from nova_netagent.testing import (
     make_network,
     make_provider_rule,
     make_rule,
+    rule_id,
 )
 from tests.lab import isolation, needs, rules_only
 from tests.lab.rules_only import RulesOnly
@@ -338,3 +339,34 @@ def test_a_change_after_everything_was_flushed_is_not_refused(agent: RulesOnly) 
     changed = state(FEW, Put(make_provider_rule(1)))
     agent.apply(changed)
     assert agent.plan(changed) == []
+
+
+# --- what is said beside rules
+
+
+def test_a_comment_that_was_not_said_is_said_with_the_next_change(
+    agent: RulesOnly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is enforced does not hang on it."""
+    agent.apply(state(1), verify=True)
+    ports = [make_rule(n, protocol="tcp", port_range_min=n - 500, port_range_max=n - 500) for n in (522, 580, 943)]
+    renamed = Put(make_group(1, *ports))
+    with monkeypatch.context() as patched:
+        patched.setattr(Netlink, "commit", _once(Netlink.commit))
+        agent.apply(state(1, renamed))
+    assert rule_id(522) not in "".join(standing())
+    agent.apply(state(1, renamed, Put(make_provider_rule(1))))
+    assert all(rule_id(n) in "".join(standing()) and rule_id(n - 500) not in "".join(standing()) for n in (522, 943))
+
+
+def _once(commit: Callable[..., Any]) -> Callable[..., Any]:
+    """Take the first transaction, as the kernel does, and no other."""
+    taken: list[bool] = []
+
+    def taken_once(self: Netlink, *arguments: Any, **named: Any) -> Any:
+        if taken:
+            raise Unavailable("not now")
+        taken.append(True)
+        return commit(self, *arguments, **named)
+
+    return taken_once

@@ -1,0 +1,60 @@
+"""Comments of what stays while what it is there for changes.
+
+A plan compares what rules do. A rule of a group that was taken away and described anew under
+another id is the rule that stands: it stays, and its comment would name one that is gone.
+"""
+
+from collections.abc import Iterator
+
+from nova_netagent.backend.nft import Netlink
+from nova_netagent.backend.nft.objects import Element, Set, comment
+from nova_netagent.backend.nftables import notes
+from nova_netagent.backend.nftables.edits import TableEdits
+from nova_netagent.backend.nftables.image import Keys
+from nova_netagent.backend.nftables.keys import uncounted
+from nova_netagent.backend.nftables.laid import Laid
+from nova_netagent.backend.nftables.notes import Reasons
+from nova_netagent.netfilter.rule import Chain
+
+
+def differ(last: Chain, last_keys: Keys, chain: Chain, keys: Keys) -> bool:
+    """Whether a rule that stays is there for something else."""
+    if (last.about, last.parts, last.rules) == (chain.about, chain.parts, chain.rules):
+        return False
+    was = dict(zip(last_keys, last.origins(), strict=True))
+    return any(was.get(key, origin) != origin for key, origin in zip(keys, chain.origins(), strict=True))
+
+
+def say_anew(physical: str, laid: Laid, edits: TableEdits, kernel: Netlink) -> None:
+    """Make those rules and elements of a chain anew whose comments are not what they should be.
+
+    :param laid: the chain as it should stand; what does not is not looked at.
+    """
+    known = edits.image.chains.get(physical)
+    if known is None or known.rules != laid.rules:
+        return
+    listed = kernel.rules(edits.image.table, physical)
+    if [uncounted(each.expressions) for each in listed] == list(known.rules):
+        told = [notes.told(key, laid.reasons, number) for number, key in enumerate(laid.rules)]
+        others = {number for number, each in enumerate(listed) if each.comment != told[number]}
+        handles = tuple(each.handle for each in listed)
+        edits.replace_rules(physical, laid.rules, others, handles, laid.reasons)
+    for name, reasons in laid.reasons_of.items():
+        described, _ = laid.maps[name]
+        if name in edits.image.sets:
+            stale = list(_stale(described, laid, reasons, edits, kernel))
+            parts = Reasons(reasons.about, tuple(part for _, part in stale))
+            elements = [each for each, _ in stale]
+            edits.edit_elements(described, elements, elements, parts)
+
+
+def _stale(
+    described: Set, laid: Laid, reasons: Reasons, edits: TableEdits, kernel: Netlink
+) -> Iterator[tuple[Element, str]]:
+    """The elements whose comments are not what they should be, each with what it is there for."""
+    _, elements = laid.maps[described.name]
+    said = {(each.key, each.closes): each for each in kernel.elements(edits.image.table, described.name)}
+    held = edits.image.sets[described.name].elements
+    for number, (at, element) in enumerate(elements.items()):
+        if at in held and at in said and said[at].comment != comment(reasons.text(number)):
+            yield element, reasons.parts[number]
