@@ -216,13 +216,15 @@ class Netlink:
         except _NotThereError:
             return None
 
-    def rules(self, table: TableId, chain: str | None = None) -> list[ListedRule]:
+    def rules(self, table: TableId, chain: str | None = None, *, attempts: int = _ATTEMPTS) -> list[ListedRule]:
         """A table's rules, in order by chain, or those of one chain.
 
         For whole tables of few rules: the kernel's time is quadratic.
+
+        :raises TableChanged: somebody committed during each attempt.
         """
         body = attributes.string(1, table.name) + (b"" if chain is None else attributes.string(2, chain))
-        return [_rule(each) for each in self._dump(_GET_RULE, table, body)]
+        return [_rule(each) for each in self._dump(_GET_RULE, table, body, attempts)]
 
     def handles(self, table: TableId, chain: str) -> tuple[int, ...]:
         """The handles of a chain's rules, in order."""
@@ -329,8 +331,8 @@ class Netlink:
 
     # dumps
 
-    def _dump(self, kind: int, table: TableId, body: bytes) -> list[dict[int, bytes]]:
-        for _ in range(_ATTEMPTS):
+    def _dump(self, kind: int, table: TableId, body: bytes, attempts: int = _ATTEMPTS) -> list[dict[int, bytes]]:
+        for _ in range(attempts):
             try:
                 return list(self._ask(kind, table.family, body, DUMP))
             except _NotThereError:

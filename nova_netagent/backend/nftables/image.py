@@ -1,11 +1,13 @@
 """Our table of one family as the kernel has it, and the tables of the compiler that are in it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from msgspec import Struct
 from msgspec.structs import replace as replace_struct
 
+from nova_netagent.backend import TableChanged
 from nova_netagent.backend.nft.netlink import ListedChain, ListedRule, ListedSet, Netlink
 from nova_netagent.backend.nft.objects import Element, Set, SetFlag, TableId
 from nova_netagent.backend.nft.watch import Touched
@@ -17,6 +19,8 @@ DORMANT = 0x1
 _ACCEPT = 1
 _MANY_CHAINS = 10_000
 """From so many on chains are listed one by one: to list a whole table takes the square of its rules."""
+_WHOLE_ATTEMPTS = 3
+"""How often a whole table is listed, which anybody's commit disturbs; then its chains are, one by one."""
 _MANY_TOUCHED = 500
 """From so many on the whole table is listed again."""
 
@@ -99,15 +103,24 @@ def read(netlink: Netlink, table: TableId) -> Image:
     listed = netlink.chains(table)
     same = Same()
     sets = {each.name: read_set(netlink, table, each, same) for each in netlink.sets(table)}
-    rules: dict[str, list[ListedRule]] = {each.name: [] for each in listed}
-    if len(listed) < _MANY_CHAINS:
-        for rule in netlink.rules(table):
-            rules.setdefault(rule.chain, []).append(rule)
-    else:
-        for name in rules:
-            rules[name] = netlink.rules(table, name)
+    rules = _rules(netlink, table, [each.name for each in listed])
     chains = {each.name: chain_of(each, rules[each.name], same) for each in listed}
     return Image(table, exists=True, awake=not flags & DORMANT, chains=chains, sets=sets)
+
+
+def _rules(netlink: Netlink, table: TableId, chains: Sequence[str]) -> Mapping[str, Sequence[ListedRule]]:
+    if len(chains) < _MANY_CHAINS:
+        with suppress(TableChanged):
+            return _by_chain(netlink.rules(table, attempts=_WHOLE_ATTEMPTS), chains)
+    # A chain is listed before even the busiest of others commit again; what they change of ours is heard.
+    return {name: netlink.rules(table, name) for name in chains}
+
+
+def _by_chain(rules: Iterable[ListedRule], chains: Iterable[str]) -> Mapping[str, Sequence[ListedRule]]:
+    found: dict[str, list[ListedRule]] = {name: [] for name in chains}
+    for rule in rules:
+        found.setdefault(rule.chain, []).append(rule)
+    return found
 
 
 def read_again(netlink: Netlink, known: Image, touched: Touched) -> Image:

@@ -11,8 +11,9 @@ import pytest
 
 from nova_netagent import cleanup
 from nova_netagent.backend import RuleRefused, Unavailable
-from nova_netagent.backend.nft import Batch, Netlink
+from nova_netagent.backend.nft import Batch, Netlink, attributes
 from nova_netagent.backend.nft.commits import Commits
+from nova_netagent.backend.nft.netlink import Disturbed
 from nova_netagent.backend.nft.objects import Family, TableId
 from nova_netagent.backend.nftables import NftablesBackend, commit
 from nova_netagent.events import Delete, Event, Put, fold
@@ -37,6 +38,8 @@ from tests.lab.rules_only import RulesOnly
 pytestmark = needs("nftables", "program:nft")
 
 W = "ours"
+GET_RULES = 7
+"""NFT_MSG_GETRULE (linux/netfilter/nf_tables.h)."""
 MANY, FEW = 40, 2
 """Of many instances the ports are a tree, of a few a list."""
 
@@ -202,6 +205,26 @@ def test_a_large_transaction_goes_through_while_others_commit(
     agent.apply(state(FEW), verify=True)
     assert len(sent) == 10
     assert agent.plan(state(FEW)) == []
+
+
+def test_a_table_that_is_never_listed_undisturbed_is_read_chain_by_chain(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others commit more often than a whole table of a thousand instances can be listed."""
+    first = RulesOnly(settings)
+    first.apply(state(MANY), verify=True)
+    first.close()
+    ask = Netlink._ask
+
+    def disturbed(self: Netlink, kind: int, family: Family, body: bytes, flags: int) -> Iterator[Any]:
+        yield from ask(self, kind, family, body, flags)
+        if (kind, body) == (GET_RULES, attributes.string(1, W)):
+            raise Disturbed
+
+    monkeypatch.setattr(Netlink, "_ask", disturbed)
+    again = RulesOnly(settings)
+    assert again.plan(state(MANY)) == []
+    again.close()
 
 
 def test_a_node_that_goes_stays_empty_while_a_foreign_rule_leads_to_it(agent: RulesOnly) -> None:
