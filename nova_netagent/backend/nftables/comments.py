@@ -19,10 +19,12 @@ from nova_netagent.netfilter.rule import Chain
 
 def differ(last: Chain, last_keys: Keys, chain: Chain, keys: Keys) -> bool:
     """Whether a rule that stays is there for something else."""
-    if (last.about, last.parts, last.rules) == (chain.about, chain.parts, chain.rules):
-        return False
-    was = dict(zip(last_keys, last.origins(), strict=True))
-    return any(was.get(key, origin) != origin for key, origin in zip(keys, chain.origins(), strict=True))
+    # A rule that says it itself and is the same object says the same: of a tree's node all but one or two.
+    known = set(map(id, last.rules)) if last.about is chain.about is None else set()
+    each = zip(keys, chain.rules, chain.origins(), strict=True)
+    others = [(key, origin) for key, rule, origin in each if id(rule) not in known]
+    was = dict(zip(last_keys, last.origins(), strict=True)) if others else {}
+    return any(was.get(key, origin) != origin for key, origin in others)
 
 
 def say_anew(physical: str, laid: Laid, edits: TableEdits, kernel: Netlink) -> None:
