@@ -77,13 +77,14 @@ def _of_ports(old: Resolved, scope: Scope) -> Iterator[str]:
             if arrives_closed and not any(egress.is_judged(port, family, scope) for family in scope.families):
                 continue
             yield from _own(port)
-            # A pair with everybody would have every flow looked at; it names nobody (see Whereabouts).
-            yield from (pair.ip_address for pair in port.vif.pairs if not pair.ip_address.endswith("/0"))
 
 
 def _own(port: Port) -> Iterator[str]:
+    """The addresses at which a vif's groups are asked."""
     yield from port.vif.fixed_ips
     yield values.link_local(port.vif.address)
+    # A pair with everybody would have every flow looked at; it names nobody (see Whereabouts).
+    yield from (pair.ip_address for pair in port.vif.pairs if not pair.ip_address.endswith("/0"))
 
 
 def _of_groups(old: Resolved, new: Resolved) -> Iterator[str]:
@@ -114,9 +115,12 @@ def _narrowed(old: Group, new: Group | None, gone: set[str]) -> set[int]:
 
 def _of_members(before: Compiled, after: Compiled) -> Iterator[str]:
     old, new = before.ruleset.sets, after.ruleset.sets
-    for name in changed(old, new):
-        if name in old and name in new:
-            yield from old[name].members - new[name].members
+    others = changed(old, new)
+    # By whose they are: which name a group's set has depends on which groups there are.
+    come = {(new[name].origin, new[name].family): new[name] for name in others if name in new}
+    for each in (old[name] for name in others if name in old):
+        if (each.origin, each.family) in come:
+            yield from each.members - come[each.origin, each.family].members
 
 
 def _of_floating_ips(old: Resolved, new: Resolved) -> Iterator[str]:

@@ -4,8 +4,9 @@ import re
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from nova_netagent.model import Instance, SecurityGroup
+from nova_netagent.model import AllowedAddressPair, Instance, SecurityGroup, State, document
 from nova_netagent.testing import (
     group_id,
     make_floating_ip,
@@ -18,7 +19,7 @@ from nova_netagent.testing import (
 )
 from tests.functional.agent.flows import talking
 from tests.functional.agent.meddling import DRIFT
-from tests.functional.agent.site import ETHERTYPES, Site
+from tests.functional.agent.site import ETHERTYPES, NETWORKS, Site
 from tests.lab import Namespace, Udp, arrives, iptables, needs, ping, refused, udp
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
@@ -150,6 +151,20 @@ def test_a_member_leaves_a_remote_group(site: Site, family: int, leaving: str) -
         assert beside.lives()
 
 
+def test_a_member_leaves_while_the_groups_set_gets_another_name(site: Site, family: int) -> None:
+    """As another group comes whose id begins alike, in the same commit."""
+    member = f"{site.elsewhere.ip(family)}/{32 if family == 4 else 128}"
+    remote, alike = make_group(2), make_group(2, id=f"{group_id(2)[:-1]}f")
+    let_in = ports(family, 80, remote_group_id=remote.id)
+    let_alike = ports(family, 81, group=3, remote_group_id=alike.id)
+    instance = make_instance(1, (1, 3))
+    site.describe(let_in, let_alike, replace(remote, members=(member,)), instance)
+    with talking(site.elsewhere, site.vm1, 80, family) as revoked:
+        wanted = State(networks=NETWORKS, security_groups=(let_in, let_alike, remote, alike), instances=(instance,))
+        site.agent.state(document(wanted))
+        assert revoked.is_dead()
+
+
 def test_a_provider_rule_is_added(site: Site, family: int) -> None:
     site.describe(ports(family, 80), make_instance(1, (1,)))
     with (
@@ -193,6 +208,23 @@ def test_an_allowed_pair_is_removed(site: Site, family: int) -> None:
             site.put(unsecured())
             assert cut(site) - before == 3
             assert not any(each.alive(0.3) for each in (*revoked.connections, revoked.datagrams))
+            assert beside.lives()
+    finally:
+        site.vm1.links.delete_address("eth0", f"{address}/{24 if family == 4 else 64}")
+
+
+def test_a_rule_is_removed_that_let_in_to_an_allowed_pair(site: Site, family: int) -> None:
+    address = "10.1.0.100" if family == 4 else "fd00:1::100"
+    site.vm1.links.add_address("eth0", f"{address}/{24 if family == 4 else 64}")
+    vif = make_vif(1, allowed_address_pairs=(AllowedAddressPair(ip_address=address),))
+    try:
+        site.describe(ports(family, 80, 81), make_instance(1, (1,), vifs=(vif,)))
+        with (
+            talking(site.outside, site.vm1, 80, family, to=address) as revoked,
+            talking(site.outside, site.vm1, 81, family, to=address) as beside,
+        ):
+            site.put(ports(family, 81))
+            assert revoked.is_dead()
             assert beside.lives()
     finally:
         site.vm1.links.delete_address("eth0", f"{address}/{24 if family == 4 else 64}")
