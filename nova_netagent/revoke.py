@@ -229,8 +229,8 @@ def _may_live(flow: Flow, was: "Whereabouts | None", now: "Whereabouts") -> bool
     """Whether the rules would still let in what they let in."""
     directions = tuple(_directions(flow, {*now.leads_to, *(was.leads_to if was is not None else ())}))
     came = was is not None and any(not now.holders(each, flow) <= was.holders(each, flow) for each in flow.addresses)
-    if was is None and not flow.picked_up:
-        directions = directions[:1]
+    if not flow.picked_up and (was is None or (came and flow.protocol == TCP)):
+        directions = directions[:1]  # who opened it is known
     if was is None or came:
         # An instance that was migrated in may speak first in a connection that it did not open.
         return any(now.passes(each, flow) for each in directions)

@@ -1,6 +1,9 @@
 """What is revoked stops at once, whichever end speaks next; what is beside it goes on."""
 
+import errno
 import re
+import socket
+import time
 from typing import Any
 
 import pytest
@@ -21,6 +24,7 @@ from tests.functional.agent.flows import talking
 from tests.functional.agent.meddling import DRIFT
 from tests.functional.agent.site import ETHERTYPES, NETWORKS, Site
 from tests.lab import Namespace, Udp, arrives, iptables, needs, ping, refused, udp
+from tests.lab.clients import ADDRESS_FAMILIES
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
 
@@ -278,6 +282,31 @@ def test_who_comes_to_an_address_cannot_answer_what_was_sent_to_it_before(site: 
     assert not arrives(site.vm1, site.outside, answer, within=0.3)
     assert not arrives(site.outside, site.vm1, asked, within=0.3)
     assert arrives(site.vm1, site.outside, Udp(80, family=family))
+
+
+@pytest.mark.parametrize("field", ["fixed_ips", "allowed_address_pairs"])
+def test_who_gets_one_more_address_is_not_reached_by_who_asked_for_it_before(
+    site: Site, family: int, field: str
+) -> None:
+    """A connection of which nobody was asked waits for an answer to ARP, and opens with it."""
+    address = "10.1.0.100" if family == 4 else "fd00:1::100"
+    more: Any = (AllowedAddressPair(ip_address=address),)
+    if field == "fixed_ips":
+        more = (*make_vif(1).fixed_ips, address)
+    site.describe(make_instance(1))
+    site.vm1.links.add_address("eth0", f"{address}/{24 if family == 4 else 64}")
+    try:
+        site.host.run(["ip", "neighbour", "flush", "dev", "br1"])
+        with site.outside.socket(ADDRESS_FAMILIES[family], socket.SOCK_STREAM) as client:
+            site.vm1.echo.serve("tcp", family, 80)
+            client.setblocking(False)
+            client.connect_ex((address, 80))
+            time.sleep(0.1)
+            site.put(make_instance(1, vifs=(make_vif(1, **{field: more}),)))
+            time.sleep(1.2)  # the host asks once a second
+            assert client.connect_ex((address, 80)) not in (0, errno.EISCONN)
+    finally:
+        site.vm1.links.delete_address("eth0", f"{address}/{24 if family == 4 else 64}")
 
 
 # --- migration

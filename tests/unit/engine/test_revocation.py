@@ -189,7 +189,7 @@ def test_an_instance_that_was_not_filtered_keeps_what_either_direction_may(tmp_p
     """
     host = Host(tmp_path, replace(SETTINGS, network=replace(SETTINGS.network, manage_links=manage_links)))
     host.put(make_network(1))
-    opened, answered = tcp(OUTSIDE, "10.1.0.9", 5000), tcp(OUTSIDE, "10.1.0.9", 40000, 80)
+    opened, answered = tcp(OUTSIDE, "10.1.0.9", 5000), tcp(OUTSIDE, "10.1.0.9", 40000, 80, picked_up=True)
     host.flows.tracked = [opened, answered]
     to_web = make_rule(70, direction="egress", protocol="tcp", port_range_min=80, port_range_max=80)
     host.put(make_group(7, to_web), make_instance(8, (7,)))
