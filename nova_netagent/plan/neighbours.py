@@ -3,33 +3,43 @@
 from collections.abc import Collection, Mapping
 
 from nova_netagent.compile.resolve import Port
+from nova_netagent.model import values
 from nova_netagent.model.lineage import changed
 
 Neighbours = Mapping[tuple[str, str], str]
 """By bridge and address, the MAC that has it."""
 
 
-def newcomers(before: Mapping[str, tuple[Port, ...]], now: Mapping[str, tuple[Port, ...]]) -> Neighbours:
-    """The addresses that have another MAC than before, or none before: what they cost is what changed."""
+def newcomers(
+    before: Mapping[str, tuple[Port, ...]], now: Mapping[str, tuple[Port, ...]], *, pairs: bool = False
+) -> Neighbours:
+    """The addresses that have another MAC than before, or none before: what they cost is what changed.
+
+    :param pairs: those of allowed pairs as well, which may be others' too.
+    """
     found: dict[tuple[str, str], str] = {}
     for id_ in changed(before, now):
-        had = _held(before.get(id_, ()))
-        found |= {key: mac for key, mac in _held(now.get(id_, ())).items() if had.get(key) != mac}
+        had = _held(before.get(id_, ()), pairs)
+        found |= {key: mac for key, mac in _held(now.get(id_, ()), pairs).items() if had.get(key) != mac}
     return found
 
 
-def joining(now: Mapping[str, tuple[Port, ...]], devices: Collection[str]) -> Neighbours:
+def joining(now: Mapping[str, tuple[Port, ...]], devices: Collection[str], *, pairs: bool = False) -> Neighbours:
     """The addresses of the vifs of these devices."""
     found: dict[tuple[str, str], str] = {}
     for ports in now.values() if devices else ():
-        found |= _held(tuple(port for port in ports if port.vif.device in devices))
+        found |= _held(tuple(port for port in ports if port.vif.device in devices), pairs)
     return found
 
 
-def _held(ports: tuple[Port, ...]) -> dict[tuple[str, str], str]:
-    return {
-        (port.network.bridge, address): port.vif.address
-        for port in ports
-        if port.network is not None
-        for address in port.addresses
-    }
+def _held(ports: tuple[Port, ...], pairs: bool) -> dict[tuple[str, str], str]:
+    found: dict[tuple[str, str], str] = {}
+    for port in ports:
+        if port.network is not None:
+            for pair in port.vif.pairs if pairs else ():
+                prefix = values.prefix(pair.ip_address)
+                if prefix.length == values.FAMILY_BITS[prefix.family]:
+                    address = values.address_text(prefix.family, prefix.value)
+                    found[port.network.bridge, address] = pair.mac_address or port.vif.address
+            found |= {(port.network.bridge, address): port.vif.address for address in port.addresses}
+    return found

@@ -109,8 +109,9 @@ class Reconciler:
     def _finish(self, compiled: Compiled, link_plan: LinkPlan, outcome: Outcome, *, verify: bool) -> None:
         """What comes after the rules: links, what depends on those that there are now, and who serves on them."""
         come = self._newcomers(compiled.scope.resolved.ports, link_plan)
-        if come:
-            self._host.links.refuse_waiting(come)
+        asked = self._newcomers(compiled.scope.resolved.ports, link_plan, pairs=True)
+        if asked:
+            self._host.links.refuse_waiting(asked)
         self.links.finish(link_plan, outcome)
         if verify or link_plan.join or any(kind == "uplink" for kind, _ in link_plan.forget):
             self.links.remember_uplinks(compiled.links)
@@ -124,9 +125,13 @@ class Reconciler:
         outcome.note("dhcp", servers)
         outcome.link_failures = {**self.links.problems(compiled.links), **outcome.link_failures}
 
-    def _newcomers(self, ports: Mapping[str, tuple[Port, ...]], link_plan: LinkPlan) -> Neighbours:
+    def _newcomers(
+        self, ports: Mapping[str, tuple[Port, ...]], link_plan: LinkPlan, *, pairs: bool = False
+    ) -> Neighbours:
         """Who has come to an address; at the start those who are on no bridge yet."""
-        return joining(ports, link_plan.add_ports) if self._ports is None else newcomers(self._ports, ports)
+        if self._ports is None:
+            return joining(ports, link_plan.add_ports, pairs=pairs)
+        return newcomers(self._ports, ports, pairs=pairs)
 
     def _apply_frames(self, compiled: Compiled, outcome: Outcome) -> None:
         frames = self._host.frames
