@@ -57,6 +57,7 @@ class Reconciler:
             self.links.renew_notes()
         link_plan = self._prepare_links(compiled, outcome, verify=verify)
         self._apply_frames(compiled, outcome)
+        self._forget_leavers(compiled.scope.resolved.ports)
         self.rules.apply(compiled.ruleset, outcome, verify=verify, meanwhile=lambda: compiled.servers)
         self._finish(compiled, link_plan, outcome, verify=verify)
         return outcome
@@ -124,6 +125,12 @@ class Reconciler:
         self._host.servers.apply(servers)
         outcome.note("dhcp", servers)
         outcome.link_failures = {**self.links.problems(compiled.links), **outcome.link_failures}
+
+    def _forget_leavers(self, ports: Mapping[str, tuple[Port, ...]]) -> None:
+        """Who leaves an address, and stays at others, answers for it no more: nobody's groups would be asked."""
+        gone = {} if self._ports is None else newcomers(ports, self._ports, pairs=True)
+        if gone:
+            self._host.links.forget(gone)
 
     def _newcomers(
         self, ports: Mapping[str, tuple[Port, ...]], link_plan: LinkPlan, *, pairs: bool = False

@@ -167,6 +167,13 @@ class KernelLinks:
         except OSError as error:
             LOG.warning("what was sent to an address before it was somebody's may arrive: %s", error)
 
+    def forget(self, gone: Neighbours) -> None:
+        """Have the host ask anew who has these addresses."""
+        try:
+            neighbours.forget(self._by_index(gone))
+        except OSError as error:
+            LOG.warning("the host may send to who had an address for a minute: %s", error)
+
     def introduce(self, now: Neighbours) -> None:
         """Tell the host who has these addresses, where it knows of somebody else or has waited for an answer."""
         try:

@@ -154,6 +154,12 @@ class FakeLinks:
             self.waiting.remove(key)
             self.edits.append(f"- waiting for {key[1]}")
 
+    def forget(self, gone: Neighbours) -> None:
+        """Forget who had these addresses."""
+        for key in self.neighbours.keys() & gone.keys() - self.written_down:
+            if self.neighbours[key] == gone[key]:
+                del self.neighbours[key]
+
     def introduce(self, now: Neighbours) -> None:
         """Put right who has these addresses."""
         self.neighbours |= {key: now[key] for key in self.neighbours.keys() & now.keys() - self.written_down}

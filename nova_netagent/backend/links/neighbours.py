@@ -39,6 +39,23 @@ def refuse_waiting(addresses: Iterable[tuple[int, str]]) -> None:
                 _ask(kernel, _DELETE, _REQUEST | _ACK, asked)
 
 
+def forget(gone: Mapping[tuple[int, str], str]) -> None:
+    """Forget who had addresses that are nobody's now: what is sent to these would reach him, and no rule is his.
+
+    :param gone: by link's index and address, the MAC that had it.
+    :raises OSError: the kernel cannot be asked.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        for (index, address), mac in gone.items():
+            asked = _question(index, address)
+            known = _ask(kernel, _GET, _REQUEST, asked)
+            if known is None or _NEIGHBOUR.unpack_from(known)[2] & _PERMANENT:
+                continue
+            answered = netlink.parse(known[_NEIGHBOUR.size :]).get(_MAC)
+            if answered is not None and answered.hex(":") == mac:
+                _ask(kernel, _DELETE, _REQUEST | _ACK, asked)
+
+
 def correct(now: Mapping[tuple[int, str], str]) -> None:
     """Correct what is known of addresses, unless it is right or an operator wrote it down.
 

@@ -46,6 +46,9 @@ class LinksBackend(Protocol):
     def refuse_waiting(self, now: Neighbours) -> None:
         """Throw away what waits for an answer from these addresses: it was sent when they were nobody's."""
 
+    def forget(self, gone: Neighbours) -> None:
+        """Have the host ask anew who has these addresses, where it knows of those who had them."""
+
     def introduce(self, now: Neighbours) -> None:
         """Tell the host who has these addresses, where it knows of somebody else or has waited for an answer."""
 

@@ -309,6 +309,24 @@ def test_who_gets_one_more_address_is_not_reached_by_who_asked_for_it_before(
         site.vm1.links.delete_address("eth0", f"{address}/{24 if family == 4 else 64}")
 
 
+@pytest.mark.parametrize("field", ["fixed_ips", "allowed_address_pairs"])
+def test_an_address_that_is_taken_away_leads_to_nobody(site: Site, family: int, field: str) -> None:
+    """The host knows its MAC for a minute; no group is asked about an address that is nobody's."""
+    address = "10.1.0.100" if family == 4 else "fd00:1::100"
+    more: Any = (AllowedAddressPair(ip_address=address),)
+    if field == "fixed_ips":
+        more = (*make_vif(1).fixed_ips, address)
+    site.vm1.links.add_address("eth0", f"{address}/{24 if family == 4 else 64}")
+    try:
+        site.describe(ports(family, 80), make_instance(1, (1,), vifs=(make_vif(1, **{field: more}),)))
+        with talking(site.outside, site.vm1, 80, family, to=address):
+            site.put(make_instance(1, (1,)))
+            for port in (80, 53):
+                assert not arrives(site.outside, site.vm1, Udp(port, to=address, family=family), within=0.3)
+    finally:
+        site.vm1.links.delete_address("eth0", f"{address}/{24 if family == 4 else 64}")
+
+
 # --- migration
 
 
