@@ -171,7 +171,7 @@ def _addresses(
 
     own = ordered("own", lambda piece: piece.families[index].own)
     pairs = ordered("pairs", lambda piece: piece.families[index].pairs)
-    called = list(_called_by_floating_ip(own.by_key(), scope)) if scope.resolved.floating_ips else []
+    called = list(_called_by_floating_ip(own.by_key(), pairs.by_key(), scope)) if scope.resolved.floating_ips else []
     if not pairs.items and not called:
         return own.distinct()
     return sorted(_distinct([*own.by_key(), *called, *pairs.by_key()]), key=dispatch.address_order)
@@ -441,15 +441,27 @@ _INTO_RECEIVERS = dispatch.enter_names(_sent_to, goto=False)
 _INTO_SENDERS = dispatch.enter_names(_sent_by, goto=True)
 
 
-def _called_by_floating_ip(entries: Sequence[AddressEntry], scope: Scope) -> Iterator[AddressEntry]:
-    """What the host sends to a floating IP finds the instance by its fixed IP alone.
+def _called_by_floating_ip(
+    own: Sequence[AddressEntry], pairs: Sequence[AddressEntry], scope: Scope
+) -> Iterator[AddressEntry]:
+    """What the host sends to a floating IP finds the instance by its fixed IP, or a pair that has it, alone.
 
     filter OUTPUT still shows the interface that led to the floating IP (lo, where it is bound).
     """
     fixed = {values.prefix(each.fixed_ip_address) for each in scope.resolved.floating_ips}
-    for entry in entries:
+    shared: list[AddressEntry] = []
+    for entry in (*own, *pairs):
         if entry.prefix in fixed:
-            yield AddressEntry(entry.prefix, replace(entry.rule, out_interface=None, matches=(DNATED,)))
+            yield _called(entry, entry.prefix)
+        elif entry.prefix.length < values.FAMILY_BITS[entry.prefix.family]:
+            shared.append(entry)
+    for entry in sorted(shared, key=dispatch.address_order):
+        yield from (_called(entry, each) for each in fixed if entry.prefix.contains(each))
+
+
+def _called(entry: AddressEntry, fixed: values.Prefix) -> AddressEntry:
+    to = network(values.prefix_text(fixed))
+    return AddressEntry(fixed, replace(entry.rule, destination=to, out_interface=None, matches=(DNATED,)))
 
 
 def _uplinks_pass(side: _Pattern, incoming: bool, scope: Scope) -> list[Rule]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nova_netagent.model import FloatingIP, document
+from nova_netagent.model import AllowedAddressPair, FloatingIP, document
 from nova_netagent.testing import (
     group_id,
     instance_id,
@@ -11,6 +11,7 @@ from nova_netagent.testing import (
     make_instance,
     make_network,
     make_rule,
+    make_vif,
 )
 from tests.functional.agent.conftest import SiteMaker
 from tests.functional.agent.site import Site
@@ -53,6 +54,18 @@ def floating(site: Site) -> Site:
 
 
 # --- in
+
+
+@pytest.mark.parametrize("pair", ["10.1.0.100", "10.1.0.96/28"])
+def test_the_host_is_judged_by_the_groups_when_it_calls_one_of_an_allowed_pair(site: Site, pair: str) -> None:
+    vif = make_vif(1, allowed_address_pairs=(AllowedAddressPair(ip_address=pair),))
+    site.vm1.links.add_address("eth0", "10.1.0.100/24")
+    try:
+        site.describe(WEB, make_instance(1, (1,), vifs=(vif,)), make_floating_ip(1, fixed_ip_address="10.1.0.100"))
+        assert calls(site.host, FIRST, site.vm1)
+        assert not calls(site.host, FIRST, site.vm1, 81)
+    finally:
+        site.vm1.links.delete_address("eth0", "10.1.0.100/24")
 
 
 def test_from_outside(floating: Site) -> None:
