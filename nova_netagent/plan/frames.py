@@ -1,10 +1,26 @@
 """Frames on a host: what a state asks of them, and the ports that the host has. Pure."""
 
+from collections.abc import Collection
+
 from msgspec.structs import replace
 
 from nova_netagent.compile.frames import WantedFrames
 from nova_netagent.netfilter.frames import Closed, Frames, Gateway
 from nova_netagent.plan.links import ActualLinks
+
+
+def narrowed(frames: Frames, before: Frames, devices: Collection[str]) -> Frames:
+    """The frames that a host shall pass; of some vifs only what they could claim before as well."""
+    had = {each.device: each.addresses for each in before.secured if each.device in devices}
+    return replace(
+        frames,
+        secured=tuple(
+            replace(each, addresses=tuple(own for own in each.addresses if own in had[each.device]))
+            if each.device in had
+            else each
+            for each in frames.secured
+        ),
+    )
 
 
 def frames_on(wanted: WantedFrames, actual: ActualLinks) -> Frames:

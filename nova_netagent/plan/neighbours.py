@@ -1,6 +1,6 @@
 """Who has come to an address that somebody else may have had. Pure."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from nova_netagent.compile.resolve import Port
 from nova_netagent.model import values
@@ -30,6 +30,11 @@ def joining(now: Mapping[str, tuple[Port, ...]], devices: Collection[str], *, pa
     for ports in now.values() if devices else ():
         found |= _held(tuple(port for port in ports if port.vif.device in devices), pairs)
     return found
+
+
+def claimed(ports: Iterable[Port]) -> set[tuple[str, object]]:
+    """The devices of vifs, each with all that it may claim."""
+    return {(port.vif.device, (port.vif.address, port.addresses, port.vif.pairs)) for port in ports}
 
 
 def _held(ports: tuple[Port, ...], pairs: bool) -> dict[tuple[str, str], str]:

@@ -4,18 +4,19 @@ The order is that of DESIGN: what is referred to appears before what refers to i
 after it. Ports leave their bridge before their rules go and join it after these are in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.frames import WantedFrames
 from nova_netagent.compile.resolve import Port
 from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
+from nova_netagent.model.lineage import changed
 from nova_netagent.netfilter.frames import Frames
 from nova_netagent.netfilter.rule import Ruleset
-from nova_netagent.plan.frames import frames_on
+from nova_netagent.plan.frames import frames_on, narrowed
 from nova_netagent.plan.links import ActualLinks, LinkPlan
-from nova_netagent.plan.neighbours import Neighbours, joining, newcomers
+from nova_netagent.plan.neighbours import Neighbours, claimed, joining, newcomers
 from nova_netagent.reconcile.attempts import persist
 from nova_netagent.reconcile.links import OwnLinks
 from nova_netagent.reconcile.outcome import Outcome
@@ -42,6 +43,8 @@ class Reconciler:
         self._metrics = metrics
         self._ports: Mapping[str, tuple[Port, ...]] | None = None
         self._frames_on: tuple[WantedFrames, ActualLinks, Frames] | None = None
+        self._passing: Frames | None = None
+        """The frames that pass since the last rules were in."""
 
     def apply(self, compiled: Compiled, *, verify: bool) -> Outcome:
         """Make the host be as compiled.
@@ -56,10 +59,10 @@ class Reconciler:
         if verify:
             self.links.renew_notes()
         link_plan = self._prepare_links(compiled, outcome, verify=verify)
-        self._apply_frames(compiled, outcome)
+        widened = self._apply_narrowed_frames(compiled, outcome)
         self._forget_leavers(compiled.scope.resolved.ports)
         self.rules.apply(compiled.ruleset, outcome, verify=verify, meanwhile=lambda: compiled.servers)
-        self._finish(compiled, link_plan, outcome, verify=verify)
+        self._finish(compiled, link_plan, outcome, verify=verify, widened=widened)
         return outcome
 
     def apply_links(self, compiled: Compiled) -> Outcome:
@@ -107,12 +110,19 @@ class Reconciler:
         self.links.prepare(plan, outcome)
         return plan
 
-    def _finish(self, compiled: Compiled, link_plan: LinkPlan, outcome: Outcome, *, verify: bool) -> None:
-        """What comes after the rules: links, what depends on those that there are now, and who serves on them."""
+    def _finish(
+        self, compiled: Compiled, link_plan: LinkPlan, outcome: Outcome, *, verify: bool, widened: bool = False
+    ) -> None:
+        """What comes after the rules: links, what depends on those that there are now, and who serves on them.
+
+        :param widened: there are addresses that may be claimed now, and could not be before the rules.
+        """
         come = self._newcomers(compiled.scope.resolved.ports, link_plan)
         asked = self._newcomers(compiled.scope.resolved.ports, link_plan, pairs=True)
         if asked:
             self._host.links.refuse_waiting(asked)
+        if widened:
+            self._apply_frames(compiled, outcome)
         self.links.finish(link_plan, outcome)
         if verify or link_plan.join or any(kind == "uplink" for kind, _ in link_plan.forget):
             self.links.remember_uplinks(compiled.links)
@@ -141,14 +151,33 @@ class Reconciler:
         return newcomers(self._ports, ports, pairs=pairs)
 
     def _apply_frames(self, compiled: Compiled, outcome: Outcome) -> None:
+        if self._host.frames is not None:
+            self._apply_exactly(lambda: self._frames_here(compiled.frames), outcome)
+            self._passing = self._frames_here(compiled.frames)
+
+    def _apply_narrowed_frames(self, compiled: Compiled, outcome: Outcome) -> bool:
+        """What goes before the rules; whether something has to come after them.
+
+        A vif that is on its bridge may claim an address more only when there are rules for it.
+        """
+        before, known, ports = self._passing, self._ports or {}, compiled.scope.resolved.ports
+        changing = {
+            device
+            for id_ in changed(known, ports)
+            for device, *_ in claimed(ports.get(id_, ())) - claimed(known.get(id_, ()))
+            if id_ in known
+        }
+        if before is None or not changing:
+            self._apply_frames(compiled, outcome)
+            return False
+        self._apply_exactly(lambda: narrowed(self._frames_here(compiled.frames), before, changing), outcome)
+        return True
+
+    def _apply_exactly(self, desired: Callable[[], Frames], outcome: Outcome) -> None:
         frames = self._host.frames
         if frames is not None:
             # The kernel counts its changes: nothing has to be read back to be sure.
-            persist(
-                lambda _: outcome.note_lines("frames", frames.apply(self._frames_here(compiled.frames))),
-                True,
-                self._metrics,
-            )
+            persist(lambda _: outcome.note_lines("frames", frames.apply(desired())), True, self._metrics)
 
     def _frames_here(self, wanted: WantedFrames) -> Frames:
         """The frames that this host shall pass: the same object as long as it is of the same."""

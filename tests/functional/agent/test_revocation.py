@@ -3,7 +3,11 @@
 import errno
 import re
 import socket
+import struct
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -307,6 +311,62 @@ def test_who_gets_one_more_address_is_not_reached_by_who_asked_for_it_before(
             assert client.connect_ex((address, 80)) not in (0, errno.EISCONN)
     finally:
         site.vm1.links.delete_address("eth0", f"{address}/{24 if family == 4 else 64}")
+
+
+@pytest.mark.parametrize("field", ["fixed_ips", "allowed_address_pairs"])
+def test_who_claims_an_address_all_the_time_has_it_when_there_are_rules_for_it(site: Site, field: str) -> None:
+    """A vif that is here gets one more: who sends to it meets its groups from the first packet on."""
+    address, vif = "10.1.0.100", make_vif(1)
+    more: Any = (AllowedAddressPair(ip_address=address),)
+    if field == "fixed_ips":
+        more = (*vif.fixed_ips, address)
+    site.describe(make_instance(1))
+    site.vm1.links.add_address("eth0", f"{address}/32")
+    try:
+        with (
+            claiming(site.vm1, vif.address, address, str(site.gateway_mac(site.vm1))),
+            site.vm1.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+            site.outside.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        ):
+            server.bind((address, 53))
+            server.settimeout(0.1)
+            for _ in range(5):
+                site.put(make_instance(1))
+                with again(lambda: client.sendto(b"?", (address, 53))):
+                    site.put(make_instance(1, vifs=(make_vif(1, **{field: more}),)))
+                with pytest.raises(TimeoutError):
+                    server.recv(1)
+    finally:
+        site.vm1.links.delete_address("eth0", f"{address}/32")
+
+
+@contextmanager
+def again(function: Callable[[], object]) -> Iterator[None]:
+    """Meanwhile something is done a thousand times a second."""
+    enough = threading.Event()
+
+    def run() -> None:
+        while not enough.wait(0.001):
+            function()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
+
+
+@contextmanager
+def claiming(machine: Namespace, mac: str, address: str, to: str) -> Iterator[None]:
+    """Meanwhile a machine says by ARP that it has an address."""
+    own, other = bytes.fromhex(mac.replace(":", "")), bytes.fromhex(to.replace(":", ""))
+    said = struct.pack("!HHBBH6s4s6s4s", 1, 0x800, 6, 4, 2, own, socket.inet_aton(address), other, bytes(4))
+    with machine.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind(("eth0", 0x806))
+        with again(lambda: raw.send(other + own + b"\x08\x06" + said)):
+            yield
 
 
 @pytest.mark.parametrize("field", ["fixed_ips", "allowed_address_pairs"])
