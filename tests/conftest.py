@@ -31,13 +31,14 @@ settings.register_profile("patient", deadline=None)  # no test asserts a time: t
 settings.load_profile("patient")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where files are kept together xdist knows tests by their ids alone, and runs one of those that share one.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """xdist and --last-failed know tests by their ids alone: of several that share one they run one, and say nothing.
 
-    Those of schemathesis do: the operation is in a test's name, and not in its id.
+    Since pytest makes ids of parameters, those of schemathesis lack the operation, which is in the test's name.
     """
-    asked = getattr(config, "workerinput", {}).get("mainargv", ())  # a worker's own options say nothing of it
-    if any("loadfile" in each for each in asked):
-        counts = Counter(item.nodeid for item in items)
-        if twice := [id_ for id_, count in counts.items() if count > 1]:
-            raise pytest.UsageError(f"of several tests each, and only one would run (--dist load): {', '.join(twice)}")
+    for item in items:
+        if item.parent is not None and item.name not in item.nodeid:
+            item._id = item.parent.id.child(item.name)
+    counts = Counter(item.nodeid for item in items)
+    if twice := [id_ for id_, count in counts.items() if count > 1]:
+        raise ValueError(f"several tests each: {', '.join(twice)}")  # of a worker's usage errors xdist shows none
