@@ -24,8 +24,11 @@ def needs_isolation(path: Path) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker."""
+    """Declare the markers."""
     config.addinivalue_line("markers", "needs(*features): skip unless the kernel has these, see tests/lab/features.py")
+    config.addinivalue_line(
+        "markers", "only(*backends): on these packet filters alone, see tests/functional/conftest.py"
+    )
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.site import Site
 from tests.lab import Lab
-from tests.lab.agent import BACKEND, BACKENDS
+from tests.lab.agent import BACKEND
 
 
 @pytest.fixture
@@ -19,27 +19,11 @@ def cloud(request: pytest.FixtureRequest, lab: Lab) -> Cloud:
     return Cloud(lab, backend=request.getfixturevalue("backend") if asked else BACKEND)
 
 
-ON_BOTH = pytest.mark.usefixtures("backend")
-"""A test, or all of a module, that says something about the packet filter: it runs on each."""
-ON_ONE = pytest.mark.parametrize("backend", BACKENDS[:1], indirect=True)
-"""A test that says nothing about the packet filter, though its host is one of each."""
-
-
-ON_IPTABLES = pytest.mark.parametrize("backend", [each for each in BACKENDS if each == "iptables"], indirect=True)
-"""A test of what only the legacy tables have."""
-
-
 class SiteMaker(Protocol):
     """Makes hosts."""
 
     def __call__(self, config: Mapping[str, Mapping[str, Any]] | None = None, backend: str | None = None) -> Site:
         """A host with this configuration; of the packet filter that the test is for, unless another is given."""
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    """Both packet filters, one after the other, or the one that NETAGENT_BACKEND names."""
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")

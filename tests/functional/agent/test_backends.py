@@ -14,6 +14,7 @@ from tests.functional.agent.cloud import CONFIG
 from tests.functional.agent.kernel import cleanup, eventually, tables
 from tests.functional.agent.meddling import DRIFT
 from tests.functional.agent.test_life_restart import Town
+from tests.functional.conftest import BESIDE_EACH_OTHER
 from tests.lab import (
     Agent,
     Forged,
@@ -31,7 +32,10 @@ from tests.lab import (
 )
 from tests.lab.tables import Family
 
-pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "nftables", "program:nft")
+pytestmark = [
+    needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "nftables", "program:nft"),
+    BESIDE_EACH_OTHER,
+]
 
 OTHER = {"iptables": "nftables", "nftables": "iptables"}
 FAMILIES: tuple[Family, ...] = (4, 6)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from nova_netagent.testing import make_instance, make_network
-from tests.functional.agent.conftest import ON_IPTABLES
 from tests.functional.agent.served import Served, serving
+from tests.functional.conftest import ON_IPTABLES
 from tests.lab import Tcp, arrives, needs, refused
 
 pytestmark = needs(

@@ -7,11 +7,11 @@ import pytest
 
 from nova_netagent.testing import make_group, make_instance, make_network, make_rule
 from tests.functional.agent.cloud import Cloud
-from tests.functional.agent.conftest import ON_BOTH, ON_IPTABLES
 from tests.functional.agent.foreign import DOCKER_4
 from tests.functional.agent.kernel import addresses, cleanup, kernel, lock_held
 from tests.functional.agent.nft import W, nft
 from tests.functional.agent.test_foreign_rules import BESIDE, restore, saved, use
+from tests.functional.conftest import ON_BOTH, ON_IPTABLES
 from tests.lab import Agent, Lab, Namespace, needs
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
@@ -157,7 +157,7 @@ def test_a_host_that_never_had_an_agent_is_not_touched(lab: Lab) -> None:
 
 
 @ON_IPTABLES
-def test_while_the_lock_is_held_it_says_so_and_fails(backend: str, lab: Lab) -> None:
+def test_while_the_lock_is_held_it_says_so_and_fails(lab: Lab) -> None:
     cloud = Cloud(lab, {"firewall": {"lock_timeout": 0.2}})
     cloud.agent.stop()
     with lock_held(), pytest.raises(AssertionError, match=r"xtables\.lock"):

@@ -9,10 +9,11 @@ from nova_netagent.testing import make_group, make_instance, make_provider_rule,
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import cleanup, eventually, kernel, metric
 from tests.functional.agent.test_foreign_rules import HOOKS, order_in
+from tests.functional.conftest import ON_IPTABLES
 from tests.lab import Lab, Namespace, iptables, needs, privileges
 from tests.lab.tables import Family
 
-pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
+pytestmark = [needs("iptables", "ip6tables", "ipset", "br_netfilter"), ON_IPTABLES]
 
 A, B, C, D = (f"-s 203.0.113.{n}/32 -j ACCEPT" for n in (1, 2, 3, 4))
 OURS = "-j nova-netagent-INPUT"

@@ -20,8 +20,8 @@ from nova_netagent.testing import (
     make_rule,
 )
 from tests.functional.agent.cloud import Cloud
-from tests.functional.agent.conftest import ON_BOTH
 from tests.functional.agent.kernel import chains, eventually, kernel, lock_held, metric
+from tests.functional.conftest import ON_BOTH
 from tests.lab import Lab, needs, privileges
 from tests.lab.unix_http import UnixConnection
 

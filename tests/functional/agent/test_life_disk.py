@@ -9,10 +9,10 @@ import pytest
 from nova_netagent.model import document
 from nova_netagent.testing import make_group, make_instance, make_network, make_rule
 from tests.functional.agent.cloud import CONFIG, Cloud
-from tests.functional.agent.conftest import ON_ONE
 from tests.functional.agent.forkserver import ForkedAgent
 from tests.functional.agent.kernel import eventually, kernel
 from tests.functional.agent.meddling import DRIFT
+from tests.functional.conftest import ON_ONE
 from tests.lab import Lab, needs, privileges
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "real_root")

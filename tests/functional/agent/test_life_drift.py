@@ -7,10 +7,10 @@ import pytest
 
 from nova_netagent.testing import make_floating_ip, make_group, make_provider_rule, make_rule
 from tests.functional.agent.cloud import Cloud
-from tests.functional.agent.conftest import ON_IPTABLES, ON_ONE
 from tests.functional.agent.kernel import eventually, kernel, metric
 from tests.functional.agent.meddling import DRIFT
 from tests.functional.agent.nft import W
+from tests.functional.conftest import ON_IPTABLES, ON_ONE
 from tests.lab import Lab, Namespace, iptables, needs, tcp
 from tests.lab.agent import BACKENDS
 

@@ -10,9 +10,10 @@ from nova_netagent.testing import make_network, make_provider_rule
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import eventually, kernel, lock_held, metric
 from tests.functional.agent.test_foreign_rules import order_in
+from tests.functional.conftest import ON_IPTABLES
 from tests.lab import Lab, needs
 
-pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
+pytestmark = [needs("iptables", "ip6tables", "ipset", "br_netfilter"), ON_IPTABLES]
 
 IMPATIENT = {"firewall": {"lock_timeout": 0.3}}
 PATIENT = {"firewall": {"lock_timeout": 60}}

@@ -16,10 +16,10 @@ import pytest
 from nova_netagent.model import document
 from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_provider_rule, make_rule
 from tests.functional.agent.cloud import Cloud
-from tests.functional.agent.conftest import ON_IPTABLES, ON_ONE
 from tests.functional.agent.kernel import counted, counters, eventually, hindered, kernel, lock_held, metric, tables
 from tests.functional.agent.meddling import DRIFT
 from tests.functional.agent.nft import generation
+from tests.functional.conftest import ON_IPTABLES, ON_ONE
 from tests.lab import Agent, Flood, Lab, Namespace, iptables, needs, ping
 from tests.lab.agent import BACKEND
 

@@ -8,8 +8,8 @@ import pytest
 from nova_netagent.model import document
 from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_rule
 from tests.functional.agent.cloud import Cloud
-from tests.functional.agent.conftest import ON_BOTH
 from tests.functional.agent.kernel import addresses, cleanup, eventually, kernel
+from tests.functional.conftest import ON_BOTH
 from tests.lab import Lab, Namespace, needs, ping
 from tests.lab.frames import ETH_ARP, arp
 

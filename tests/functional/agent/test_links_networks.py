@@ -9,8 +9,8 @@ import pytest
 from nova_netagent.model import document
 from nova_netagent.testing import make_floating_ip, make_instance, make_network
 from tests.functional.agent.cloud import Cloud
-from tests.functional.agent.conftest import ON_BOTH
 from tests.functional.agent.kernel import addresses, eventually, kernel
+from tests.functional.conftest import ON_BOTH
 from tests.lab import Lab, Namespace, needs, ping
 
 pytestmark = [needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge"), ON_BOTH]

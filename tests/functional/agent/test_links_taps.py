@@ -10,8 +10,8 @@ import pytest
 
 from nova_netagent.testing import make_group, make_instance, make_network, make_rule, make_vif
 from tests.functional.agent.cloud import Cloud
-from tests.functional.agent.conftest import ON_BOTH
 from tests.functional.agent.kernel import eventually
+from tests.functional.conftest import ON_BOTH
 from tests.lab import Forged, Namespace, Udp, needs, ping, refused, veth
 from tests.lab.frames import ETH_IPV4, UDP, ethernet, ip, udp
 

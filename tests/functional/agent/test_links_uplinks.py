@@ -13,8 +13,8 @@ import pytest
 from nova_netagent.model import document
 from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_network, make_rule
 from tests.functional.agent.cloud import Cloud
-from tests.functional.agent.conftest import ON_BOTH
 from tests.functional.agent.kernel import cleanup, eventually, kernel, metric
+from tests.functional.conftest import ON_BOTH
 from tests.functional.links.held import ROUTER, advertise, furnish, held
 from tests.lab import Flood, Lab, Namespace, connect, needs, ping, tcp
 from tests.lab.frames import ETH_ARP, arp

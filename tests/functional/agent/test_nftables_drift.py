@@ -10,9 +10,10 @@ from tests.functional.agent.cloud import CONFIG, Cloud
 from tests.functional.agent.meddling import DRIFT
 from tests.functional.agent.nft import W, held, nft, table_owned
 from tests.functional.agent.test_life_drift import furnished, reaches
+from tests.functional.conftest import ON_NFTABLES
 from tests.lab import Lab, Namespace, connect, needs, privileges
 
-pytestmark = needs("nftables", "br_netfilter", "bridge", "program:nft")
+pytestmark = [needs("nftables", "br_netfilter", "bridge", "program:nft"), ON_NFTABLES]
 
 NFTABLES = {**CONFIG, "firewall": {"backend": "nftables"}}
 
