@@ -26,8 +26,8 @@ MS_BIND = 0x1000
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Served]:
-    with serving() as made:
+def shared(backend: str) -> Iterator[Served]:
+    with serving(backend=backend) as made:
         yield made
 
 
@@ -43,9 +43,9 @@ def served(shared: Served) -> Served:
 
 
 @pytest.fixture
-def alone() -> Iterator[Served]:
+def alone(backend: str) -> Iterator[Served]:
     """A host of the test's own."""
-    with serving() as made:
+    with serving(backend=backend) as made:
         yield made
 
 

@@ -11,6 +11,7 @@ from tests.functional.agent.foreign import NOVA_COMPUTE
 from tests.functional.agent.forkserver import ForkedAgent
 from tests.functional.agent.kernel import chains, cleanup, kernel
 from tests.functional.agent.test_foreign_rules import counts, order_in, plain, restore, saved, use
+from tests.functional.conftest import ON_IPTABLES
 from tests.lab import Lab, Namespace, iptables, needs
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
@@ -39,9 +40,9 @@ def intact(before: Counted, host: Namespace) -> bool:
     return True
 
 
-def test_nothing_of_theirs_is_changed_and_no_counter_goes_back(lab: Lab, host: Namespace) -> None:
+def test_nothing_of_theirs_is_changed_and_no_counter_goes_back(lab: Lab, host: Namespace, backend: str) -> None:
     before = theirs(host)
-    cloud = Cloud(lab, host=host)
+    cloud = Cloud(lab, host=host, backend=backend)
     assert intact(before, host)
     use(cloud)
     cloud.agent.kill9()
@@ -50,6 +51,7 @@ def test_nothing_of_theirs_is_changed_and_no_counter_goes_back(lab: Lab, host: N
     assert intact(before, host)
 
 
+@ON_IPTABLES
 def test_the_shared_snat_stays_behind_their_exemptions(lab: Lab, host: Namespace) -> None:
     """As in nova: nova-postrouting-bottom is there so that SNAT comes after everybody's POSTROUTING."""
     cloud = Cloud(lab, host=host)
@@ -60,9 +62,9 @@ def test_the_shared_snat_stays_behind_their_exemptions(lab: Lab, host: Namespace
     assert sorted(order_in(host, "filter", "nova-filter-top")) == ["-j nova-compute-local", "-j nova-netagent-local"]
 
 
-def test_cleanup_leaves_everything_of_theirs_where_it_was(lab: Lab, host: Namespace) -> None:
+def test_cleanup_leaves_everything_of_theirs_where_it_was(lab: Lab, host: Namespace, backend: str) -> None:
     before, whole = saved(host), kernel(host)
-    cloud = Cloud(lab, host=host)
+    cloud = Cloud(lab, host=host, backend=backend)
     use(cloud)
     cloud.agent.stop()
     cleanup(cloud.agent)
@@ -74,6 +76,7 @@ def test_cleanup_leaves_everything_of_theirs_where_it_was(lab: Lab, host: Namesp
     assert kernel(host) == whole
 
 
+@ON_IPTABLES
 def test_when_they_come_later_and_we_go_first(lab: Lab) -> None:
     host = lab.host()
     cloud = Cloud(lab, host=host)
@@ -91,6 +94,7 @@ def test_when_they_come_later_and_we_go_first(lab: Lab) -> None:
     assert order_in(host, "nat", "nova-postrouting-bottom") == ["-j nova-compute-snat"]
 
 
+@ON_IPTABLES
 def test_when_they_go_first(lab: Lab, host: Namespace) -> None:
     cloud = Cloud(lab, host=host)
     iptables(host, "-D nova-filter-top -j nova-compute-local")

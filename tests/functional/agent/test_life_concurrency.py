@@ -20,12 +20,12 @@ from nova_netagent.testing import (
     make_rule,
 )
 from tests.functional.agent.cloud import Cloud
-from tests.functional.agent.kernel import chains, eventually, kernel, lock_held, metric
-from tests.functional.conftest import ON_BOTH
+from tests.functional.agent.kernel import chains, eventually, hindered, kernel, metric
+from tests.functional.conftest import ON_BOTH, ON_ONE
 from tests.lab import Lab, needs, privileges
 from tests.lab.unix_http import UnixConnection
 
-pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
+pytestmark = [needs("iptables", "ip6tables", "ipset", "br_netfilter"), ON_BOTH]
 
 SELF = make_group(1, make_rule(1, remote_group_id=make_group(1).id), make_rule(2, protocol="tcp"))
 CLIENTS = 8
@@ -46,7 +46,6 @@ def commits(cloud: Cloud) -> float:
     return metric(cloud.agent, "applies_total")
 
 
-@ON_BOTH
 def test_fifty_at_once_are_all_answered_and_share_commits(cloud: Cloud) -> None:
     cloud.network(1)
     cloud.put(SELF)
@@ -70,7 +69,6 @@ def test_fifty_at_once_are_all_answered_and_share_commits(cloud: Cloud) -> None:
     assert sorted(codes) == [204] * 50 + [404] * 50
 
 
-@ON_BOTH
 def test_a_thousand_objects_at_once_are_one_commit_a_table(cloud: Cloud) -> None:
     state = {
         "networks": [document(make_network(1, cidr="10.1.0.0/16", cidr_v6="fd00:1::/64"))],
@@ -92,9 +90,9 @@ def test_a_thousand_objects_at_once_are_one_commit_a_table(cloud: Cloud) -> None
     assert commits(cloud) - before <= 3 * TABLES
 
 
-def test_without_waiting_the_answer_comes_from_the_disk(lab: Lab) -> None:
-    cloud = Cloud(lab, {"firewall": {"lock_timeout": 60}})
-    with lock_held() as release:  # 201 needs the lock
+def test_without_waiting_the_answer_comes_from_the_disk(lab: Lab, backend: str) -> None:
+    cloud = Cloud(lab, {"firewall": {"lock_timeout": 60}}, backend=backend)
+    with hindered(cloud.host, backend) as release:  # 201 needs the rules
         assert [put(cloud, make_provider_rule(1), "?wait=false")] == [202]
         assert cloud.status(make_provider_rule(1))["state"] == "pending"
         cloud.agent.kill9()
@@ -103,7 +101,6 @@ def test_without_waiting_the_answer_comes_from_the_disk(lab: Lab) -> None:
     assert cloud.status(make_provider_rule(1))["state"] == "done"
 
 
-@ON_BOTH
 def test_a_dry_run_tells_what_would_be_done_and_does_nothing(cloud: Cloud) -> None:
     cloud.network(1)
     cloud.put(SELF)
@@ -120,7 +117,6 @@ def test_a_dry_run_tells_what_would_be_done_and_does_nothing(cloud: Cloud) -> No
     assert cloud.agent.state(state, dry_run=True)["plan"] == []
 
 
-@ON_BOTH
 def test_the_order_of_arrival_does_not_matter(cloud: Cloud) -> None:
     """Law 3 on the kernel: every order of four objects that need each other."""
     cloud.guest(1)
@@ -134,6 +130,7 @@ def test_the_order_of_arrival_does_not_matter(cloud: Cloud) -> None:
     assert all(each == found[0] for each in found)
 
 
+@ON_ONE
 def test_of_many_updates_of_one_object_the_highest_revision_stays(cloud: Cloud) -> None:
     revisions = [n * 7 % 40 + 1 for n in range(40)]
     with ThreadPoolExecutor(20) as pool:
@@ -176,7 +173,6 @@ def descriptors(cloud: Cloud) -> int:
     return len(os.listdir(f"/proc/{cloud.agent.pid}/fd"))
 
 
-@ON_BOTH
 def test_memory_and_descriptors_stay_as_they_are(lab: Lab, backend: str) -> None:
     """Over 1,700 requests, after as many to warm up: garbage is collected rarely."""
     with tempfile.TemporaryDirectory(dir="/run") as memory:  # its file system is in memory, and no disk is waited for
@@ -220,7 +216,6 @@ def test_what_we_noted_goes_with_what_we_made(cloud: Cloud) -> None:
     assert notes() == before
 
 
-@ON_BOTH
 def test_at_rest_it_takes_next_to_no_processor_time(cloud: Cloud) -> None:
     cloud.network(1)
     cloud.put(SELF)
@@ -242,6 +237,7 @@ def used(cloud: Cloud, seconds: float) -> int:
     return ticks() - before
 
 
+@ON_ONE
 def test_clients_that_go_away_without_their_answer_leave_nothing(cloud: Cloud) -> None:
     before = descriptors(cloud)
     with ThreadPoolExecutor(20) as pool:

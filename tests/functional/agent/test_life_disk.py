@@ -103,7 +103,6 @@ def test_what_cannot_be_written_is_refused_and_nothing_changes(disk: Disk) -> No
     disk.delete(make_instance(1))
 
 
-@ON_ONE
 def test_what_was_acknowledged_before_is_there_after_a_crash_on_a_full_disk(disk: Disk) -> None:
     disk.network(1)
     disk.instance(1)

@@ -101,7 +101,8 @@ def test_what_is_right_keeps_its_counters_while_the_rest_is_repaired(shared: Clo
     meddle(shared, "a rule is added at the end")
     meddle(shared, "a verdict is turned")
     shared.agent.resync()
-    assert packets(shared, "inst-a0000001") == before
+    # The end of the connection may be counted late.
+    assert all(now >= then for now, then in zip(packets(shared, "inst-a0000001"), before, strict=True))
 
 
 def packets(cloud: Cloud, chain: str) -> list[int]:
@@ -155,7 +156,6 @@ LINKS: dict[str, Callable[[Namespace], None]] = {
 }
 
 
-@ON_ONE
 @pytest.mark.parametrize("what", LINKS)
 def test_links_are_repaired_at_once_without_a_resync(shared: Cloud, what: str) -> None:
     before, counted = kernel(shared.host), metric(shared.agent, "drift_repairs_total")
@@ -164,7 +164,6 @@ def test_links_are_repaired_at_once_without_a_resync(shared: Cloud, what: str) -
     eventually(lambda: metric(shared.agent, "drift_repairs_total") > counted, 1)
 
 
-@ON_ONE
 def test_a_tap_on_another_bridge_comes_back_to_its_own(shared: Cloud) -> None:
     before = kernel(shared.host)
     shared.host.links.add_bridge("elsewhere")
@@ -174,7 +173,6 @@ def test_a_tap_on_another_bridge_comes_back_to_its_own(shared: Cloud) -> None:
     eventually(lambda: kernel(shared.host) == before, 1)
 
 
-@ON_ONE
 def test_a_tap_that_is_made_anew_is_joined_again(shared: Cloud) -> None:
     before = kernel(shared.host)
     shared.host.links.delete("tap2")
@@ -182,7 +180,6 @@ def test_a_tap_that_is_made_anew_is_joined_again(shared: Cloud) -> None:
     eventually(lambda: kernel(shared.host) == before, 1)
 
 
-@ON_ONE
 def test_links_are_repaired_by_a_resync_too(shared: Cloud) -> None:
     """Sysctls give no notice."""
     for name in ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables", "net/ipv4/ip_forward"):

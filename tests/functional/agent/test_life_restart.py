@@ -195,6 +195,7 @@ def test_stopping_leaves_everything(town: Town, number: signal.Signals) -> None:
 
 @ON_IPTABLES
 def test_requests_in_flight_are_finished_before_it_stops(town: Town) -> None:
+    """In nf_tables nobody is waited for."""
     body: Any = document(make_provider_rule(1))
     with lock_held() as release, ThreadPoolExecutor() as pool:
         putting = pool.submit(town.agent.put, "provider-rules", body)
@@ -324,7 +325,6 @@ def test_the_service_manager_is_told(lab: Lab, tmp_path: Path) -> None:
         heard("STOPPING=1")
 
 
-@ON_ONE
 def test_an_instance_that_is_described_while_it_is_away_is_there_after_the_start(town: Town) -> None:
     town.guest(3)
     town.agent.restart()

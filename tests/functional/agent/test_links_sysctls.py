@@ -5,6 +5,7 @@ import time
 from nova_netagent.testing import make_group, make_instance, make_network, make_provider_rule
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import eventually
+from tests.functional.conftest import ON_BOTH
 from tests.functional.links.held import ROUTER, advertise
 from tests.lab import Lab, Namespace, needs, veth
 from tests.lab.links import Links
@@ -34,12 +35,12 @@ def test_without_ipv6_nothing_of_it_is_switched(lab: Lab) -> None:
     assert cloud.host.sysctl("net.ipv6.conf.eth0.accept_ra") == "1"
 
 
-def test_bridged_frames_are_filtered(lab: Lab) -> None:
+def test_bridged_frames_are_filtered(lab: Lab, backend: str) -> None:
     host = lab.host()
     names = [f"net.bridge.bridge-nf-call-{name}" for name in ("iptables", "ip6tables")]
     for name in names:
         host.sysctl(name, 0)
-    cloud = Cloud(lab, host=host)
+    cloud = Cloud(lab, host=host, backend=backend)
     assert [host.sysctl(name) for name in names] == ["0", "0"], "not before there is a bridge of ours"
     cloud.put(make_network(1))
     assert [host.sysctl(name) for name in names] == ["1", "1"]
@@ -53,6 +54,7 @@ def learned(links: Links) -> bool:
     return any(route["via"] == ROUTER and route["destination"] == "default" for route in links.routes(6))
 
 
+@ON_BOTH
 def test_a_host_that_listens_to_routers_keeps_its_default_route_and_goes_on_listening(cloud: Cloud) -> None:
     """With forwarding on, Linux forgets what it learned and learns no more (ip-sysctl, accept_ra)."""
     host, router = cloud.host, cloud.outside
@@ -87,6 +89,7 @@ def test_a_link_that_comes_later_is_not_made_to_listen(cloud: Cloud) -> None:
     assert cloud.host.sysctl("net.ipv6.conf.tap1.accept_ra") != "2"
 
 
+@ON_BOTH
 def test_a_setting_that_somebody_resets_is_set_again(cloud: Cloud) -> None:
     cloud.network(1)
     cloud.host.sysctl("net.ipv6.conf.eth0.accept_ra", 1)

@@ -11,11 +11,11 @@ import pytest
 from nova_netagent.testing import make_group, make_instance, make_network, make_rule, make_vif
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import eventually
-from tests.functional.conftest import ON_BOTH
+from tests.functional.conftest import ON_BOTH, ON_ONE
 from tests.lab import Forged, Namespace, Udp, needs, ping, refused, veth
 from tests.lab.frames import ETH_IPV4, UDP, ethernet, ip, udp
 
-pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
+pytestmark = [needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge"), ON_BOTH]
 
 
 def master(cloud: Cloud, tap: str = "tap1") -> str | None:
@@ -50,7 +50,6 @@ def storm(sender: Namespace, receiver: Namespace, source: str, destination: str)
         arrived += [seen.data for seen in receiver.wire().read() if b"STORM" in seen.data]
 
 
-@ON_BOTH
 def test_nothing_gets_in_while_an_instance_comes_and_goes(cloud: Cloud) -> None:
     """Its groups let nothing in: not before its rules are in the kernel, not after they are gone."""
     cloud.network(1)
@@ -65,7 +64,6 @@ def test_nothing_gets_in_while_an_instance_comes_and_goes(cloud: Cloud) -> None:
     assert not arrived
 
 
-@ON_BOTH
 def test_nothing_forged_gets_out_while_an_instance_comes_and_goes(cloud: Cloud) -> None:
     cloud.network(1)
     cloud.put(make_group(1, make_rule(1)))
@@ -88,6 +86,7 @@ def test_a_tap_that_comes_later_is_joined_at_once(cloud: Cloud) -> None:
     eventually(lambda: hairpin(cloud) == "1", 1)
 
 
+@ON_ONE
 def test_a_tap_that_is_down_is_set_up(cloud: Cloud) -> None:
     cloud.network(1)
     cloud.guest(1)
@@ -96,6 +95,7 @@ def test_a_tap_that_is_down_is_set_up(cloud: Cloud) -> None:
     assert cloud.host.links.show("tap1")["up"]
 
 
+@ON_ONE
 def test_a_tap_that_gets_its_name_later(cloud: Cloud) -> None:
     cloud.network(1)
     cloud.put(make_instance(1))
@@ -109,6 +109,7 @@ def test_a_tap_that_gets_its_name_later(cloud: Cloud) -> None:
     assert not cloud.host.links.exists("tap1")
 
 
+@ON_ONE
 def test_a_tap_that_the_hypervisor_joined_itself(cloud: Cloud) -> None:
     """libvirt puts a tap on the bridge before anybody describes it."""
     cloud.network(1)
@@ -120,6 +121,7 @@ def test_a_tap_that_the_hypervisor_joined_itself(cloud: Cloud) -> None:
     assert master(cloud) is None
 
 
+@ON_ONE
 def test_hairpin_mode_that_somebody_switched_off(cloud: Cloud) -> None:
     cloud.network(1)
     cloud.instance(1)
@@ -128,7 +130,6 @@ def test_hairpin_mode_that_somebody_switched_off(cloud: Cloud) -> None:
     assert hairpin(cloud) == "1"
 
 
-@ON_BOTH
 def test_the_tap_of_a_deleted_instance_is_on_no_bridge_when_it_comes_again(cloud: Cloud) -> None:
     cloud.network(1)
     cloud.instance(1)
@@ -163,7 +164,6 @@ def test_a_tap_waits_for_its_network(cloud: Cloud) -> None:
     assert master(cloud) is None
 
 
-@ON_BOTH
 def test_a_port_that_nobody_described_passes_nothing(cloud: Cloud) -> None:
     cloud.network(1)
     cloud.put(make_group(1, make_rule(1)))
@@ -174,7 +174,6 @@ def test_a_port_that_nobody_described_passes_nothing(cloud: Cloud) -> None:
     assert master(cloud, "tap2") == "br1", "it is not ours to take off"
 
 
-@ON_BOTH
 def test_a_tap_of_an_instance_without_port_security_is_joined_too(cloud: Cloud) -> None:
     cloud.network(1)
     first, second = cloud.guest(1), cloud.guest(2)
@@ -184,6 +183,7 @@ def test_a_tap_of_an_instance_without_port_security_is_joined_too(cloud: Cloud) 
     assert hairpin(cloud) == "1"
 
 
+@ON_ONE
 def test_hundreds_of_taps_that_come_at_once(cloud: Cloud) -> None:
     count = 100
     cloud.network(1)
@@ -203,6 +203,7 @@ def taps(cloud: Cloud) -> list[tuple[str, dict[str, object]]]:
     return [(name, link) for name, link in cloud.host.links.all().items() if name.startswith("tap")]
 
 
+@ON_ONE
 @pytest.mark.parametrize("kind", ["put", "delete"])
 def test_a_tap_that_vanishes_just_then_is_no_error(cloud: Cloud, kind: str) -> None:
     cloud.network(1)
