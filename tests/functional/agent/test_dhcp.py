@@ -13,6 +13,7 @@ from nova_netagent.model import State, document
 from nova_netagent.testing import make_group, make_instance, make_network, make_rule, make_vif
 from tests.functional.agent.kernel import cleanup, ctl, eventually, metric
 from tests.functional.agent.served import Served, serving
+from tests.functional.conftest import ON_ONE
 from tests.functional.dhcp.clients import resolve, solicit
 from tests.functional.dhcp.running import kill
 from tests.lab import Namespace, Tcp, Udp, arrives, needs, refused, syscalls
@@ -118,6 +119,7 @@ def test_a_strangers_mac_is_given_nothing(served: Served) -> None:
     assert served.leases().keys() == {"10.1.0.3"}
 
 
+@ON_ONE
 def test_without_dhcp_nothing_runs(served: Served) -> None:
     served.put(make_network(1, enable_dhcp=False, cidr_v6=None, gateway_v6=None))
     served.put(make_instance(1, vifs=(make_vif(1, fixed_ips=("10.1.0.2",)),)))
@@ -144,6 +146,7 @@ def test_an_address_can_be_used_again_at_once(served: Served) -> None:
     assert served.ask6(second) == "fd00:1::2"
 
 
+@ON_ONE
 def test_a_deleted_instance_gives_its_lease_back(served: Served) -> None:
     served.put(make_network(1), make_instance(1), make_instance(2))
     for number in (1, 2):
@@ -152,6 +155,7 @@ def test_a_deleted_instance_gives_its_lease_back(served: Served) -> None:
     eventually(lambda: served.leases().keys() == {"10.1.0.3"}, 5)
 
 
+@ON_ONE
 def test_dnsmasq_goes_with_its_network(served: Served) -> None:
     served.put(make_network(1), make_network(2), make_instance(1))
     assert served.ask(served.client(1))
@@ -161,6 +165,7 @@ def test_dnsmasq_goes_with_its_network(served: Served) -> None:
     eventually(lambda: {path.name.split(".")[0] for path in served.networks.iterdir()} == {"br2"}, 5)
 
 
+@ON_ONE
 def test_what_changes_without_need_of_a_restart_is_reloaded(served: Served) -> None:
     served.put(make_network(1), make_instance(1))
     pid, starts = served.pid(), dnsmasq_events(served, "starts")
@@ -229,6 +234,7 @@ def test_killed_at_random_there_is_one_dnsmasq_and_no_lease_is_lost(alone: Serve
     assert alone.pids().keys() == {"br1"}
 
 
+@ON_ONE
 def test_a_killed_dnsmasq_is_back_at_once_and_counted(served: Served) -> None:
     served.put(make_network(1), make_instance(1))
     machine, pid, crashes = served.client(1), served.pid(), dnsmasq_events(served, "crashes")
@@ -294,6 +300,7 @@ def test_without_the_program_the_network_is_in_error_and_the_rules_hold(alone: S
 # --- many
 
 
+@ON_ONE
 def test_two_hundred_at_once(served: Served) -> None:
     """Printed, not judged."""
     network = make_network(1, cidr="10.1.0.0/20")
@@ -316,6 +323,7 @@ def test_two_hundred_at_once(served: Served) -> None:
     )
 
 
+@ON_ONE
 def test_how_soon_a_new_instance_is_known(served: Served) -> None:
     """Printed, not judged."""
     served.put(make_network(1))
@@ -338,6 +346,7 @@ def body(*objects: Any) -> Any:
 # --- what an operator sees
 
 
+@ON_ONE
 def test_a_plan_tells_what_would_be_served(served: Served) -> None:
     served.put(make_network(1), make_instance(1))
     pid = served.pid()
