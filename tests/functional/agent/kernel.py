@@ -49,6 +49,13 @@ def chains(host: Namespace) -> set[str]:
     return legacy | {name.split()[-1] for name in nft.held(host) if re.match(r"table ip \S+ chain ", name)}
 
 
+def ip_rules(host: Namespace) -> str:
+    """All that the tables of IPv4 and IPv6 hold, of whichever packet filter, as one text."""
+    found = kernel(host)
+    of_ip = {name: text for name, text in found["nf_tables"].items() if not name.startswith("table bridge ")}
+    return "\n".join(str(each) for each in (found["IPv4"], found["IPv6"], found["sets"], of_ip))
+
+
 def _used(found: dict[str, list[str]]) -> dict[str, list[str]]:
     """Without tables in which there is nothing: an empty one is as good as one that was never asked for."""
     return {name: lines for name, lines in found.items() if not all(" ACCEPT [" in line for line in lines)}

@@ -15,7 +15,7 @@ import pytest
 from nova_netagent.model import document
 from nova_netagent.testing import make_network, network_id
 from tests.functional.agent.cloud import Cloud
-from tests.functional.agent.kernel import eventually
+from tests.functional.agent.kernel import eventually, ip_rules
 from tests.functional.edge.certificates import Pair
 from tests.functional.edge.conftest import Site, exchange
 from tests.functional.edge.fake_keystone import PASSWORD, Keystone
@@ -63,7 +63,7 @@ def test_mutual_tls_from_end_to_end_and_certificates_that_are_renewed(lab: Lab, 
     cloud = Cloud(lab, {"api": {**api, "ca_file": authority, "cert_writers": "controller"}})
     writer, reader = site.client(site.writer), site.client(site.reader)
     assert exchange(dial(cloud), "PUT", NETWORK, BODY, writer)[0] == 201
-    assert "-i br1 " in cloud.agent.iptables_save()
+    assert "br1" in ip_rules(cloud.host)
     assert exchange(dial(cloud), "DELETE", NETWORK, None, reader)[0] == 403
     assert exchange(dial(cloud), "GET", NETWORK, None, reader)[1]["status"]["state"] == "done"
 
@@ -96,7 +96,7 @@ def test_keystone_from_end_to_end_and_no_secret_is_told(lab: Lab) -> None:
     cloud = Cloud(lab, config, host)
     token = {"X-Auth-Token": keystone.issue("the-token-of-an-admin", "admin")}
     assert exchange(dial(cloud), "PUT", NETWORK, BODY, None, token)[0] == 201
-    assert "-i br1 " in cloud.agent.iptables_save()
+    assert "br1" in ip_rules(cloud.host)
     assert exchange(dial(cloud), "GET", NETWORK)[0] == 401
     cloud.agent.signal(signal.SIGUSR2)
     eventually(lambda: "Guru Meditation" in cloud.agent.log_file.read_text(), within=10)

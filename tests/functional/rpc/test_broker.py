@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import threading
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 
 from nova_netagent.rpc import errors
 from nova_netagent.testing import make_network, network_id
-from tests.functional.agent.kernel import eventually, lock_held
+from tests.functional.agent.kernel import eventually, hindered, ip_rules, lock_held
+from tests.functional.agent.test_life_hindered import WHY
+from tests.functional.conftest import ON_IPTABLES
 from tests.functional.rpc.broker import PORT, URL, Broker
 from tests.functional.rpc.conftest import Node, NodeMaker
 from tests.functional.rpc.test_calls import body
@@ -19,7 +22,7 @@ from tests.functional.rpc.test_calls import body
 
 def described(node: Node, number: int) -> bool:
     """Whether the rules of a network are in the kernel."""
-    return f"-i br{number} " in node.agent.iptables_save()
+    return re.search(rf"\bbr{number}\b", ip_rules(node.host)) is not None
 
 
 def test_without_a_broker_the_agent_starts_enforces_and_stops_and_connects_when_there_is_one(
@@ -70,7 +73,9 @@ def test_a_connection_that_is_half_dead_is_given_up(node: Node, caller: Any) -> 
     assert caller.call(node.name, "delete", kind="networks", id=network_id(1)) == {"deleted": True}
 
 
+@ON_IPTABLES
 def test_a_stop_answers_what_was_taken_and_a_stop_without_a_broker_waits_for_none(node: Node, caller: Any) -> None:
+    """In nf_tables nobody is waited for."""
     with lock_held():
         answer = caller.later(caller.call, node.name, "update", kind="networks", body=body(make_network(1)))
         eventually(lambda: node.agent.get("networks"), within=10)
@@ -90,10 +95,10 @@ def test_a_stop_answers_what_was_taken_and_a_stop_without_a_broker_waits_for_non
 
 def test_what_the_kernel_does_not_take_is_told_and_kept(make_node: NodeMaker, caller: Any) -> None:
     node = make_node({"firewall": {"lock_timeout": 0.2}})
-    with lock_held():
-        with pytest.raises(errors.NotApplied, match="lock"):
+    with hindered(node.host, node.backend):
+        with pytest.raises(errors.NotApplied, match=WHY[node.backend][0]):
             caller.call(node.name, "update", kind="networks", body=body(make_network(1)))
-        with pytest.raises(errors.NotApplied, match="lock"):
+        with pytest.raises(errors.NotApplied, match=WHY[node.backend][0]):
             caller.call(node.name, "resync")
     eventually(lambda: described(node, 1), within=10)
     failed = 'netagent_rpc_messages_total{method="update",result="failed"}'

@@ -8,7 +8,8 @@ import pytest
 from nova_netagent.model import Object, document
 from nova_netagent.rpc import errors
 from nova_netagent.testing import instance_id, make_instance, make_network, network_id
-from tests.functional.agent.kernel import eventually
+from tests.functional.agent.kernel import eventually, ip_rules, metric
+from tests.functional.agent.meddling import DRIFT
 from tests.functional.rpc.conftest import Node
 
 DONE = {"state": "done", "revision": 1, "message": ""}
@@ -28,11 +29,11 @@ def nothing_described(node: Node) -> None:
 def test_an_update_answers_when_the_kernel_has_it_and_a_deletion_when_it_has_not(node: Node, caller: Any) -> None:
     answer = caller.call(node.name, "update", kind="network", body=body(make_network(1)))
     assert answer == {**body(make_network(1)), "status": DONE}
-    assert "-A nova-netagent-FORWARD -i br1 -j ACCEPT" in node.agent.iptables_save()
+    assert "br1" in ip_rules(node.host)
     assert node.agent.get("networks", network_id(1))["status"] == DONE
 
     assert caller.call(node.name, "delete", kind="networks", id=network_id(1)) == {"deleted": True}
-    assert "br1" not in node.agent.iptables_save()
+    assert "br1" not in ip_rules(node.host)
     assert caller.call(node.name, "delete", kind="networks", id=network_id(1)) == {"deleted": False}
 
 
@@ -47,7 +48,7 @@ def test_a_sync_makes_the_host_match(node: Node, caller: Any) -> None:
     answer = caller.call(node.name, "sync", state={"networks": [body(make_network(2))]})
     assert answer["change"] == "updated"
     assert answer["counts"] == {"done": 1, "pending": 0, "error": 0}
-    saved = node.agent.iptables_save()
+    saved = ip_rules(node.host)
     assert "br2" in saved
     assert "br1" not in saved
     assert caller.call(node.name, "sync", state={"networks": [body(make_network(2))]})["change"] == "unchanged"
@@ -65,7 +66,7 @@ def test_what_is_held_can_be_read(node: Node, caller: Any) -> None:
 
 
 def test_a_resync_repairs_and_tells(node: Node, caller: Any) -> None:
-    node.host.run(["iptables-legacy", "-F", "nova-netagent-INPUT"])
+    DRIFT[node.backend]["a verdict is turned"](node.host)
     assert caller.call(node.name, "resync")["repaired"]
     assert caller.call(node.name, "resync") == {"repaired": []}
 
@@ -122,7 +123,7 @@ def test_a_cast_is_done_and_a_bad_one_is_counted(node: Node, caller: Any) -> Non
     refused = node.metric('netagent_rpc_messages_total{method="update",result="refused"}')
     caller.cast(node.name, "update", kind="networks", body={})
     caller.cast(node.name, "update", kind="networks", body=body(make_network(3)))
-    eventually(lambda: "br3" in node.agent.iptables_save(), within=10)
+    eventually(lambda: "br3" in ip_rules(node.host), within=10)
     assert node.metric('netagent_rpc_messages_total{method="update",result="refused"}') == refused + 1
     assert "update: id: is required" in node.agent.log
 
@@ -137,10 +138,10 @@ def test_casts_of_one_sender_are_applied_in_its_order(node: Node, caller: Any) -
 
 
 def test_calls_that_come_together_share_the_engines_commits(node: Node, caller: Any) -> None:
-    commits = node.metric('netagent_applies_total{backend="iptables",table="filter"}')
+    commits = metric(node.agent, "applies_total", table="filter")
     bodies = [body(make_network(number)) for number in range(1, 17)]
     answers = [caller.later(caller.call, node.name, "update", kind="networks", body=each) for each in bodies]
     assert [each.result(30)["status"]["state"] for each in answers] == ["done"] * 16
-    assert node.metric('netagent_applies_total{backend="iptables",table="filter"}') - commits < 16
+    assert metric(node.agent, "applies_total", table="filter") - commits < 16
     took = node.metric('netagent_event_to_kernel_seconds_count{kind="networks",source="rpc"}')
     assert took >= 16

@@ -7,7 +7,7 @@ import oslo_messaging
 import pytest
 
 from nova_netagent.testing import make_network, network_id
-from tests.functional.agent.kernel import eventually
+from tests.functional.agent.kernel import eventually, ip_rules
 from tests.functional.rpc.conftest import Node, NodeMaker
 from tests.functional.rpc.test_calls import body
 
@@ -72,7 +72,7 @@ def test_the_state_is_asked_for_and_becomes_the_hosts(synced: Node, controller: 
     eventually(lambda: labels(synced) == {network_id(2): "new", network_id(3): "net3"}, within=10)
     assert controller.asked[asked:] == [synced.name]
     eventually(lambda: synced.rpc()["synced_at"], within=5)
-    saved = synced.agent.iptables_save()
+    saved = ip_rules(synced.host)
     assert "br3" in saved
     assert "br1" not in saved
     assert synced.rpc()["failure"] == ""
