@@ -8,6 +8,7 @@ import pytest
 
 from nova_netagent.testing import group_id, instance_id, make_group, make_rule, make_vif, network_id
 from tests.functional.agent.cloud import Cloud
+from tests.functional.conftest import ON_ONE
 from tests.lab import Lab, Tcp, arrives, refused
 from tests.lab.agent import REPOSITORY
 
@@ -31,8 +32,8 @@ GUEST = f"""
 
 
 @pytest.fixture
-def cloud(lab: Lab) -> Cloud:
-    made = Cloud(lab)
+def cloud(lab: Lab, backend: str) -> Cloud:
+    made = Cloud(lab, backend=backend)
     made.network(1)
     made.put(make_group(1, make_rule(1, protocol="tcp", port_range_min=80, port_range_max=80)))
     return made
@@ -60,6 +61,7 @@ def test_a_guest_is_filtered_from_before_it_starts_to_after_it_ended(cloud: Clou
     assert cloud.host.links.all()[VIF.device]["master"] is None
 
 
+@ON_ONE
 def test_a_guest_that_cannot_be_filtered_is_not_started(cloud: Cloud) -> None:
     bad = libvirt(cloud, "prepare", "begin", GUEST.replace(network_id(1), "somewhere"))
     assert bad.returncode == 1
@@ -70,6 +72,7 @@ def test_a_guest_that_cannot_be_filtered_is_not_started(cloud: Cloud) -> None:
     assert "api.sock" in gone.stderr
 
 
+@ON_ONE
 def test_guests_of_somebody_else_are_left_alone(cloud: Cloud) -> None:
     assert libvirt(cloud, "prepare", "begin", "<domain><name>x</name></domain>").returncode == 0
     assert libvirt(cloud, "stopped", "end", "").returncode == 0
