@@ -23,15 +23,18 @@ def listed(host: Namespace, *what: str) -> str:
 
 
 def held(host: Namespace) -> dict[str, str]:
-    """Every table, chain, set and map by name, with what it says; elements in order, as the kernel has none.
+    """Every table, chain, set and map by name, with what it says.
 
     Without nft(8) there is nothing to see, and no backend that puts anything there.
     """
+    return {} if shutil.which("nft") is None else by_name(listed(host))
+
+
+def by_name(text: str) -> dict[str, str]:
+    """What ``nft list`` printed, by table, chain, set and map; elements in order, as the kernel has none."""
     found: dict[str, str] = {}
     table = block = ""
-    if shutil.which("nft") is None:
-        return found
-    for line in listed(host).splitlines():
+    for line in text.splitlines():
         if line.startswith("table "):
             table = line.removesuffix(" {")
             found[table] = ""

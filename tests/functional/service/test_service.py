@@ -10,15 +10,19 @@ import pytest
 from nova_netagent.model import Object, document
 from nova_netagent.testing import make_instance, make_network, network_id
 from tests.functional.agent.kernel import eventually
+from tests.functional.agent.nft import by_name
+from tests.functional.conftest import BESIDE_EACH_OTHER, ON_BOTH, ON_IPTABLES
 from tests.functional.service.conftest import CONFIGURATION, UNIT
 from tests.functional.service.machine import SOURCE, Machine
+from tests.lab.agent import BACKEND, BACKENDS
 
 
 class Service:
-    """The service of a machine."""
+    """The service of a machine, and the packet filter that it is told to use."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, backend: str = "iptables") -> None:
         self.machine = machine
+        self.backend = backend
 
     def put(self, item: Object) -> dict[str, Any]:
         """Describe an object by the API's socket."""
@@ -46,9 +50,29 @@ class Service:
     def pid(self) -> int:
         return int(self.machine.show("MainPID"))
 
+    def use(self, backend: str) -> None:
+        """Be of another packet filter, from the next start on."""
+        if backend != self.backend:
+            self.machine.run("systemctl", "stop", "nova-netagent")
+            self.machine.run("sed", "-i", f"s/^backend = .*/backend = {backend}/", CONFIGURATION)
+            self.backend = backend
+
     def rules(self) -> str:
-        """What is in the filter table."""
-        return self.machine.run("iptables-legacy-save", "-t", "filter")
+        """What is in the filter table, or in our table of nf_tables, without counters."""
+        if self.backend == "nftables":
+            listed = self.machine.run("nft", "-s", "list", "table", "ip", "nova-netagent", check=False)
+            return "\n".join(map(str, sorted(by_name(listed).items())))
+        lines = self.machine.run("iptables-legacy-save", "-t", "filter").splitlines()
+        return "\n".join(line for line in lines if line.startswith("-"))
+
+    def lose_rules(self) -> None:
+        """Have somebody take them all away."""
+        if self.backend == "nftables":
+            self.machine.run("nft", "delete", "table", "ip", "nova-netagent")
+        else:
+            for table in ("raw", "mangle", "nat", "filter"):
+                self.machine.run("iptables-legacy", "-t", table, "-F")
+                self.machine.run("iptables-legacy", "-t", table, "-X")
 
     def servers(self) -> list[str]:
         """The processes of dnsmasq."""
@@ -76,9 +100,17 @@ def installed(a_machine: Machine) -> Service:
     return Service(a_machine)
 
 
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each test on both, and not all on one and then on the other: they are in the order of a machine's life."""
+    return str(request.param)
+
+
 @pytest.fixture
-def service(installed: Service) -> Iterator[Service]:
-    """The service, running, with network 1 and instance 1."""
+def service(request: pytest.FixtureRequest, installed: Service) -> Iterator[Service]:
+    """The service, running, with network 1 and instance 1; of each packet filter for a test that is ON_BOTH."""
+    asked = "backend" in request.fixturenames
+    installed.use(request.getfixturevalue("backend") if asked else BACKEND)
     installed.start()
     installed.put(make_network(1))
     installed.put(make_instance(1))
@@ -100,37 +132,34 @@ def test_it_is_nobody_but_itself_and_may_do_what_it_must(service: Service) -> No
     status = service.request("GET", "/v1/status")
     assert status["enforcing"]
     assert status["troubles"] == []
-    assert "-A nova-netagent-FORWARD -i br1 -j ACCEPT" in service.rules()
+    assert "br1" in service.rules()
     assert "10.1.0.1/24" in service.machine.run("ip", "address", "show", "br1")
     assert len(service.servers()) == 1
     # The line is written each second, and not for each change.
-    eventually(lambda: "enforcing with iptables, 2 objects" in service.machine.show("StatusText"), within=10)
+    eventually(lambda: f"enforcing with {service.backend}, 2 objects" in service.machine.show("StatusText"), within=10)
 
 
+@ON_BOTH
 def test_it_is_ready_when_the_stored_state_is_in_the_kernel(service: Service) -> None:
-    machine = service.machine
+    machine, before = service.machine, service.rules()
+    assert "br1" in before
     machine.run("systemctl", "stop", "nova-netagent")
-    for table in ("raw", "mangle", "nat", "filter"):
-        machine.run("iptables-legacy", "-t", table, "-F")
-        machine.run("iptables-legacy", "-t", table, "-X")
+    service.lose_rules()
     assert "br1" not in service.rules()
     service.start()
-    assert "-A nova-netagent-FORWARD -i br1 -j ACCEPT" in service.rules()
+    assert service.rules() == before
 
 
+@ON_BOTH
 def test_a_restart_and_a_stop_leave_rules_and_servers(service: Service) -> None:
     rules, servers = service.rules(), service.servers()
     service.machine.run("systemctl", "restart", "nova-netagent")
-    assert _rules_only(service.rules()) == _rules_only(rules)
+    assert service.rules() == rules
     assert service.servers() == servers
     service.machine.run("systemctl", "stop", "nova-netagent")
     assert service.machine.show("Result") == "success"
-    assert _rules_only(service.rules()) == _rules_only(rules)
+    assert service.rules() == rules
     assert service.servers() == servers
-
-
-def _rules_only(saved: str) -> list[str]:
-    return [line for line in saved.splitlines() if line.startswith("-")]
 
 
 def test_a_reload_keeps_it_and_an_invalid_configuration_keeps_what_was(service: Service) -> None:
@@ -148,24 +177,26 @@ def test_a_reload_keeps_it_and_an_invalid_configuration_keeps_what_was(service: 
     assert service.request("GET", "/v1/status")["enforcing"]
 
 
+@ON_BOTH
 def test_killed_it_comes_back(service: Service) -> None:
-    pid, restarts, servers = service.pid, service.restarts(), service.servers()
+    pid, restarts, servers, rules = service.pid, service.restarts(), service.servers(), service.rules()
     service.machine.run("kill", "-9", str(pid))
     eventually(lambda: service.restarts() > restarts and service.machine.show("ActiveState") == "active", within=30)
     assert service.pid != pid
     assert service.servers() == servers
+    assert service.rules() == rules
     assert service.request("GET", f"/v1/networks/{network_id(1)}")["status"]["state"] == "done"
 
 
 def test_a_hang_trips_the_watchdog_and_the_rules_stay(service: Service) -> None:
     service.drop_in("WatchdogSec=1")
     service.machine.run("systemctl", "restart", "nova-netagent")
-    rules, pid, restarts = _rules_only(service.rules()), service.pid, service.restarts()
+    rules, pid, restarts = service.rules(), service.pid, service.restarts()
     service.machine.run("kill", "-STOP", str(pid))
     eventually(lambda: service.restarts() > restarts and service.machine.show("ActiveState") == "active", within=40)
     assert "Watchdog timeout" in service.machine.journal()
     assert service.pid != pid
-    assert _rules_only(service.rules()) == rules
+    assert service.rules() == rules
 
 
 def test_a_configuration_that_is_refused_is_not_tried_again(service: Service) -> None:
@@ -224,6 +255,7 @@ def test_the_socket_of_another_group_takes_what_the_documentation_says(service: 
     assert machine.run("stat", "-c", "%G %a", "/run/nova-netagent/api.sock").strip() == "adm 660"
 
 
+@ON_IPTABLES
 def test_it_takes_turns_with_iptables(service: Service) -> None:
     """The lock is the very one of iptables(8), which root takes and the agent's user too."""
     service.machine.run("flock", "/run/xtables.lock", "true")
@@ -246,6 +278,7 @@ table inet theirs {
 """More rules than anybody has in the legacy tables of this machine."""
 
 
+@BESIDE_EACH_OTHER
 def test_it_follows_the_host_to_nf_tables_and_back(service: Service) -> None:
     """From within the unit's sandbox it sees whose world this is, and may do there what it must."""
     machine = service.machine
@@ -294,6 +327,7 @@ def test_uninstalled_it_leaves_nothing_in_the_kernel(installed: Service) -> None
     machine.run("env", f"PYTHONPATH={SOURCE}", SOURCE / "tools/uninstall", "--purge")
     for family in ("iptables", "ip6tables"):
         assert "nova" not in machine.run(f"{family}-legacy-save")
+    assert "nova" not in machine.run("nft", "list", "tables")
     assert machine.fails("ip", "link", "show", "br1")
     assert installed.servers() == []
     assert machine.fails("id", "nova-netagent")
