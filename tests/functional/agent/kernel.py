@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from tests.functional.agent import nft
-from tests.lab import Agent, Namespace, ipsets, iptables_save
+from tests.lab import Agent, Namespace, ipsets, iptables, iptables_save
 from tests.lab.agent import REPOSITORY
 from tests.lab.tables import Family, World
 
@@ -129,3 +129,26 @@ def lock_held() -> Iterator[Callable[[], None]]:
 def hindered(host: Namespace, backend: str) -> AbstractContextManager[Callable[[], None]]:
     """Our rules cannot be written, to the end of the block or until it is said that they can."""
     return lock_held() if backend == "iptables" else nft.table_owned(host)
+
+
+@contextmanager
+def closed_input(host: Namespace, backend: str) -> Iterator[None]:
+    """An operator meanwhile whose policy is to let nothing in but replies.
+
+    In nf_tables an ACCEPT ends the walk of one table only: ours cannot open his, and he lets in himself what we would.
+    """
+    if backend == "nftables":
+        with nft.closed_input(host):
+            yield
+        return
+    replies = "INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+    families: tuple[Family, ...] = (4, 6)
+    for family in families:
+        iptables(host, f"-A {replies}", family=family)
+        iptables(host, "-P INPUT DROP", family=family)
+    try:
+        yield
+    finally:
+        for family in families:
+            iptables(host, "-P INPUT ACCEPT", family=family)
+            iptables(host, f"-D {replies}", family=family)

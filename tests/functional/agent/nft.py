@@ -95,3 +95,29 @@ def table_owned(host: Namespace) -> Iterator[Callable[[], None]]:
         yield owner.close
     finally:
         owner.close()
+
+
+_BEHIND_A_CLOSED_INPUT = """
+table inet operator {
+    chain input {
+        type filter hook input priority filter; policy drop;
+        ct state established,related accept
+        iifname "br*" udp dport { 53, 67 } accept
+        iifname "br*" tcp dport 53 accept
+        iifname "br*" ip daddr 192.0.2.10 tcp dport 8775 accept
+        iifname "br*" fib daddr type local tcp dport 8776 accept
+        iifname "br*" meta nfproto ipv6 udp dport 547 accept
+        iifname "br*" meta l4proto ipv6-icmp accept
+    }
+}
+"""
+
+
+@contextmanager
+def closed_input(host: Namespace) -> Iterator[None]:
+    """An operator meanwhile whose table lets nothing in but replies and what docs/operation.md says that he has to."""
+    nft(host, _BEHIND_A_CLOSED_INPUT)
+    try:
+        yield
+    finally:
+        nft(host, "delete table inet operator")

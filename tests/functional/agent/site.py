@@ -15,13 +15,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, overload
 
-import pytest
-
 from nova_netagent.model import Network, Object, State, document
 from nova_netagent.netfilter.rule import DROP, Rule
 from nova_netagent.testing import make_network
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.forkserver import ForkedAgent
+from tests.functional.agent.kernel import closed_input
 from tests.functional.agent.witness import Witness
 from tests.lab import Agent, Forged, Lab, Namespace, Refusal, Seen, arrives, iptables, refused
 from tests.lab.agent import BACKEND
@@ -233,24 +232,16 @@ class Site(Cloud):
 
     @contextmanager
     def closed_input(self) -> Iterator[None]:
-        """Have an operator meanwhile whose policy is to let nothing in but replies.
-
-        In nf_tables an ACCEPT ends the walk of one table only: ours cannot open another's, and the
-        operator has to let in DHCP, DNS and metadata himself (docs/operation.md).
-        """
-        if self.backend == "nftables":
-            pytest.skip("what another table drops is dropped, whatever ours accepts")
-        self._input_policy("DROP")
-        try:
-            with self.foreign("-t filter -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"):
+        """Have an operator meanwhile whose policy is to let nothing in but replies."""
+        with closed_input(self.host, self.backend):
+            self._after_ours({("filter", "INPUT"): [Rule(DROP)]})
+            try:
                 yield
-        finally:
-            self._input_policy("ACCEPT")
+            finally:
+                self._after_ours({})
 
-    def _input_policy(self, policy: str) -> None:
-        for family in (4, 6):
-            iptables(self.host, f"-P INPUT {policy}", family=family)
-        self.witness.appended = {("filter", "INPUT"): [Rule(DROP)]} if policy == "DROP" else {}
+    def _after_ours(self, rules: dict[tuple[str, str], list[Rule]]) -> None:
+        self.witness.appended = rules
         self.witness.look_again()
 
     def _bridge_of(self, machine: Namespace, device: str = "eth0") -> str | None:

@@ -29,6 +29,7 @@ from tests.functional.agent.site import Site
 from tests.functional.agent.test_foreign_rules import restore
 from tests.functional.agent.test_random_states import CONFIGS, PACKETS, Places, Sent, packets, states
 from tests.functional.agent.witness import Disagreement, packet_of
+from tests.functional.conftest import ON_IPTABLES, ON_NFTABLES
 from tests.lab import Forged, Namespace, Seen, Tcp, arrives, connect, iptables, needs
 from tests.lab.probes import IpProbe
 from tests.lab.tables import command
@@ -543,10 +544,9 @@ def test_what_others_translate_in_nf_tables_is_followed(described: Site) -> None
         site.host.run(["nft", "delete", "table", "ip", "other"])
 
 
+@ON_IPTABLES
 def test_a_rule_that_somebody_put_into_our_chain(described: Site) -> None:
     site = described
-    if site.backend == "nftables":
-        pytest.skip("the next test has the same for nf_tables")
     iptables(site.host, "-I nova-netagent-inst-a0000001 -p tcp --dport 80 -j DROP")
     found = site.agent.explain(TO_WEB)
     assert found["refused_by"]["owner"]["text"] == "foreign, in a chain of ours: the next resync takes it out"
@@ -554,10 +554,9 @@ def test_a_rule_that_somebody_put_into_our_chain(described: Site) -> None:
     assert site.agent.explain(TO_WEB)["verdict"] == "ACCEPT"
 
 
+@ON_NFTABLES
 def test_a_rule_that_somebody_put_into_our_chain_of_nf_tables(described: Site) -> None:
     site = described
-    if site.backend == "iptables":
-        pytest.skip("the test before it has the same for the legacy tables")
     place = ["ip", "nova-netagent", "nova-netagent-inst-a0000001"]
     site.host.run(["nft", "insert", "rule", *place, "tcp", "dport", "80", "drop"])
     found = site.agent.explain(TO_WEB)
