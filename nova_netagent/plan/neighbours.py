@@ -32,7 +32,13 @@ def joining(now: Mapping[str, tuple[Port, ...]], devices: Collection[str], *, pa
     return found
 
 
-def claimed(ports: Iterable[Port]) -> set[tuple[str, object]]:
+def changing(before: Mapping[str, tuple[Port, ...]], now: Mapping[str, tuple[Port, ...]]) -> set[str]:
+    """The devices of instances that stay whose vifs may claim anything else than before."""
+    stay = (id_ for id_ in changed(before, now) if id_ in before)
+    return {device for id_ in stay for device, _ in _claims(now.get(id_, ())) - _claims(before[id_])}
+
+
+def _claims(ports: Iterable[Port]) -> set[tuple[str, object]]:
     """The devices of vifs, each with all that it may claim."""
     return {(port.vif.device, (port.vif.address, port.addresses, port.vif.pairs)) for port in ports}
 

@@ -1,0 +1,64 @@
+"""Frames: the part of an attempt that comes before the rules, but for what must not be claimed before them."""
+
+from collections.abc import Callable, Collection
+
+from nova_netagent.compile.frames import WantedFrames
+from nova_netagent.host import Host
+from nova_netagent.metrics import Metrics
+from nova_netagent.netfilter.frames import Frames
+from nova_netagent.plan.frames import frames_on, narrowed
+from nova_netagent.plan.links import ActualLinks
+from nova_netagent.reconcile.attempts import persist
+from nova_netagent.reconcile.outcome import Outcome
+
+
+class OwnFrames:
+    """Makes the frames of one host be as compiled, if its kernel can judge any. Engine thread only."""
+
+    def __init__(self, host: Host, metrics: Metrics) -> None:
+        self._backend = host.frames
+        self._links = host.links
+        self._metrics = metrics
+        self._here: tuple[WantedFrames, ActualLinks, Frames] | None = None
+        self._passing: Frames | None = None
+        """What passes since it was all that was wanted."""
+
+    def plan(self, wanted: WantedFrames) -> list[str]:
+        """What makes the frames be as desired, an edit a line."""
+        return [] if self._backend is None else self._backend.plan(frames_on(wanted, self._links.read()))
+
+    def apply(self, wanted: WantedFrames, outcome: Outcome) -> None:
+        """Pass what is wanted, and nothing else. :raises BackendError: the frames cannot be judged so."""
+        if self._backend is not None:
+            self._apply(lambda: self._on_host(wanted), outcome)
+            self._passing = self._on_host(wanted)
+
+    def apply_narrowed(self, wanted: WantedFrames, changing: Collection[str], outcome: Outcome) -> bool:
+        """The same, but of some vifs only what they could claim before; whether that is less.
+
+        :param changing: the devices of vifs that are here, and may claim more when there are rules for it.
+        """
+        before = self._passing
+        if before is None or not changing:
+            self.apply(wanted, outcome)
+            return False
+        self._apply(lambda: narrowed(self._on_host(wanted), before, changing), outcome)
+        return True
+
+    def remove(self, outcome: Outcome) -> None:
+        """Judge no frames any more."""
+        if self._backend is not None:
+            outcome.note_lines("frames", self._backend.remove())
+
+    def _apply(self, desired: Callable[[], Frames], outcome: Outcome) -> None:
+        backend = self._backend
+        if backend is not None:
+            # The kernel counts its changes: nothing has to be read back to be sure.
+            persist(lambda _: outcome.note_lines("frames", backend.apply(desired())), True, self._metrics)
+
+    def _on_host(self, wanted: WantedFrames) -> Frames:
+        """The frames that this host shall pass: the same object as long as it is of the same."""
+        actual, known = self._links.read(), self._here
+        if known is None or known[0] is not wanted or known[1] is not actual:
+            self._here = known = wanted, actual, frames_on(wanted, actual)
+        return known[2]
