@@ -48,7 +48,7 @@ class WholeState:
         resp.data = wire.encode(self._planned(state) if dry_run else self._applied(state))
 
     def _planned(self, state: State) -> Plan:
-        return Plan(self._agent.submit(Look(lambda engine: engine.inspect().plan(Replace(state)))))
+        return Plan(self._agent.submit(Look(lambda engine: engine.inspect().plan(Replace(state)), meanwhile=True)))
 
     def _applied(self, state: State) -> StateChanged:
         answer = self._agent.submit(Change(Replace(state)))
@@ -64,7 +64,7 @@ class _Look:
 
     def look(self, ask: Callable[[Informant], T]) -> T:
         """What the engine answers."""
-        return self._agent.submit(Look(ask))
+        return self._agent.submit(Look(ask, meanwhile=True))
 
 
 class PlanNow(_Look):

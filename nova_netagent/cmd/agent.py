@@ -287,6 +287,7 @@ class Daemon:
             hub.abandon(ended)
             if self._rpc is not None:
                 self._rpc.abandon(ended)
+        self._engine.hurry()
         hub.leave_off()
         rpc_stopped = None if self._rpc is None else self._rpc.stop(STOP_SECONDS)
         if not hub.stop(STOP_SECONDS):

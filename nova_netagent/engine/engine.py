@@ -72,7 +72,7 @@ class Engine:
         self._on_progress = on_progress
         self._clock = clock
         self.inbox = Inbox(coming)
-        self._stopping = threading.Event()
+        self._hurrying, self._stopping = threading.Event(), threading.Event()
         self.view = View()
         self.history = History()
         self.heartbeat = time.monotonic()
@@ -92,9 +92,16 @@ class Engine:
         """Have the engine look at links and servers."""
         self.inbox.put(Wake())
 
+    def hurry(self) -> None:
+        """Pause between commits no more: the agent is to stop, and whoever waits is to have an answer before."""
+        self._hurrying.set()
+        if self._settings.firewall.coalesce_interval:
+            self.wake()
+
     def stop(self) -> None:
         """End the loop once the requests that are queued are served."""
         self._stopping.set()
+        self._hurrying.set()
         self.wake()
 
     def reconfigure(self, wanted: Settings) -> list[str]:
@@ -163,7 +170,8 @@ class Engine:
         self._looked = -math.inf  # not 0: time.monotonic() may count from a boot moments ago
         self._limited = Limited(self.reconciler.rules.live_chains)
         self._pending_since: float | None = None
-        self._ready_for_commit = 0.0
+        self._committed = -math.inf
+        """When the last changes were committed, by time.monotonic()."""
         self._began = time.monotonic()
         self._why: Why = "start"
 
@@ -201,6 +209,12 @@ class Engine:
     def _next_resync(self) -> float:
         """When everything is read back, by time.monotonic(): the interval may change at any time."""
         return self._verified + self._settings.firewall.resync_interval
+
+    @property
+    def _ready_for_commit(self) -> float:
+        """When the next changes may be committed, by time.monotonic(): the interval may change at any time."""
+        pause = 0.0 if self._hurrying.is_set() else self._settings.firewall.coalesce_interval
+        return self._committed + pause
 
     def _take(self) -> list[Request]:
         """Wait for requests, or until something is due; then all that there are."""
@@ -423,7 +437,8 @@ class Engine:
         now = self._clock()
         if verify:
             self._verified = time.monotonic()
-        self._ready_for_commit = time.monotonic() + self._settings.firewall.coalesce_interval
+        if changed:  # a repair is none: those who wait for a pause would wait once more for each
+            self._committed = time.monotonic()
         self._publish_troubles(
             unapplied=frozenset(),
             failure="",

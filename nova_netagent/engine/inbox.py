@@ -29,9 +29,11 @@ class Inbox:
         self._queue: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._put_off: list[Look[Any] | Wake] = []
         """What was taken from the queue and is not served yet."""
+        self._held: list[Change | Look[Any]] = []
+        """What waits for a pause between commits to end."""
 
     def __bool__(self) -> bool:
-        return bool(self._put_off) or not self._queue.empty()
+        return bool(self._put_off or self._held) or not self._queue.empty()
 
     def put(self, request: Request) -> None:
         """Queue a request. For any thread."""
@@ -41,21 +43,35 @@ class Inbox:
         """Wait for requests, or until something is due; then all that there are.
 
         :param due: when something else is to be done, by time.monotonic().
-        :param not_before: those that come until then are taken with the first one, by time.monotonic().
+        :param not_before: changes that come until then are taken together, by time.monotonic().
         """
         taken: list[Request] = [*self._put_off]
         self._put_off = []
         if taken:
             return taken
+        now = time.monotonic()
+        if now < not_before:
+            return self._take_meanwhile(min(now + TURN_SECONDS, due, not_before))
+        taken, self._held = [*self._held], []
         try:
-            taken.append(self._queue.get(timeout=max(0.0, min(TURN_SECONDS, due - time.monotonic()))))
-            pause = not_before - time.monotonic()
-            if pause > 0:
-                time.sleep(pause)
+            if not taken:
+                taken.append(self._queue.get(timeout=max(0.0, min(TURN_SECONDS, due - now))))
             while True:
                 taken.append(self._queue.get_nowait())
         except queue.Empty:
             return taken
+
+    def _take_meanwhile(self, until: float) -> list[Request]:
+        """What a pause between commits does not hold: neither changes nor who is to see those that came before."""
+        taken: list[Request] = []
+        with suppress(queue.Empty):
+            while True:
+                request = self._queue.get(timeout=0.0 if taken else max(0.0, until - time.monotonic()))
+                if isinstance(request, Change) or (self._held and isinstance(request, Look) and not request.meanwhile):
+                    self._held.append(request)
+                else:
+                    taken.append(request)
+        return taken
 
     def sharing(self, first: list[Change], commit: float = 0.0) -> Iterator[list[Change]]:
         """The changes that share a commit, as they are to be saved; the commit takes much longer.

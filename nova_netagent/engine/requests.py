@@ -57,9 +57,14 @@ class Informant(Protocol):
 
 @dataclass
 class Look(Generic[T]):
-    """A request to run something in the engine's thread, with the engine: a plan, a resync, a read."""
+    """A request to run something in the engine's thread, with the engine: a plan, a resync, a read.
+
+    :ivar meanwhile: do so also while changes that came before wait for a pause between commits to end: for
+        those who have the answers to their own.
+    """
 
     ask: Callable[[Informant], T]
+    meanwhile: bool = field(default=False, kw_only=True)
     answer: "Future[T]" = field(default_factory=Future)
 
     def resolve(self, engine: Informant) -> None:

@@ -1,6 +1,7 @@
 """Law 2: a restart with nothing changed writes nothing; and what signals do."""
 
 import contextlib
+import json
 import signal
 import socket
 import sys
@@ -14,7 +15,14 @@ from typing import Any
 import pytest
 
 from nova_netagent.model import document
-from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_provider_rule, make_rule
+from nova_netagent.testing import (
+    make_floating_ip,
+    make_group,
+    make_instance,
+    make_network,
+    make_provider_rule,
+    make_rule,
+)
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import counted, counters, eventually, hindered, kernel, lock_held, metric, tables
 from tests.functional.agent.meddling import DRIFT
@@ -22,6 +30,7 @@ from tests.functional.agent.nft import generation
 from tests.functional.conftest import ON_IPTABLES, ON_ONE
 from tests.lab import Agent, Flood, Lab, Namespace, iptables, needs, ping
 from tests.lab.agent import BACKEND
+from tests.lab.unix_http import UnixConnection
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
 
@@ -207,6 +216,29 @@ def test_requests_in_flight_are_finished_before_it_stops(town: Town) -> None:
         assert putting.result()["status"]["state"] == "done"
     assert town.agent.wait() == 0
     assert "-s 203.0.113.0/24 -j DROP" in "\n".join(tables(town.host)["filter"])
+
+
+def test_a_pause_between_commits_holds_neither_links_nor_questions_nor_the_end(lab: Lab) -> None:
+    pause = 20
+    cloud = Cloud(lab, {"firewall": {"coalesce_interval": pause}})
+    cloud.guest(1)
+    cloud.agent.state({"networks": [document(make_network(1))], "instances": [document(make_instance(1))]})
+    began = time.monotonic()
+    rule: Any = document(make_provider_rule(1))
+    putting = UnixConnection(cloud.agent.socket, 2 * pause)
+    path = f"/v1/provider-rules/{rule['id']}"
+    putting.request("PUT", path, json.dumps(rule), {"Content-Type": "application/json"})
+    assert cloud.agent.request("GET", "/v1/plan")[0] == 200
+    cloud.host.links.set("tap1", master="")
+    eventually(lambda: cloud.host.links.all()["tap1"].get("master") == "br1", 2)
+    assert not cloud.agent.state()["provider_rules"]
+    cloud.agent.signal(signal.SIGTERM)
+    assert putting.getresponse().status == 201
+    putting.close()
+    assert cloud.agent.wait() == 0
+    assert time.monotonic() - began < pause
+    cloud.agent.start()
+    assert cloud.status(make_provider_rule(1))["state"] == "done"
 
 
 # --- SIGHUP
