@@ -7,6 +7,7 @@ numbers; see ``docs/compatibility.md``.
 NUMBERS = {
     "ip": 0,
     "hopopt": 0,
+    "any": 0,
     "icmp": 1,
     "igmp": 2,
     "ipip": 4,

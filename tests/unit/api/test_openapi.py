@@ -221,6 +221,12 @@ def test_what_no_field_may_hold_does_not_fit_its_schema(name: str, field: str, v
     assert [value for value in values if validator.is_valid(value)] == []
 
 
+@pytest.mark.parametrize("name", ["SecurityGroupRule", "ProviderRule"])
+def test_a_protocol_is_a_name_in_any_case_digits_or_a_number(name: str) -> None:
+    validator = Draft202012Validator(DESCRIPTION["components"]["schemas"][name]["properties"]["protocol"])
+    assert all(map(validator.is_valid, ["tcp", "TCP", "Icmp", "any", "ANY", "6", "006", 6, 0, 255, None]))
+
+
 def test_fields_that_are_checked_more_closely_are_there() -> None:
     found = DESCRIPTION["components"]["schemas"]
     for name, field in schemas._BY_FIELD:

@@ -39,6 +39,7 @@ KINDS: dict[str, tuple[dict[str, Any], Packets, Packets]] = {
     "anything": ({}, [tcp(80), udp(53), {"protocol": 47}, {"protocol": SCTP, "port": 5}], []),
     "protocol null": ({"protocol": None}, [tcp(80), udp(53)], []),
     "protocol ip": ({"protocol": "ip"}, [tcp(80), udp(53)], []),
+    "protocol any": ({"protocol": "any"}, [tcp(80), udp(53), {"protocol": 47}], []),
     "protocol 0": ({"protocol": 0}, [tcp(80), udp(53)], []),
     "tcp": ({"protocol": "tcp"}, [tcp(0), tcp(80), tcp(65535)], [udp(80), {"protocol": 47}]),
     "TCP": ({"protocol": "TCP"}, [tcp(80)], [udp(80)]),

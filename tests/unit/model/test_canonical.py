@@ -36,6 +36,7 @@ SPELLINGS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("provider_rules", {"ethertype": None}, {"ethertype": "IPv4"}),
     ("provider_rules", {"protocol": "TCP"}, {"protocol": "tcp"}),
     ("provider_rules", {"protocol": "6"}, {"protocol": 6}),
+    ("provider_rules", {"protocol": "ANY"}, {"protocol": "any"}),
 ]
 
 
@@ -128,7 +129,7 @@ DEVICES = st.sampled_from(("br1", "br2", "eth0", "tap+"))
 BOOLS = st.sampled_from((True, False, None, 1))
 NUMBERS = st.sampled_from((None, 0, 1, 8, 1280, 2000, 70000, "5"))
 TEXTS = st.sampled_from((None, "", "a-name", "x" * 300, "two\nlines"))
-PROTOCOLS = st.sampled_from((None, "tcp", "TCP", "icmp", 6, "17", 0, 58, 300))
+PROTOCOLS = st.sampled_from((None, "tcp", "TCP", "any", "icmp", 6, "17", 0, 58, 300))
 
 
 @st.composite

@@ -12,11 +12,19 @@ NEUTRON = {
 }  # fmt: skip
 
 
+NAMES = [*NEUTRON, "any"]
+"""With the one that its API takes beside them, for 0."""
+
+
 def test_the_names_are_neutrons() -> None:
-    assert protocols.NUMBERS == NEUTRON
+    assert protocols.NUMBERS == {**NEUTRON, "any": 0}
 
 
-@pytest.mark.parametrize("name", NEUTRON)
+def test_a_number_has_one_name_for_people() -> None:
+    assert [protocols.name(number) for number in (0, 6, 58, 200)] == ["ip", "tcp", "icmpv6", "200"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_known_in_any_case(name: str) -> None:
     for spelling in (name, name.upper(), name.capitalize()):
         assert protocols.parse(spelling) == name
@@ -28,18 +36,18 @@ def test_a_number_may_be_digits(given: int | str, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [-1, 256, "256", "0006", "1000", "-1", "+6", "6.0", "", " tcp", "tcp ", "tpc", "any", "٦", "0x6"]
+    "given", [-1, 256, "256", "0006", "1000", "-1", "+6", "6.0", "", " tcp", "tcp ", "tpc", "all", "٦", "0x6"]
 )
 def test_anything_else_is_refused(given: int | str) -> None:
     with pytest.raises(ValueError, match="protocol"):
         protocols.parse(given)
 
 
-@pytest.mark.parametrize("name", NEUTRON)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("family", [4, 6])
 def test_the_number_that_a_rule_matches(name: str, family: int) -> None:
     """0 is no match at all, and icmp in IPv6 is ICMPv6."""
-    expected = {"ip": None, "hopopt": None}.get(name, NEUTRON[name])
+    expected = NEUTRON.get(name) or None
     if name == "icmp" and family == 6:
         expected = 58
     assert protocols.number(name, family) == expected
