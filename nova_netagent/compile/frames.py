@@ -102,17 +102,32 @@ def _redirected(networks: list[Network], scope: Scope) -> Iterator[Redirected]:
                 yield Redirected(each.cidr, cidr, origin=("networks", each.id, "forced SNAT"))
         if scope.settings.metadata.metadata_host is not None:
             yield Redirected(each.cidr, METADATA_IP, origin=("networks", each.id, "metadata"))
-    homes = {
-        address: port.network
-        for port in (scope.all_ports if external and scope.resolved.floating_ips else ())
-        if port.network is not None and port.network.id in external
-        for address in port.addresses
-    }
+    homes = _homes(external, scope) if external and scope.resolved.floating_ips else {}
     for floating in scope.resolved.floating_ips:
-        network = homes.get(floating.fixed_ip_address)
+        network = homes.get(values.prefix(floating.fixed_ip_address))
         if network is not None and network.cidr is not None and ":" not in floating.id:
             source = values.host(floating.fixed_ip_address)
             yield Redirected(source, network.cidr, inverted=True, origin=("floating_ips", floating.id, ""))
+
+
+def _homes(external: Mapping[str, Network], scope: Scope) -> Mapping[values.Prefix, Network]:
+    """Where a vif sends as what a floating IP leads to: it is its fixed IP, or of one of its allowed pairs."""
+    wanted = {values.prefix(each.fixed_ip_address) for each in scope.resolved.floating_ips}
+    homes: dict[values.Prefix, Network] = {}
+    pairs: dict[tuple[str, str], Network] = {}
+    for port in scope.all_ports:
+        network = port.network
+        if network is not None and network.id in external:
+            homes |= {own: network for address in port.addresses if (own := values.prefix(address)) in wanted}
+            pairs |= {(pair.ip_address, network.id): network for pair in port.vif.pairs}
+    for (text, _), network in pairs.items():
+        pair = values.prefix(text)
+        # Most pairs are a host's: those are not compared with every floating IP.
+        single = pair.length == values.FAMILY_BITS[pair.family]
+        for fixed in wanted & {pair} if single else filter(pair.contains, wanted):
+            if network.cidr is not None and values.prefix(network.cidr).contains(fixed):
+                homes.setdefault(fixed, network)
+    return homes
 
 
 def _bridges(networks: list[Network], vifs: InOrder[tuple[str, str]], scope: Scope) -> Mapping[str, BridgePorts]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from nova_netagent.testing import make_floating_ip, make_group, make_network, make_rule
+from nova_netagent.model import AllowedAddressPair
+from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_network, make_rule, make_vif
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import eventually
 from tests.lab import Forged, Lab, Namespace, Seen, Udp, arrives, needs, refused, tcp, udp
@@ -92,6 +93,31 @@ def test_frames_for_the_router_are_routed_here_for_the_floating_ip_only(elsewher
     seen = elsewhere.at_router(elsewhere.vm2, elsewhere.outside)
     assert seen is not None
     assert seen.source == elsewhere.vm2.ip4
+
+
+@pytest.mark.parametrize("pair", ["10.1.0.100", "10.1.0.96/28"])
+def test_one_of_an_allowed_pair_works_both_ways(elsewhere: Elsewhere, pair: str) -> None:
+    public, shared, vm1 = "198.51.100.2", "10.1.0.100", elsewhere.vm1
+    vif = make_vif(1, allowed_address_pairs=(AllowedAddressPair(ip_address=pair),))
+    vm1.links.add_address("eth0", f"{shared}/24")
+    elsewhere.cloud.put(make_instance(1, (1,), vifs=(vif,)), make_floating_ip(2, fixed_ip_address=shared))
+    try:
+        answer = tcp(elsewhere.outside, public, 80, server=vm1)
+        assert answer
+        assert answer.seen_as is not None
+        assert answer.seen_as[0] == elsewhere.outside.ip4
+        sent = Forged(Udp(53, to=elsewhere.outside.ip4), source=shared, via=elsewhere.router.mac)
+        seen = arrives(vm1, elsewhere.outside, sent)
+        assert seen is not None
+        assert seen.source == public
+        sent = Forged(Udp(53, to=elsewhere.router.ip4), source=shared, via=elsewhere.router.mac)
+        seen = arrives(vm1, elsewhere.router, sent)
+        assert seen is not None
+        assert seen.source == shared
+    finally:
+        elsewhere.cloud.delete(make_floating_ip(2))
+        elsewhere.cloud.put(make_instance(1, (1,)))
+        vm1.links.delete_address("eth0", f"{shared}/24")
 
 
 def test_it_goes_when_the_floating_ip_goes(elsewhere: Elsewhere) -> None:

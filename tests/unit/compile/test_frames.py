@@ -176,6 +176,25 @@ def test_a_floating_ip_of_another_hosts_instance_is_redirected_there() -> None:
     assert origins == {"networks"}
 
 
+@pytest.mark.parametrize("pair", ["10.1.0.100", "10.1.0.96/28", "0.0.0.0/0"])
+def test_a_floating_ip_of_an_allowed_pair_is_redirected(pair: str) -> None:
+    vif = make_vif(1, allowed_address_pairs=(AllowedAddressPair(ip_address=pair),))
+    shared = make_floating_ip(1, fixed_ip_address="10.1.0.100")
+    found = frames(EXTERNAL, make_instance(1, vifs=(vif,)), shared, metadata_host=None).redirected
+    assert found == (
+        Redirected("10.1.0.100/32", "10.1.0.0/24", inverted=True, origin=("floating_ips", "198.51.100.1", "")),
+    )
+
+
+@pytest.mark.parametrize("pair", ["10.2.0.100", "10.2.0.96/28", "0.0.0.0/0", "10.1.0.100", "::/0"])
+def test_whose_pair_has_no_part_in_it_redirects_nothing(pair: str) -> None:
+    """The address is of a network whose gateway is here, or the pair is another's."""
+    vif = make_vif(1, allowed_address_pairs=(AllowedAddressPair(ip_address=pair),))
+    shared = make_floating_ip(1, fixed_ip_address="10.2.0.100")
+    objects = (EXTERNAL, make_network(2), make_instance(1, vifs=(vif,)), shared)
+    assert frames(*objects, metadata_host=None).redirected == ()
+
+
 def test_the_uplink_redirects_nothing() -> None:
     """What a far instance sends to its gateway is its own host's to translate."""
     network = make_network(1, gateway="10.1.0.254", dhcp_server="10.1.0.1", bridge_interface="eth1")
