@@ -9,7 +9,7 @@ back with it, whatever became of them meanwhile; a bridge that was not made by u
 those that it had before.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,8 +18,10 @@ from nova_netagent.compile.links import Address, Bridge, Links, Vlan
 
 Made = tuple[str, str]
 """A kind and a name: ``bridge`` and ``vlan`` with that of the link, ``address`` with interface and
-CIDR, ``uplink`` with device and bridge, ``port``, ``sysctl``."""
+CIDR, ``uplink`` with device and bridge, ``port``, ``sysctl``; ``mtu`` with that of a bridge or VLAN
+of ours that was told one."""
 
+_ETHERNET_MTU = 1500
 _BRIDGE_SYSCTLS = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
 FORWARD_IPV6 = "net/ipv6/conf/all/forwarding"
 _FORWARD_SYSCTLS = {4: "net/ipv4/ip_forward", 6: FORWARD_IPV6}
@@ -229,6 +231,8 @@ def plan_links(
     make: dict[Made, str] = {("vlan", each.name): "" for each in add_vlans}
     make |= {("bridge", each.name): "" for each in add_bridges}
     make |= {("uplink", f"{each.device} {each.bridge}"): held.get(each.bridge, "") for each in join}
+    sized = [each for each in _sized(desired) if each.mtu and (_is_ours(each, made) or _is_ours(each, make))]
+    make |= {("mtu", each.name): "" for each in sized}
     make |= {("address", f"{each.interface} {each.cidr}"): "" for each in add_addresses}
     make |= {("port", device): "" for device in desired.ports if device in actual.links}
     make |= {("sysctl", name): sysctls[name] for name in (*changed_before, *changed_after)}
@@ -275,7 +279,7 @@ def plan_links(
         add_vlans=add_vlans,
         add_bridges=add_bridges,
         set_mac=set_mac,
-        set_mtu=dict(_mtus(desired, actual, made)),
+        set_mtu=_mtus(desired, actual, made, going, {**joining, **add_ports}),
         set_up=set_up,
         join=join,
         add_addresses=add_addresses,
@@ -342,6 +346,7 @@ def _wanted(desired: Links) -> set[Made]:
     wanted |= {("address", f"{each.interface} {each.cidr}") for each in desired.addresses}
     wanted |= {("port", device) for device in desired.ports}
     wanted |= {("vlan", name) for name in desired.vlans}
+    wanted |= {("mtu", each.name) for each in _sized(desired)}
     wanted |= {("uplink", f"{device} {bridge}") for device, bridge in desired.uplinks.items()}
     return wanted
 
@@ -397,14 +402,49 @@ def _mac_of(device: str, bridge: str, actual: ActualLinks, joining: Mapping[str,
     return link.mac if link is not None and (link.master == bridge or device in joining) else None
 
 
-def _mtus(desired: Links, actual: ActualLinks, made: Mapping[Made, str]) -> Iterator[tuple[str, int]]:
-    """The links of ours whose MTU is another than it should be."""
-    wanted = [(("bridge", name), each.mtu) for name, each in desired.bridges.items()]
-    wanted += [(("vlan", name), each.mtu) for name, each in desired.vlans.items()]
-    for thing, mtu in wanted:
-        link = actual.links.get(thing[1])
-        if mtu and link is not None and thing in made and link.mtu != mtu:
-            yield link.name, mtu
+def _mtus(
+    desired: Links, actual: ActualLinks, made: Mapping[Made, str], going: Collection[Made], coming: Mapping[str, str]
+) -> dict[str, int]:
+    """The links of ours whose MTU is another than it should be.
+
+    One that we set and that nobody asks for any more is what the kernel would choose, now and when
+    ports come and go: a bridge that was told an MTU follows them no more (br_mtu_auto_adjust).
+
+    :param coming: the bridge of each port that joins one by this plan.
+    """
+    ours = [each for each in _sized(desired) if each.name in actual.links and _is_ours(each, made)]
+    wanted = {each.name: each.mtu for each in ours if each.mtu}
+    left = [each for each in ours if not each.mtu and ("mtu", each.name) in made]
+    if left:
+        carriers = {name: each.interface for name, each in desired.vlans.items()}
+        now = {name: link.mtu for name, link in actual.links.items()} | wanted
+        vlans = [each.name for each in left if isinstance(each, Vlan)] + [name for name in coming if name not in now]
+        wanted |= {name: now[carriers[name]] for name in vlans if carriers[name] in now}
+        smallest = _smallest_ports(actual, now | wanted, going, coming)
+        wanted |= {each.name: smallest.get(each.name, _ETHERNET_MTU) for each in left if isinstance(each, Bridge)}
+    return {name: mtu for name, mtu in wanted.items() if name in actual.links and actual.links[name].mtu != mtu}
+
+
+def _smallest_ports(
+    actual: ActualLinks, mtus: Mapping[str, int], going: Collection[Made], coming: Mapping[str, str]
+) -> Mapping[str, int]:
+    """By bridge, the least MTU of its ports, once those that go have gone and those that come are there."""
+    leaving = {name.split(" ")[0] for kind, name in going if kind in ("port", "uplink")}
+    staying = {link.name: link.master for link in actual.links.values() if link.name not in leaving}
+    found: dict[str, int] = {}
+    for port, bridge in {**staying, **coming}.items():
+        if bridge is not None and port in mtus:
+            found[bridge] = min(mtus[port], found.get(bridge, mtus[port]))
+    return found
+
+
+def _sized(desired: Links) -> tuple[Bridge | Vlan, ...]:
+    """What may have an MTU of ours."""
+    return *desired.vlans.values(), *desired.bridges.values()
+
+
+def _is_ours(each: Bridge | Vlan, made: Container[Made]) -> bool:
+    return ("vlan" if isinstance(each, Vlan) else "bridge", each.name) in made
 
 
 def _accept_ra(device: str) -> str:

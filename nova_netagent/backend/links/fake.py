@@ -46,6 +46,8 @@ class FakeLinks:
         """Links whose edits fail, and the reason."""
         self._remembered: dict[str, set[str]] = {}
         self._made = 0
+        self._told: set[str] = set()
+        """The bridges that were told an MTU: others follow their ports."""
         self.default: str | None = None
         """The link by which everything is reached that is not near."""
         self.add_link("lo")
@@ -58,10 +60,13 @@ class FakeLinks:
         mac = f"02:00:00:00:{self._made >> 8:02x}:{self._made & 255:02x}"
         self.links[name] = Link(self._made, name, kind, master, up, 1500, mac)
         self.sysctls.setdefault(f"net/ipv6/conf/{name}/accept_ra", "1")
+        self._follow_ports(master)
 
     def remove_link(self, name: str) -> None:
         """Take a link away, with its addresses, routes and ports, and the VLANs that it carries."""
-        del self.links[name]
+        bridge = self.links.pop(name).master
+        self._told.discard(name)
+        self._follow_ports(bridge)
         self.sysctls.pop(f"net/ipv6/conf/{name}/accept_ra", None)
         self.addresses = {each for each in self.addresses if each[0] != name}
         self.routes = {each for each in self.routes if each[0] != name}
@@ -70,6 +75,22 @@ class FakeLinks:
                 self.links[port] = replace(link, master=None)
             if link.parent == name:
                 self.remove_link(port)
+
+    def set_mtu(self, name: str, mtu: int) -> None:
+        """Give a link another MTU, as whoever it is: no VLAN has more than what carries it."""
+        parent = self.links[name].parent
+        if parent is not None and mtu > self.links[parent].mtu:
+            raise Refused("ERANGE")
+        self._told.add(name)
+        self._resize(name, mtu)
+
+    def set_master(self, device: str, master: str | None) -> None:
+        """Put a port on a bridge, or take it off."""
+        assert master is None or self.links[master].kind == "bridge", f"{master} is no bridge"
+        before = self.links[device].master
+        self._set(device, master=master)
+        self._follow_ports(before)
+        self._follow_ports(master)
 
     def read(self) -> ActualLinks:
         """The links as they are."""
@@ -107,7 +128,7 @@ class FakeLinks:
         """What goes before the rules."""
         failures: dict[str, str] = {}
         for device in plan.remove_ports:
-            self._edit(failures, device, f"- port {device}", partial(self._set_master, device, None))
+            self._edit(failures, device, f"- port {device}", partial(self.set_master, device, None))
         for each in plan.remove_addresses:
             self._edit(failures, each[0], f"- {each[1]}", partial(self.addresses.remove, each))
         self._write_sysctls(plan.sysctls_before)
@@ -126,7 +147,7 @@ class FakeLinks:
         for name, new in plan.set_mac.items():
             self._edit(failures, name, f"{name} mac {new.mac}", partial(self._set, name, mac=new.mac))
         for name, mtu in plan.set_mtu.items():
-            self._edit(failures, name, f"{name} mtu {mtu}", partial(self._set_mtu, name, mtu))
+            self._edit(failures, name, f"{name} mtu {mtu}", partial(self.set_mtu, name, mtu))
         for name in plan.set_up:
             self._edit(failures, name, f"up {name}", partial(self._set_up, name))
         for join in plan.join:
@@ -136,7 +157,7 @@ class FakeLinks:
             self._edit(failures, key[0], f"+ {key[1]}", partial(self._add_address, key))
         for device, master in plan.add_ports.items():
             edit = f"+ port {device}"
-            self._edit(failures, device, edit, partial(self._set_master, device, master))
+            self._edit(failures, device, edit, partial(self.set_master, device, master))
         self._write_sysctls(plan.sysctls_after)
         unreleased = {each.bridge: each.device for each in plan.release if each.device in failures}
         for name in plan.remove_bridges:
@@ -205,7 +226,7 @@ class FakeLinks:
         self._give(release.device, moved)
         self._take(release.bridge, moved)
         if self.links[release.device].master == release.bridge:
-            self._set_master(release.device, None)
+            self.set_master(release.device, None)
 
     def _join(self, join: Join) -> None:
         if join.device not in self.links:
@@ -216,7 +237,7 @@ class FakeLinks:
         if join.accept_ra:
             self.sysctls[f"net/ipv6/conf/{join.bridge}/accept_ra"] = "2"
         self._set_up(join.device)
-        self._set_master(join.device, join.bridge)
+        self.set_master(join.device, join.bridge)
         moved = self._holdings(join.device)
         self._give(join.bridge, moved)
         self._take(join.device, moved)
@@ -227,7 +248,8 @@ class FakeLinks:
         self.sysctls[f"net/ipv6/conf/{bridge.name}/accept_ra"] = "0"
         if bridge.uplink in self.links:
             self._set(bridge.name, mac=self.links[bridge.uplink].mac)
-        self._set(bridge.name, mtu=bridge.mtu or 1500)
+        if bridge.mtu:
+            self.set_mtu(bridge.name, bridge.mtu)
 
     def _add_vlan(self, vlan: Vlan) -> None:
         if any((link.parent, link.vlan) == (vlan.interface, vlan.number) for link in self.links.values()):
@@ -236,23 +258,26 @@ class FakeLinks:
             raise Refused("ERANGE")
         self._set_up(vlan.interface)
         self.add_link(vlan.name, "vlan", up=False)
-        self._set(vlan.name, parent=vlan.interface, vlan=vlan.number)
+        self._set(vlan.name, parent=vlan.interface, vlan=vlan.number, mtu=self.links[vlan.interface].mtu)
         self._set_up(vlan.name)
         if vlan.mtu:
-            self._set_mtu(vlan.name, vlan.mtu)
+            self.set_mtu(vlan.name, vlan.mtu)
 
     def _set(self, name: str, **fields: object) -> None:
         self.links[name] = replace(self.links[name], **fields)
 
-    def _set_mtu(self, name: str, mtu: int) -> None:
-        parent = self.links[name].parent
-        if parent is not None and mtu > self.links[parent].mtu:
-            raise Refused("ERANGE")
+    def _resize(self, name: str, mtu: int) -> None:
         self._set(name, mtu=mtu)
+        self._follow_ports(self.links[name].master)
+        for link in list(self.links.values()):
+            if link.parent == name and link.mtu > mtu:
+                self._resize(link.name, mtu)
 
-    def _set_master(self, device: str, master: str | None) -> None:
-        assert master is None or self.links[master].kind == "bridge", f"{master} is no bridge"
-        self._set(device, master=master)
+    def _follow_ports(self, bridge: str | None) -> None:
+        """A bridge that was told no MTU has that of its smallest port (br_mtu_auto_adjust)."""
+        if bridge in self.links and bridge not in self._told:
+            ports = (link.mtu for link in self.links.values() if link.master == bridge)
+            self._resize(bridge, min(ports, default=1500))
 
     def _set_up(self, name: str) -> None:
         parent = self.links[name].parent

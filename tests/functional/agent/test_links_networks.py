@@ -67,6 +67,19 @@ def test_the_mtu_is_the_networks_and_stays_when_ports_join(cloud: Cloud) -> None
     assert cloud.host.links.show("br1")["mtu"] == 1450
 
 
+def test_an_mtu_that_is_named_no_longer_is_given_back(cloud: Cloud) -> None:
+    links = cloud.host.links
+    cloud.network(1, mtu=9000)
+    cloud.instance(1)
+    cloud.put(make_network(1))
+    assert links.show("br1")["mtu"] == 1500
+    assert cloud.agent.get("plan") == []
+    cloud.agent.restart()
+    assert cloud.agent.get("plan") == []
+    links.set("tap1", mtu=1400)
+    assert eventually(lambda: links.show("br1")["mtu"] == 1400, 2), "as a bridge follows its ports"
+
+
 def test_the_mtu_of_networks_that_name_none(lab: Lab, backend: str) -> None:
     cloud = Cloud(lab, {"network": {"network_device_mtu": 1380}}, backend=backend)
     cloud.network(1)

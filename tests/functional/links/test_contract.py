@@ -74,6 +74,9 @@ class KernelWorld:
     def set_down(self, name: str) -> None:
         self._ip(f"link set {name} down")
 
+    def set_mtu(self, name: str, mtu: int) -> None:
+        self._ip(f"link set {name} mtu {mtu}")
+
     def give(self, name: str, *things: str) -> None:
         for thing in things:
             if _is_route(thing):

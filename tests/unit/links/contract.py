@@ -56,6 +56,9 @@ class LinksWorld(Protocol):
     def set_down(self, name: str) -> None:
         """Somebody takes a link down."""
 
+    def set_mtu(self, name: str, mtu: int) -> None:
+        """Somebody gives a link another MTU."""
+
     def give(self, name: str, *things: str) -> None:
         """Somebody gives a link addresses and routes."""
 
@@ -349,6 +352,62 @@ class LinksContract:
         assert vlans.read().links["vlan7"].master == "br1"
         host.delete(network)
         assert not {"vlan7", "br1"} & set(vlans.read().links)
+
+    # MTU
+
+    def mtus(self, links: LinksWorld, *names: str) -> list[int]:
+        found = links.read().links
+        return [found[name].mtu for name in names]
+
+    def test_a_bridge_of_which_no_mtu_was_asked_follows_its_ports(self, links: LinksWorld, host: Host) -> None:
+        host.put(make_network(1, bridge_interface="eth1"))
+        for mtu in (1400, 1450):
+            links.set_mtu("eth1", mtu)
+            self.look(host)
+            assert self.mtus(links, "br1") == [mtu]
+        links.set_mtu("br1", 1300)
+        assert self.steady(host), "an operator's own"
+
+    def test_an_mtu_that_is_no_longer_asked_for_is_what_it_would_be_without(
+        self, links: LinksWorld, host: Host
+    ) -> None:
+        host.put(make_network(1, mtu=1400))
+        host.put(make_network(1))
+        assert self.mtus(links, "br1") == [1500]
+        host.put(make_network(1, mtu=1300))
+        links.set_mtu("eth1", 1450)
+        host.put(make_network(1, bridge_interface="eth1"))
+        assert self.mtus(links, "br1") == [1450], "the smallest port's, which comes with the same change"
+        assert self.steady(host)
+        host.restart()
+        assert self.steady(host)
+        for mtu in (1350, 1500):
+            links.set_mtu("eth1", mtu)
+            self.look(host)
+            assert self.mtus(links, "br1") == [mtu]
+        host.put(make_network(1))
+        assert self.mtus(links, "br1") == [1500]
+        assert self.steady(host)
+
+    def test_the_mtu_of_a_bridge_that_is_made_anew_is_the_kernels(self, links: LinksWorld, host: Host) -> None:
+        host.put(make_network(1, mtu=1400))
+        host.put(make_network(1))
+        links.delete("br1")
+        self.look(host)
+        assert self.mtus(links, "br1") == [1500]
+        assert self.steady(host)
+
+    def test_a_vlan_link_has_again_what_carries_it_has(self, vlans: LinksWorld, host: Host) -> None:
+        host.put(make_network(1, bridge_interface="eth1", vlan=7, mtu=1400))
+        assert self.mtus(vlans, "vlan7", "br1") == [1400, 1400]
+        host.put(make_network(1, bridge_interface="eth1", vlan=7))
+        assert self.mtus(vlans, "vlan7", "br1") == [1500, 1500]
+        assert self.steady(host)
+        vlans.set_mtu("eth1", 1450)
+        self.look(host)
+        assert self.mtus(vlans, "vlan7", "br1") == [1450, 1450]
+        host.restart()
+        assert self.steady(host)
 
     def test_a_vlan_link_that_was_there_is_used_and_left(self, vlans: Any, host: Host) -> None:
         vlans.add_vlan("vlan7", "eth1", 7)

@@ -46,13 +46,16 @@ class FakeWorld:
         self.links.remove_link(name)
 
     def set_master(self, name: str, master: str | None) -> None:
-        self.links.links[name] = replace(self.links.links[name], master=master)
+        self.links.set_master(name, master)
 
     def set_down(self, name: str) -> None:
         """IPv6 addresses and all routes go with it."""
         self.links.links[name] = replace(self.links.links[name], up=False)
         self.links.routes = {each for each in self.links.routes if each[0] != name}
         self.links.addresses = {each for each in self.links.addresses if each[0] != name or ":" not in each[1]}
+
+    def set_mtu(self, name: str, mtu: int) -> None:
+        self.links.set_mtu(name, mtu)
 
     def give(self, name: str, *things: str) -> None:
         self.links._give(name, map(_named, things))

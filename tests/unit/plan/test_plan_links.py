@@ -148,6 +148,37 @@ def test_the_mtu_of_a_bridge_is_ours_where_the_bridge_is(
     assert plan(desired, actual, {("bridge", "br1"): ""} if made else {}).set_mtu == expected
 
 
+def test_that_an_mtu_is_ours_is_noted_with_the_link() -> None:
+    desired = wanted(bridges={"br1": Bridge("br1", 1400)}, ports={}, addresses=())
+    noted: dict[Made, str] = {("bridge", "br1"): "", ("mtu", "br1"): ""}
+    assert plan(desired, BARE).make == noted
+    there = host(link("br1", kind="bridge", mtu=1400))
+    assert plan(desired, there, {("bridge", "br1"): ""}).make == {("mtu", "br1"): ""}, "an older agent's"
+    assert plan(desired, there).make == {}, "somebody else's bridge"
+    assert set(plan(NOTHING, there, noted).forget) == set(noted)
+
+
+@pytest.mark.parametrize(
+    ("ports", "mtu"),
+    [
+        ((), 1500),
+        ((link("tap1", "br1", mtu=9000),), 9000),
+        ((link("tap1", "br1", mtu=9000), link("other", "br1", mtu=1400)), 1400),
+        ((link("tap1", mtu=1450), link("other", "br9", mtu=1400)), 1450),
+        ((link("tap2", "br1", mtu=1300),), 1500),
+    ],
+    ids=["none", "one", "the smallest", "one that comes", "one that goes"],
+)
+def test_an_mtu_of_ours_that_nobody_asks_for_follows_the_ports(ports: tuple[Link, ...], mtu: int) -> None:
+    noted: dict[Made, str] = {("bridge", "br1"): "", ("mtu", "br1"): "", ("port", "tap2"): ""}
+    found = plan(wanted(addresses=()), host(link("br1", kind="bridge", mtu=1234), *ports), noted)
+    assert found.set_mtu == {"br1": mtu}
+    assert found.forget == (("port", "tap2"),)
+    assert plan(wanted(addresses=()), host(link("br1", kind="bridge", mtu=mtu), *ports), noted).set_mtu == {}
+    del noted["mtu", "br1"]
+    assert plan(wanted(addresses=()), host(link("br1", kind="bridge", mtu=1234), *ports), noted).set_mtu == {}
+
+
 def test_what_is_down_is_brought_up() -> None:
     actual = host(link("tap1", "br1", up=False), link("br1", kind="bridge", up=False), link("eth0", up=False))
     assert plan(wanted(), actual, MADE).set_up == ("br1", "tap1")

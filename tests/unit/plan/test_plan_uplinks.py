@@ -61,7 +61,13 @@ def plan(
 
 MADE: dict[Made, str] = {("bridge", "br1"): "", ("uplink", "eth1 br1"): ""}
 DONE = host(link("eth1", "br1"), bridge("br1"))
-TAGGED_MADE: dict[Made, str] = {("vlan", "vlan7"): "", ("bridge", "br7"): "", ("uplink", "vlan7 br7"): ""}
+TAGGED_MADE: dict[Made, str] = {
+    ("vlan", "vlan7"): "",
+    ("bridge", "br7"): "",
+    ("uplink", "vlan7 br7"): "",
+    ("mtu", "vlan7"): "",
+    ("mtu", "br7"): "",
+}
 TAGGED_DONE = host(link("eth1"), vlan(master="br7"), bridge("br7", mtu=1400))
 
 # --- joining
@@ -251,7 +257,7 @@ def test_a_vlan_is_made_and_joined() -> None:
 
 def test_a_vlan_waits_for_what_carries_it() -> None:
     found = plan(TAGGED, host())
-    assert (found.add_vlans, found.join, found.make) == ((), (), {("bridge", "br7"): ""})
+    assert (found.add_vlans, found.join, found.make) == ((), (), {("bridge", "br7"): "", ("mtu", "br7"): ""})
     assert uplink_problems(TAGGED, host()) == {"eth1": "there is no such interface"}
 
 
@@ -265,8 +271,8 @@ def test_a_link_that_only_has_the_name_of_a_vlan_is_left_alone(wrong: dict[str, 
 def test_a_vlan_that_was_there_is_joined_and_left() -> None:
     found = plan(TAGGED, host(link("eth1"), vlan(mtu=1500), bridge("br7", mtu=1400)), {("bridge", "br7"): ""})
     assert (found.add_vlans, found.set_mtu) == ((), {})
-    made: dict[Made, str] = {("bridge", "br7"): "", ("uplink", "vlan7 br7"): ""}
-    assert found.make == {("uplink", "vlan7 br7"): ""}
+    made: dict[Made, str] = {("bridge", "br7"): "", ("uplink", "vlan7 br7"): "", ("mtu", "br7"): ""}
+    assert found.make == {("uplink", "vlan7 br7"): "", ("mtu", "br7"): ""}
     found = plan(NOTHING, TAGGED_DONE, made)
     assert (found.release, found.remove_vlans) == ((Release("vlan7", "br7", ()),), ())
 
@@ -276,6 +282,16 @@ def test_a_vlan_of_ours_keeps_its_mtu_and_what_carries_it_is_up() -> None:
     found = plan(TAGGED, actual, TAGGED_MADE)
     assert found.set_mtu == {"vlan7": 1400}
     assert found.set_up == ("eth1", "vlan7")
+
+
+@pytest.mark.parametrize("vlan_mtu", [1400, None], ids=["there", "made anew"])
+def test_a_vlan_of_ours_that_is_given_no_mtu_any_more_has_that_of_what_carries_it(vlan_mtu: int | None) -> None:
+    plain = replace(TAGGED, bridges={"br7": Bridge("br7", None, "vlan7")}, vlans={"vlan7": replace(VLAN, mtu=None)})
+    there = () if vlan_mtu is None else (vlan(master="br7", mtu=vlan_mtu),)
+    found = plan(plain, host(link("eth1", mtu=9000), bridge("br7", mtu=1400), *there), TAGGED_MADE)
+    assert found.set_mtu == {**({"vlan7": 9000} if there else {}), "br7": 9000}
+    done = host(link("eth1", mtu=9000), vlan(master="br7", mtu=9000), bridge("br7", mtu=9000))
+    assert not plan(plain, done, TAGGED_MADE)
 
 
 def test_the_plan_reads_in_the_order_in_which_it_is_carried_out() -> None:
