@@ -68,7 +68,7 @@ class Compiler:
     """
 
     def __init__(self, settings: Settings, tables: Collection[TableId] | None = None) -> None:
-        self._settings = settings
+        self.settings = settings
         self.tables = frozenset(ALL_TABLES if tables is None else tables)
         self.families = tuple(family for family in FAMILIES if all(t in self.tables for t in needed(family)))
         self.has_nat = TableId(4, "nat") in self.tables
@@ -81,11 +81,11 @@ class Compiler:
         :param refused: objects that the kernel refused, with its reason: they pass nothing.
         """
         memo = self._memo
-        resolved = resolve(state, self._settings, refused or {}, memo, has_nat=self.has_nat)
+        resolved = resolve(state, self.settings, refused or {}, memo, has_nat=self.has_nat)
         named = (resolved.ports, resolved.known_groups, resolved.networks)
         scope = Scope(
             resolved=resolved,
-            settings=self._settings,
+            settings=self.settings,
             owner=self._owner,
             names=memo.get("names", named, partial(_names, resolved, memo)),
             families=self.families,

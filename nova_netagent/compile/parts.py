@@ -42,6 +42,10 @@ def names_of(resolved: Resolved, memo: Memo) -> Names:
     return memo.intern("names", names)
 
 
+DROP_TARGETS: Mapping[str, Target] = {"DROP": DROP, "REJECT": Reject()}
+"""What ``iptables_drop_action`` may be beside the name of a chain of the operator's."""
+
+
 class Scope(Struct, frozen=True):
     """Everything a part may look at."""
 
@@ -77,13 +81,8 @@ class Scope(Struct, frozen=True):
     @property
     def drop(self) -> Target:
         """The target for what is refused in the filter table (``iptables_drop_action``)."""
-        match self.settings.firewall.iptables_drop_action:
-            case "DROP":
-                return DROP
-            case "REJECT":
-                return Reject()
-            case chain:
-                return Jump(chain)
+        action = self.settings.firewall.iptables_drop_action
+        return DROP_TARGETS.get(action) or Jump(action)
 
 
 def on_bridges(scope: Scope, memo: Memo) -> InOrder[tuple[str, str]]:

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable, trace
 from nova_netagent.compile import Compiled, Compiler, needed
+from nova_netagent.compile.parts import DROP_TARGETS
 from nova_netagent.engine.culprits import to_blame
 from nova_netagent.engine.inbox import Inbox
 from nova_netagent.engine.inspection import Inspection
@@ -30,7 +31,7 @@ from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import KINDS, DesiredState, Key
 from nova_netagent.model.lineage import changed
-from nova_netagent.netfilter.rule import FAMILIES, Family
+from nova_netagent.netfilter.rule import FAMILIES, Family, TableId
 from nova_netagent.reconcile import Outcome, Reconciler
 from nova_netagent.revocation import Revocation
 from nova_netagent.services import Trouble
@@ -148,6 +149,7 @@ class Engine:
         if not self._compiler.has_nat:
             warnings += ("this kernel lacks the nat table of IPv4: no floating IPs, no SNAT, no metadata service",)
         self._lacking: tuple[str, ...] = warnings
+        self._chainless: tuple[str, ...] = ()
         self._warn(warnings)
         self.reconciler = Reconciler(self._settings.firewall, self.host, self.store, self._metrics)
         self._revocation = Revocation(
@@ -190,14 +192,15 @@ class Engine:
         self._look_around()
 
     def _look_around(self) -> None:
-        """See whether the link that the configuration names is there: it is nobody's object, and may come and go."""
+        """See whether what the configuration names is there: it is nobody's object, and may come and go."""
         public = self._settings.network.public_interface
         try:
             there = public is None or public in self.host.links.read().links
         except BackendError:
             return  # what cannot be read is told of elsewhere
         missing = f"[network] public_interface = {public}: there is no such interface, and nothing is SNATed meanwhile"
-        self._warn(self._lacking if there else (*self._lacking, missing))
+        known = (*self._lacking, *self._chainless)
+        self._warn(known if there else (*known, missing))
 
     def _warn(self, warnings: tuple[str, ...]) -> None:
         for each in warnings:
@@ -335,6 +338,30 @@ class Engine:
         self._conflicting = self._conflicts()
         return self._compiler.compile(self._state, {**self._refused, **self._conflicting, **(extra or {})})
 
+    def _look_for_drop_chain(self) -> None:
+        """See whether the chain that ends what is refused is there: without it no rule of ours would be taken.
+
+        It is the operator's, and may come after us, and go with the rest of a table that is flushed.
+
+        :raises BackendError: the kernel cannot be read.
+        """
+        action = self._settings.firewall.iptables_drop_action
+        if action in DROP_TARGETS:
+            return
+        tables = [TableId(family, "filter") for family in self._compiler.families]
+        with self.host.rules.locked():
+            without = [str(table) for table in tables if action not in self.host.rules.read(table, fresh=True)]
+        told = f"[firewall] iptables_drop_action = {action}: there is no such chain in {' and '.join(without)}"
+        chainless = (f"{told}, and DROP takes its place until it comes",) if without else ()
+        if bool(chainless) != bool(self._chainless):
+            firewall = replace(self._settings.firewall, iptables_drop_action="DROP" if chainless else action)
+            self._compiler = Compiler(replace(self._settings, firewall=firewall), self._compiler.tables)
+        if chainless != self._chainless:
+            if not chainless:
+                LOG.info("[firewall] iptables_drop_action = %s: the chain is there now", action)
+            self._chainless = chainless
+            self._look_around()
+
     def _conflicts(self) -> Mapping[Key, str]:
         """Floating IPs that the host has without us: they are somebody's, and never removed."""
         if not self._state.floating_ips:
@@ -357,6 +384,8 @@ class Engine:
         outcome = Outcome()
         try:
             try:
+                if verify:
+                    self._look_for_drop_chain()
                 self._compiled = self._compile()
                 self._revocation.prepare(self._compiled)
                 outcome = self.reconciler.apply(self._compiled, verify=verify)
@@ -501,7 +530,7 @@ class Engine:
             self.host,
             self.reconciler,
             self._revocation,
-            partial(Compiler, self._settings, self._compiler.tables),
+            partial(Compiler, self._compiler.settings, self._compiler.tables),
             {**self._refused, **self._conflicts()},
             self._troubles(),
             self._clock,
