@@ -449,8 +449,9 @@ def _called_by_floating_ip(
     filter OUTPUT still shows the interface that led to the floating IP (lo, where it is bound).
     """
     fixed = {values.prefix(each.fixed_ip_address) for each in scope.resolved.floating_ips}
+    yield from (_called(entry, entry.prefix) for entry in own if entry.prefix in fixed)
     shared: list[AddressEntry] = []
-    for entry in (*own, *pairs):
+    for entry in pairs:
         if entry.prefix in fixed:
             yield _called(entry, entry.prefix)
         elif entry.prefix.length < values.FAMILY_BITS[entry.prefix.family]:

@@ -13,6 +13,9 @@ from nova_netagent.netfilter.owner import NO_CLASH, SHORT, Owner, ShortIds, shor
 from nova_netagent.netfilter.rule import DROP, Chain, Family, Jump, Reject, Rule, TableId, Target
 from nova_netagent.settings import Settings
 
+DROP_TARGETS: Mapping[str, Target] = {"DROP": DROP, "REJECT": Reject()}
+"""What ``iptables_drop_action`` may be beside the name of a chain of the operator's."""
+
 
 class Names(Struct, frozen=True):
     """The short ids by which chains and sets are named."""
@@ -40,10 +43,6 @@ def names_of(resolved: Resolved, memo: Memo) -> Names:
     )
     # Interned: that an id more is there changes nobody's name, unless it clashes.
     return memo.intern("names", names)
-
-
-DROP_TARGETS: Mapping[str, Target] = {"DROP": DROP, "REJECT": Reject()}
-"""What ``iptables_drop_action`` may be beside the name of a chain of the operator's."""
 
 
 class Scope(Struct, frozen=True):

@@ -140,7 +140,7 @@ def test_killed_at_any_instant_it_goes_on_where_it_was(town: Town) -> None:
     with no_packet_lost(town):
         for delay in (0.0, 0.002, 0.004, 0.008, 0.016):
             switch(town, use_ipv6=False, ready=False)
-            eventually(lambda: ours(town.host, 6) != before, 2)
+            eventually(lambda: _is_going(town, before), 2)
             time.sleep(delay)
             town.agent.kill9()
             town.agent.start()
@@ -148,6 +148,13 @@ def test_killed_at_any_instant_it_goes_on_where_it_was(town: Town) -> None:
             assert_settled(town)
             switch(town, use_ipv6=True)
             assert ours(town.host, 6) == before, delay
+
+
+def _is_going(town: Town, before: object) -> bool:
+    try:
+        return ours(town.host, 6) != before
+    except AssertionError:
+        return True  # ip6tables-save met a rule whose set went before it asked for the set's name
 
 
 def test_switched_off_with_a_change_of_the_packet_filter(town: Town) -> None:

@@ -31,7 +31,7 @@ from tests.functional.agent.forkserver import ForkedAgent
 from tests.functional.agent.kernel import chains, cleanup, kernel
 from tests.lab import Lab, needs, veth
 
-KILLS = int(os.environ.get("NOVA_NETAGENT_KILLS", "30"))
+KILLS = int(os.environ.get("NOVA_NETAGENT_KILLS", "24"))
 SEED = int(os.environ.get("NOVA_NETAGENT_SEED", "0")) or random.randrange(1, 1 << 32)
 CLIENTS = 4
 LONGEST_RUN = 0.15

@@ -44,7 +44,7 @@ MACHINES = {1: 1, 2: 1, 3: 2, 4: 2}
 """The network of each vif's machine."""
 PACKETS = 40
 """So many for each state."""
-STATES = int(os.environ.get("NETAGENT_STATES", "24"))
+STATES = int(os.environ.get("NETAGENT_STATES", "16"))
 
 
 # --- what is described
