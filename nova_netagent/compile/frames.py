@@ -118,8 +118,11 @@ def _homes(external: Mapping[str, Network], scope: Scope) -> Mapping[values.Pref
     for port in scope.all_ports:
         network = port.network
         if network is not None and network.id in external:
-            homes |= {own: network for address in port.addresses if (own := values.prefix(address)) in wanted}
-            pairs |= {(pair.ip_address, network.id): network for pair in port.vif.pairs}
+            for address in port.addresses:
+                if (own := values.prefix(address)) in wanted:
+                    homes[own] = network
+            for allowed in port.vif.pairs:
+                pairs[allowed.ip_address, network.id] = network
     for (text, _), network in pairs.items():
         pair = values.prefix(text)
         # Most pairs are a host's: those are not compared with every floating IP.

@@ -444,20 +444,38 @@ _INTO_SENDERS = dispatch.enter_names(_sent_by, goto=True)
 def _called_by_floating_ip(
     own: Sequence[AddressEntry], pairs: Sequence[AddressEntry], scope: Scope
 ) -> Iterator[AddressEntry]:
-    """What the host sends to a floating IP finds the instance by its fixed IP, or a pair that has it, alone.
+    """What the host sends to a floating IP finds the instance by its fixed IP, or a pair of its network that has it, alone.
 
     filter OUTPUT still shows the interface that led to the floating IP (lo, where it is bound).
     """
     fixed = {values.prefix(each.fixed_ip_address) for each in scope.resolved.floating_ips}
     yield from (_called(entry, entry.prefix) for entry in own if entry.prefix in fixed)
-    shared: list[AddressEntry] = []
-    for entry in pairs:
-        if entry.prefix in fixed:
-            yield _called(entry, entry.prefix)
-        elif entry.prefix.length < values.FAMILY_BITS[entry.prefix.family]:
-            shared.append(entry)
-    for entry in sorted(shared, key=dispatch.address_order):
-        yield from (_called(entry, each) for each in fixed if entry.prefix.contains(each))
+    if not pairs:
+        return
+    bridges = {each: _bridges_of(each, scope) for each in fixed}
+    seen: set[tuple[values.Prefix, str | None]] = set()
+    for entry in sorted(pairs, key=dispatch.address_order):
+        where = entry.prefix, entry.rule.out_interface
+        if where not in seen:
+            seen.add(where)
+            yield from (_called(entry, each) for each in _within(entry.prefix, bridges) if where[1] in bridges[each])
+
+
+def _within(prefix: values.Prefix, addresses: Mapping[values.Prefix, object]) -> Iterable[values.Prefix]:
+    # Most pairs are a host's: those are not compared with every floating IP.
+    if prefix.length == values.FAMILY_BITS[prefix.family]:
+        return [prefix] if prefix in addresses else []
+    return filter(prefix.contains, addresses)
+
+
+def _bridges_of(fixed: values.Prefix, scope: Scope) -> frozenset[str | None]:
+    """Where an address can be: a pair of everything is of its own network only, and leads nobody else's away."""
+    return frozenset(
+        each.bridge
+        for each in scope.resolved.networks.values()
+        for cidr in (each.cidr, each.cidr_v6)
+        if cidr is not None and values.prefix(cidr).contains(fixed)
+    )
 
 
 def _called(entry: AddressEntry, fixed: values.Prefix) -> AddressEntry:

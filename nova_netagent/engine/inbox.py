@@ -19,7 +19,8 @@ TURN_SECONDS = 1.0
 
 
 class Inbox:
-    """Requests in the order in which they came; a change may be served before a question that came first.
+    """Requests in the order in which they came; a change may be served before a question that came first, and
+    in a pause between commits a question that can be, before a change.
 
     :param coming: whether there are callers who have begun to ask, and are not here yet.
     """

@@ -10,17 +10,24 @@ from nova_netagent.plan.links import ActualLinks
 
 
 def narrowed(frames: Frames, before: Frames, devices: Collection[str]) -> Frames:
-    """The frames that a host shall pass; of some vifs only what they could claim before as well."""
+    """The frames that a host shall pass; of some ports no more than before: what was closed stays closed.
+
+    The same object where that is all that it shall.
+    """
     had = {each.device: each.addresses for each in before.secured if each.device in devices}
-    return replace(
-        frames,
-        secured=tuple(
-            replace(each, addresses=tuple(own for own in each.addresses if own in had[each.device]))
-            if each.device in had
-            else each
-            for each in frames.secured
-        ),
+    closed = tuple(each for each in before.closed if each.device in devices)
+    if not had and not closed:
+        return frames
+    shut = {each.device for each in closed}
+    secured = tuple(
+        replace(each, addresses=tuple(own for own in each.addresses if own in had[each.device]))
+        if each.device in had
+        else each
+        for each in frames.secured
+        if each.device not in shut
     )
+    others = (each for each in frames.closed if each.device not in shut)
+    return replace(frames, secured=secured, closed=(*others, *closed))
 
 
 def frames_on(wanted: WantedFrames, actual: ActualLinks) -> Frames:

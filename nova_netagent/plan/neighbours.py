@@ -1,6 +1,6 @@
-"""Who has come to an address that somebody else may have had. Pure."""
+"""Who has come to an address that somebody else may have had, and who may claim others. Pure."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from nova_netagent.compile.resolve import Port
 from nova_netagent.model import values
@@ -33,14 +33,17 @@ def joining(now: Mapping[str, tuple[Port, ...]], devices: Collection[str], *, pa
 
 
 def changing(before: Mapping[str, tuple[Port, ...]], now: Mapping[str, tuple[Port, ...]]) -> set[str]:
-    """The devices of instances that stay whose vifs may claim anything else than before."""
-    stay = (id_ for id_ in changed(before, now) if id_ in before)
-    return {device for id_ in stay for device, _ in _claims(now.get(id_, ())) - _claims(before[id_])}
+    """The devices whose vifs may claim anything else than they could before, whoever's they were, new ones too."""
+    ids = changed(before, now)
+    had = {claim for id_ in ids for claim in _claims(before.get(id_, ()))}
+    return {claim[0] for id_ in ids for claim in _claims(now.get(id_, ())) if claim not in had}
 
 
-def _claims(ports: Iterable[Port]) -> set[tuple[str, object]]:
+def _claims(ports: Iterable[Port]) -> Iterator[tuple[str, object]]:
     """The devices of vifs, each with all that it may claim."""
-    return {(port.vif.device, (port.vif.address, port.addresses, port.vif.pairs)) for port in ports}
+    for port in ports:
+        bridge = None if port.network is None else port.network.bridge
+        yield port.vif.device, (bridge, port.vif.address, port.addresses, port.vif.pairs)
 
 
 def _held(ports: tuple[Port, ...], pairs: bool) -> dict[tuple[str, str], str]:

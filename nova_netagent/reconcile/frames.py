@@ -34,12 +34,12 @@ class OwnFrames:
             self._passing = self._on_host(wanted)
 
     def apply_narrowed(self, wanted: WantedFrames, changing: Collection[str], outcome: Outcome) -> bool:
-        """The same, but of some vifs only what they could claim before; whether that is less.
+        """The same, but of some ports no more than before; whether that is less.
 
-        :param changing: the devices of vifs that are here, and may claim more when there are rules for it.
+        :param changing: the devices of vifs that may claim more when there are rules for it.
         """
         before = self._passing
-        if before is None or not changing:
+        if before is None or narrowed(whole := self._on_host(wanted), before, changing) == whole:
             self.apply(wanted, outcome)
             return False
         self._apply(lambda: narrowed(self._on_host(wanted), before, changing), outcome)

@@ -96,6 +96,8 @@ class Rules:
                 lines += self._lines(self._plan_table(table, verify=True))
             for table in self._not_asked_for(ruleset):
                 lines += self._lines(self._plan_removal(self._backend, table))
+            for table in self._tables.values():
+                self._backend.encode(table)  # what it was encoded as last is what is desired, not what was tried
         return lines
 
     def remove(self, skeleton: Ruleset, outcome: Outcome) -> None:

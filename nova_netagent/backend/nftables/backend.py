@@ -99,6 +99,7 @@ class NftablesBackend:
         """
         with self._transaction():
             yield
+        self._say_anew()
 
     def encode(self, table: Table) -> EncodedTable[bytes]:
         """A table's rules as keys.
@@ -258,7 +259,6 @@ class NftablesBackend:
             raise
         finally:
             mirror.open = None
-        self._say_anew()
 
     def _say_anew(self) -> None:
         """Have the comments say what rules are there for that stayed: by a transaction of its own, after the other."""
@@ -269,6 +269,9 @@ class NftablesBackend:
             with self._transaction() as opened:
                 for table, name in sorted(renamed):
                     self._chains.say_anew(table, name, opened, self._mirror.kernel)
+        except RuleRefused as error:
+            LOG.warning("comments of rules that stayed say what these were there for before: %s", error)
         except BackendError as error:
             self._encoder.renamed |= renamed
+            self._mirror.doubt()  # nobody else looks at what was found
             LOG.info("comments of rules that stayed are said anew with the next change: %s", error)

@@ -206,7 +206,8 @@ def _of_its_line(
     :param gone: the chains that are there no more.
     """
     now = {**{name: before.get(name) for name in changed(before, desired)}, **put, **dict.fromkeys(gone)}
-    if any(known is not desired[name] for name, known in now.items() if name in desired):
+    # Equal ones may be two objects: of a chain whose rules stayed while what they are there for changed.
+    if any(known is not desired[name] and known != desired[name] for name, known in now.items() if name in desired):
         return follow(before, put, gone)
     return beside(desired, {name: known for name, known in now.items() if name not in desired and known is not None})
 

@@ -340,6 +340,26 @@ def test_who_claims_an_address_all_the_time_has_it_when_there_are_rules_for_it(s
         site.vm1.links.delete_address("eth0", f"{address}/32")
 
 
+def test_whose_tap_is_on_the_bridge_before_him_claims_nothing_before_his_rules(site: Site) -> None:
+    """Somebody else put it there: closed as nobody's, it stays so until there are rules."""
+    address, vif = "10.1.0.2", make_vif(1)
+    site.describe(make_instance(1))
+    with (
+        claiming(site.vm1, vif.address, address, str(site.gateway_mac(site.vm1))),
+        site.vm1.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        site.outside.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        server.bind((address, 53))
+        server.settimeout(0.1)
+        for _ in range(5):
+            site.delete(make_instance(1))
+            site.host.links.set(vif.device, master="br1")
+            with again(lambda: client.sendto(b"?", (address, 53))):
+                site.put(make_instance(1))
+            with pytest.raises(TimeoutError):
+                server.recv(1)
+
+
 @contextmanager
 def again(function: Callable[[], object]) -> Iterator[None]:
     """Meanwhile something is done a thousand times a second."""

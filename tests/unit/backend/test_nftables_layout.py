@@ -10,12 +10,14 @@ from nova_netagent.backend.nft import attributes
 from nova_netagent.backend.nft.expressions import Nat
 from nova_netagent.backend.nft.objects import interface_name, key
 from nova_netagent.backend.nftables import allowances, dispatch, layout, members, translations
+from nova_netagent.backend.nftables.chains import _of_its_line
 from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.keys import key as key_of
 from nova_netagent.backend.nftables.laid import Laid
 from nova_netagent.backend.nftables.names import BASE_CHAINS, Names
 from nova_netagent.compile.dispatch import AddressEntry, Kept, Way, address_tree, enter_prefix, name_nodes
 from nova_netagent.model import values
+from nova_netagent.model.lineage import beside, follow
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.packet import Packet, matches, walk
 from nova_netagent.netfilter.rule import (
@@ -279,3 +281,13 @@ def test_our_base_chains_come_in_the_order_of_the_tables_and_before_others() -> 
     assert priority["mangle-FORWARD"] < priority["filter-FORWARD"] < 0
     assert -400 < priority["raw-PREROUTING"] < -300, "after fragments are put together, before iptables' raw"
     assert priority["mangle-POSTROUTING"] < priority["nat-POSTROUTING"] < 100
+
+
+def test_equal_rules_of_another_object_keep_the_line_of_versions() -> None:
+    """Rules that stay while what they are there for changes; else each change would go through the whole table."""
+    desired = follow(follow({}, {"a": (b"1",), "b": (b"2",)}), {"a": (bytes(bytearray(b"1")),)})
+    before = beside({"a": (b"1",), "b": (b"2",)}, {"INPUT": ()})
+    assert _of_its_line(before, {}, [], desired).log is desired.log  # type: ignore[attr-defined]
+    other = _of_its_line(before, {"a": (b"3",)}, [], desired)
+    assert other.log is not desired.log  # type: ignore[attr-defined]
+    assert other["a"] == (b"3",)

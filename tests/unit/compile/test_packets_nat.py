@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nova_netagent.model import Object
+from nova_netagent.model import AllowedAddressPair, Object
 from nova_netagent.model.protocols import TCP, UDP
 from nova_netagent.netfilter.rule import Family
 from nova_netagent.testing import (
@@ -15,6 +15,7 @@ from nova_netagent.testing import (
     make_instance,
     make_network,
     make_rule,
+    make_vif,
 )
 from tests.unit.compile.world import MY_IP, OUTSIDE, End, World, behind, host, make_settings, vm
 
@@ -46,6 +47,22 @@ def test_a_floating_ip_leads_to_its_instance_from_outside() -> None:
     assert journey.passed
     assert (journey.packet.destination, journey.packet.source) == (vm(1).ipv4, OUTSIDE.ipv4)
     assert journey.packet.out_interface == "br1"
+
+
+def test_a_pair_of_everything_leads_no_floating_ip_of_another_network_away() -> None:
+    """Its instance is on another host; who routes here for everybody is judged for himself alone."""
+    everything = make_vif(5, allowed_address_pairs=(AllowedAddressPair(ip_address="10.0.0.0/8"),))
+    world = World(
+        make_network(1),
+        make_network(2),
+        make_instance(5, vifs=(everything,)),
+        make_floating_ip(1, fixed_ip_address=behind(2).ipv4),
+        make_floating_ip(2, fixed_ip_address="10.1.0.99"),
+        settings=APART,
+    )
+    assert world.passes(OUTSIDE, behind(2), TCP, 22, to=FLOATING)
+    assert world.passes(host(), behind(2), TCP, 22, to=FLOATING)
+    assert not world.passes(host(), vm(5), TCP, 22, to=SECOND)
 
 
 def test_the_groups_judge_by_the_fixed_ip_and_the_true_source() -> None:

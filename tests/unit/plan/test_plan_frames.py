@@ -2,7 +2,7 @@
 
 from nova_netagent.compile.frames import BridgePorts, WantedFrames
 from nova_netagent.netfilter.frames import Closed, Frames, Gateway, Secured
-from nova_netagent.plan.frames import frames_on
+from nova_netagent.plan.frames import frames_on, narrowed
 from nova_netagent.plan.links import ActualLinks, Link
 
 VIF = Secured("tap1", "fa:16:3e:00:00:01")
@@ -61,3 +61,28 @@ def test_gateways_have_the_mac_that_their_bridge_has_now() -> None:
 def test_without_the_bridge_there_is_no_mac_to_redirect_to() -> None:
     ports = {"br9": BridgePorts(frozenset({"tap1"}), frozenset({"tap1"}))}
     assert frames_on(WantedFrames(Frames(), ports), host()).gateways == ()
+
+
+def secured(*addresses: str) -> Frames:
+    return Frames(secured=(Secured("tap1", VIF.mac, tuple((each, VIF.mac) for each in addresses)), OTHER))
+
+
+OTHER = Secured("tap2", "fa:16:3e:00:00:02")
+
+
+def test_of_who_changes_nothing_passes_that_did_not_before() -> None:
+    both, more = secured("10.1.0.2", "10.1.0.3"), secured("10.1.0.3", "10.1.0.4")
+    assert narrowed(more, both, {"tap1"}) == secured("10.1.0.3")
+    assert narrowed(more, both, {"tap2"}) == more, "who does not change is let be"
+    assert narrowed(secured("10.1.0.2"), both, {"tap1"}) == secured("10.1.0.2"), "what goes is gone"
+
+
+def test_who_was_closed_stays_so() -> None:
+    closed = Frames(secured=(OTHER,), closed=(Closed("tap1", NOBODYS),))
+    assert narrowed(secured("10.1.0.2"), closed, {"tap1"}) == closed
+    assert narrowed(closed, closed, {"tap1"}) == closed
+
+
+def test_who_was_not_here_is_not_narrowed() -> None:
+    new = secured("10.1.0.2")
+    assert narrowed(new, Frames(secured=(OTHER,)), {"tap1"}) is new

@@ -1,7 +1,7 @@
 """Who has come to an address."""
 
 from nova_netagent.model import Object
-from nova_netagent.plan.neighbours import Neighbours, newcomers
+from nova_netagent.plan.neighbours import Neighbours, changing, newcomers
 from nova_netagent.testing import make_instance, make_network, make_vif
 from tests.unit.compile.world import World
 
@@ -34,3 +34,17 @@ def test_a_new_mac_at_the_old_addresses() -> None:
 
 def test_a_vif_without_its_network_is_nowhere() -> None:
     assert between((), (make_instance(1, vifs=(make_vif(1, network=3, fixed_ips=()),)),)) == {}
+
+
+def test_whose_claims_are_others_is_told_by_device_whoever_had_it() -> None:
+    def changes(before: tuple[Object, ...], now: tuple[Object, ...]) -> set[str]:
+        first, second = (World(*NETWORKS, *objects).compiled.scope.resolved.ports for objects in (before, now))
+        return changing(first, second)
+
+    one, more = make_vif(1, fixed_ips=("10.1.0.2",)), make_vif(1, fixed_ips=("10.1.0.2", "10.1.0.9"))
+    assert changes((), (make_instance(1),)) == {"tap1"}
+    assert changes((make_instance(1),), (make_instance(1, (5,)),)) == set()
+    assert changes((make_instance(1, vifs=(one,)),), (make_instance(1, vifs=(more,)),)) == {"tap1"}
+    assert changes((make_instance(1, vifs=(one,)),), (make_instance(2, vifs=(more,)),)) == {"tap1"}
+    assert changes((make_instance(1, vifs=(one,)),), (make_instance(2, vifs=(one,)),)) == set()
+    assert changes((make_instance(1),), ()) == set()
