@@ -444,7 +444,7 @@ _INTO_SENDERS = dispatch.enter_names(_sent_by, goto=True)
 def _called_by_floating_ip(
     own: Sequence[AddressEntry], pairs: Sequence[AddressEntry], scope: Scope
 ) -> Iterator[AddressEntry]:
-    """What the host sends to a floating IP finds the instance by its fixed IP, or a pair of its network that has it, alone.
+    """What the host sends to a floating IP finds the instance by its fixed IP alone, or a pair of its network.
 
     filter OUTPUT still shows the interface that led to the floating IP (lo, where it is bound).
     """

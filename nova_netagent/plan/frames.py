@@ -8,17 +8,22 @@ from nova_netagent.compile.frames import WantedFrames
 from nova_netagent.netfilter.frames import Closed, Frames, Gateway
 from nova_netagent.plan.links import ActualLinks
 
+_NOBODYS = ("networks", "", "unknown port")
 
-def narrowed(frames: Frames, before: Frames, devices: Collection[str]) -> Frames:
-    """The frames that a host shall pass; of some ports no more than before: what was closed stays closed.
+
+def narrowed(frames: Frames, before: Frames, devices: Collection[str], ports: Collection[str]) -> Frames:
+    """The frames that a host shall pass; of some devices no more than before: what was closed stays closed.
 
     The same object where that is all that it shall.
+
+    :param ports: the devices that are on bridges of ours: who was nobody there was closed, or is about to be.
     """
     had = {each.device: each.addresses for each in before.secured if each.device in devices}
-    closed = tuple(each for each in before.closed if each.device in devices)
-    if not had and not closed:
+    shut = {each.device for each in before.closed if each.device in devices}
+    shut |= {device for device in devices if device in ports and device not in had}
+    if not had and not shut:
         return frames
-    shut = {each.device for each in closed}
+    closed = tuple(Closed(device, _NOBODYS) for device in sorted(shut))
     secured = tuple(
         replace(each, addresses=tuple(own for own in each.addresses if own in had[each.device]))
         if each.device in had
@@ -39,7 +44,7 @@ def frames_on(wanted: WantedFrames, actual: ActualLinks) -> Frames:
     if not wanted.bridges:
         return wanted.frames
     closed = [
-        Closed(link.name, ("networks", "", "unknown port"))
+        Closed(link.name, _NOBODYS)
         for link in actual.links.values()
         if (ports := wanted.bridges.get(link.master or "")) is not None and link.name not in ports.known
     ]

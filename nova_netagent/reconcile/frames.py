@@ -39,10 +39,17 @@ class OwnFrames:
         :param changing: the devices of vifs that may claim more when there are rules for it.
         """
         before = self._passing
-        if before is None or narrowed(whole := self._on_host(wanted), before, changing) == whole:
+
+        def less() -> Frames:
+            assert before is not None
+            links = self._links.read().links
+            ports = {device for device in changing if device in links and links[device].master in wanted.bridges}
+            return narrowed(self._on_host(wanted), before, changing, ports)
+
+        if before is None or less() == self._on_host(wanted):
             self.apply(wanted, outcome)
             return False
-        self._apply(lambda: narrowed(self._on_host(wanted), before, changing), outcome)
+        self._apply(less, outcome)
         return True
 
     def remove(self, outcome: Outcome) -> None:

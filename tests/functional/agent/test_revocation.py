@@ -25,7 +25,9 @@ from nova_netagent.testing import (
     make_vif,
 )
 from tests.functional.agent.flows import talking
+from tests.functional.agent.kernel import eventually
 from tests.functional.agent.meddling import DRIFT
+from tests.functional.agent.nft import W, listed
 from tests.functional.agent.site import ETHERTYPES, NETWORKS, Site
 from tests.lab import Namespace, Udp, arrives, iptables, needs, ping, refused, udp
 from tests.lab.clients import ADDRESS_FAMILIES
@@ -354,6 +356,7 @@ def test_whose_tap_is_on_the_bridge_before_him_claims_nothing_before_his_rules(s
         for _ in range(5):
             site.delete(make_instance(1))
             site.host.links.set(vif.device, master="br1")
+            eventually(lambda: vif.device in listed(site.host, "set", "bridge", W, "closed"), 2)
             with again(lambda: client.sendto(b"?", (address, 53))):
                 site.put(make_instance(1))
             with pytest.raises(TimeoutError):

@@ -72,17 +72,19 @@ OTHER = Secured("tap2", "fa:16:3e:00:00:02")
 
 def test_of_who_changes_nothing_passes_that_did_not_before() -> None:
     both, more = secured("10.1.0.2", "10.1.0.3"), secured("10.1.0.3", "10.1.0.4")
-    assert narrowed(more, both, {"tap1"}) == secured("10.1.0.3")
-    assert narrowed(more, both, {"tap2"}) == more, "who does not change is let be"
-    assert narrowed(secured("10.1.0.2"), both, {"tap1"}) == secured("10.1.0.2"), "what goes is gone"
+    assert narrowed(more, both, {"tap1"}, {"tap1"}) == secured("10.1.0.3")
+    assert narrowed(more, both, {"tap2"}, {"tap2"}) == more, "who does not change is let be"
+    assert narrowed(secured("10.1.0.2"), both, {"tap1"}, ()) == secured("10.1.0.2"), "what goes is gone"
 
 
 def test_who_was_closed_stays_so() -> None:
     closed = Frames(secured=(OTHER,), closed=(Closed("tap1", NOBODYS),))
-    assert narrowed(secured("10.1.0.2"), closed, {"tap1"}) == closed
-    assert narrowed(closed, closed, {"tap1"}) == closed
+    assert narrowed(secured("10.1.0.2"), closed, {"tap1"}, ()) == closed
+    assert narrowed(closed, closed, {"tap1"}, ()) == closed
+    not_yet = Frames(secured=(OTHER,))
+    assert narrowed(secured("10.1.0.2"), not_yet, {"tap1"}, {"tap1"}) == closed, "the host has not told of it yet"
 
 
 def test_who_was_not_here_is_not_narrowed() -> None:
     new = secured("10.1.0.2")
-    assert narrowed(new, Frames(secured=(OTHER,)), {"tap1"}) is new
+    assert narrowed(new, Frames(secured=(OTHER,)), {"tap1"}, ()) is new
