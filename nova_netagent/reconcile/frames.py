@@ -46,7 +46,7 @@ class OwnFrames:
             ports = {device for device in changing if device in links and links[device].master in wanted.bridges}
             return narrowed(self._on_host(wanted), before, changing, ports)
 
-        if before is None or less() == self._on_host(wanted):
+        if before is None or not changing or less() == self._on_host(wanted):
             self.apply(wanted, outcome)
             return False
         self._apply(less, outcome)

@@ -254,7 +254,7 @@ def test_a_large_state_does_not_stop_the_others(serve: Serve) -> None:
         assert agent.request("GET", "/livez")[0] == 200
         meanwhile += 1
     assert answers == [200]
-    assert meanwhile > 5
+    assert meanwhile > 2, "who has to wait is answered once before, and once after"
     code, exported = agent.request("GET", "/v1/state")
     assert (code, len(exported["security_groups"])) == (200, 1000)
 
