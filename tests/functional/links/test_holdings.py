@@ -55,13 +55,13 @@ def test_a_connection_and_a_flood_go_on_through_the_move(lab: Lab) -> None:
     with Flood(lab.outside, host) as flood:
         for _ in range(3):
             _enslave(host)
-            assert connection.alive()
-            assert connection6.alive()
-            assert outward.alive()
+            assert connection.alive(3.0)
+            assert connection6.alive(3.0)
+            assert outward.alive(3.0)
             _release(host)
-            assert connection.alive()
-            assert connection6.alive()
-            assert outward.alive()
+            assert connection.alive(3.0)
+            assert connection6.alive(3.0)
+            assert outward.alive(3.0)
     # A bridge takes nothing from a port in the instant in which it comes or goes (br_add_if, del_nbp): one
     # in some ten floods loses a packet so, which no order of ours could save.
     assert len(flood.lost) <= 6
