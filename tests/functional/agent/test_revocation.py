@@ -205,10 +205,27 @@ def test_port_security_is_switched_on(site: Site, family: int) -> None:
         assert beside.lives()
 
 
-def test_an_allowed_pair_is_removed(site: Site, family: int) -> None:
-    address = "10.1.0.100" if family == 4 else "fd00:1::100"
-    site.vm1.links.add_address("eth0", f"{address}/{24 if family == 4 else 64}")
+@contextmanager
+def another_address(site: Site, family: int) -> Iterator[str]:
+    """An address that the machine of instance 1 has besides its own."""
+    address, length = ("10.1.0.100", 24) if family == 4 else ("fd00:1::100", 64)
+    site.vm1.links.add_address("eth0", f"{address}/{length}")
     try:
+        yield address
+    finally:
+        site.vm1.links.delete_address("eth0", f"{address}/{length}")
+
+
+def with_another(address: str, field: str = "allowed_address_pairs", groups: tuple[int, ...] = ()) -> Instance:
+    """Instance 1 with one address more, as its fixed IP or as an allowed pair."""
+    more: Any = (AllowedAddressPair(ip_address=address),)
+    if field == "fixed_ips":
+        more = (*make_vif(1).fixed_ips, address)
+    return make_instance(1, groups, vifs=(make_vif(1, **{field: more}),))
+
+
+def test_an_allowed_pair_is_removed(site: Site, family: int) -> None:
+    with another_address(site, family) as address:
         site.describe(ports(family, 80), unsecured(allowed_address_pairs=({"ip_address": address},)))
         with (
             talking(site.outside, site.vm1, 80, family, to=address) as revoked,
@@ -219,16 +236,11 @@ def test_an_allowed_pair_is_removed(site: Site, family: int) -> None:
             assert cut(site) - before == 3
             assert not any(each.alive(0.3) for each in (*revoked.connections, revoked.datagrams))
             assert beside.lives()
-    finally:
-        site.vm1.links.delete_address("eth0", f"{address}/{24 if family == 4 else 64}")
 
 
 def test_a_rule_is_removed_that_let_in_to_an_allowed_pair(site: Site, family: int) -> None:
-    address = "10.1.0.100" if family == 4 else "fd00:1::100"
-    site.vm1.links.add_address("eth0", f"{address}/{24 if family == 4 else 64}")
-    vif = make_vif(1, allowed_address_pairs=(AllowedAddressPair(ip_address=address),))
-    try:
-        site.describe(ports(family, 80, 81), make_instance(1, (1,), vifs=(vif,)))
+    with another_address(site, family) as address:
+        site.describe(ports(family, 80, 81), with_another(address, groups=(1,)))
         with (
             talking(site.outside, site.vm1, 80, family, to=address) as revoked,
             talking(site.outside, site.vm1, 81, family, to=address) as beside,
@@ -236,8 +248,6 @@ def test_a_rule_is_removed_that_let_in_to_an_allowed_pair(site: Site, family: in
             site.put(ports(family, 81))
             assert revoked.is_dead()
             assert beside.lives()
-    finally:
-        site.vm1.links.delete_address("eth0", f"{address}/{24 if family == 4 else 64}")
 
 
 def test_an_instance_is_deleted(site: Site, family: int) -> None:
@@ -295,72 +305,64 @@ def test_who_gets_one_more_address_is_not_reached_by_who_asked_for_it_before(
     site: Site, family: int, field: str
 ) -> None:
     """A connection of which nobody was asked waits for an answer to ARP, and opens with it."""
-    address = "10.1.0.100" if family == 4 else "fd00:1::100"
-    more: Any = (AllowedAddressPair(ip_address=address),)
-    if field == "fixed_ips":
-        more = (*make_vif(1).fixed_ips, address)
     site.describe(make_instance(1))
-    site.vm1.links.add_address("eth0", f"{address}/{24 if family == 4 else 64}")
-    try:
+    with another_address(site, family) as address:
         site.host.run(["ip", "neighbour", "flush", "dev", "br1"])
         with site.outside.socket(ADDRESS_FAMILIES[family], socket.SOCK_STREAM) as client:
             site.vm1.echo.serve("tcp", family, 80)
             client.setblocking(False)
             client.connect_ex((address, 80))
             time.sleep(0.1)
-            site.put(make_instance(1, vifs=(make_vif(1, **{field: more}),)))
+            site.put(with_another(address, field))
             time.sleep(1.2)  # the host asks once a second
             assert client.connect_ex((address, 80)) not in (0, errno.EISCONN)
-    finally:
-        site.vm1.links.delete_address("eth0", f"{address}/{24 if family == 4 else 64}")
 
 
 @pytest.mark.parametrize("field", ["fixed_ips", "allowed_address_pairs"])
 def test_who_claims_an_address_all_the_time_has_it_when_there_are_rules_for_it(site: Site, field: str) -> None:
     """A vif that is here gets one more: who sends to it meets its groups from the first packet on."""
-    address, vif = "10.1.0.100", make_vif(1)
-    more: Any = (AllowedAddressPair(ip_address=address),)
-    if field == "fixed_ips":
-        more = (*vif.fixed_ips, address)
+    address = "10.1.0.100"
     site.describe(make_instance(1))
     site.vm1.links.add_address("eth0", f"{address}/32")
     try:
-        with (
-            claiming(site.vm1, vif.address, address, str(site.gateway_mac(site.vm1))),
-            site.vm1.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
-            site.outside.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
-        ):
-            server.bind((address, 53))
-            server.settimeout(0.1)
+        with nobody_reached(site, address) as asked:
             for _ in range(5):
                 site.put(make_instance(1))
-                with again(lambda: client.sendto(b"?", (address, 53))):
-                    site.put(make_instance(1, vifs=(make_vif(1, **{field: more}),)))
-                with pytest.raises(TimeoutError):
-                    server.recv(1)
+                asked(with_another(address, field))
     finally:
         site.vm1.links.delete_address("eth0", f"{address}/32")
 
 
 def test_whose_tap_is_on_the_bridge_before_him_claims_nothing_before_his_rules(site: Site) -> None:
     """Somebody else put it there: closed as nobody's, it stays so until there are rules."""
-    address, vif = "10.1.0.2", make_vif(1)
+    device = make_vif(1).device
     site.describe(make_instance(1))
+    with nobody_reached(site, "10.1.0.2") as asked:
+        for _ in range(5):
+            site.delete(make_instance(1))
+            site.host.links.set(device, master="br1")
+            eventually(lambda: device in listed(site.host, "set", "bridge", W, "closed"), 2)
+            asked(make_instance(1))
+
+
+@contextmanager
+def nobody_reached(site: Site, address: str) -> Iterator[Callable[[Instance], None]]:
+    """Instance 1 claims an address all the time; described while it is sent to, it must not hear of it."""
     with (
-        claiming(site.vm1, vif.address, address, str(site.gateway_mac(site.vm1))),
+        claiming(site.vm1, make_vif(1).address, address, str(site.gateway_mac(site.vm1))),
         site.vm1.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
         site.outside.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
     ):
         server.bind((address, 53))
         server.settimeout(0.1)
-        for _ in range(5):
-            site.delete(make_instance(1))
-            site.host.links.set(vif.device, master="br1")
-            eventually(lambda: vif.device in listed(site.host, "set", "bridge", W, "closed"), 2)
+
+        def describe(instance: Instance) -> None:
             with again(lambda: client.sendto(b"?", (address, 53))):
-                site.put(make_instance(1))
+                site.put(instance)
             with pytest.raises(TimeoutError):
                 server.recv(1)
+
+        yield describe
 
 
 @contextmanager
@@ -395,19 +397,12 @@ def claiming(machine: Namespace, mac: str, address: str, to: str) -> Iterator[No
 @pytest.mark.parametrize("field", ["fixed_ips", "allowed_address_pairs"])
 def test_an_address_that_is_taken_away_leads_to_nobody(site: Site, family: int, field: str) -> None:
     """The host knows its MAC for a minute; no group is asked about an address that is nobody's."""
-    address = "10.1.0.100" if family == 4 else "fd00:1::100"
-    more: Any = (AllowedAddressPair(ip_address=address),)
-    if field == "fixed_ips":
-        more = (*make_vif(1).fixed_ips, address)
-    site.vm1.links.add_address("eth0", f"{address}/{24 if family == 4 else 64}")
-    try:
-        site.describe(ports(family, 80), make_instance(1, (1,), vifs=(make_vif(1, **{field: more}),)))
+    with another_address(site, family) as address:
+        site.describe(ports(family, 80), with_another(address, field, (1,)))
         with talking(site.outside, site.vm1, 80, family, to=address):
             site.put(make_instance(1, (1,)))
             for port in (80, 53):
                 assert not arrives(site.outside, site.vm1, Udp(port, to=address, family=family), within=0.3)
-    finally:
-        site.vm1.links.delete_address("eth0", f"{address}/{24 if family == 4 else 64}")
 
 
 # --- migration
