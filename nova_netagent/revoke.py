@@ -19,7 +19,7 @@ from nova_netagent.model.protocols import TCP
 from nova_netagent.netfilter.flow import EXPECTED, Addresses, Flow, Side
 from nova_netagent.netfilter.packet import Packet
 from nova_netagent.netfilter.rule import FAMILIES
-from nova_netagent.whereabouts import Whereabouts, is_host, leads_to
+from nova_netagent.whereabouts import Whereabouts, leads_to
 
 EVERYBODY = Addresses(everybody=True)
 _LEAST_EPHEMERAL = 32768
@@ -59,8 +59,8 @@ def concerned(before: Compiled | None, after: Compiled) -> Addresses:
     prefixes = [values.prefix(each) for each in dict.fromkeys(found)]
     if any(each.length == 0 for each in prefixes):
         return EVERYBODY
-    single = frozenset(values.address_text(each.family, each.value) for each in prefixes if is_host(each))
-    return Addresses(single, tuple(each for each in prefixes if not is_host(each)))
+    single = frozenset(values.address_text(each.family, each.value) for each in prefixes if each.is_host)
+    return Addresses(single, tuple(each for each in prefixes if not each.is_host))
 
 
 def _of_ports(old: Resolved, scope: Scope) -> Iterator[str]:

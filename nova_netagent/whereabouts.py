@@ -138,7 +138,7 @@ class Whereabouts:
                 found.setdefault(address, []).append(seat)
             for pair in port.vif.pairs:
                 prefix = values.prefix(pair.ip_address)
-                if is_host(prefix):
+                if prefix.is_host:
                     address = values.address_text(prefix.family, prefix.value)
                     seat_of_pair = _Seat(
                         port.instance_id, port.vif.device, bridge, pair.mac_address or port.vif.address
@@ -154,7 +154,7 @@ class Whereabouts:
             for port, bridge in self._ports
             for pair in port.vif.pairs
             for prefix in (values.prefix(pair.ip_address),)
-            if not is_host(prefix) and prefix.length
+            if not prefix.is_host and prefix.length
         ]
 
     @cached_property
@@ -214,11 +214,6 @@ class Whereabouts:
 
 def _family(prefix: Prefix) -> Family:
     return 4 if prefix.family == 4 else 6
-
-
-def is_host(prefix: Prefix) -> bool:
-    """Whether a prefix is a single address."""
-    return prefix.length == values.FAMILY_BITS[prefix.family]
 
 
 def leads_to(floating_ips: Iterable[FloatingIP]) -> Mapping[str, str]:

@@ -124,10 +124,7 @@ def _homes(external: Mapping[str, Network], scope: Scope) -> Mapping[values.Pref
             for allowed in port.vif.pairs:
                 pairs[allowed.ip_address, network.id] = network
     for (text, _), network in pairs.items():
-        pair = values.prefix(text)
-        # Most pairs are a host's: those are not compared with every floating IP.
-        single = pair.length == values.FAMILY_BITS[pair.family]
-        for fixed in wanted & {pair} if single else filter(pair.contains, wanted):
+        for fixed in values.prefix(text).among(wanted):
             if network.cidr is not None and values.prefix(network.cidr).contains(fixed):
                 homes.setdefault(fixed, network)
     return homes

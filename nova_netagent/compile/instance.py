@@ -458,14 +458,7 @@ def _called_by_floating_ip(
         where = entry.prefix, entry.rule.out_interface
         if where not in seen:
             seen.add(where)
-            yield from (_called(entry, each) for each in _within(entry.prefix, bridges) if where[1] in bridges[each])
-
-
-def _within(prefix: values.Prefix, addresses: Mapping[values.Prefix, object]) -> Iterable[values.Prefix]:
-    # Most pairs are a host's: those are not compared with every floating IP.
-    if prefix.length == values.FAMILY_BITS[prefix.family]:
-        return [prefix] if prefix in addresses else []
-    return filter(prefix.contains, addresses)
+            yield from (_called(entry, each) for each in entry.prefix.among(bridges) if where[1] in bridges[each])
 
 
 def _bridges_of(fixed: values.Prefix, scope: Scope) -> frozenset[str | None]:

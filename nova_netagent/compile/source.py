@@ -15,7 +15,7 @@ from nova_netagent.compile.parts import Reasoned, Scope, network
 from nova_netagent.compile.resolve import Port
 from nova_netagent.model import values
 from nova_netagent.model.protocols import ICMPV6, UDP
-from nova_netagent.model.values import FAMILY_BITS, Prefix
+from nova_netagent.model.values import Prefix
 from nova_netagent.netfilter.rule import (
     DROP,
     RETURN,
@@ -70,7 +70,7 @@ def proofs(port: Port, family: Family, bridge: str | None, scope: Scope) -> Iter
     own = _prefixes(port, family)
     itself = _to(scope.chain("no-server"))
     for prefix, mac in own:
-        if _is_host(prefix):
+        if prefix.is_host:
             yield _proof(itself, prefix, values.prefix_text(prefix), mac, port, bridge, "no server")
     if family == 6:
         mac = port.vif.address
@@ -121,13 +121,13 @@ UNPROVED = Rule(DROP, origin=("networks", "", UNPROVED_PART))
 
 def has_chain(port: Port) -> bool:
     """Whether an allowed pair of a vif is a prefix, whose addresses may be others' too: then it has W-src-ID."""
-    return bool(port.vif.pairs) and not all(_is_host(values.prefix(pair.ip_address)) for pair in port.vif.pairs)
+    return bool(port.vif.pairs) and not all(values.prefix(pair.ip_address).is_host for pair in port.vif.pairs)
 
 
 def rules(port: Port, family: Family, scope: Scope) -> Iterator[Reasoned]:
     """W-src-ID: the prefixes that a vif may send from; otherwise as without such a chain."""
     mac = port.vif.address
-    pairs = [(values.prefix_text(prefix), mac) for prefix, mac in _prefixes(port, family) if not _is_host(prefix)]
+    pairs = [(values.prefix_text(prefix), mac) for prefix, mac in _prefixes(port, family) if not prefix.is_host]
     itself = _to(scope.chain("no-server"))
     for prefix, pair_mac in pairs:
         if pair_mac != mac:
@@ -143,10 +143,6 @@ def _prefixes(port: Port, family: Family) -> list[tuple[Prefix, str]]:
     own = [(values.prefix(address), port.vif.address) for address in port.addresses]
     own += [(values.prefix(pair.ip_address), pair.mac_address or port.vif.address) for pair in port.vif.pairs]
     return [each for each in dict.fromkeys(own) if each[0].family == family]
-
-
-def _is_host(prefix: Prefix) -> bool:
-    return prefix.length == FAMILY_BITS[prefix.family]
 
 
 @lru_cache(64)

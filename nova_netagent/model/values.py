@@ -7,6 +7,7 @@ two spellings of one value are equal everywhere behind this module.
 
 import re
 import socket
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -42,6 +43,18 @@ class Prefix(NamedTuple):
         if self.family != other.family or self.length > other.length:
             return False
         return (self.value ^ other.value) >> (FAMILY_BITS[self.family] - self.length) == 0
+
+    def among(self, hosts: Collection["Prefix"]) -> Iterable["Prefix"]:
+        """Those of some hosts that are of ours; a host is not compared with each of them, as most prefixes are one.
+
+        :param hosts: in a set or mapping.
+        """
+        return filter(self.contains, hosts) if not self.is_host else (self,) if self in hosts else ()
+
+    @property
+    def is_host(self) -> bool:
+        """Whether it is a single address."""
+        return self.length == FAMILY_BITS[self.family]
 
     def overlaps(self, other: "Prefix") -> bool:
         """Whether any address is in both."""

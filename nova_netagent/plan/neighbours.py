@@ -52,7 +52,7 @@ def _held(ports: tuple[Port, ...], pairs: bool) -> dict[tuple[str, str], str]:
         if port.network is not None:
             for pair in port.vif.pairs if pairs else ():
                 prefix = values.prefix(pair.ip_address)
-                if prefix.length == values.FAMILY_BITS[prefix.family]:
+                if prefix.is_host:
                     address = values.address_text(prefix.family, prefix.value)
                     found[port.network.bridge, address] = pair.mac_address or port.vif.address
             found |= {(port.network.bridge, address): port.vif.address for address in port.addresses}

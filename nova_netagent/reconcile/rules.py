@@ -4,6 +4,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -67,8 +68,7 @@ class Rules:
 
     def newcomers(self, ruleset: Ruleset) -> frozenset[Key]:
         """The objects of which the kernel does not hold everything: what it refuses is of one of them."""
-        with self._backend.locked():
-            self._tell_what_stands()
+        with self._trial():
             set_plan = plan_sets(ruleset.sets, self._backend.read_sets(ruleset.sets), self._owner.owns_set)
             origins = {each.origin for each in set_plan.create} | {ruleset.sets[name].origin for name in set_plan.add}
             for table in ruleset.tables.values():
@@ -88,16 +88,13 @@ class Rules:
 
     def plan(self, ruleset: Ruleset) -> list[str]:
         """What ``apply`` with ``verify`` would do now, an edit a line. Changes nothing."""
-        with self._backend.locked():
-            self._tell_what_stands()
+        with self._trial():
             set_plan = plan_sets(ruleset.sets, self._backend.read_sets(ruleset.sets), self._owner.owns_set)
             lines = [*set_plan.lines()]
             for table in _ordered(ruleset):
                 lines += self._lines(self._plan_table(table, verify=True))
             for table in self._not_asked_for(ruleset):
                 lines += self._lines(self._plan_removal(self._backend, table))
-            for table in self._tables.values():
-                self._backend.encode(table)  # what it was encoded as last is what is desired, not what was tried
         return lines
 
     def remove(self, skeleton: Ruleset, outcome: Outcome) -> None:
@@ -199,10 +196,17 @@ class Rules:
         self._commit_all(tables, partial(self._plan_removal, self._backend), outcome, self._backend)
         return outcome.edits.total() - before
 
-    def _tell_what_stands(self) -> None:
-        """Have the backend tell what stands by what was compiled last, before a trial is encoded: it is remembered."""
-        for table in self._tables:
-            self._backend.read(table, fresh=False)
+    @contextmanager
+    def _trial(self) -> Iterator[None]:
+        """See how it would be. What is encoded last is remembered: afterwards it is what stands, not what was tried."""
+        with self._backend.locked():
+            for table in self._tables:
+                self._backend.read(table, fresh=False)
+            try:
+                yield
+            finally:
+                for compiled in self._tables.values():
+                    self._backend.encode(compiled)
 
     def _finish_sets(self, plan: SetPlan, backend: Backend[Any] | None = None) -> None:
         try:

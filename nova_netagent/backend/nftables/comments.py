@@ -4,10 +4,8 @@ A plan compares what rules do. A rule of a group that was taken away and describ
 another id is the rule that stands: it stays, and its comment would name one that is gone.
 """
 
-from collections.abc import Iterator
-
 from nova_netagent.backend.nft import Netlink
-from nova_netagent.backend.nft.objects import Element, Set, comment
+from nova_netagent.backend.nft.objects import comment
 from nova_netagent.backend.nftables import notes
 from nova_netagent.backend.nftables.edits import TableEdits
 from nova_netagent.backend.nftables.image import Keys
@@ -42,21 +40,14 @@ def say_anew(physical: str, laid: Laid, edits: TableEdits, kernel: Netlink) -> N
         handles = tuple(each.handle for each in listed)
         edits.replace_rules(physical, laid.rules, others, handles, laid.reasons)
     for name, reasons in laid.reasons_of.items():
-        described, _ = laid.maps[name]
+        described, elements = laid.maps[name]
         if name in edits.image.sets:
-            stale = list(_stale(described, laid, reasons, edits, kernel))
-            parts = Reasons(reasons.about, tuple(part for _, part in stale))
-            elements = [each for each, _ in stale]
-            edits.edit_elements(described, elements, elements, parts)
-
-
-def _stale(
-    described: Set, laid: Laid, reasons: Reasons, edits: TableEdits, kernel: Netlink
-) -> Iterator[tuple[Element, str]]:
-    """The elements whose comments are not what they should be, each with what it is there for."""
-    _, elements = laid.maps[described.name]
-    said = {(each.key, each.closes): each for each in kernel.elements(edits.image.table, described.name)}
-    held = edits.image.sets[described.name].elements
-    for number, (at, element) in enumerate(elements.items()):
-        if at in held and at in said and said[at].comment != comment(reasons.text(number)):
-            yield element, reasons.parts[number]
+            held = edits.image.sets[name].elements
+            said = {(each.key, each.closes): each.comment for each in kernel.elements(edits.image.table, name)}
+            stale = [
+                (each, reasons.parts[number])
+                for number, (at, each) in enumerate(elements.items())
+                if at in held and at in said and said[at] != comment(reasons.text(number))
+            ]
+            again, parts = [each for each, _ in stale], tuple(part for _, part in stale)
+            edits.edit_elements(described, again, again, Reasons(reasons.about, parts))

@@ -68,7 +68,7 @@ def change(
     ``None`` where that does not tell: a prefix changes, or one covers a member that does.
     """
     changed = [*map(_prefix, add), *map(_prefix, remove)]
-    if any(each.length < values.FAMILY_BITS[each.family] for each in changed):
+    if not all(each.is_host for each in changed):
         return None
     shorter = {each for each in before if not each.endswith(("/32", "/128"))}
     wide = [_prefix(each) for each in shorter]
