@@ -396,16 +396,21 @@ def _once(commit: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_what_was_only_tried_is_said_nowhere(agent: RulesOnly) -> None:
-    """A plan is made by what is tried; the next transaction is not of rules."""
-    agent.apply(state(1), verify=True)
+    """A plan is made by what is tried; the next transaction is of ends that are noted, or of members."""
+
+    def ports(first: int, *members: str) -> Put:
+        rules = [make_rule(first + n, protocol="tcp", port_range_min=n, port_range_max=n) for n in (22, 80, 443)]
+        return Put(make_group(1, *rules, make_rule(3, remote_group_id=group_id(1)), members=members))
+
+    agent.apply(state(1, ports(0, "192.0.2.0/24")), verify=True)
     before = standing()
-    ports = [make_rule(n, protocol="tcp", port_range_min=n - 500, port_range_max=n - 500) for n in (522, 580, 943)]
-    agent.plan(
-        state(1, Put(make_group(1, *ports, make_rule(3, remote_group_id=group_id(1)), members=("192.0.2.0/24",))))
-    )
+    agent.plan(state(1, ports(500, "192.0.2.0/24")))
     agent._host.rules.note_cut({f"{W}-cut4": {"10.0.0.2,tcp:40000,192.0.2.1"}})
     assert [line for line in standing() if "elements" not in line] == [
         line for line in before if "elements" not in line
     ]
+    agent.plan(state(1, ports(500, "192.0.2.0/24")))
+    agent.apply(state(1, ports(0, "192.0.2.0/24", "198.51.100.0/24")))
+    assert "198.51.100.0/24" in "".join(standing())
     assert rule_id(22) in "".join(standing())
     assert rule_id(522) not in "".join(standing())
