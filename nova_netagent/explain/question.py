@@ -43,7 +43,7 @@ class Question(Body, frozen=True, kw_only=True):
     """Its frame is addressed to the host, although its destination is on the same bridge."""
 
     def __post_init__(self) -> None:
-        self._set("proto", protocols.parse)
+        self._set("proto", _one_protocol)
         self._set("in_dev", values.interface)
         self._set("out_dev", values.interface)
         self._set("mac", values.mac)
@@ -120,6 +120,14 @@ class Question(Body, frozen=True, kw_only=True):
         if icmp is None or icmp[0] in _OPENING[self.number]:
             return "NEW"
         return "UNTRACKED" if self.number == protocols.ICMPV6 and icmp[0] in _UNTRACKED_ICMPV6 else "INVALID"
+
+
+def _one_protocol(given: str | int) -> str | int:
+    """A protocol, unless it is one of the names by which rules mean all of them."""
+    protocol = protocols.parse(given)
+    if protocol in ("any", "ip"):
+        raise ValueError(f"{protocol} is every protocol to a rule, and a packet is of one")
+    return protocol
 
 
 def parse_end(text: str) -> tuple[str, int | None]:

@@ -7,7 +7,7 @@ from nova_netagent.model import values
 from nova_netagent.model.lineage import changed
 
 Neighbours = Mapping[tuple[str, str], str]
-"""By bridge and address, the MAC that has it."""
+"""By bridge and address, the MAC that has it; a pair's prefix stands for all its addresses."""
 
 
 def newcomers(
@@ -52,8 +52,7 @@ def _held(ports: tuple[Port, ...], pairs: bool) -> dict[tuple[str, str], str]:
         if port.network is not None:
             for pair in port.vif.pairs if pairs else ():
                 prefix = values.prefix(pair.ip_address)
-                if prefix.is_host:
-                    address = values.address_text(prefix.family, prefix.value)
-                    found[port.network.bridge, address] = pair.mac_address or port.vif.address
+                text = values.address_text(prefix.family, prefix.value) if prefix.is_host else pair.ip_address
+                found[port.network.bridge, text] = pair.mac_address or port.vif.address
             found |= {(port.network.bridge, address): port.vif.address for address in port.addresses}
     return found

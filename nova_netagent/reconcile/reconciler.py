@@ -115,12 +115,10 @@ class Reconciler:
         asked = self._newcomers(compiled.scope.resolved.ports, link_plan, pairs=True)
         if asked:
             self._host.links.refuse_waiting(asked)
-        if frames_wait:
-            self._frames.apply(compiled.frames, outcome)
         self.links.finish(link_plan, outcome)
         if verify or link_plan.join or any(kind == "uplink" for kind, _ in link_plan.forget):
             self.links.remember_uplinks(compiled.links)
-        if link_plan:  # ports and MACs may be others now
+        if link_plan or frames_wait:  # ports and MACs may be others now
             self._frames.apply(compiled.frames, outcome)
         if come:
             self._host.links.introduce(come)

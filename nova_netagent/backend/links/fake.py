@@ -171,14 +171,15 @@ class FakeLinks:
 
     def refuse_waiting(self, now: Neighbours) -> None:
         """Throw away what waits."""
-        for key in sorted(self.waiting & now.keys()):
-            self.waiting.remove(key)
-            self.edits.append(f"- waiting for {key[1]}")
+        for key in sorted(self.waiting):
+            if any(_means(asked, key) for asked in now):
+                self.waiting.remove(key)
+                self.edits.append(f"- waiting for {key[1]}")
 
     def forget(self, gone: Neighbours) -> None:
         """Forget who had these addresses."""
-        for key in self.neighbours.keys() & gone.keys() - self.written_down:
-            if self.neighbours[key] == gone[key]:
+        for key in self.neighbours.keys() - self.written_down:
+            if any(mac == self.neighbours[key] and _means(asked, key) for asked, mac in gone.items()):
                 del self.neighbours[key]
 
     def introduce(self, now: Neighbours) -> None:
@@ -300,6 +301,11 @@ class FakeLinks:
 
 def _is_address(thing: str) -> bool:
     return not thing.startswith("route:")
+
+
+def _means(asked: tuple[str, str], key: tuple[str, str]) -> bool:
+    """Whether a bridge and an address, or a prefix of several, are said of another one's neighbour."""
+    return asked[0] == key[0] and values.prefix(asked[1]).contains(values.prefix(key[1]))
 
 
 def _raise(failures: Mapping[str, str]) -> None:

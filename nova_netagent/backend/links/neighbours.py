@@ -13,47 +13,54 @@ By netlink of our own: pyroute2 0.9 takes a millisecond for each question, this 
 import errno
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+
+from msgspec import Struct
 
 from nova_netagent.backend import netlink
+from nova_netagent.model import values
 
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _NEW, _DELETE, _GET = 28, 29, 30
-_ERROR = 2
-_REQUEST, _ACK, _REPLACE = 0x1, 0x4, 0x100
-_ADDRESS, _MAC = 1, 2
+_ERROR, _DONE = 2, 3
+_REQUEST, _ACK, _REPLACE, _DUMP = 0x1, 0x4, 0x100, 0x300
+_ADDRESS, _MAC, _LINK = 1, 2, 8
 _INCOMPLETE, _STALE, _PERMANENT = 0x01, 0x04, 0x80
 """A stale one is used, and asked for anew within seconds (ip-neighbour(8))."""
+
+
+class _Known(Struct, frozen=True):
+    """What the host knows of an address."""
+
+    address: str
+    state: int
+    mac: str | None
 
 
 def refuse_waiting(addresses: Iterable[tuple[int, str]]) -> None:
     """Throw away what waits for an answer from addresses, each with its link's index; its senders are told.
 
+    :param addresses: or prefixes, for any of their addresses.
     :raises OSError: the kernel cannot be asked.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
-        for index, address in addresses:
-            asked = _question(index, address)
-            known = _ask(kernel, _GET, _REQUEST, asked)
-            if known is not None and _NEIGHBOUR.unpack_from(known)[2] & _INCOMPLETE:
-                _ask(kernel, _DELETE, _REQUEST | _ACK, asked)
+    with _kernel() as kernel:
+        for index, addressed in addresses:
+            for known in _known_in(kernel, index, addressed):
+                if known.state & _INCOMPLETE:
+                    _ask(kernel, _DELETE, _REQUEST | _ACK, _question(index, known.address))
 
 
 def forget(gone: Mapping[tuple[int, str], str]) -> None:
     """Forget who had addresses that are nobody's now: what is sent to these would reach him, and no rule is his.
 
-    :param gone: by link's index and address, the MAC that had it.
+    :param gone: by link's index and address or prefix, the MAC that had it.
     :raises OSError: the kernel cannot be asked.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
-        for (index, address), mac in gone.items():
-            asked = _question(index, address)
-            known = _ask(kernel, _GET, _REQUEST, asked)
-            if known is None or _NEIGHBOUR.unpack_from(known)[2] & _PERMANENT:
-                continue
-            answered = netlink.parse(known[_NEIGHBOUR.size :]).get(_MAC)
-            if answered is not None and answered.hex(":") == mac:
-                _ask(kernel, _DELETE, _REQUEST | _ACK, asked)
+    with _kernel() as kernel:
+        for (index, addressed), mac in gone.items():
+            for known in _known_in(kernel, index, addressed):
+                if known.mac == mac and not known.state & _PERMANENT:
+                    _ask(kernel, _DELETE, _REQUEST | _ACK, _question(index, known.address))
 
 
 def correct(now: Mapping[tuple[int, str], str]) -> None:
@@ -64,17 +71,44 @@ def correct(now: Mapping[tuple[int, str], str]) -> None:
     :param now: by link's index and address, the MAC that has it now.
     :raises OSError: the kernel cannot be asked.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+    with _kernel() as kernel:
         for (index, address), mac in now.items():
-            known = _ask(kernel, _GET, _REQUEST, _question(index, address))
-            if known is None:
-                continue
-            _, _, state, _, _ = _NEIGHBOUR.unpack_from(known)
-            answered = netlink.parse(known[_NEIGHBOUR.size :]).get(_MAC)
-            if state & _PERMANENT or (answered is not None and answered.hex(":") == mac):
-                continue
-            told = _question(index, address, _STALE) + netlink.attribute(_MAC, bytes.fromhex(mac.replace(":", "")))
-            _ask(kernel, _NEW, _REQUEST | _ACK | _REPLACE, told)
+            for known in _known_of(kernel, index, address):
+                if known.mac == mac or known.state & _PERMANENT:
+                    continue
+                told = _question(index, address, _STALE) + netlink.attribute(_MAC, bytes.fromhex(mac.replace(":", "")))
+                _ask(kernel, _NEW, _REQUEST | _ACK | _REPLACE, told)
+
+
+def _kernel() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+
+
+def _known_in(kernel: socket.socket, index: int, addressed: str) -> Iterable[_Known]:
+    """What the host knows of an address, or of those of a prefix."""
+    return _known_among(index, addressed) if "/" in addressed else _known_of(kernel, index, addressed)
+
+
+def _known_of(kernel: socket.socket, index: int, address: str) -> Iterator[_Known]:
+    found = _ask(kernel, _GET, _REQUEST, _question(index, address))
+    if found is not None:
+        yield _known(memoryview(found))
+
+
+def _known_among(index: int, cidr: str) -> Iterator[_Known]:
+    prefix = values.prefix(cidr)
+    for found in _dump(socket.AF_INET6 if prefix.family == 6 else socket.AF_INET, index):
+        if _NEIGHBOUR.unpack_from(found)[1] == index:
+            known = _known(found)
+            if prefix.contains(values.prefix(known.address)):
+                yield known
+
+
+def _known(answer: memoryview) -> _Known:
+    family, _, state, _, _ = _NEIGHBOUR.unpack_from(answer)
+    attributes = netlink.parse(answer[_NEIGHBOUR.size :])
+    mac = attributes.get(_MAC)
+    return _Known(socket.inet_ntop(family, attributes[_ADDRESS]), state, None if mac is None else mac.hex(":"))
 
 
 def _question(index: int, address: str, state: int = 0) -> bytes:
@@ -93,3 +127,17 @@ def _ask(kernel: socket.socket, kind: int, flags: int, body: bytes) -> bytes | N
             raise OSError(-code, "the table of neighbours")
         return None
     return answer
+
+
+def _dump(family: int, index: int) -> Iterator[memoryview]:
+    """What the host knows of a link's neighbours, each answer's body."""
+    asked = _NEIGHBOUR.pack(family, 0, 0, 0, 0) + netlink.attribute(_LINK, struct.pack("=i", index))
+    with _kernel() as kernel:
+        kernel.send(netlink.message(_GET, _REQUEST | _DUMP, 1, asked))
+        while True:
+            for kind, _, _, answer in netlink.messages(memoryview(kernel.recv(1 << 18))):
+                if kind == _ERROR:
+                    raise OSError(-struct.unpack_from("=i", answer)[0], "the table of neighbours")
+                if kind == _DONE:
+                    return
+                yield answer

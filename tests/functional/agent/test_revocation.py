@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -216,12 +217,16 @@ def another_address(site: Site, family: int) -> Iterator[str]:
         site.vm1.links.delete_address("eth0", f"{address}/{length}")
 
 
-def with_another(address: str, field: str = "allowed_address_pairs", groups: tuple[int, ...] = ()) -> Instance:
-    """Instance 1 with one address more, as its fixed IP or as an allowed pair."""
-    more: Any = (AllowedAddressPair(ip_address=address),)
-    if field == "fixed_ips":
-        more = (*make_vif(1).fixed_ips, address)
-    return make_instance(1, groups, vifs=(make_vif(1, **{field: more}),))
+WAYS = ("fixed IP", "pair", "prefix of a pair")
+
+
+def with_another(address: str, way: str = "pair", groups: tuple[int, ...] = ()) -> Instance:
+    """Instance 1 with one address more, in one of these ways."""
+    pair = address if way == "pair" else str(ip_network(f"{address}/{124 if ':' in address else 28}", strict=False))
+    more: dict[str, Any] = {"allowed_address_pairs": (AllowedAddressPair(ip_address=pair),)}
+    if way == "fixed IP":
+        more = {"fixed_ips": (*make_vif(1).fixed_ips, address)}
+    return make_instance(1, groups, vifs=(make_vif(1, **more),))
 
 
 def test_an_allowed_pair_is_removed(site: Site, family: int) -> None:
@@ -300,10 +305,8 @@ def test_who_comes_to_an_address_cannot_answer_what_was_sent_to_it_before(site: 
     assert arrives(site.vm1, site.outside, Udp(80, family=family))
 
 
-@pytest.mark.parametrize("field", ["fixed_ips", "allowed_address_pairs"])
-def test_who_gets_one_more_address_is_not_reached_by_who_asked_for_it_before(
-    site: Site, family: int, field: str
-) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_who_gets_one_more_address_is_not_reached_by_who_asked_for_it_before(site: Site, family: int, way: str) -> None:
     """A connection of which nobody was asked waits for an answer to ARP, and opens with it."""
     site.describe(make_instance(1))
     with another_address(site, family) as address:
@@ -313,13 +316,13 @@ def test_who_gets_one_more_address_is_not_reached_by_who_asked_for_it_before(
             client.setblocking(False)
             client.connect_ex((address, 80))
             time.sleep(0.1)
-            site.put(with_another(address, field))
+            site.put(with_another(address, way))
             time.sleep(1.2)  # the host asks once a second
             assert client.connect_ex((address, 80)) not in (0, errno.EISCONN)
 
 
-@pytest.mark.parametrize("field", ["fixed_ips", "allowed_address_pairs"])
-def test_who_claims_an_address_all_the_time_has_it_when_there_are_rules_for_it(site: Site, field: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_who_claims_an_address_all_the_time_has_it_when_there_are_rules_for_it(site: Site, way: str) -> None:
     """A vif that is here gets one more: who sends to it meets its groups from the first packet on."""
     address = "10.1.0.100"
     site.describe(make_instance(1))
@@ -328,7 +331,7 @@ def test_who_claims_an_address_all_the_time_has_it_when_there_are_rules_for_it(s
         with nobody_reached(site, address) as asked:
             for _ in range(5):
                 site.put(make_instance(1))
-                asked(with_another(address, field))
+                asked(with_another(address, way))
     finally:
         site.vm1.links.delete_address("eth0", f"{address}/32")
 
@@ -394,11 +397,11 @@ def claiming(machine: Namespace, mac: str, address: str, to: str) -> Iterator[No
             yield
 
 
-@pytest.mark.parametrize("field", ["fixed_ips", "allowed_address_pairs"])
-def test_an_address_that_is_taken_away_leads_to_nobody(site: Site, family: int, field: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_an_address_that_is_taken_away_leads_to_nobody(site: Site, family: int, way: str) -> None:
     """The host knows its MAC for a minute; no group is asked about an address that is nobody's."""
     with another_address(site, family) as address:
-        site.describe(ports(family, 80), with_another(address, field, (1,)))
+        site.describe(ports(family, 80), with_another(address, way, (1,)))
         with talking(site.outside, site.vm1, 80, family, to=address):
             site.put(make_instance(1, (1,)))
             for port in (80, 53):

@@ -36,6 +36,8 @@ V4: dict[str, Any] = {"src": "192.0.2.1", "dst": "10.0.0.2"}
     ("fields", "field"),
     [
         (V4 | {"proto": "tpc"}, "proto"),
+        (V4 | {"proto": "any"}, "proto"),
+        (V4 | {"proto": "IP"}, "proto"),
         (V4 | {"proto": "tcp", "dst": "::1"}, "dst"),
         (V4 | {"proto": "gre", "dst": "10.0.0.2:80"}, "dst"),
         (V4 | {"proto": "udp", "icmp_type": 8}, "icmp_type"),

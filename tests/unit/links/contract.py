@@ -12,7 +12,7 @@ import pytest
 
 from nova_netagent.backend.links.protocol import LinksBackend
 from nova_netagent.metrics import Metrics
-from nova_netagent.model import Object
+from nova_netagent.model import AllowedAddressPair, Object
 from nova_netagent.plan.links import ActualLinks
 from nova_netagent.reconcile import Reconciler
 from nova_netagent.status import Status
@@ -331,6 +331,23 @@ class LinksContract:
             ("br1", "fd00:1::4", old),
             ("br1", "10.1.0.6", make_vif(5).address),
         }
+
+    @pytest.mark.parametrize("pair", ["10.1.0.100", "10.1.0.96/28", "0.0.0.0/0"])
+    def test_the_host_forgets_who_had_what_a_pair_gives_up(self, links: LinksWorld, host: Host, pair: str) -> None:
+        held = make_vif(1, allowed_address_pairs=(AllowedAddressPair(ip_address=pair),))
+        host.put(make_network(1), make_network(2), make_instance(1, vifs=(held,)))
+        mine, other = held.address, make_vif(3).address
+        links.answered("br1", "10.1.0.100", mine)
+        kept = {
+            ("br1", "10.1.0.101", other),
+            ("br1", "fd00:1::100", mine),
+            ("br1", "10.1.0.102", mine),
+            ("br2", "10.1.0.103", mine),
+        }
+        for bridge, address, mac in kept:
+            links.answered(bridge, address, mac, permanent=address == "10.1.0.102")
+        host.put(make_instance(1))
+        assert links.neighbours() == kept
 
     # VLANs
 

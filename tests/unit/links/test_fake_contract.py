@@ -9,8 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from nova_netagent.backend.links.fake import FakeLinks
+from nova_netagent.model import AllowedAddressPair
 from nova_netagent.plan.links import ActualLinks
-from nova_netagent.testing import make_instance, make_network
+from nova_netagent.testing import make_instance, make_network, make_vif
 from tests.properties.host import Host
 from tests.unit.links.contract import LinksContract
 
@@ -118,6 +119,12 @@ class TestWaiting:
     def test_what_waits_for_others_is_left(self, links: FakeWorld, host: Host) -> None:
         host.put(make_instance(1))
         assert links.links.waiting == {("br1", "10.1.0.4")}
+
+    def test_a_prefix_of_a_pair_is_any_of_its_addresses(self, links: FakeWorld, host: Host) -> None:
+        host.put(
+            make_instance(1, vifs=(make_vif(1, allowed_address_pairs=(AllowedAddressPair(ip_address="10.1.0.4/30"),)),))
+        )
+        assert links.links.waiting == set()
 
     def test_what_was_judged_already_is_left(self, links: FakeWorld, host: Host) -> None:
         host.put(make_instance(1))

@@ -1,6 +1,6 @@
 """Who has come to an address."""
 
-from nova_netagent.model import Object
+from nova_netagent.model import AllowedAddressPair, Object
 from nova_netagent.plan.neighbours import Neighbours, changing, newcomers
 from nova_netagent.testing import make_instance, make_network, make_vif
 from tests.unit.compile.world import World
@@ -8,9 +8,9 @@ from tests.unit.compile.world import World
 NETWORKS = (make_network(1), make_network(2))
 
 
-def between(before: tuple[Object, ...], now: tuple[Object, ...]) -> Neighbours:
+def between(before: tuple[Object, ...], now: tuple[Object, ...], *, pairs: bool = False) -> Neighbours:
     first, second = (World(*NETWORKS, *objects).compiled.scope.resolved.ports for objects in (before, now))
-    return newcomers(first, second)
+    return newcomers(first, second, pairs=pairs)
 
 
 def test_who_is_new_comes_to_each_of_his_addresses() -> None:
@@ -34,6 +34,19 @@ def test_a_new_mac_at_the_old_addresses() -> None:
 
 def test_a_vif_without_its_network_is_nowhere() -> None:
     assert between((), (make_instance(1, vifs=(make_vif(1, network=3, fixed_ips=()),)),)) == {}
+
+
+def test_a_pair_is_asked_for_and_a_prefix_stands_for_all_its_addresses() -> None:
+    other = "fa:16:3e:00:00:99"
+    pairs = (
+        AllowedAddressPair(ip_address="10.1.0.100"),
+        AllowedAddressPair(ip_address="fd00:1::/124", mac_address=other),
+    )
+    vif = make_vif(1, allowed_address_pairs=pairs)
+    more = (make_instance(1, vifs=(vif,)),)
+    assert between((make_instance(1),), more) == {}
+    claimed = {("br1", "10.1.0.100"): vif.address, ("br1", "fd00:1::/124"): other}
+    assert between((make_instance(1),), more, pairs=True) == claimed
 
 
 def test_whose_claims_are_others_is_told_by_device_whoever_had_it() -> None:
