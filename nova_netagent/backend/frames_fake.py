@@ -65,6 +65,12 @@ class FakeFrames:
             for name, elements in _image(self.table).elements.items()
         }
 
+    def passing(self, asked: Frames) -> Frames | None:
+        """What the vifs of these frames may claim of it already, and who of them is closed."""
+        self._reach()
+        image = _image(self.table)
+        return layout.passing(asked, image.elements) if image.judges else None
+
     def plan(self, desired: Frames) -> list[str]:
         """What ``apply`` would do."""
         self._reach()

@@ -1,6 +1,7 @@
 """Who has come to an address that somebody else may have had, and who may claim others. Pure."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain
 
 from nova_netagent.compile.resolve import Port
 from nova_netagent.model import values
@@ -22,6 +23,22 @@ def newcomers(
         had = _held(before.get(id_, ()), pairs)
         found |= {key: mac for key, mac in _held(now.get(id_, ()), pairs).items() if had.get(key) != mac}
     return found
+
+
+def past(known: Neighbours, now: Mapping[str, tuple[Port, ...]]) -> Neighbours:
+    """Of what a host knows that which a vif of ours told it, and may not claim now."""
+    own: dict[tuple[str, str], list[values.Prefix]] = {}
+    for port in chain.from_iterable(now.values()):
+        if port.network is not None and port.vif.port_security_enabled:
+            mac = port.vif.address
+            claimed = own.setdefault((port.network.bridge, mac), [])
+            texts = (*port.addresses, values.link_local(mac), *(pair.ip_address for pair in port.vif.pairs))
+            claimed += map(values.prefix, texts)
+    return {
+        (bridge, address): mac
+        for (bridge, address), mac in known.items()
+        if (bridge, mac) in own and not any(each.contains(values.prefix(address)) for each in own[bridge, mac])
+    }
 
 
 def joining(now: Mapping[str, tuple[Port, ...]], devices: Collection[str], *, pairs: bool = False) -> Neighbours:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.metrics import Metrics
@@ -10,7 +11,10 @@ ATTEMPTS = 6
 """How often it is read anew when somebody keeps changing it."""
 
 
-def persist(apply: Callable[[bool], None], verify: bool, metrics: Metrics) -> None:
+T = TypeVar("T")
+
+
+def persist(apply: Callable[[bool], T], verify: bool, metrics: Metrics) -> T:
     """Apply, and again when somebody changed a table in between: then everything is read anew.
 
     What is refused is tried once more as well: perhaps a set that was remembered is gone.
@@ -21,10 +25,10 @@ def persist(apply: Callable[[bool], None], verify: bool, metrics: Metrics) -> No
     for attempt in range(ATTEMPTS):
         anew = verify or attempt > 0
         try:
-            apply(anew)
-            return
+            return apply(anew)
         except (TableChanged, RuleRefused) as error:
             if attempt == ATTEMPTS - 1 or (anew and isinstance(error, RuleRefused)):
                 raise
             metrics.apply_retries_total.inc()
             time.sleep(0.001 * 2**attempt)
+    raise AssertionError("the last attempt returns or raises")

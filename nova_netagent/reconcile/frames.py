@@ -21,7 +21,7 @@ class OwnFrames:
         self._metrics = metrics
         self._here: tuple[WantedFrames, ActualLinks, Frames] | None = None
         self._passing: Frames | None = None
-        """What passes since it was all that was wanted."""
+        """What passes since it was all that was wanted; ``None`` at the start."""
 
     def plan(self, wanted: WantedFrames) -> list[str]:
         """What makes the frames be as desired, an edit a line."""
@@ -33,24 +33,20 @@ class OwnFrames:
             self._apply(lambda: self._on_host(wanted), outcome)
             self._passing = self._on_host(wanted)
 
-    def apply_narrowed(self, wanted: WantedFrames, changing: Collection[str], outcome: Outcome) -> bool:
-        """The same, but of some ports no more than before; whether that is less.
+    def apply_narrowed(self, wanted: WantedFrames, changing: Collection[str], outcome: Outcome) -> Collection[str]:
+        """The same, but of some ports no more than before; the devices whose vifs may have to wait for the rest.
 
-        :param changing: the devices of vifs that may claim more when there are rules for it.
+        :param changing: the devices of vifs that may claim more when there are rules for it; at the start any may.
+        :raises BackendError: the frames cannot be judged so.
         """
         before = self._passing
-
-        def less() -> Frames:
-            assert before is not None
-            links = self._links.read().links
-            ports = {device for device in changing if device in links and links[device].master in wanted.bridges}
-            return narrowed(self._on_host(wanted), before, changing, ports)
-
-        if before is None or not changing or less() == self._on_host(wanted):
+        if before is None:
+            before, changing = self._found(wanted), [each.device for each in self._on_host(wanted).secured]
+        if before is None or not changing or self._narrowed(wanted, before, changing) == self._on_host(wanted):
             self.apply(wanted, outcome)
-            return False
-        self._apply(less, outcome)
-        return True
+            return ()
+        self._apply(lambda: self._narrowed(wanted, before, changing), outcome)
+        return changing
 
     def remove(self, outcome: Outcome) -> None:
         """Judge no frames any more."""
@@ -62,6 +58,18 @@ class OwnFrames:
         if backend is not None:
             # The kernel counts its changes: nothing has to be read back to be sure.
             persist(lambda _: outcome.note_lines("frames", backend.apply(desired())), True, self._metrics)
+
+    def _narrowed(self, wanted: WantedFrames, before: Frames, changing: Collection[str]) -> Frames:
+        links = self._links.read().links
+        ports = {device for device in changing if device in links and links[device].master in wanted.bridges}
+        return narrowed(self._on_host(wanted), before, changing, ports)
+
+    def _found(self, wanted: WantedFrames) -> Frames | None:
+        """What an agent before us let pass: it may have been killed before it came to the rules."""
+        backend = self._backend
+        if backend is None:
+            return None
+        return persist(lambda _: backend.passing(self._on_host(wanted)), True, self._metrics)
 
     def _on_host(self, wanted: WantedFrames) -> Frames:
         """The frames that this host shall pass: the same object as long as it is of the same."""

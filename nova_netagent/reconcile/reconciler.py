@@ -4,7 +4,7 @@ The order is that of DESIGN: what is referred to appears before what refers to i
 after it. Ports leave their bridge before their rules go and join it after these are in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.resolve import Port
@@ -12,7 +12,7 @@ from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
 from nova_netagent.netfilter.rule import Ruleset
 from nova_netagent.plan.links import LinkPlan
-from nova_netagent.plan.neighbours import Neighbours, changing, joining, newcomers
+from nova_netagent.plan.neighbours import Neighbours, changing, joining, newcomers, past
 from nova_netagent.reconcile.frames import OwnFrames
 from nova_netagent.reconcile.links import OwnLinks
 from nova_netagent.reconcile.outcome import Outcome
@@ -53,12 +53,13 @@ class Reconciler:
             self.links.renew_notes()
         link_plan = self._prepare_links(compiled, outcome, verify=verify)
         ports, known = compiled.scope.resolved.ports, self._ports
-        waits = self._frames.apply_narrowed(compiled.frames, changing(known or {}, ports), outcome)
-        leavers = {} if known is None else newcomers(ports, known, pairs=True)
+        claiming = () if known is None else changing(known, ports)
+        waits = self._frames.apply_narrowed(compiled.frames, claiming, outcome)
+        leavers = self._past(compiled) if known is None else newcomers(ports, known, pairs=True)
         if leavers:  # who stays at other addresses would answer for these, and nobody's groups would be asked
             self._host.links.forget(leavers)
         self.rules.apply(compiled.ruleset, outcome, verify=verify, meanwhile=lambda: compiled.servers)
-        self._finish(compiled, link_plan, outcome, verify=verify, frames_wait=waits)
+        self._finish(compiled, link_plan, outcome, verify=verify, waits=waits)
         return outcome
 
     def apply_links(self, compiled: Compiled) -> Outcome:
@@ -105,35 +106,42 @@ class Reconciler:
         return plan
 
     def _finish(
-        self, compiled: Compiled, link_plan: LinkPlan, outcome: Outcome, *, verify: bool, frames_wait: bool = False
+        self, compiled: Compiled, link_plan: LinkPlan, outcome: Outcome, *, verify: bool, waits: Collection[str] = ()
     ) -> None:
         """What comes after the rules: links, what depends on those that there are now, and who serves on them.
 
-        :param frames_wait: there are addresses that may be claimed now, and could not be before the rules.
+        :param waits: the devices of vifs that may claim more now, and could not before the rules.
         """
-        come = self._newcomers(compiled.scope.resolved.ports, link_plan)
-        asked = self._newcomers(compiled.scope.resolved.ports, link_plan, pairs=True)
+        ports, comers = compiled.scope.resolved.ports, {*link_plan.add_ports, *waits}
+        come = self._newcomers(ports, comers)
+        asked = self._newcomers(ports, comers, pairs=True)
         if asked:
             self._host.links.refuse_waiting(asked)
         self.links.finish(link_plan, outcome)
         if verify or link_plan.join or any(kind == "uplink" for kind, _ in link_plan.forget):
             self.links.remember_uplinks(compiled.links)
-        if link_plan or frames_wait:  # ports and MACs may be others now
+        if link_plan or waits:  # ports and MACs may be others now
             self._frames.apply(compiled.frames, outcome)
         if come:
             self._host.links.introduce(come)
-        self._ports = compiled.scope.resolved.ports
+        self._ports = ports
         servers = self._plan_servers(compiled, fresh=verify)
         self._host.servers.apply(servers)
         outcome.note("dhcp", servers)
         outcome.link_failures = {**self.links.problems(compiled.links), **outcome.link_failures}
 
+    def _past(self, compiled: Compiled) -> Neighbours:
+        """Who had which address before the start: whoever took it from him may have been killed just then."""
+        resolved = compiled.scope.resolved
+        bridges = {each.bridge for each in resolved.networks.values()}
+        return past(self._host.links.known_neighbours(bridges), resolved.ports)
+
     def _newcomers(
-        self, ports: Mapping[str, tuple[Port, ...]], link_plan: LinkPlan, *, pairs: bool = False
+        self, ports: Mapping[str, tuple[Port, ...]], comers: Collection[str], *, pairs: bool = False
     ) -> Neighbours:
-        """Who has come to an address; at the start those who are on no bridge yet."""
+        """Who has come to an address; at the start who is on no bridge yet, or may not claim all of his."""
         if self._ports is None:
-            return joining(ports, link_plan.add_ports, pairs=pairs)
+            return joining(ports, comers, pairs=pairs)
         return newcomers(self._ports, ports, pairs=pairs)
 
     def _plan_servers(self, compiled: Compiled, *, fresh: bool) -> DhcpPlan:

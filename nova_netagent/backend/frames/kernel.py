@@ -90,6 +90,15 @@ class KernelFrames:
             for name, elements in image.elements.items()
         }
 
+    def passing(self, asked: Frames) -> Frames | None:
+        """What the vifs of these frames may claim of it already, and who of them is closed; ``None``: none is judged.
+
+        :raises Unavailable: the kernel does not say.
+        :raises TableChanged: it keeps changing.
+        """
+        _, image = self._look(fresh=False)
+        return layout.passing(asked, image.elements) if image.judges else None
+
     def plan(self, desired: Frames) -> list[str]:
         """What ``apply`` would do, an edit a line. Changes nothing.
 

@@ -57,7 +57,7 @@ from nova_netagent.backend.nft.statements import (
 )
 from nova_netagent.model import values
 from nova_netagent.model.lineage import follow
-from nova_netagent.netfilter.frames import Box, Frames, Secured, boxes, without_contained
+from nova_netagent.netfilter.frames import Box, Closed, Frames, Secured, boxes, without_contained
 from nova_netagent.netfilter.rule import Origin
 
 Elements = Mapping[str, Mapping[bytes, Element]]
@@ -272,6 +272,24 @@ def lay_out(frames: Frames, last: Laid | None = None) -> Laid:
     return Laid(frames, found)
 
 
+def passing(asked: Frames, held: Elements) -> Frames:
+    """What the vifs of some frames may claim of it already where these elements are held, and who of them is closed."""
+    known = [(interface_name(each.device), each) for each in asked.secured]
+    secured = [
+        replace(each, addresses=tuple(own for own in each.addresses if _is_held(_claim(device, *own), held)))
+        for device, each in known
+        if device in held["secured"]
+    ]
+    closed = [Closed(each.device) for device, each in known if device in held["closed"]]
+    return Frames(secured=tuple(secured), closed=tuple(closed))
+
+
+def _is_held(claim: tuple[str, Element], held: Elements) -> bool:
+    set_name, element = claim
+    found = held[set_name].get(element.key)
+    return found is not None and found.end == element.end
+
+
 def _but_vifs(frames: Frames) -> Frames:
     """What the frames are about beside vifs."""
     return replace(frames, secured=(), hairpins=())
@@ -334,13 +352,15 @@ def _secured(vif: Secured) -> Iterator[tuple[str, Element]]:
     for mac in vif.macs:
         prefixes = [prefix for prefix, owner in vif.addresses if owner == mac]
         for prefix in without_contained(prefix for prefix in prefixes if ":" not in prefix):
-            yield _claim("arp", (device, _mac(mac)), prefix)
+            yield _claim(device, prefix, mac)
     for prefix in without_contained(prefix for prefix, _ in vif.addresses if ":" in prefix):
-        yield _claim("nd", (device,), prefix)
+        yield _claim(device, prefix, vif.mac)
 
 
-def _claim(kind: str, who: tuple[bytes, ...], prefix: str) -> tuple[str, Element]:
+def _claim(device: bytes, prefix: str, mac: str) -> tuple[str, Element]:
+    """As whom a vif may speak; neighbour advertisements are asked for no MAC."""
     known = values.prefix(prefix)
+    kind, who = ("nd", (device,)) if known.family == 6 else ("arp", (device, _mac(mac)))
     bits = values.FAMILY_BITS[known.family]
     first, last = (each.to_bytes(bits // 8, "big") for each in (known.value, known.last))
     if known.length == bits:

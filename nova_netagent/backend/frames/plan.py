@@ -26,6 +26,12 @@ class Image(Struct, frozen=True):
     elements: Elements = {}
     """The elements of the sets that are as they should be."""
 
+    @property
+    def judges(self) -> bool:
+        """Whether frames are judged by it as they should be."""
+        known = (self.chains, CHAINS), (self.rules, CHAINS), (self.sets, SETS)
+        return self.awake and all(right.get(name) for right, ours in known for name in ours)
+
 
 def image_of(elements: Elements) -> Image:
     """The table as it should be."""

@@ -18,6 +18,13 @@ class FramesBackend(Protocol):
         :raises Unavailable: the kernel does not say.
         """
 
+    def passing(self, asked: Frames) -> Frames | None:
+        """What the vifs of these frames may claim of it already, and who of them is closed; ``None``: none is judged.
+
+        :raises Unavailable: the kernel does not say.
+        :raises TableChanged: it keeps changing.
+        """
+
     def plan(self, desired: Frames) -> list[str]:
         """What ``apply`` would do, an edit a line. Changes nothing.
 

@@ -160,6 +160,17 @@ class KernelLinks:
             for name in plan.remove_vlans:
                 self._try(name, partial(self._remove, name))
 
+    def known_neighbours(self, bridges: Collection[str]) -> Neighbours:
+        """Who answered for which address there, as far as the host remembers."""
+        links = self._image.read().links
+        names = {links[name].index: name for name in bridges if name in links}
+        try:
+            found = neighbours.answered(names) if names else ()
+        except OSError as error:
+            LOG.warning("who answered before the start is not known: %s", error)
+            return {}
+        return {(names[index], address): mac for index, address, mac in found}
+
     def refuse_waiting(self, now: Neighbours) -> None:
         """Throw away what waits for an answer from these addresses."""
         try:

@@ -169,6 +169,10 @@ class FakeLinks:
             self._edit(failures, name, f"- vlan {name}", partial(self.remove_link, name))
         _raise(failures)
 
+    def known_neighbours(self, bridges: Collection[str]) -> Neighbours:
+        """Who answered for which address there."""
+        return {key: mac for key, mac in self.neighbours.items() if key[0] in bridges and mac}
+
     def refuse_waiting(self, now: Neighbours) -> None:
         """Throw away what waits."""
         for key in sorted(self.waiting):

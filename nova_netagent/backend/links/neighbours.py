@@ -13,7 +13,7 @@ By netlink of our own: pyroute2 0.9 takes a millisecond for each question, this 
 import errno
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -32,9 +32,20 @@ _INCOMPLETE, _STALE, _PERMANENT = 0x01, 0x04, 0x80
 class _Known(Struct, frozen=True):
     """What the host knows of an address."""
 
+    index: int
+    """Of the link that it is on."""
     address: str
     state: int
     mac: str | None
+
+
+def answered(indexes: Container[int]) -> list[tuple[int, str, str]]:
+    """Who answered for which address on the links of these indexes: index, address and MAC.
+
+    :raises OSError: the kernel cannot be asked.
+    """
+    found = (known for family in (socket.AF_INET, socket.AF_INET6) for known in _dump(family))
+    return [(each.index, each.address, each.mac) for each in found if each.index in indexes and each.mac is not None]
 
 
 def refuse_waiting(addresses: Iterable[tuple[int, str]]) -> None:
@@ -97,18 +108,16 @@ def _known_of(kernel: socket.socket, index: int, address: str) -> Iterator[_Know
 
 def _known_among(index: int, cidr: str) -> Iterator[_Known]:
     prefix = values.prefix(cidr)
-    for found in _dump(socket.AF_INET6 if prefix.family == 6 else socket.AF_INET, index):
-        if _NEIGHBOUR.unpack_from(found)[1] == index:
-            known = _known(found)
-            if prefix.contains(values.prefix(known.address)):
-                yield known
+    for known in _dump(socket.AF_INET6 if prefix.family == 6 else socket.AF_INET, index):
+        if known.index == index and prefix.contains(values.prefix(known.address)):
+            yield known
 
 
 def _known(answer: memoryview) -> _Known:
-    family, _, state, _, _ = _NEIGHBOUR.unpack_from(answer)
+    family, index, state, _, _ = _NEIGHBOUR.unpack_from(answer)
     attributes = netlink.parse(answer[_NEIGHBOUR.size :])
     mac = attributes.get(_MAC)
-    return _Known(socket.inet_ntop(family, attributes[_ADDRESS]), state, None if mac is None else mac.hex(":"))
+    return _Known(index, socket.inet_ntop(family, attributes[_ADDRESS]), state, None if mac is None else mac.hex(":"))
 
 
 def _question(index: int, address: str, state: int = 0) -> bytes:
@@ -129,9 +138,11 @@ def _ask(kernel: socket.socket, kind: int, flags: int, body: bytes) -> bytes | N
     return answer
 
 
-def _dump(family: int, index: int) -> Iterator[memoryview]:
-    """What the host knows of a link's neighbours, each answer's body."""
-    asked = _NEIGHBOUR.pack(family, 0, 0, 0, 0) + netlink.attribute(_LINK, struct.pack("=i", index))
+def _dump(family: int, index: int | None = None) -> Iterator[_Known]:
+    """What the host knows of its neighbours, or of those on one link (a kernel before 4.4 tells of all)."""
+    asked = _NEIGHBOUR.pack(family, 0, 0, 0, 0)
+    if index is not None:
+        asked += netlink.attribute(_LINK, struct.pack("=i", index))
     with _kernel() as kernel:
         kernel.send(netlink.message(_GET, _REQUEST | _DUMP, 1, asked))
         while True:
@@ -140,4 +151,4 @@ def _dump(family: int, index: int) -> Iterator[memoryview]:
                     raise OSError(-struct.unpack_from("=i", answer)[0], "the table of neighbours")
                 if kind == _DONE:
                     return
-                yield answer
+                yield _known(answer)

@@ -43,6 +43,9 @@ class LinksBackend(Protocol):
     def finish(self, plan: LinkPlan) -> None:
         """What comes after the rules: uplinks, bridges, addresses, ports, forwarding."""
 
+    def known_neighbours(self, bridges: Collection[str]) -> Neighbours:
+        """Who answered for which address there, as far as the host remembers."""
+
     def refuse_waiting(self, now: Neighbours) -> None:
         """Throw away what waits for an answer from these addresses: it was sent when they were nobody's."""
 

@@ -22,6 +22,7 @@ from nova_netagent.testing import (
     make_network,
     make_provider_rule,
     make_rule,
+    make_vif,
 )
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import counted, counters, eventually, hindered, kernel, lock_held, metric, tables
@@ -50,21 +51,22 @@ class Town(Cloud):
         self.vm1, self.vm2 = self.instance(1, (1,)), self.instance(2, (1,))
         self.put(make_floating_ip(1, 1))
         assert ping(self.outside, "198.51.100.1")
-        eventually(self.is_served, 5)
+        eventually(lambda: self.is_served(self.vm2), 5)
 
-    def is_served(self) -> bool:
-        """Whether dnsmasq was told of both: of the second one a moment later."""
+    def is_served(self, machine: Namespace) -> bool:
+        """Whether dnsmasq was told of a machine: of one that follows another a moment later."""
         files = self.agent.state_path / "networks"
-        return self.vm2.mac in (files / "br1.dhcp-hosts").read_text() and not (files / "br1.unread").exists()
+        return machine.mac in (files / "br1.dhcp-hosts").read_text() and not (files / "br1.unread").exists()
 
     @contextlib.contextmanager
-    def traffic(self) -> Iterator[None]:
-        """Packets that all arrive: routed, bridged, of both families, to a floating IP."""
+    def traffic(self, *others: Namespace) -> Iterator[None]:
+        """Packets that all arrive: routed, bridged, of both families, to a floating IP and to other machines."""
         floods = [
             Flood(self.outside, self.vm1),
             Flood(self.outside, self.vm1, family=6),
             Flood(self.vm1, self.vm2),
             Flood(self.outside, "198.51.100.1"),
+            *(Flood(self.outside, other) for other in others),
         ]
         with contextlib.ExitStack() as stack:
             for flood in floods:
@@ -101,7 +103,9 @@ def kill_and_start(agent: Agent) -> None:
 def test_a_restart_loses_no_packet_and_moves_no_counter_back(town: Town, again: Callable[[Agent], None]) -> None:
     iptables(town.host, "-t raw -A PREROUTING -s 192.0.2.1/32 -j ACCEPT")
     iptables(town.host, "-A FORWARD -j ACCEPT")
-    with town.traffic():
+    free = town.instance(3, vifs=(make_vif(3, port_security_enabled=False),))
+    eventually(lambda: town.is_served(free), 5)
+    with town.traffic(free):
         time.sleep(0.05)
         written, before = town.written, town.counts()
         again(town.agent)

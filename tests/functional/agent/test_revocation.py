@@ -8,13 +8,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from nova_netagent.events import Put, fold
 from nova_netagent.model import AllowedAddressPair, Instance, SecurityGroup, State, document
+from nova_netagent.store import Store
 from nova_netagent.testing import (
     group_id,
     make_floating_ip,
@@ -348,9 +351,38 @@ def test_whose_tap_is_on_the_bridge_before_him_claims_nothing_before_his_rules(s
             asked(make_instance(1))
 
 
+def test_what_was_saved_when_the_agent_was_killed_is_claimed_after_its_rules(site: Site) -> None:
+    """Between saving a change and carrying it out: the next start finds frames that know nothing of it."""
+    address = "10.1.0.100"
+    site.describe(make_instance(1))
+    site.vm1.links.add_address("eth0", f"{address}/32")
+    try:
+        with nobody_reached(site, address, partial(killed_before, site)) as asked:
+            for _ in range(3):
+                site.put(make_instance(1))
+                asked(with_another(address))
+    finally:
+        site.vm1.links.delete_address("eth0", f"{address}/32")
+
+
+def killed_before(site: Site, instance: Instance) -> None:
+    """The agent is killed when it has saved an instance, and not carried it out; it is started again."""
+    site.agent.kill9()
+    store = Store(site.agent.state_path / "state.db")
+    state = store.load()
+    store.save(state, fold(state, Put(instance), time.time()))
+    store.close()
+    site.agent.start()
+
+
 @contextmanager
-def nobody_reached(site: Site, address: str) -> Iterator[Callable[[Instance], None]]:
-    """Instance 1 claims an address all the time; described while it is sent to, it must not hear of it."""
+def nobody_reached(
+    site: Site, address: str, put: Callable[[Instance], object] | None = None
+) -> Iterator[Callable[[Instance], None]]:
+    """Instance 1 claims an address all the time; described while it is sent to, it must not hear of it.
+
+    :param put: how it is described; by default over HTTP.
+    """
     with (
         claiming(site.vm1, make_vif(1).address, address, str(site.gateway_mac(site.vm1))),
         site.vm1.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
@@ -361,7 +393,7 @@ def nobody_reached(site: Site, address: str) -> Iterator[Callable[[Instance], No
 
         def describe(instance: Instance) -> None:
             with again(lambda: client.sendto(b"?", (address, 53))):
-                site.put(instance)
+                (put or site.put)(instance)
             with pytest.raises(TimeoutError):
                 server.recv(1)
 
@@ -406,6 +438,14 @@ def test_an_address_that_is_taken_away_leads_to_nobody(site: Site, family: int, 
             site.put(make_instance(1, (1,)))
             for port in (80, 53):
                 assert not arrives(site.outside, site.vm1, Udp(port, to=address, family=family), within=0.3)
+
+
+def test_an_address_that_was_taken_away_when_the_agent_was_killed_leads_to_nobody(site: Site, family: int) -> None:
+    with another_address(site, family) as address:
+        site.describe(ports(family, 80), with_another(address, groups=(1,)))
+        with talking(site.outside, site.vm1, 80, family, to=address):
+            killed_before(site, make_instance(1, (1,)))
+            assert not arrives(site.outside, site.vm1, Udp(53, to=address, family=family), within=0.3)
 
 
 # --- migration

@@ -231,6 +231,20 @@ class FramesContract:
         assert world.frames.apply(EVERYTHING) == []
         assert world.frames.genid() == before
 
+    def test_what_passed_before_is_known_of_those_asked_for(self, world: World) -> None:
+        asked = Frames(secured=(vif(1, ("10.9.0.0/24", "fa:16:3e:00:00:01")), vif(2), vif(3)))
+        assert world.frames.passing(asked) is None
+        world.frames.apply(Frames(secured=(vif(1), vif(4)), closed=(Closed("tap2"), Closed("tap9"))))
+        assert world.frames.passing(asked) == Frames(secured=(vif(1),), closed=(Closed("tap2"),))
+
+    @pytest.mark.parametrize(
+        "what", ["table asleep", "rule deleted", "chain hooked in elsewhere", "set of another kind"]
+    )
+    def test_where_not_all_is_judged_everything_passed_before(self, world: World, what: str) -> None:
+        world.frames.apply(EVERYTHING)
+        world.drift(what)
+        assert world.frames.passing(EVERYTHING) is None
+
     def test_who_is_too_late_is_told(self, world: World) -> None:
         world.frames.apply(vifs(1))
         with world.somebody_is_faster(), pytest.raises(TableChanged):

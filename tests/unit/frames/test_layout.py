@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 
 from nova_netagent.backend.frames import layout
 from nova_netagent.backend.frames.plan import image_of, plan_frames
+from nova_netagent.backend.nft.objects import interface_name
 from nova_netagent.netfilter.frames import Closed, Frames, Gateway, Isolated, Secured
+from nova_netagent.plan.frames import narrowed
 
 DEVICES = ("tap1", "tap2", "tap3")
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
@@ -44,3 +46,21 @@ def test_from_frames_to_frames(steps: list[Frames]) -> None:
             assert plan_frames(image_of(before.elements), laid.elements) == plan_frames(
                 image_of(layout.elements(before.frames)), anew
             )
+
+
+@given(frames(), frames())
+def test_at_a_start_nobody_claims_more_than_the_kernel_let_him(before: Frames, after: Frames) -> None:
+    held = layout.elements(before)
+    asked = [each.device for each in after.secured]
+    found = layout.elements(narrowed(after, layout.passing(after, held), asked, asked))
+    for name in ("arp-hosts", "arp-prefixes", "nd-hosts", "nd-prefixes"):
+        assert found[name].keys() <= held[name].keys()
+    shut = {each.device for each in before.closed} & {*asked}
+    assert {interface_name(device) for device in shut} <= found["closed"].keys() - found["secured"].keys()
+
+
+@given(frames())
+def test_what_was_let_before_is_let_at_a_start(same: Frames) -> None:
+    held = layout.elements(same)
+    asked = [each.device for each in same.secured]
+    assert layout.elements(narrowed(same, layout.passing(same, held), asked, asked)) == held

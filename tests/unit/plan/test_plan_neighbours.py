@@ -1,7 +1,7 @@
 """Who has come to an address."""
 
-from nova_netagent.model import AllowedAddressPair, Object
-from nova_netagent.plan.neighbours import Neighbours, changing, newcomers
+from nova_netagent.model import AllowedAddressPair, Object, values
+from nova_netagent.plan.neighbours import Neighbours, changing, newcomers, past
 from nova_netagent.testing import make_instance, make_network, make_vif
 from tests.unit.compile.world import World
 
@@ -47,6 +47,27 @@ def test_a_pair_is_asked_for_and_a_prefix_stands_for_all_its_addresses() -> None
     assert between((make_instance(1),), more) == {}
     claimed = {("br1", "10.1.0.100"): vif.address, ("br1", "fd00:1::/124"): other}
     assert between((make_instance(1),), more, pairs=True) == claimed
+
+
+def test_what_a_vif_may_not_claim_any_more_is_past() -> None:
+    vif = make_vif(1, allowed_address_pairs=(AllowedAddressPair(ip_address="10.1.0.96/28"),))
+    free = make_vif(3, port_security_enabled=False)
+    objects = (*NETWORKS, make_instance(1, vifs=(vif,)), make_instance(3, vifs=(free,)))
+    known = {
+        ("br1", "10.1.0.2"): vif.address,
+        ("br1", "10.1.0.100"): vif.address,
+        ("br1", values.link_local(vif.address)): vif.address,
+        ("br1", "10.1.0.9"): vif.address,
+        ("br2", "10.1.0.9"): vif.address,
+        ("br1", "10.1.0.10"): free.address,
+        ("br1", "10.1.0.11"): "02:00:00:00:00:77",
+        ("br1", "fd00:1::9"): vif.address,
+    }
+    resolved = World(*objects).compiled.scope.resolved
+    assert past(known, resolved.ports) == {
+        ("br1", "10.1.0.9"): vif.address,
+        ("br1", "fd00:1::9"): vif.address,
+    }
 
 
 def test_whose_claims_are_others_is_told_by_device_whoever_had_it() -> None:
