@@ -6,7 +6,7 @@ it, to be looked at when there is a packet. Source: net/netfilter/nft_*.c.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 from nova_netagent.backend.nft.attributes import parse, parse_list, read_number, read_string
 from nova_netagent.backend.nft.expressions import Nat
@@ -41,8 +41,8 @@ _OPERATORS = {_EQUAL: "", _NOT_EQUAL: "!= ", _LESS: "< ", _AT_MOST: "<= ", _MORE
 _SHOWN = 8
 """So many of a set's elements are written."""
 _INVERTED, _QUEUE = 1, 3
-_SILENT = frozenset({"counter", "last", "notrack", "log", "dup", "flow_offload", "ct_helper"})
-"""Expressions after which a rule goes on, and which change nothing that a rule asks."""
+_SILENT = frozenset({"last", "notrack", "log", "dup", "flow_offload"})
+"""Expressions after which a rule goes on, and which change nothing that a rule asks; a counter is not even said."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Decoded:
 
     @property
     def text(self) -> str:
-        """As nft(8) would write it, or nearly."""
-        after = [*self.words[1:], ""]
-        return " ".join(word for word, then in zip(self.words, after, strict=True) if word and not _implied(word, then))
+        """As nft(8) would write it, or nearly; what is left of a rule without words is that it counts."""
+        said = (word for word, then in pairwise([*self.words, ""]) if word and not _implied(word, then))
+        return " ".join(said) or "counter"
 
     def holds(self, packet: Packet, around: Around) -> bool | None:
         """Whether all tests hold; what fails decides, whatever cannot be told besides."""
@@ -135,9 +135,9 @@ class _Decoder:
         read = getattr(self, f"_{name}", None)
         if read is not None:
             read(known)
-        elif name == "log":
-            self._say("log")
-        elif name not in _SILENT:
+        elif name in _SILENT:
+            self._say(name)
+        elif name != "counter":
             self.unknown(f"({name})")
 
     def unknown(self, text: str) -> None:

@@ -225,3 +225,15 @@ def test_an_expression_that_is_not_known_is_a_doubt(host: Host) -> None:
     found = explain(host, OUTSIDE, "10.1.0.2:80")
     assert [each.rule.rule for each in found.doubts] == ["(neverheard) drop", "(cmp) drop"]
     assert not found.certain
+
+
+COUNTER = Expression("counter", ((1, bytes(8)), (2, bytes(8))))
+
+
+@pytest.mark.parametrize("rule", [COUNTER, Expression("notrack"), Expression("dup"), Expression("log")])
+def test_a_rule_that_asks_nothing(host: Host, rule: Expression) -> None:
+    rules = {"forward": (ListedRule("forward", 2, expressions.encode((rule,)), None),)}
+    others(host, OtherTable(NftTable(NftFamily.INET, "fw"), {"forward": base("forward")}, rules, {}))
+    found = explain(host, OUTSIDE, "10.1.0.2:80")
+    assert (found.verdict, found.certain) == ("ACCEPT", True)
+    assert [each.rule for each in found.rules if each.table == "inet fw"] == [rule.name]
