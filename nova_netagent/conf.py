@@ -4,6 +4,8 @@ Nobody else reads oslo.config. ``list_opts`` feeds oslo-config-generator, by whi
 sample file and the documentation of every option are made.
 """
 
+import math
+import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +34,9 @@ class ConfigError(Exception):
     """The configuration cannot be used; the message names group, option, value and what is allowed."""
 
 
+NoSuchOption = cfg.NoSuchOptError
+
+
 class _Checked(types.ConfigType):
     """An option type made of a parser that raises ValueError, as oslo.config wants one."""
 
@@ -52,6 +57,43 @@ class _Checked(types.ConfigType):
 
     def _formatter(self, value: Any) -> str:
         return str(value)
+
+
+class _Seconds(types.Float):
+    """A number that is one: float(3) reads nan and inf as well, and no limit keeps nan out."""
+
+    def __call__(self, value: Any) -> float | None:
+        number = super().__call__(value)
+        if number is not None and not math.isfinite(number):
+            raise ValueError(f"{value} is not a number of seconds")
+        return number
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it may not be empty")
+    return text
+
+
+def _socket_path(text: str) -> str:
+    if len(os.fsencode(_filled(text))) > _LONGEST_SOCKET_PATH:
+        raise ValueError(f"the path of a unix socket has at most {_LONGEST_SOCKET_PATH} bytes")
+    return text
+
+
+_LONGEST_SOCKET_PATH = 107
+"""unix(7)"""
+_LOOPBACK = (values.prefix("127.0.0.0/8"), values.prefix("::1"))
+
+
+def _address(text: str) -> str:
+    """One that something can listen on: what is on this host only is good for services that are there, too."""
+    canonical = values.ip(text)
+    return canonical if any(each.contains(values.prefix(canonical)) for each in _LOOPBACK) else values.host_ip(text)
+
+
+def _ipv4_address(text: str) -> str:
+    return _address(values.ipv4(text))
 
 
 def _ipv4_cidr(text: str) -> str:
@@ -94,8 +136,8 @@ def _drop_action(text: str) -> str:
 def _regex(text: str) -> str:
     try:
         re.compile(text)
-    except re.error as error:
-        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"it is not a regular expression: {error}") from None
     return text
 
 
@@ -118,14 +160,22 @@ def _mark(text: str) -> int:
 _CIDR = _Checked(values.cidr, "CIDR")
 _IPV4_CIDR = _Checked(_ipv4_cidr, "IPv4 CIDR")
 _INTERFACE = _Checked(values.interface, "interface")
-_IP = _Checked(values.ip, "IP address")
+_IP = _Checked(_address, "IP address")
+_IPV4 = _Checked(_ipv4_address, "IPv4 address")
+_FILLED = _Checked(_filled, "string value")
 
 _DEFAULT: Sequence[cfg.Opt] = (
-    cfg.StrOpt("host", default=socket.gethostname(), sample_default="<this host's name>", help="This host's name."),
-    cfg.StrOpt("state_path", default="/var/lib/nova-netagent", help="Where the durable state is kept."),
+    cfg.Opt(
+        "host",
+        type=_FILLED,
+        default=socket.gethostname(),
+        sample_default="<this host's name>",
+        help="This host's name.",
+    ),
+    cfg.Opt("state_path", type=_FILLED, default="/var/lib/nova-netagent", help="Where the durable state is kept."),
     cfg.Opt(
         "my_ip",
-        type=_Checked(values.ipv4, "IPv4 address"),
+        type=_IPV4,
         sample_default="<the address of the default route's link>",
         help=("This host's own IPv4 address. Found at start; refused then if it is needed and cannot be found."),
     ),
@@ -145,7 +195,7 @@ _NETWORK: Sequence[cfg.Opt] = (
     ),
     cfg.Opt(
         "routing_source_ip",
-        type=_Checked(values.ipv4, "IPv4 address"),
+        type=_IPV4,
         sample_default="$my_ip",
         help="The source address of SNATed traffic.",
     ),
@@ -188,8 +238,14 @@ _NETWORK: Sequence[cfg.Opt] = (
     cfg.BoolOpt(
         "share_dhcp_address", default=False, help="All hosts have the same DHCP address; it is kept apart from theirs."
     ),
-    cfg.StrOpt("dhcp_domain", default="novalocal", help="The domain given by DHCP."),
-    cfg.IntOpt("dhcp_lease_time", default=86400, min=120, help="Lease time in seconds."),
+    cfg.Opt(
+        "dhcp_domain",
+        type=_Checked(values.domain, "domain"),
+        default="novalocal",
+        help="The domain given by DHCP; empty: none.",
+    ),
+    # The most is what dnsmasq reads by atoi(3).
+    cfg.IntOpt("dhcp_lease_time", default=86400, min=120, max=(1 << 31) - 1, help="Lease time in seconds."),
     cfg.StrOpt("dnsmasq_config_file", help="A further configuration file for dnsmasq."),
     cfg.ListOpt("dns_server", item_type=_IP, default=[], help="Name servers that dnsmasq forwards to."),
     cfg.IntOpt("network_device_mtu", min=68, max=65535, help="The MTU of networks that name none."),
@@ -261,19 +317,20 @@ _FIREWALL: Sequence[cfg.Opt] = (
         default="",
         help="Foreign rules of built-in chains that match stay below ours.",
     ),
-    cfg.FloatOpt("lock_timeout", default=10.0, min=0, help="Seconds to wait for the lock of the packet filter."),
-    cfg.FloatOpt(
+    cfg.Opt(
+        "lock_timeout", type=_Seconds(min=0), default=10.0, help="Seconds to wait for the lock of the packet filter."
+    ),
+    cfg.Opt(
         "resync_interval",
+        type=_Seconds(min=1),
         default=180.0,
-        min=1,
         mutable=True,
         help="Seconds between two times that everything is read back and repaired.",
     ),
-    cfg.FloatOpt(
+    cfg.Opt(
         "coalesce_interval",
+        type=_Seconds(min=0, max=60),
         default=0.0,
-        min=0,
-        max=60,
         mutable=True,
         help=(
             "Seconds to pause between commits. 0: an idle engine starts at once, and what comes during "
@@ -282,7 +339,12 @@ _FIREWALL: Sequence[cfg.Opt] = (
     ),
 )
 _API: Sequence[cfg.Opt] = (
-    cfg.StrOpt("socket", default="/run/nova-netagent/api.sock", help="The unix socket of the API."),
+    cfg.Opt(
+        "socket",
+        type=_Checked(_socket_path, "string value"),
+        default="/run/nova-netagent/api.sock",
+        help="The unix socket of the API.",
+    ),
     cfg.Opt(
         "socket_mode", type=_Checked(_octal, "file mode"), default=0o660, sample_default="0660", help="Its file mode."
     ),
@@ -325,15 +387,16 @@ _RPC: Sequence[cfg.Opt] = (
             " same file."
         ),
     ),
-    cfg.StrOpt("topic", default="network", help="The topic to serve."),
-    cfg.StrOpt("exchange", default="nova", help="The exchange of the topic."),
+    cfg.Opt("topic", type=_FILLED, default="network", help="The topic to serve."),
+    cfg.Opt("exchange", type=_FILLED, default="nova", help="The exchange of the topic."),
     cfg.BoolOpt(
         "sync_on_connect",
         default=False,
         help="Ask a controller for the whole state of this host on every (re)connection to the broker.",
     ),
-    cfg.StrOpt(
+    cfg.Opt(
         "sync_topic",
+        type=_FILLED,
         default="netagent-controller",
         help=(
             "The topic on which the controller is asked: get_host_state(host), in namespace netagent, version 1.0;"
@@ -407,10 +470,19 @@ def global_options() -> cfg.ConfigOpts:
     return cfg.CONF
 
 
+_QUIETER = ("pyroute2=WARN", "stevedore=ERROR", "oslo_service=WARN")
+
+
+def new_options() -> cfg.ConfigOpts:
+    """A configuration of nobody else's."""
+    return cfg.ConfigOpts()
+
+
 def register(conf: cfg.ConfigOpts) -> None:
     """Register our options and oslo.log's."""
     from oslo_log import log
 
+    log.set_defaults(default_log_levels=[*log.get_default_log_levels(), *_QUIETER])
     log.register_options(conf)
     for group, options in GROUPS.items():
         conf.register_opts(options, group=None if group == "DEFAULT" else group)
@@ -423,14 +495,15 @@ def load(files: Iterable[str | Path], dirs: Iterable[str | Path] = (), conf: cfg
     :raises ConfigError: a file does not read, or an option is unknown, wrong or contradictory.
     """
     files, dirs = tuple(files), tuple(dirs)
-    _refuse_unreadable([*files, *(file for each in dirs for file in sorted(Path(each).glob("*.conf")))])
-    conf = conf or cfg.ConfigOpts()
+    _refuse_unreadable(files, dirs)
+    conf = conf or new_options()
     register(conf)
     args = [f"--config-file={file}" for file in files] + [f"--config-dir={each}" for each in dirs]
     try:
         _read(conf, args)
-        written = _written(conf)
+        written = _written(_all_files(files, dirs))
         _refuse_unknown(conf, written)
+        _find_my_ip(conf, written)
         _refuse_wrong(conf, written)
         settings = _settings(conf)
         _refuse_no_broker(settings, written)
@@ -438,6 +511,8 @@ def load(files: Iterable[str | Path], dirs: Iterable[str | Path] = (), conf: cfg
         return settings
     except cfg.ConfigFilesNotFoundError as error:
         raise ConfigError(f"no such configuration file: {', '.join(error.config_files)}") from error
+    except (cfg.NoSuchOptError, RecursionError) as error:
+        raise ConfigError(_names_nothing(error, _written(_all_files(files, dirs)))) from None
     except cfg.Error as error:
         raise ConfigError(_in_plain_words(_in_one_line(error))) from error
 
@@ -468,11 +543,25 @@ def _in_plain_words(text: str) -> str:
     return text
 
 
-def _refuse_unreadable(files: Iterable[str | Path]) -> None:
-    """oslo.config would end in whatever exception it meets; a file that is not there it tells well."""
-    for file in files:
+def _all_files(files: Iterable[str | Path], dirs: Iterable[str | Path]) -> Iterator[Path]:
+    """The files in the order in which oslo.config reads them."""
+    yield from map(Path, files)
+    for each in dirs:
+        yield from sorted(Path(each).glob("*.conf"))
+
+
+def _refuse_unreadable(files: Iterable[str | Path], dirs: Iterable[str | Path]) -> None:
+    """oslo.config would end in whatever exception it meets; what is not there it tells well."""
+    for each in dirs:
         try:
-            Path(file).read_text()
+            os.listdir(each)  # glob() takes one that it may not read for an empty one
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise ConfigError(f"{each}: {error.strerror}") from error
+    for file in _all_files(files, dirs):
+        try:
+            file.read_text()
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -489,9 +578,9 @@ _Written = dict[str, dict[str, tuple[Path, str]]]
 """By group and option the file that sets it, and the text there."""
 
 
-def _written(conf: cfg.ConfigOpts) -> _Written:
+def _written(files: Iterable[Path]) -> _Written:
     found: _Written = {}
-    for file in _files(conf):
+    for file in files:
         sections: dict[str, dict[str, list[str]]] = {}
         cfg.ConfigParser(str(file), sections).parse()
         for group, options in sections.items():
@@ -500,10 +589,19 @@ def _written(conf: cfg.ConfigOpts) -> _Written:
     return found
 
 
-def _files(conf: cfg.ConfigOpts) -> Iterator[Path]:
-    yield from (Path(file) for file in conf.config_file)
-    for each in conf.config_dir:
-        yield from sorted(Path(each).glob("*.conf"))
+_NAMES_NOTHING = "it names an option that is not there, or itself"
+
+
+def _names_nothing(error: Exception, written: _Written) -> str:
+    """What to say of options that oslo.config reads with the files: it does not tell whose value it was.
+
+    Their names only: one of the values may be a password.
+    """
+    named = re.compile(r"\$\{?" + re.escape(getattr(error, "opt_name", "")))
+    names = (
+        f"[{group}] {name}" for group, each in written.items() for name, (_, text) in each.items() if named.search(text)
+    )
+    return f"{', '.join(names)}: {_NAMES_NOTHING}"
 
 
 def _refuse_unknown(conf: cfg.ConfigOpts, written: _Written) -> None:
@@ -519,20 +617,52 @@ def _refuse_unknown(conf: cfg.ConfigOpts, written: _Written) -> None:
                 raise ConfigError(f"{file}: [{group}] {name} is not an option; see the sample configuration")
 
 
+def _find_my_ip(conf: cfg.ConfigOpts, written: _Written) -> None:
+    """Give ``my_ip`` its default, which other options may name.
+
+    Without a default route there is none, and an option that is nothing else but ``$my_ip``, its own default, is
+    as if it were left out.
+    """
+    found = _address_of_default_route()
+    conf.set_default("my_ip", found)
+    if found is None and "my_ip" not in written.get("DEFAULT", {}):
+        for group, name in (("network", "routing_source_ip"), ("metadata", "metadata_host")):
+            if written.get(group, {}).get(name, (None, ""))[1] in ("$my_ip", "${my_ip}"):
+                conf.set_override(name, None, group)
+
+
 def _refuse_wrong(conf: cfg.ConfigOpts, written: _Written) -> None:
-    """Read every option once: oslo.config judges a value when it is read."""
+    """Read every option once, oslo.log's as well: oslo.config judges a value when it is read."""
+    for group, name, optional in _options(conf):
+        file, text = written.get(group, {}).get(name, (None, ""))
+        try:
+            value = conf[name] if group == "DEFAULT" else conf[group][name]
+        except cfg.ConfigFileValueError as error:
+            reason = _in_plain_words(_in_one_line(error).partition(" is not valid: ")[2])
+        except (cfg.NoSuchOptError, cfg.TemplateSubstitutionError):
+            reason = _NAMES_NOTHING
+        else:
+            if value is not None or text or file is None or optional:
+                continue
+            reason = "it may not be empty"  # oslo.config takes an empty number for none
+        where = f"[{group}] {name}" if file is None else f"{file}: [{group}] {name} = {_shown(text)}"
+        raise ConfigError(f"{where}: {reason}")
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+def _options(conf: cfg.ConfigOpts) -> Iterator[tuple[str, str, bool]]:
+    """Group and name of every option, and whether there need be no value."""
+    own = {option.dest for option in _DEFAULT}
+    yield from (("DEFAULT", name, True) for name in conf if name not in GROUPS and name not in own)
     for group, options in GROUPS.items():
-        for option in options:
-            try:
-                _ = conf[option.dest] if group == "DEFAULT" else conf[group][option.dest]
-            except cfg.ConfigFileValueError as error:
-                file, text = written[group][option.dest]
-                reason = _in_one_line(error).partition(" is not valid: ")[2]
-                raise ConfigError(f"{file}: [{group}] {option.name} = {text}: {_in_plain_words(reason)}") from error
+        yield from ((group, option.dest, option.default is None) for option in options)
 
 
 def _settings(conf: cfg.ConfigOpts) -> Settings:
-    my_ip = conf.my_ip or _address_of_default_route()
+    my_ip = conf.my_ip
     network = _group(conf, "network", NetworkSettings)
     metadata = _group(conf, "metadata", MetadataSettings)
     settings = Settings(

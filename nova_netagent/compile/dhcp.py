@@ -127,7 +127,7 @@ def services(scope: Scope, state: DesiredState, memo: Memo) -> Mapping[str, Dhcp
     served = [
         network for network in scope.networks if network.serves_dhcp or (6 in scope.families and network.routed(6))
     ]
-    domain = domain_name(scope.settings.network.dhcp_domain)
+    domain = scope.settings.network.dhcp_domain
     owners = part.paired("owners", scope.resolved.ports if served else {}, state.instances)
     clients = part.each("clients", owners, (domain,), partial(_clients, domain))
     serving = part.intern("serving", _serving(served, clients, scope, part))
@@ -170,12 +170,6 @@ def host_name(text: str | None) -> str | None:
     if len(label) > 63:
         label = f"{label[:2]}-{label[-60:]}"
     return label.strip("-") or None
-
-
-def domain_name(text: str) -> str:
-    """``dhcp_domain`` as dnsmasq takes it; empty where it is none, so that nothing can be smuggled in by it."""
-    stripped = text.strip(".")
-    return stripped if re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", stripped) else ""
 
 
 # --- clients
@@ -315,7 +309,7 @@ def _service(
     settings: Settings,
 ) -> DhcpService:
     ipv4 = [network for network in networks if network.serves_dhcp]
-    domain = domain_name(settings.network.dhcp_domain)
+    domain = settings.network.dhcp_domain
     where = files(settings.state_path, bridge)
     arguments = [
         *_always(bridge, where, settings),

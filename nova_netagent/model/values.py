@@ -20,6 +20,7 @@ _NO_INTERFACE = frozenset({"all", "default", "lo"})
 """Names that mean something else below /proc/sys/net, and the one that cannot be a port or a bridge."""
 # nova cuts host names to 63 characters itself when it writes them; these are safe in any file.
 _HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,253}[A-Za-z0-9_])?\Z")
+_DOMAIN = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\Z")
 _LENGTH = re.compile(r"[0-9]{1,3}\Z")
 
 _OF_NO_MAC = 0xFE80_0000_0000_0000_0200_00FF_FE00_0000
@@ -179,6 +180,16 @@ def hostname(text: str) -> str:
     if not _HOSTNAME.match(text):
         raise ValueError(f"{text!r} is not a host name: up to 255 letters, digits and any of - _ .")
     return text
+
+
+def domain(text: str) -> str:
+    """The name of a domain without dots at its ends, as dnsmasq takes it; empty for none."""
+    stripped = text.strip(".")
+    if stripped and (len(stripped) > 253 or not _DOMAIN.match(stripped)):
+        raise ValueError(
+            f"{text!r} is not a domain: up to 253 letters, digits and any of - _ ., no more than 63 between dots"
+        )
+    return stripped
 
 
 def interface(text: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 from nova_netagent import conf
 
 ROOT = Path(__file__).parents[2]
+SECONDS = ("lock_timeout", "resync_interval", "coalesce_interval")
 
 
 def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
@@ -64,6 +65,43 @@ def _written(tmp_path: Path, text: str) -> Path:
         ("[DEFAULT]\ndebug = maybe\n", ("[DEFAULT] debug", "maybe")),
         ("[firewall]\nlock_timeout = ten\n", ("[firewall] lock_timeout", "'ten' is not a number")),
         ("[security_group_log]\ngroups = web\n", ("[security_group_log] groups", "'web'", "all")),
+        ("[firewall]\niptables_top_regex = a{99999999999}\n", ("[firewall] iptables_top_regex", "too large")),
+        (
+            f"[firewall]\niptables_bottom_regex = {'(' * 5000}{')' * 5000}\n",
+            ("[firewall] iptables_bottom_regex", "regular expression"),
+        ),
+        *((f"[firewall]\n{name} = nan\n", (f"[firewall] {name} = nan", "not a number")) for name in SECONDS),
+        *((f"[firewall]\n{name} = 1e400\n", (f"[firewall] {name} = 1e400",)) for name in SECONDS),
+        ("[firewall]\nlock_timeout = inf\n", ("[firewall] lock_timeout = inf", "not a number")),
+        ("[firewall]\nlock_timeout =\n", ("[firewall] lock_timeout", "empty")),
+        ("[metadata]\nmetadata_port =\n", ("[metadata] metadata_port", "empty")),
+        ("[network]\ndhcp_domain = a b\n", ("[network] dhcp_domain = a b", "not a domain")),
+        ("[network]\ndhcp_lease_time = 2147483648\n", ("[network] dhcp_lease_time = 2147483648", "less")),
+        *(
+            (
+                f"[{group}]\n{name} = {address}\n",
+                (f"[{group}] {name} = {address}", "not an address that a host can have"),
+            )
+            for group, name in (
+                ("network", "routing_source_ip"),
+                ("metadata", "metadata_host"),
+                ("network", "dns_server"),
+            )
+            for address in ("0.0.0.0", "224.0.0.1", "255.255.255.255")
+        ),
+        ("[DEFAULT]\nmy_ip = 0.0.0.0\n", ("[DEFAULT] my_ip = 0.0.0.0", "not an address that a host can have")),
+        ("[metadata]\nmetadata_host = ff02::1\n", ("[metadata] metadata_host = ff02::1",)),
+        ("[DEFAULT]\nhost =\n", ("[DEFAULT] host", "empty")),
+        ("[DEFAULT]\nstate_path =\n", ("[DEFAULT] state_path", "empty")),
+        ("[api]\nsocket =\n", ("[api] socket", "empty")),
+        (f"[api]\nsocket = /{'x' * 107}\n", ("[api] socket", "107 bytes")),
+        *((f"[rpc]\n{name} =\n", (f"[rpc] {name}", "empty")) for name in ("topic", "exchange", "sync_topic")),
+        ("[network]\nrouting_source_ip = $nope\n", ("[network] routing_source_ip = $nope", "names an option")),
+        ("[network]\ndns_server = 192.0.2.1,$nope\n", ("[network] dns_server = 192.0.2.1,$nope", "names an option")),
+        ("[DEFAULT]\nhost = $host\n", ("[DEFAULT] host = $host", "itself")),
+        ("[DEFAULT]\nlog_file = $log_file\n", ("[DEFAULT] log_file", "itself")),
+        ("[DEFAULT]\nlog_dir = $nope\nhost = ${state_path}\n", ("[DEFAULT] log_dir: ", "names an option")),
+        ("[DEFAULT]\nrate_limit_interval = x\n", ("[DEFAULT] rate_limit_interval = x", "whole number")),
     ],
 )
 def test_what_is_wrong_is_refused_in_one_line(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
@@ -88,6 +126,45 @@ def test_my_ip_is_refused_when_it_is_needed_and_not_found(tmp_path: Path, monkey
         conf.load([_written(tmp_path, "[network]\nfixed_range = 10.0.0.0/8\n")])
     text = "[network]\nfixed_range = 10.0.0.0/8\nrouting_source_ip = 192.0.2.9\n"
     assert conf.load([_written(tmp_path, text)]).network.routing_source_ip == "192.0.2.9"
+
+
+@pytest.mark.parametrize("found", ["192.0.2.7", None])
+@pytest.mark.parametrize("spelt", ["$my_ip", "${my_ip}"])
+def test_my_ip_may_be_named_as_if_it_were_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelt: str, found: str | None
+) -> None:
+    monkeypatch.setattr(conf, "_address_of_default_route", lambda: found)
+    text = f"[network]\nrouting_source_ip = {spelt}\n[metadata]\nmetadata_host = {spelt}\n"
+    assert conf.load([_written(tmp_path, text)]) == conf.load([_written(tmp_path, "[DEFAULT]\n")])
+    given = conf.load([_written(tmp_path, f"[DEFAULT]\nmy_ip = 192.0.2.8\n{text}")])
+    assert (given.network.routing_source_ip, given.metadata.metadata_host) == ("192.0.2.8", "192.0.2.8")
+    with pytest.raises(conf.ConfigError, match="routing_source_ip = : '' is not an IP address"):
+        conf.load([_written(tmp_path, "[network]\nrouting_source_ip =\n")])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[network]\ndhcp_domain = .cloud.example.\n", "cloud.example"),
+        ("[network]\ndhcp_domain =\n", ""),
+        ("[network]\ndhcp_lease_time = 2147483647\n", 2147483647),
+        ("[network]\ndns_server = 127.0.0.53,::1\n", ("127.0.0.53", "::1")),
+        ("[metadata]\nmetadata_host = 127.0.0.1\n", "127.0.0.1"),
+        (f"[api]\nsocket = /{'x' * 106}\n", f"/{'x' * 106}"),
+        ("[firewall]\nresync_interval = 1\n", 1.0),
+    ],
+)
+def test_what_is_useful_is_taken(tmp_path: Path, text: str, value: object) -> None:
+    group, _, rest = text[1:].partition("]\n")
+    settings = conf.load([_written(tmp_path, text)])
+    assert getattr(getattr(settings, group), rest.split()[0]) == value
+
+
+def test_no_password_is_told_with_an_option_that_names_nothing(tmp_path: Path) -> None:
+    text = "[DEFAULT]\ntransport_url = rabbit://u:secret$log_file@h/\nlog_file = $log_file\n"
+    with pytest.raises(conf.ConfigError) as refused:
+        conf.load([_written(tmp_path, text)])
+    assert "secret" not in str(refused.value)
 
 
 def test_a_directory_of_files_is_read_in_order(tmp_path: Path) -> None:

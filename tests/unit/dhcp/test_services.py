@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nova_netagent.compile.dhcp import DhcpService, domain_name, host_name, pairs
+from nova_netagent.compile.dhcp import DhcpService, host_name, pairs
 from nova_netagent.model import Object, values
 from nova_netagent.testing import (
     instance_id,
@@ -272,24 +272,6 @@ def test_whatever_the_text_a_name_is_one_label_or_none(text: str) -> None:
     name = host_name(text)
     assert name is None or (1 <= len(name) <= 63 and name.isascii() and name.replace("-", "a").isalnum())
     assert name is None or name.strip("-") == name
-
-
-@pytest.mark.parametrize(
-    ("given", "domain"),
-    [
-        ("novalocal", "novalocal"),
-        ("cloud.example.com.", "cloud.example.com"),
-        ("", ""),
-        (".", ""),
-        ("novalocal,10.0.0.0/8", ""),
-        ("a b", ""),
-        ("#", ""),
-        ("a..b", ""),
-        ("novalocal\nignore", ""),
-    ],
-)
-def test_a_domain_is_nothing_else(given: str, domain: str) -> None:
-    assert domain_name(given) == domain
 
 
 @pytest.mark.parametrize("name", ["12h", "7", "ignore", "infinite", "10m", "Ignore"])
