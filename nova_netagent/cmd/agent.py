@@ -72,16 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     files = arguments.config_file or ["/etc/nova-netagent/nova-netagent.conf"]
-    from nova_netagent import conf
+    from nova_netagent import conf, local, logs
 
     opts = conf.global_options()
     try:
-        settings = conf.load(files, arguments.config_dir, opts)
+        settings = local.load(files, arguments.config_dir, opts)
     except conf.ConfigError as error:
         print(f"nova-netagent: {error}", file=sys.stderr)
         return 2
     try:
-        _log_to_oslo(opts)
+        logs.setup(opts)
         collect_rarely()
         return_memory()
         return Daemon(settings, opts, files, arguments.config_dir).run()
@@ -93,25 +93,6 @@ def _run(arguments: argparse.Namespace) -> int:
     # Not while it is handled: oslo.log would add to the line what it says already.
     LOG.critical("%s", failure, exc_info=failure if LOG.isEnabledFor(logging.DEBUG) else None)
     return 1
-
-
-def _log_to_oslo(opts: Any) -> None:
-    """Set the log up as the options want it.
-
-    :raises ConfigError: it cannot be written there.
-    """
-    from oslo_log import log
-
-    from nova_netagent.conf import ConfigError
-
-    log.set_defaults(default_log_levels=[*log.get_default_log_levels(), "pyroute2=WARN", "stevedore=ERROR"])
-    try:
-        log.setup(opts, "nova-netagent", fix_eventlet=False)
-    except (OSError, log.LogConfigError) as error:
-        option = "log_config_append" if opts.log_config_append else "log_file" if opts.log_file else "log_dir"
-        raise ConfigError(
-            f"[DEFAULT] {option} = {opts[option]}: {getattr(error, 'strerror', None) or error}"
-        ) from error
 
 
 def _claim(state_path: str) -> int:
@@ -385,17 +366,20 @@ class Daemon:
 
     def _reload(self) -> None:
         """Read the configuration anew; an invalid one changes nothing and says why."""
-        from nova_netagent import conf, systemd
+        from nova_netagent import conf, local, logs, systemd
 
         systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            wanted = conf.load(self._files, self._dirs)
+            wanted = local.load(self._files, self._dirs)
             if self._tcp is not None:
                 self._tcp.renew()
+            logs.renew(self._opts)
+            refused = ""
         except conf.ConfigError as error:
-            LOG.error("the configuration is kept as it was: %s", error)
+            refused = str(error)
+        if refused:  # Not while it is handled: oslo.log would say it twice.
+            LOG.error("the configuration is kept as it was: %s", refused)
         else:
-            self._opts.mutate_config_files()
             ignored = self._engine.reconfigure(wanted)
             if ignored:
                 LOG.warning("takes effect at the next start: %s", ", ".join(ignored))

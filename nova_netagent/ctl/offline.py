@@ -1,7 +1,7 @@
 """render, check-config, cleanup: what needs no running agent. The agent's own modules are imported when asked for."""
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nova_netagent.ctl.outcome import FAILED, OK, USAGE, Failure
 from nova_netagent.ctl.place import socket_path
@@ -42,11 +42,27 @@ def render(session: Session) -> int:
 
 
 def check_config(session: Session) -> int:
-    """``check-config``."""
-    _settings(session)
+    """``check-config``: as the agent does at its start, but for what can only be found by doing it."""
+    from nova_netagent import conf, local
+
+    opts = conf.new_options()
+    try:
+        if local.load(session.config_files, session.args.config_dir, opts).rpc.enabled:
+            _check_transport(opts)
+    except conf.ConfigError as error:
+        raise Failure(USAGE, str(error)) from None
     files = session.config_files + list(session.args.config_dir)
     session.screen.line(f"{', '.join(files) or 'no configuration file, the defaults'}: ok")
     return OK
+
+
+def _check_transport(opts: Any) -> None:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # eventlet's, that it is deprecated
+        from nova_netagent.rpc.transport import open_transport
+    open_transport(opts)
 
 
 def cleanup(session: Session) -> int:

@@ -1,5 +1,6 @@
 """Where the agent's configuration and its socket are, found without oslo.config."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,20 +17,35 @@ def config_files(given: Sequence[str]) -> list[str]:
     :raises Failure: one that is given is not there.
     """
     for file in given:
-        if not Path(file).exists():
+        if not _exists(file):
             raise Failure(USAGE, f"{file}: No such file or directory")
-    return list(given) or ([CONFIG_FILE] if Path(CONFIG_FILE).exists() else [])
+    return list(given) or ([CONFIG_FILE] if _exists(CONFIG_FILE) else [])
+
+
+def _exists(file: str) -> bool:
+    """Whether it is there, or may be: who may not look is told so when it is read."""
+    try:
+        os.stat(file)
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError | NotADirectoryError)
+    return True
 
 
 def files_of(directories: Sequence[str]) -> list[str]:
     """The configuration files of directories, in the order in which oslo.config reads them.
 
-    :raises Failure: one of the directories is not there.
+    :raises Failure: one of the directories is not there, or may not be read.
     """
+    found = []
     for directory in directories:
-        if not Path(directory).is_dir():
-            raise Failure(USAGE, f"{directory}: no such directory")
-    return [str(file) for directory in directories for file in sorted(Path(directory).glob("*.conf"))]
+        try:
+            names = os.listdir(directory)
+        except (FileNotFoundError, NotADirectoryError):
+            raise Failure(USAGE, f"{directory}: no such directory") from None
+        except OSError as error:
+            raise Failure(USAGE, f"{directory}: {error.strerror}") from None
+        found += [str(Path(directory, name)) for name in sorted(names) if name.endswith(".conf")]
+    return found
 
 
 def socket_path(given: str | None, files: Sequence[str]) -> str:

@@ -12,7 +12,6 @@ import oslo_messaging
 from msgspec.structs import replace
 
 from nova_netagent.api.agent import Agent
-from nova_netagent.conf import ConfigError, refuse_wrong_messaging
 from nova_netagent.rpc.asked import Request
 from nova_netagent.rpc.connection import connection_of
 from nova_netagent.rpc.controller import Controller
@@ -20,6 +19,7 @@ from nova_netagent.rpc.errors import as_nova
 from nova_netagent.rpc.methods import Netagent
 from nova_netagent.rpc.nova import Nova, Release
 from nova_netagent.rpc.server import Endpoint, Server
+from nova_netagent.rpc.transport import open_transport
 from nova_netagent.settings import Settings
 from nova_netagent.status import Connection
 
@@ -48,11 +48,7 @@ class Rpc:
     ) -> None:
         self._metrics = agent.metrics
         self._metrics.with_rpc()
-        try:
-            self._transport = oslo_messaging.get_rpc_transport(opts)
-        except (oslo_messaging.DriverLoadFailure, oslo_messaging.InvalidTransportURL, ValueError) as error:
-            raise ConfigError(f"[DEFAULT] transport_url: {type(error).__name__}: it cannot be used") from error
-        refuse_wrong_messaging(opts)
+        self._transport = open_transport(opts)
         netagent = Netagent(agent)
         nova = Nova(agent, settings.host, release)
         endpoints = [

@@ -74,12 +74,30 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "no section": ("fixed_range = 10.0.0.0/8", ["line 1", "[group]"]),
     "a number with a word": ("[firewall]\nlock_timeout = ten", ["[firewall]", "lock_timeout", "'ten' is not a number"]),
     "a group to log by its name": ("[security_group_log]\ngroups = web", ["groups", "'web'", "id", "all"]),
+    "a number that is none": ("[firewall]\nlock_timeout = nan", ["[firewall]", "lock_timeout", "nan"]),
+    "a regular expression too large": ("[firewall]\niptables_top_regex = a{99999999999}", ["iptables_top_regex"]),
+    "an option that names none": ("[network]\nrouting_source_ip = $nope", ["[network] routing_source_ip = $nope"]),
+    "by this host: a log's levels": ("[DEFAULT]\ndefault_log_levels = junk", ["[DEFAULT] default_log_levels = junk"]),
+    "by this host: a log's file": (
+        "[DEFAULT]\nlog_config_append = /nowhere",
+        ["[DEFAULT] log_config_append = /nowhere"],
+    ),
+    "by this host: syslog": (
+        "[DEFAULT]\nuse_syslog = true\nsyslog_log_facility = bogus",
+        ["[DEFAULT] syslog_log_facility = bogus", "local0"],
+    ),
+    "by this host: a socket": ("[api]\nsocket = /proc", ["[api] socket = /proc", "directory"]),
+    "by this host: a group": ("[api]\nsocket_group = no-such-group", ["[api] socket_group = no-such-group"]),
+    "by this host: a broker": (
+        "[DEFAULT]\ntransport_url = rabbit://192.0.2.1/?nope=1\n[rpc]\nenabled = true",
+        ["[DEFAULT] transport_url", "nope"],
+    ),
     "no option": ("[network]\nwhat is this", ["what is this"]),
     "no text": (b"\xff\xfe[\0n\0e\0t\0", []),
 }
 
 
-MADE_OF_MORE = ("half", "TCP", "all", "a switch of the log's", "a log nowhere")
+MADE_OF_MORE = ("half", "by this host", "TCP", "all", "a switch of the log's", "a log nowhere")
 """What is not to be blamed on one line of one file."""
 
 
@@ -195,12 +213,6 @@ def test_a_socket_that_cannot_be_made(lab: Lab) -> None:
     agent = prepared(lab)
     agent.configure({"api": {"socket": "/proc/nowhere/api.sock"}})
     assert "/proc/nowhere" in refused(agent)
-
-
-def test_a_socket_of_a_group_that_is_not(lab: Lab) -> None:
-    agent = prepared(lab)
-    agent.configure({"api": {"socket": agent.socket, "socket_group": "no-such-group"}})
-    assert "[api] socket_group = no-such-group" in refused(agent)
 
 
 def test_the_socket_of_another_program_is_left_to_it(lab: Lab) -> None:

@@ -291,6 +291,11 @@ UNREADABLE: dict[str, tuple[bytes | None, str]] = {
     "no text": (b"\xff\xfe[", ""),
     "no syntax": (b"[network\n", "line 1"),
     "a switch that ends other programs": (b"[DEFAULT]\ndebug = maybe\n", "[DEFAULT] debug"),
+    "a log that is not there": (b"[DEFAULT]\nlog_config_append = /nowhere\n", "[DEFAULT] log_config_append = /nowhere"),
+    "a log that is none": (b"[DEFAULT]\nlog_config_append = /proc/version\n", "[DEFAULT] log_config_append"),
+    "too large": (b"[firewall]\niptables_top_regex = a{99999999999}\n", "[firewall] iptables_top_regex"),
+    "too deep": (b"[firewall]\niptables_top_regex = " + b"(" * 5000 + b")" * 5000, "[firewall] iptables_top_regex"),
+    "a group that is not there": (b"[api]\nsocket_group = no-such-group\n", "[api] socket_group"),
 }
 
 
@@ -303,8 +308,24 @@ def test_sighup_with_a_file_that_does_not_read_keeps_what_was(town: Town) -> Non
             town.agent.config_file.write_bytes(content)
         town.agent.signal(signal.SIGHUP)
         eventually(lambda known=known: "the configuration is kept as it was" in town.agent.log[known:], 5)  # type: ignore[misc]
-        assert (word or str(town.agent.config_file)) in town.agent.log[known:], name
+        said = town.agent.log[known:]
+        assert (word or str(town.agent.config_file)) in said, name
+        assert len(said) < 1000, name
+        assert "ConfigError" not in said, name
         town.put(make_provider_rule(number))
+
+
+@ON_ONE
+def test_sighup_with_a_log_that_cannot_be_keeps_the_log(town: Town) -> None:
+    appended = town.agent.directory / "log.conf"
+    appended.write_text(
+        "[loggers]\nkeys = root\n[handlers]\nkeys = one\n[formatters]\nkeys =\n[logger_root]\nhandlers = one\n"
+        "[handler_one]\nclass = no.such.Handler\nargs = ()\n"
+    )
+    said = reload(town, "is kept", DEFAULT={"log_config_append": appended})
+    assert f"as it was: [DEFAULT] log_config_append = {appended}: " in said
+    town.put(make_provider_rule(1))
+    assert "configuration read anew" in reload(town, "configuration read anew", firewall={"resync_interval": 2})
 
 
 @ON_ONE

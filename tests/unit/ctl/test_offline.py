@@ -1,11 +1,16 @@
 """render, check-config and cleanup, which need no agent."""
 
 import json
+import os
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from nova_netagent.cmd import ctl as program
+from nova_netagent.conf import ConfigError, load
 from nova_netagent.model import State, document
 from nova_netagent.settings import Settings
 from nova_netagent.testing import make_group, make_instance, make_network, make_rule
@@ -58,6 +63,90 @@ def test_check_config(tmp_path: Path) -> None:
     assert "backend" in ctl.err
     assert "ebtables" in ctl.err
     assert Ctl("--config-file", str(tmp_path / "missing"))("check-config").code == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("rabbit://guest:secret@192.0.2.1/?nope=1", "no such option nope in group [oslo_messaging_rabbit]"),
+        ("rabbit://guest:secret@192.0.2.1/?heartbeat_rate=x", "ValueError: it cannot be used"),
+        ("rabbit://guest:se$cret@192.0.2.1/", "what follows a $ is no option; a $ itself is written $$"),
+        ("rabbit://guest:secret@192.0.2.1:port/", "ValueError: it cannot be used"),
+        pytest.param(
+            "kafka://guest:secret@192.0.2.1/",
+            "its driver cannot be had: No module named 'confluent_kafka'",
+            marks=pytest.mark.skipif(find_spec("confluent_kafka") is not None, reason="it is there"),
+        ),
+    ],
+)
+def test_check_config_judges_the_broker_where_rpc_is_on(tmp_path: Path, url: str, said: str) -> None:
+    file = tmp_path / "agent.conf"
+    file.write_text(f"[DEFAULT]\ntransport_url = {url}\n[rpc]\nenabled = true\n")
+    expected = (2, "", f"netagentctl: [DEFAULT] transport_url: {said}\n")
+    assert Ctl("--config-file", str(file))("check-config").said == expected
+    file.write_text(f"[DEFAULT]\ntransport_url = {url}\n")
+    assert Ctl("--config-file", str(file))("check-config").said == (0, f"{file}: ok\n", "")
+
+
+def test_check_config_of_a_broker_that_can_be_used(tmp_path: Path) -> None:
+    file = tmp_path / "agent.conf"
+    file.write_text("[DEFAULT]\ntransport_url = rabbit://guest:secret@192.0.2.1/\n[rpc]\nenabled = true\n")
+    assert Ctl("--config-file", str(file))("check-config").said == (0, f"{file}: ok\n", "")
+
+
+def test_only_check_config_minds_what_this_host_lacks(tmp_path: Path) -> None:
+    """Rules are printed, and taken out of the kernel, where a group or a log is not as well."""
+    state, file = tmp_path / "state.json", tmp_path / "agent.conf"
+    state.write_text("{}")
+    file.write_text("[DEFAULT]\nlog_dir = /nowhere\n[api]\nsocket_group = no-such-group\n")
+    ctl = Ctl("--config-file", str(file))
+    assert ctl("check-config").said == (2, "", "netagentctl: [DEFAULT] log_dir = /nowhere: No such file or directory\n")
+    assert ctl("render", "-f", str(state)).code == 0
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """Be somebody who may not look everywhere."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+@pytest.mark.parametrize("command", [["check-config"], ["render", "-f", "/dev/null"], ["status"]])
+@pytest.mark.parametrize("option", ["--config-file", "--config-dir"])
+def test_a_configuration_that_may_not_be_looked_for_is_2(
+    command: list[str], option: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        closed = Path(folder, "closed")
+        hidden = closed / ("agent.conf" if option == "--config-file" else "conf.d")
+        hidden.mkdir(parents=True) if option == "--config-dir" else closed.mkdir()
+        if option == "--config-file":
+            hidden.write_text("[DEFAULT]\n")
+        closed.chmod(0)
+        Path(folder).chmod(0o755)
+        request.getfixturevalue("nobody")
+        assert program.main([option, str(hidden), *command]) == 2
+        assert capsys.readouterr() == ("", f"netagentctl: {hidden}: Permission denied\n")
+        with pytest.raises(ConfigError, match="Permission denied"):
+            load([hidden], []) if option == "--config-file" else load([], [hidden])
+        if os.getuid() == 0:
+            os.seteuid(0)
+        closed.chmod(0o700)
+
+
+def test_a_directory_that_may_not_be_read_is_not_an_empty_one(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o311)
+        request.getfixturevalue("nobody")
+        with pytest.raises(ConfigError, match=f"{folder}: Permission denied"):
+            load([], [folder])
+        if os.getuid() == 0:
+            os.seteuid(0)
+        Path(folder).chmod(0o700)
 
 
 def test_cleanup_tells_what_it_removed(
