@@ -148,6 +148,11 @@ class Engine:
             warnings += ("this kernel lacks tables of IPv6: instances' IPv6 is not filtered",)
         if not self._compiler.has_nat:
             warnings += ("this kernel lacks the nat table of IPv4: no floating IPs, no SNAT, no metadata service",)
+        if self._settings.metadata.metadata_host is None:
+            warnings += (
+                "[metadata] metadata_host is not set, and this host has no default route to take [DEFAULT] my_ip from:"
+                " no metadata service",
+            )
         self._lacking: tuple[str, ...] = warnings
         self._chainless: tuple[str, ...] = ()
         self._warn(warnings)

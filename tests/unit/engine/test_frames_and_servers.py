@@ -145,6 +145,13 @@ def test_a_public_interface_that_is_not_there_is_told_as_long_as_it_is_not(tmp_p
     assert host.engine.view.warnings == ()
 
 
+def test_no_way_to_a_metadata_service_is_told(tmp_path: Path) -> None:
+    host = Host(tmp_path, changed(SETTINGS, my_ip=None, metadata=changed(SETTINGS.metadata, metadata_host=None)))
+    (warning,) = host.engine.view.warnings
+    assert "[metadata] metadata_host" in warning
+    assert "[DEFAULT] my_ip" in warning
+
+
 def test_a_kernel_that_can_has_no_warnings(host: Host) -> None:
     assert host.engine.view.warnings == ()
 
