@@ -43,7 +43,7 @@ class Revocation:
     """Keeps flows agreeing with what was applied. Engine thread only.
 
     :param own: reads the host's addresses, each with its interface.
-    :param bound: those that the agent had given it before it was started.
+    :param bound: those that the agent had given it for others' before it was started.
     """
 
     def __init__(

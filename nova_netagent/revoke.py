@@ -18,8 +18,8 @@ from nova_netagent.model.lineage import changed
 from nova_netagent.model.protocols import TCP
 from nova_netagent.netfilter.flow import EXPECTED, Addresses, Flow, Side
 from nova_netagent.netfilter.packet import Packet
-from nova_netagent.netfilter.rule import FAMILIES
-from nova_netagent.whereabouts import Whereabouts, leads_to
+from nova_netagent.netfilter.rule import FAMILIES, Dnat
+from nova_netagent.whereabouts import First, Whereabouts, leads_to
 
 EVERYBODY = Addresses(everybody=True)
 _LEAST_EPHEMERAL = 32768
@@ -159,7 +159,7 @@ def revoked(
 
     :param before: what was enforced when they were let in; ``None`` when that is not known.
     :param own: the host's addresses, each with its interface.
-    :param bound: where it is not known, the addresses that the agent had given to the host.
+    :param bound: where it is not known, the addresses that the agent had given to the host for others'.
     :param dead: the ends of flows that were cut, which are noted: those go that were taken up again all the same.
     """
     now = Whereabouts(after, own)
@@ -172,7 +172,7 @@ def revoked(
             yield Cut(flow, remembered=False)
         elif flow.status & EXPECTED:
             continue
-        elif _floating_ip_left(flow, was, now, bound) or not _may_live(flow, was, now):
+        elif _translation_left(flow, was, now, bound) or not _may_live(flow, was, now):
             yield Cut(flow, remembered=flow.protocol == TCP)
 
 
@@ -204,14 +204,14 @@ def _is_back(flow: Flow, dead: Collection[str]) -> bool:
     return any(end(side) in dead for side in (flow.original, flow.reply) for end in (_from_client, _from_server))
 
 
-def _floating_ip_left(flow: Flow, was: "Whereabouts | None", now: "Whereabouts", bound: Collection[str]) -> bool:
-    """Whether a flow was translated by a floating IP that no longer leads there."""
-    for public, fixed in _translations(flow):
-        if now.leads_to.get(public) == fixed:
+def _translation_left(flow: Flow, was: "Whereabouts | None", now: "Whereabouts", bound: Collection[str]) -> bool:
+    """Whether a flow was translated by an address of ours that no longer leads there."""
+    for public, behind in _translations(flow):
+        if now.leads(public, behind):
             continue
         if was is None and (public in bound or public in now.leads_to):
             return True
-        if was is not None and was.leads_to.get(public) == fixed:
+        if was is not None and was.leads(public, behind):
             return True
     return False
 
@@ -227,7 +227,7 @@ def _translations(flow: Flow) -> Iterator[tuple[str, str]]:
 
 def _may_live(flow: Flow, was: "Whereabouts | None", now: "Whereabouts") -> bool:
     """Whether the rules would still let in what they let in."""
-    directions = tuple(_directions(flow, {*now.leads_to, *(was.leads_to if was is not None else ())}))
+    directions = tuple(_directions(flow))
     came = was is not None and any(not now.holders(each, flow) <= was.holders(each, flow) for each in flow.addresses)
     if not flow.picked_up and (was is None or (came and flow.protocol == TCP)):
         directions = directions[:1]  # who opened it is known
@@ -240,10 +240,10 @@ def _may_live(flow: Flow, was: "Whereabouts | None", now: "Whereabouts") -> bool
     return let_in is None or now.passes(let_in, flow)
 
 
-def _directions(flow: Flow, floating_ips: set[str]) -> Iterator[Packet]:
+def _directions(flow: Flow) -> Iterator[First]:
     """The first packet as it was; then as it was if connection tracking took the server's for the client's."""
-    first = _packet(flow, flow.original, flow.reply.source, flow.reply.source_port, floating_ips)
-    second = _packet(flow, flow.reply, flow.original.source, flow.original.source_port, floating_ips)
+    first = _first(flow, flow.original, flow.reply)
+    second = _first(flow, flow.reply, flow.original)
     if flow.picked_up and _server_spoke_first(flow):
         first, second = second, first
     yield first
@@ -255,14 +255,15 @@ def _server_spoke_first(flow: Flow) -> bool:
     return source is not None and destination is not None and source < _LEAST_EPHEMERAL <= destination
 
 
-def _packet(flow: Flow, side: Side, reached: str, reached_port: int | None, floating_ips: set[str]) -> Packet:
-    """A direction's first packet. A translation that is not ours is taken as done: its address is not judged."""
-    ours = side.destination in floating_ips
-    return Packet(
+def _first(flow: Flow, side: Side, back: Side) -> First:
+    """A direction's first packet: as it was sent, and where it was led, by whomever."""
+    packet = Packet(
         source=side.source,
-        destination=side.destination if ours else reached,
+        destination=side.destination,
         protocol=flow.protocol,
         source_port=side.source_port,
-        destination_port=side.destination_port if ours else reached_port,
+        destination_port=side.destination_port,
         icmp=flow.original.icmp,
     )
+    reached = back.source, back.source_port
+    return First(packet, None if reached == (side.destination, side.destination_port) else Dnat(*reached))

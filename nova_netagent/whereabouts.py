@@ -10,7 +10,8 @@ from functools import cached_property
 from msgspec import Struct
 
 from nova_netagent.compile import Compiled
-from nova_netagent.compile.resolve import Port
+from nova_netagent.compile.metadata import LOOPBACK
+from nova_netagent.compile.resolve import METADATA_ADDRESS, Port
 from nova_netagent.compile.uplinks import uplink
 from nova_netagent.compile.zones import zones
 from nova_netagent.model import FloatingIP, values
@@ -19,7 +20,7 @@ from nova_netagent.netfilter import journey
 from nova_netagent.netfilter.flow import Flow
 from nova_netagent.netfilter.journey import Journey, NoRoute, Scene, tables_of
 from nova_netagent.netfilter.packet import Packet
-from nova_netagent.netfilter.rule import FAMILIES, Family
+from nova_netagent.netfilter.rule import FAMILIES, Dnat, Family, Rule, TableId
 
 _SOMEWHERE = "outside"
 """An interface or port of the host that nobody has named."""
@@ -34,6 +35,18 @@ class _Seat(Struct, frozen=True):
     mac: str
 
 
+class First(Struct, frozen=True):
+    """The first packet of a flow as it was sent, and where connection tracking knows that it was led."""
+
+    packet: Packet
+    led: Dnat | None = None
+
+    @property
+    def reached(self) -> str:
+        """Whose address it came to."""
+        return self.packet.destination if self.led is None else self.led.address
+
+
 class Whereabouts:
     """Who is where on the host by what was compiled, and what its rules say to a packet."""
 
@@ -42,7 +55,7 @@ class Whereabouts:
         self.leads_to = leads_to(compiled.scope.resolved.floating_ips)
         self._compiled = compiled
         self._zones = {family: zones(compiled.scope.resolved, family) for family in FAMILIES}
-        self._known: dict[tuple[Packet, int], bool] = {}
+        self._known: dict[tuple[First, int], bool] = {}
 
     def knows(self, flow: Flow) -> bool:
         """Whether a flow has to do with anything of ours."""
@@ -65,32 +78,49 @@ class Whereabouts:
         wanted = values.prefix(address)
         return any(range_.contains(wanted) for range_, _ in self._routed)
 
-    def passes(self, packet: Packet, flow: Flow) -> bool:
+    def leads(self, public: str, to: str) -> bool:
+        """Whether an address is one by which we lead to another: a floating IP, or the metadata service's."""
+        if public != METADATA_ADDRESS:
+            return self.leads_to.get(public) == to
+        service = self._compiled.scope.settings.metadata.metadata_host
+        return to in self.own if service in LOOPBACK else to == service
+
+    def passes(self, first: First, flow: Flow) -> bool:
         """Whether a packet gets through by some way."""
-        key = (packet, flow.zone)
+        key = (first, flow.zone)
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = any(trip.passed for trip in self._journeys(packet, flow))
+            known = self._known[key] = any(trip.passed for trip in self._journeys(first, flow))
         return known
 
-    def _journeys(self, packet: Packet, flow: Flow) -> Iterator[Journey]:
-        for packet_sent, link in self._sent(packet, flow):
+    def _journeys(self, first: First, flow: Flow) -> Iterator[Journey]:
+        scene = self._scene_of(first)
+        for packet_sent, link in self._sent(first, flow):
             try:
                 if link is None:
-                    yield self._scene.from_host(packet_sent)
+                    yield scene.from_host(packet_sent)
                     continue
-                port = self._scene.ports.get(link)
+                port = scene.ports.get(link)
                 if port is not None:
-                    for device in self._bridged_to(port.bridge, packet.destination, flow):
+                    for device in self._bridged_to(port.bridge, first.reached, flow):
                         if device != link:
-                            yield self._scene.from_link(packet_sent, link, bridged_to=device)
+                            yield scene.from_link(packet_sent, link, bridged_to=device)
                 if not flow.zone:
-                    yield self._scene.from_link(packet_sent, link)
+                    yield scene.from_link(packet_sent, link)
             except NoRoute:
                 continue
 
-    def _sent(self, packet: Packet, flow: Flow) -> Iterator[tuple[Packet, str | None]]:
+    def _scene_of(self, first: First) -> Scene:
+        """The host, translating what it translated: before that the packet was judged as it was sent."""
+        if first.led is None:
+            return self._scene
+        led = (Rule(first.led),)
+        nat = {TableId(first.packet.family, "nat"): {"PREROUTING": led, "OUTPUT": led}}
+        return replace(self._scene, tables={**self._scene.tables, **nat})
+
+    def _sent(self, first: First, flow: Flow) -> Iterator[tuple[Packet, str | None]]:
         """By which links a packet may come, None for the host itself."""
+        packet = first.packet
         seats = self._seats(packet.source, flow)
         for seat in seats:
             yield replace(packet, mac_source=seat.mac), seat.device
@@ -104,7 +134,7 @@ class Whereabouts:
         at_home = {
             bridge for range_, bridge in self._ranges if range_.contains(source) and zones_.get(bridge, 0) == flow.zone
         }
-        for bridge in at_home or {seat.bridge for seat in self._seats(packet.destination, flow)}:
+        for bridge in at_home or {seat.bridge for seat in self._seats(first.reached, flow)}:
             for seat in self._strangers[bridge]:
                 yield replace(packet, mac_source=seat.mac or None), seat.device
         if not flow.zone and not at_home:
@@ -209,7 +239,8 @@ class Whereabouts:
         ports |= {device: journey.Port(device, bridge) for bridge, device in self._uplinks.items()}
         everywhere = [(values.prefix(each), self._interfaces[0]) for each in ("0.0.0.0/0", "::/0")]
         ruleset = self._compiled.ruleset
-        return Scene(tables_of(ruleset), ruleset.sets, ports, (*self._routed, *everywhere), self.own)
+        tables = {id_: chains for id_, chains in tables_of(ruleset).items() if id_.name != "nat"}
+        return Scene(tables, ruleset.sets, ports, (*self._routed, *everywhere), self.own)
 
 
 def _family(prefix: Prefix) -> Family:

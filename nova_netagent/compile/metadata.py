@@ -8,6 +8,7 @@ from nova_netagent.netfilter.rule import ACCEPT, Dnat, Family, LocalAddress, Por
 
 METADATA_IP = values.host(METADATA_ADDRESS)
 METADATA_PORT = 80
+LOOPBACK = ("127.0.0.1", "::1")
 
 
 def place(scope: Scope, placed: Placed) -> None:
@@ -20,7 +21,7 @@ def place(scope: Scope, placed: Placed) -> None:
     if host is None:
         return
     family: Family = 6 if ":" in host else 4
-    loopback = host in ("127.0.0.1", "::1")
+    loopback = host in LOOPBACK
     port = scope.settings.metadata.metadata_port
     if family == 4:
         target = Redirect(port) if loopback else Dnat(host, port)

@@ -161,7 +161,7 @@ class Engine:
             self.host.flows,
             self.host.rules,
             self.reconciler.links.addresses,
-            self.reconciler.links.noted_addresses(),
+            self.reconciler.links.noted_publics(),
             self.store,
             self._metrics,
         )

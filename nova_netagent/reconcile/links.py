@@ -31,9 +31,13 @@ class OwnLinks:
         """The host's addresses, each with its interface."""
         return {cidr.partition("/")[0]: device for device, cidr in self._backend.read().addresses}
 
-    def noted_addresses(self) -> frozenset[str]:
-        """The addresses that we gave to the host."""
-        return frozenset(name.split()[1].partition("/")[0] for kind, name in self._made if kind == "address")
+    def noted_publics(self) -> frozenset[str]:
+        """The addresses that we gave to the host for another's: floating IPs, and the metadata service's.
+
+        A gateway has the length of its network.
+        """
+        cidrs = (name.split()[1] for kind, name in self._made if kind == "address")
+        return frozenset(cidr.removesuffix("/32") for cidr in cidrs if cidr.endswith("/32"))
 
     def foreign_addresses(self) -> frozenset[str]:
         """The IPv4 and IPv6 addresses that the host has without us."""

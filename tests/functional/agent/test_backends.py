@@ -133,6 +133,37 @@ def test_what_was_cut_stays_cut(lab: Lab, first: str, family: int) -> None:
             assert refused(town.vm2, town.vm1, Tcp(80, family=family))
 
 
+MASQUERADE = """
+table ip operators {
+    chain postrouting {
+        type nat hook postrouting priority 101
+        oifname br1 ip saddr 192.0.2.1 masquerade
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("first", ["iptables", "nftables"])
+def test_what_is_translated_goes_on(lab: Lab, first: str) -> None:
+    """By us to the metadata service, past egress rules; and by the operator, by an address that we gave the host."""
+    town = Town(lab, firewall={"backend": first})
+    both_ways = (
+        make_rule(n, direction=way, protocol="tcp", port_range_min=80, port_range_max=80)
+        for n, way in ((5, "ingress"), (6, "egress"))
+    )
+    town.put(make_group(2, *both_ways), make_instance(1, (2,)))
+    town.host.run(["nft", "-f", "-"], stdin=MASQUERADE)
+    with (
+        connect(town.vm1, "169.254.169.254", 80, server=town.host, server_port=8775) as restricted,
+        connect(town.vm2, "169.254.169.254", 80, server=town.host, server_port=8775) as free,
+        connect(town.outside, town.vm1, 80) as masqueraded,
+    ):
+        assert masqueraded.server.getpeername()[0] == "10.1.0.1"
+        for backend in (OTHER[first], first):
+            change(town.agent, backend)
+            assert all(each.alive() for each in (restricted, free, masqueraded))
+
+
 @contextlib.contextmanager
 def knocking(*knocks: Callable[[], object]) -> Iterator[None]:
     """What nobody may is tried again and again, and never succeeds."""

@@ -33,7 +33,7 @@ from tests.functional.agent.kernel import eventually
 from tests.functional.agent.meddling import DRIFT
 from tests.functional.agent.nft import W, listed
 from tests.functional.agent.site import ETHERTYPES, NETWORKS, Site
-from tests.lab import Namespace, Udp, arrives, iptables, needs, ping, refused, udp
+from tests.lab import Namespace, Udp, arrives, connect, iptables, needs, ping, refused, udp
 from tests.lab.clients import ADDRESS_FAMILIES
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
@@ -502,6 +502,20 @@ def test_flows_that_were_let_in_while_the_rules_were_gone(site: Site) -> None:
             site.agent.resync()
             assert stray.is_dead()
         assert allowed.lives()
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_a_repair_cuts_no_connection_to_the_metadata_service(site: Site, direction: str) -> None:
+    """Egress rules are asked for the address that was sent to, and not for where it leads."""
+    site.describe(
+        ports(4, 80, direction="egress"), make_group(2), make_instance(1, (1 if direction == "egress" else 2,))
+    )
+    with connect(site.vm1, "169.254.169.254", 80, server=site.host, server_port=8775) as metadata:
+        DRIFT[site.backend]["a verdict is turned"](site.host)
+        with talking(site.outside, site.vm1, 81) as stray:
+            site.agent.resync()
+            assert stray.is_dead()
+        assert metadata.alive()
 
 
 def test_a_restart_cuts_nothing_and_forgets_nothing(site: Site) -> None:

@@ -16,7 +16,7 @@ from nova_netagent.netfilter.flow import EXPECTED, Addresses, Flow, Side
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import CUT_SECONDS, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
-from nova_netagent.settings import Settings
+from nova_netagent.settings import MetadataSettings, Settings
 from nova_netagent.testing import (
     group_id,
     make_floating_ip,
@@ -141,6 +141,45 @@ def test_killed_between_the_rules_of_a_floating_ip_and_the_cut(host: Host, monke
         host.delete(make_floating_ip(1))
     host.restart()
     assert host.flows.tracked == [direct, somebodys]
+
+
+def test_a_start_with_other_rules_cuts_what_was_led_elsewhere(host: Host) -> None:
+    """To the metadata service; who lent an address of ours otherwise, as a gateway's, is somebody else."""
+    metadata = tcp("10.1.0.2", "169.254.169.254", reply=Side("192.0.2.10", "10.1.0.2", 8775, 40000))
+    masqueraded = tcp(OUTSIDE, "10.1.0.2", reply=Side("10.1.0.2", "10.1.0.1", 80, 40000))
+    host.flows.tracked = [metadata, masqueraded]
+    host.backend.change(TableId(4, "mangle"), "PREROUTING", [])
+    host.restart()
+    assert host.flows.tracked == [metadata, masqueraded]
+    host.settings = replace(host.settings, metadata=MetadataSettings(metadata_host="192.0.2.11"))
+    host.restart()
+    assert host.flows.tracked == [masqueraded]
+
+
+def test_a_metadata_service_on_loopback_answers_by_the_hosts_addresses(tmp_path: Path) -> None:
+    host = Host(tmp_path, replace(SETTINGS, metadata=MetadataSettings(metadata_host="127.0.0.1")))
+    host.put(make_network(1), make_instance(1))
+    redirected = tcp("10.1.0.2", "169.254.169.254", reply=Side("10.1.0.1", "10.1.0.2", 8775, 40000))
+    elsewhere = tcp("10.1.0.2", "169.254.169.254", reply=Side("192.0.2.99", "10.1.0.2", 8775, 40000))
+    host.flows.tracked = [redirected, elsewhere]
+    host.backend.change(TableId(4, "mangle"), "PREROUTING", [])
+    host.restart()
+    assert host.flows.tracked == [redirected]
+
+
+def test_egress_is_judged_by_what_was_sent_to(host: Host) -> None:
+    """Before anybody translates it: the metadata service, and an operator's proxy."""
+    to_web = make_rule(70, direction="egress", protocol="tcp", port_range_min=80, port_range_max=80)
+    host.put(make_group(7, to_web), make_instance(1, (7,)))
+    metadata = tcp("10.1.0.2", "169.254.169.254", reply=Side("192.0.2.10", "10.1.0.2", 8775, 40000))
+    proxied, refused = (
+        tcp("10.1.0.2", OUTSIDE, port, reply=Side("192.0.2.50", "10.1.0.2", behind, 40000))
+        for port, behind in ((80, 3128), (3128, 80))
+    )
+    host.flows.tracked = [metadata, proxied, refused]
+    host.backend.change(TableId(4, "mangle"), "PREROUTING", [])
+    host.engine.resync()
+    assert host.flows.tracked == [metadata, proxied]
 
 
 def test_a_restart_with_nothing_owed_does_not_look(host: Host) -> None:
@@ -489,7 +528,8 @@ def test_a_network_is_routed_no_longer(host: Host) -> None:
 def test_other_peoples_translations_are_judged_by_where_they_lead(host: Host) -> None:
     """An operator's own port forwarding, and the metadata service."""
     to_ssh, to_web = (
-        tcp(OUTSIDE, "192.0.2.77", 2000 + port, reply=Side("10.1.0.2", OUTSIDE, port, 40000)) for port in (22, 80)
+        tcp("203.0.113.8", "192.0.2.77", 2000 + port, reply=Side("10.1.0.2", "203.0.113.8", port, 40000))
+        for port in (22, 80)
     )
     metadata = tcp("10.1.0.2", "169.254.169.254", reply=Side("192.0.2.10", "10.1.0.2", 8775, 40000))
     host.flows.tracked = [to_ssh, to_web, metadata]
