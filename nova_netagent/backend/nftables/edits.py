@@ -12,7 +12,7 @@ from nova_netagent.backend import RuleRefused, TableChanged
 from nova_netagent.backend.nft import Batch
 from nova_netagent.backend.nft.objects import Chain, Element, Set, TableId
 from nova_netagent.backend.nftables import keys as rule_keys
-from nova_netagent.backend.nftables import notes
+from nova_netagent.backend.nftables import members, notes
 from nova_netagent.backend.nftables.chain_comments import comment_of
 from nova_netagent.backend.nftables.image import Elements, HeldChain, Image, Keys, held
 from nova_netagent.backend.nftables.names import BASE_CHAINS
@@ -198,12 +198,13 @@ class TableEdits:
             self._add_elements(described, list(after.values()), known)
             return
         parts = repeat("") if known is None else known.parts
+        apart = members.apart(before.elements, after) if _has_ends(described) else ()
         come = [
             (each, part)
             for (key, each), part in zip(after.items(), parts, strict=False)
-            if not _same(before.elements.get(key), each)
+            if key in apart or not _same(before.elements.get(key), each)
         ]
-        remove = [each for key, each in before.elements.items() if not _same(after.get(key), each)]
+        remove = [each for key, each in before.elements.items() if key in apart or not _same(after.get(key), each)]
         new = None if known is None else Reasons(known.about, tuple(part for _, part in come))
         self.edit_elements(described, [each for each, _ in come], remove, new)
 
@@ -235,7 +236,7 @@ class TableEdits:
     def _add_elements(self, described: Set, add: Sequence[Element], known: Reasons | None) -> None:
         if not add:
             return
-        new = sorted(add, key=_ranges) if known is None and described.interval and len(described.key) == 1 else add
+        new = sorted(add, key=_ranges) if known is None and _has_ends(described) else add
         # Elements of a map lead to chains: they come after these.
         phase = "fill" if described.data is None else "link"
         self._add(phase, _add_elements, self.image.table, described, new, known)
@@ -357,6 +358,11 @@ def _carry_out(edits: Iterable[Insert[bytes] | Delete[bytes]], rows: list[_Row])
 
 def _same(known: Element | None, wanted: Element) -> bool:
     return known is not None and (known.end, known.data) == (wanted.end, wanted.data)
+
+
+def _has_ends(described: Set) -> bool:
+    """Whether its ranges are two elements each."""
+    return described.interval and len(described.key) == 1
 
 
 def _ranges(element: Element) -> tuple[bytes, bool]:

@@ -88,20 +88,35 @@ def is_torn(held: Elements, changed: tuple[Iterable[Element], Iterable[Element]]
     )
 
 
+def apart(before: Elements, after: Elements) -> set[tuple[bytes, bool]]:
+    """The ends of the ranges that only one of two sets has.
+
+    nf_tables takes ranges: an end that is put into a range, which keeps its own, is an overlap.
+    """
+    ends = before.keys() ^ after.keys()
+    for low, high in {*_ranges(before)} ^ {*_ranges(after)} if ends else ():
+        ends |= {(low, False)} if high is None else {(low, False), (high, True)}
+    return ends
+
+
 def prefixes(held: Elements, family: Family) -> frozenset[str]:
     """The prefixes that a set holds, whoever put them there."""
-    bits = values.FAMILY_BITS[family]
     found: list[str] = []
-    ends = sorted(held, key=lambda end: (end[0], not end[1]))
-    low: int | None = None
-    for key, closes in ends:
-        at = int.from_bytes(key, "big")
-        if low is not None:
-            found += _cut(low, at - 1, family)
-        low = None if closes else at
-    if low is not None:
-        found += _cut(low, (1 << bits) - 1, family)
+    for low, high in _ranges(held):
+        after = 1 << values.FAMILY_BITS[family] if high is None else int.from_bytes(high, "big")
+        found += _cut(int.from_bytes(low, "big"), after - 1, family)
     return frozenset(found)
+
+
+def _ranges(held: Elements) -> Iterator[tuple[bytes, bytes | None]]:
+    """Where each range begins, and the first key that is no longer in it, if there is one."""
+    low: bytes | None = None
+    for key, closes in sorted(held, key=lambda end: (end[0], not end[1])):
+        if low is not None:
+            yield low, key
+        low = None if closes else key
+    if low is not None:
+        yield low, None
 
 
 @lru_cache(1 << 15)

@@ -416,6 +416,34 @@ class BackendContract:
         backend.finish_sets(SetPlan(destroy=("ours-set",)))
         assert backend.read_sets() == {}
 
+    @pytest.mark.parametrize(
+        ("family", "steps"),
+        [
+            (4, ["10.0.0.0/8", "10.0.0.0/9 10.128.0.0/9", "10.0.0.0/8", "10.0.0.0/24", "10.0.0.0/25 10.0.0.192/26"]),
+            (4, ["10.0.0.0/31", "10.0.0.0/32 10.0.0.1/32", "10.0.0.1/32", "10.0.0.0/30", "10.0.0.2/31 10.0.0.0/32"]),
+            (4, ["0.0.0.0/0", "128.0.0.0/1", "0.0.0.0/0", "255.255.255.255/32", "255.255.255.254/31", "0.0.0.0/1"]),
+            (
+                6,
+                [
+                    "fd00::/16",
+                    "fd00::/17 fd00:8000::/17",
+                    "fd00::/18 fd00:4000::/18 fd00:8000::/17",
+                    "::/0",
+                    "8000::/1",
+                ],
+            ),
+        ],
+    )
+    def test_members_are_parted_and_joined(self, world: World, family: Family, steps: list[str]) -> None:
+        before: dict[str, IpSet] = {}
+        for step in steps:
+            wanted = {"ours-set": IpSet("ours-set", family, frozenset(step.split()))}
+            plan = plan_sets(wanted, before, lambda _: True)
+            world.backend.prepare_sets(plan)
+            world.backend.finish_sets(plan)
+            assert world.backend.read_sets() == wanted
+            before = wanted
+
     def test_a_set_in_use_stays(self, world: World) -> None:
         backend = world.backend
         sets = tuple(IpSet(f"ours-{number}", 4, frozenset({"10.0.0.0/8"})) for number in (1, 2))

@@ -239,6 +239,20 @@ def test_a_change_of_members_leads_where_a_new_set_would(before: frozenset[str],
     assert held == members.elements(after)
 
 
+PARTED = ("10.0.0.0/30", "10.0.0.0/31", "10.0.0.2/31", "10.0.0.1/32", "10.0.0.4/30", "10.0.0.0/29", "128.0.0.0/1")
+
+
+@given(st.frozensets(st.sampled_from(PARTED)), st.frozensets(st.sampled_from(PARTED)))
+def test_ranges_change_whole(before: frozenset[str], after: frozenset[str]) -> None:
+    """What stays are ranges that both have; what goes and comes are ranges."""
+    old, new = members.elements(before), members.elements(after)
+    apart = members.apart(old, new)
+    assert members.prefixes({end: each for end, each in old.items() if end not in apart}, 4) <= members.prefixes(new, 4)
+    for held in (old, new):
+        ends = [held[end] for end in sorted(apart & held.keys(), key=lambda end: (end[0], not end[1]))]
+        assert [each.closes for each in ends] == [False, True] * (len(ends) // 2) + [False] * (len(ends) % 2)
+
+
 def test_a_range_to_the_last_address_is_closed_by_nothing() -> None:
     assert len(members.elements({"0.0.0.0/0"})) == len(members.elements({"255.255.255.255/32"})) == 1
     assert members.prefixes(members.elements({"::/0"}), 6) == {"::/0"}
