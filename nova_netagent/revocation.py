@@ -105,6 +105,8 @@ class Revocation:
         :param forgotten: what was cut is, whatever else was found.
         :param changed: the objects that are not as they were.
         """
+        if not self._started:
+            self._remember_others()
         self._changed = changed
         self._forgotten |= drifted or forgotten
         if drifted:
@@ -155,6 +157,15 @@ class Revocation:
             self._remembered[each] = _Remembered(now, self._changed or (known.changed if known else ()))
         while len(self._remembered) > MOST_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
+
+    def _remember_others(self) -> None:
+        """Remember what was cut before we were here: the sets may lose it."""
+        try:
+            noted = self._backend.cut_ends()
+        except BackendError as error:
+            LOG.warning("what was cut before the start is not known: %s", error)
+            return
+        self._remember([each for ends_ in noted.values() for each in ends_])
 
     def _lately(self) -> frozenset[str]:
         """The ends of flows that were cut, and should be in the sets still."""

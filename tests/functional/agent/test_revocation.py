@@ -567,13 +567,21 @@ def test_what_was_cut_stays_cut_when_others_take_rules_and_sets_away(
         assert beside.lives()
 
 
-def test_what_was_cut_stays_cut_when_a_change_finds_rules_and_sets_gone(site: Site, family: int) -> None:
-    """Before a repair does: its rules look into a set, and so all is made anew with them."""
+@pytest.mark.parametrize("restarted", [False, True], ids=["here", "restarted"])
+def test_what_was_cut_stays_cut_when_a_change_finds_rules_and_sets_gone(
+    site: Site, family: int, restarted: bool
+) -> None:
+    """Before a repair does: its rules look into a set, and so all is made anew with them.
+
+    :param restarted: it was another agent that cut it.
+    """
     from_anybody = make_group(2, make_rule(1, ethertype=ETHERTYPES[family]))
     from_members = ports(family, 81, group=3, remote_group_id=group_id(2))
     site.describe(ports(family, 80), from_anybody, from_members, make_instance(1, (1, 3)), make_instance(2, (2,)))
     with talking(site.vm2, site.vm1, 80, family) as revoked:
         site.put(ports(family))
+        if restarted:
+            site.agent.restart()
         for each in FORGETTING[site.backend][0]:
             DRIFT[site.backend][each](site.host)
         site.put(make_provider_rule(1, remote_ip_prefix="203.0.113.0/24" if family == 4 else "2001:db8:99::/48"))
