@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator
 from msgspec import Struct
 
 from nova_netagent.backend import netlink
+from nova_netagent.backend.links.listing import listing
 
 _ADDRESS = struct.Struct("=BBBBi")
 _ROUTE = struct.Struct("=BBBBBBBBI")
@@ -25,9 +26,7 @@ _HOP = struct.Struct("=HBBi")
 
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
-_ERROR, _DONE = 2, 3
-_REQUEST, _ACK, _REPLACE, _DUMP, _CREATE, _APPEND = 0x1, 0x4, 0x100, 0x300, 0x400, 0x800
-_SOL_NETLINK, _GET_STRICT_CHK = 270, 12
+_REQUEST, _ACK, _REPLACE, _CREATE, _APPEND = 0x1, 0x4, 0x100, 0x400, 0x800
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_FLAGS = 1, 2, 3, 8
 _IFA_F_NODAD = 0x02
 _SCOPE_LINK = 253
@@ -80,14 +79,14 @@ def read(index: int) -> Holdings:
     """
     addresses = tuple(
         bytes(body)
-        for body in _dump(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, index))
+        for body in _list(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, index))
         if _ADDRESS.unpack_from(body)[4] == index and _ADDRESS.unpack_from(body)[3] < _SCOPE_LINK
     )
     by_link = netlink.attribute(_RTA_OIF, struct.pack("=i", index))
     routes = tuple(
         _by(bytes(body), index)
         for family in (socket.AF_INET, socket.AF_INET6)
-        for body in _dump(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + by_link)
+        for body in _list(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + by_link)
         if body[0] == family and _is_moved(body, index)
     )
     return Holdings(addresses, routes)
@@ -270,17 +269,16 @@ def _hops(value: bytes) -> Iterator[tuple[int, bytes]]:
         offset += (length + 3) & ~3
 
 
-def _dump(kind: int, request: bytes) -> Iterator[memoryview]:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
-        kernel.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)  # so that the kernel itself leaves out other links
-        kernel.send(netlink.message(kind, _REQUEST | _DUMP, 1, request))
-        while True:
-            for found, _, _, body in netlink.messages(memoryview(kernel.recv(1 << 18))):
-                if found in (_DONE, _ERROR):
-                    if _code(body) not in (0, -errno.ENODEV):
-                        raise MoveFailed(f"the links' holdings cannot be read: {_reason(body)}")
-                    return
-                yield body
+def _list(kind: int, request: bytes) -> list[memoryview]:
+    try:
+        found = listing(kind, request, strict=True)
+    except OSError as error:
+        if error.errno == errno.ENODEV:  # so says who is asked for the routes of a link that is gone
+            return []
+        raise MoveFailed(f"the links' holdings cannot be read: {error.strerror}") from error
+    if not found.whole:
+        raise MoveFailed("the links' holdings cannot be read: they keep changing")
+    return [body for _, body in found.messages]
 
 
 def _send(kernel: socket.socket, kind: int, flags: int, body: bytes, what: str, done_already: int) -> None:

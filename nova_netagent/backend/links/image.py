@@ -5,20 +5,19 @@ A look through pyroute2 costs some 2 ms a link; here a dump is read once and eac
 costs what happened since the last one. A lost notice (ENOBUFS) leads to a new dump.
 """
 
+import errno
 import socket
 import struct
-from collections.abc import Iterator
 
 from nova_netagent.backend import netlink
+from nova_netagent.backend.links.listing import listing
 from nova_netagent.plan.links import ActualLinks, Link
 
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
 
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
-_REQUEST_DUMP = 0x301
 _GROUPS = 0x1 | 0x10 | 0x100
 """RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
 _IFF_UP = 1
@@ -47,6 +46,8 @@ class LinkImage:
         self._addresses: dict[tuple[int, str], bool] = {}
         """By index and address, whether it counts beyond the link."""
         self._view: ActualLinks | None = None
+        self._whole = False
+        """Whether what was listed is all that there was."""
         self._dump()
 
     def fileno(self) -> int:
@@ -59,7 +60,7 @@ class LinkImage:
 
     def read(self) -> ActualLinks:
         """The links as they are now; the same object as long as nothing changed."""
-        if not self._drain():
+        if not self._drain() or not self._whole:
             self._dump()
         if self._view is None:
             self._view = self._make_view()
@@ -71,26 +72,34 @@ class LinkImage:
         self._view = None
 
     def _drain(self) -> bool:
-        """Take in what was announced; whether nothing was lost."""
+        """Take in what was announced; whether nothing was lost.
+
+        Where something was (ENOBUFS), what waits is from before, and until it is taken the kernel announces nothing.
+        """
+        whole = True
         while True:
             try:
                 data = self._socket.recv(1 << 18, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return True
-            except OSError:  # ENOBUFS: notices were lost
-                return False
+                return whole
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                whole = False
+                continue
             for kind, _, _, body in netlink.messages(memoryview(data)):
                 self._take(kind, body)
 
     def _dump(self) -> None:
+        self._whole = False
+        links = listing(_GETLINK, _LINK.pack(0, 0, 0, 0, 0))
+        addresses = listing(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0))
         self._links.clear()
         self._addresses.clear()
         self._view = None
-        for request, body in ((_GETLINK, _LINK.pack(0, 0, 0, 0, 0)), (_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0))):
-            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as once:
-                once.send(netlink.message(request, _REQUEST_DUMP, 1, body))
-                for kind, found in _answers(once):
-                    self._take(kind, found)
+        for kind, body in (*links.messages, *addresses.messages):
+            self._take(kind, body)
+        self._whole = links.whole and addresses.whole
 
     def _take(self, kind: int, body: memoryview) -> None:
         if kind in (_NEWLINK, _DELLINK):
@@ -163,18 +172,6 @@ class LinkImage:
         addresses = frozenset((names[index], cidr) for index, cidr in self._addresses if index in names)
         addressed = frozenset(names[index] for (index, _), wide in self._addresses.items() if wide and index in names)
         return ActualLinks(links, addresses, addressed)
-
-
-def _answers(once: socket.socket) -> Iterator[tuple[int, memoryview]]:
-    """The messages of a dump, to its end."""
-    while True:
-        for kind, _, _, body in netlink.messages(memoryview(once.recv(1 << 18))):
-            if kind == _NLMSG_DONE:
-                return
-            if kind == _NLMSG_ERROR:
-                (code,) = struct.unpack_from("=i", body)
-                raise OSError(-code, "netlink dump")
-            yield kind, body
 
 
 _NOTHING = memoryview(b"")

@@ -18,12 +18,13 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from msgspec import Struct
 
 from nova_netagent.backend import netlink
+from nova_netagent.backend.links.listing import listing
 from nova_netagent.model import values
 
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _NEW, _DELETE, _GET = 28, 29, 30
-_ERROR, _DONE = 2, 3
-_REQUEST, _ACK, _REPLACE, _DUMP = 0x1, 0x4, 0x100, 0x300
+_ERROR = 2
+_REQUEST, _ACK, _REPLACE = 0x1, 0x4, 0x100
 _ADDRESS, _MAC, _LINK = 1, 2, 8
 _INCOMPLETE, _STALE, _PERMANENT = 0x01, 0x04, 0x80
 """A stale one is used, and asked for anew within seconds (ip-neighbour(8))."""
@@ -44,7 +45,7 @@ def answered(indexes: Container[int]) -> list[tuple[int, str, str]]:
 
     :raises OSError: the kernel cannot be asked.
     """
-    found = (known for family in (socket.AF_INET, socket.AF_INET6) for known in _dump(family))
+    found = (known for family in (socket.AF_INET, socket.AF_INET6) for known in _list(family))
     return [(each.index, each.address, each.mac) for each in found if each.index in indexes and each.mac is not None]
 
 
@@ -108,7 +109,7 @@ def _known_of(kernel: socket.socket, index: int, address: str) -> Iterator[_Know
 
 def _known_among(index: int, cidr: str) -> Iterator[_Known]:
     prefix = values.prefix(cidr)
-    for known in _dump(socket.AF_INET6 if prefix.family == 6 else socket.AF_INET, index):
+    for known in _list(socket.AF_INET6 if prefix.family == 6 else socket.AF_INET, index):
         if known.index == index and prefix.contains(values.prefix(known.address)):
             yield known
 
@@ -138,17 +139,9 @@ def _ask(kernel: socket.socket, kind: int, flags: int, body: bytes) -> bytes | N
     return answer
 
 
-def _dump(family: int, index: int | None = None) -> Iterator[_Known]:
+def _list(family: int, index: int | None = None) -> list[_Known]:
     """What the host knows of its neighbours, or of those on one link (a kernel before 4.4 tells of all)."""
     asked = _NEIGHBOUR.pack(family, 0, 0, 0, 0)
     if index is not None:
         asked += netlink.attribute(_LINK, struct.pack("=i", index))
-    with _kernel() as kernel:
-        kernel.send(netlink.message(_GET, _REQUEST | _DUMP, 1, asked))
-        while True:
-            for kind, _, _, answer in netlink.messages(memoryview(kernel.recv(1 << 18))):
-                if kind == _ERROR:
-                    raise OSError(-struct.unpack_from("=i", answer)[0], "the table of neighbours")
-                if kind == _DONE:
-                    return
-                yield _known(answer)
+    return [_known(body) for _, body in listing(_GET, asked).messages]
