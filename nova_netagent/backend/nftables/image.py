@@ -125,7 +125,9 @@ def _by_chain(rules: Iterable[ListedRule], chains: Iterable[str]) -> Mapping[str
 
 def read_again(netlink: Netlink, known: Image, touched: Touched) -> Image:
     """The table, of which others touched but a part."""
-    if touched.whole or not known.exists or len(touched.chains) > _MANY_TOUCHED:
+    # Of a chain that was renamed the kernel tells the new name alone, and not who led to it and says that now.
+    unknown = touched.chains - known.chains.keys()
+    if touched.whole or unknown or not known.exists or len(touched.chains) > _MANY_TOUCHED:
         return read(netlink, known.table)
     again = known.copy()
     for name in touched.chains:
@@ -134,10 +136,6 @@ def read_again(netlink: Netlink, known: Image, touched: Touched) -> Image:
             again.chains.pop(name, None)
         else:
             again.chains[name] = chain_of(chain, netlink.rules(known.table, name), Same())
-    if again.chains.keys() - known.chains.keys():
-        # Of a chain that was renamed the kernel tells the new name alone.
-        there = {each.name for each in netlink.chains(known.table)}
-        again.chains = {name: each for name, each in again.chains.items() if name in there}
     listed = {each.name: each for each in netlink.sets(known.table)} if touched.sets else {}
     for name in touched.sets:
         again.sets.pop(name, None)
