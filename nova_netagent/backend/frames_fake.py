@@ -125,9 +125,10 @@ class FakeFrames:
         return [f"bridge {self._wrap_name}: {line}" for line in plan.lines()]
 
     def _edited(self, plan: FramesPlan) -> FakeTable:
-        table = FakeTable() if self.table is None else self.table.copy()
+        table = FakeTable() if self.table is None or plan.remove_table else self.table.copy()
         if plan.wake_table:
             table.awake = True
+            _must(not any(CHAINS[name].hook for name in plan.add_chains), "chain: Invalid argument")
         for name in plan.flush:
             table.rules[name] = ()
         _remove_objects(table, plan)

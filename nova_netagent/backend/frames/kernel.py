@@ -204,6 +204,8 @@ class KernelFrames:
 
 def _batch(table: TableId, plan: FramesPlan) -> Batch:
     batch = Batch()
+    if plan.remove_table:
+        batch.delete_table(table)
     if plan.make_table or plan.wake_table:
         batch.add_table(table, layout.COMMENT)
     for name in plan.flush:

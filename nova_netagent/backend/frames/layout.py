@@ -63,7 +63,7 @@ from nova_netagent.netfilter.rule import Origin
 Elements = Mapping[str, Mapping[bytes, Element]]
 """By set, the elements by key."""
 
-COMMENT = "what may pass our bridges; iptables judges the IP packets"
+COMMENT = "what may pass our bridges; IP packets meet the rules of ip and ip6 besides"
 
 _PRIORITY = -350
 _PREROUTING, _INPUT, _FORWARD, _POSTROUTING = 0, 1, 2, 4

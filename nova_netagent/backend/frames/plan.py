@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nova_netagent.backend.frames.layout import CHAINS, SETS, Elements
 from nova_netagent.backend.nft.objects import Element, element_text
@@ -42,6 +43,7 @@ def image_of(elements: Elements) -> Image:
 class FramesPlan(Struct, frozen=True):
     """The edits of our table, in the order in which a transaction carries them out."""
 
+    remove_table: bool
     make_table: bool
     wake_table: bool
     flush: tuple[str, ...]
@@ -60,6 +62,8 @@ class FramesPlan(Struct, frozen=True):
 
     def lines(self) -> Iterator[str]:
         """The plan for people, an edit a line; of a new table only what it is about."""
+        if self.remove_table:
+            yield "- table"
         if self.make_table:
             yield "+ table"
         else:
@@ -75,7 +79,12 @@ class FramesPlan(Struct, frozen=True):
 
 
 def plan_frames(actual: Image, desired: Elements) -> FramesPlan:
-    """The edits that make our table hold these elements, and be as it should be."""
+    """The edits that make our table hold these elements, and be as it should be.
+
+    A table that sleeps and lacks a base chain is made anew: the kernel refuses one in a transaction that wakes it.
+    """
+    if actual.exists and not actual.awake and not all(actual.chains.get(name) for name in CHAINS):
+        return replace(plan_frames(Image(), desired), remove_table=True)
     remove_sets = tuple(name for name, right in actual.sets.items() if not right)
     remove_chains = tuple(name for name, right in actual.chains.items() if not right)
     add_chains = tuple(name for name in CHAINS if not actual.chains.get(name))
@@ -94,6 +103,7 @@ def plan_frames(actual: Image, desired: Elements) -> FramesPlan:
         remove[name] = [present[key] for key in others if key in present]
         add[name] = [wanted[key] for key in others if key in wanted]
     return FramesPlan(
+        remove_table=False,
         make_table=not actual.exists,
         wake_table=actual.exists and not actual.awake,
         flush=flush,

@@ -216,6 +216,15 @@ class FramesContract:
         assert _texts(world.frames) == rules
         assert world.frames.plan(EVERYTHING) == []
 
+    def test_a_table_asleep_that_lacks_a_hook_is_made_anew(self, world: World) -> None:
+        world.frames.apply(EVERYTHING)
+        expected = world.frames.read()
+        world.drift("chain hooked in elsewhere")
+        world.drift("table asleep")
+        assert world.frames.apply(EVERYTHING)[:2] == ["bridge nova-netagent: - table", "bridge nova-netagent: + table"]
+        assert world.frames.plan(EVERYTHING) == []
+        assert world.frames.read() == expected
+
     def test_drift_and_change_are_one_step(self, world: World) -> None:
         world.frames.apply(vifs(1))
         world.drift("rule deleted")
