@@ -4,6 +4,8 @@ A plan compares what rules do. A rule of a group that was taken away and describ
 another id is the rule that stands: it stays, and its comment would name one that is gone.
 """
 
+from collections.abc import Mapping
+
 from nova_netagent.backend.nft import Netlink
 from nova_netagent.backend.nft.objects import comment
 from nova_netagent.backend.nftables import notes
@@ -12,17 +14,29 @@ from nova_netagent.backend.nftables.image import Keys
 from nova_netagent.backend.nftables.keys import uncounted
 from nova_netagent.backend.nftables.laid import Laid
 from nova_netagent.backend.nftables.notes import Reasons
-from nova_netagent.netfilter.rule import Chain
+from nova_netagent.netfilter.rule import Chain, Origin
 
 
 def differ(last: Chain, last_keys: Keys, chain: Chain, keys: Keys) -> bool:
     """Whether a rule that stays is there for something else."""
+    if len({*last_keys}) < len(last_keys) or len({*keys}) < len(keys):
+        # Which of equal rules stays is not known.
+        was_for, is_for = _by_key(last_keys, last), _by_key(keys, chain)
+        return any(key in was_for and was_for[key] != origins for key, origins in is_for.items())
     # A rule that says it itself and is the same object says the same: of a tree's node all but one or two.
     known = set(map(id, last.rules)) if last.about is chain.about is None else set()
     each = zip(keys, chain.rules, chain.origins(), strict=True)
     others = [(key, origin) for key, rule, origin in each if id(rule) not in known]
     was = dict(zip(last_keys, last.origins(), strict=True)) if others else {}
     return any(was.get(key, origin) != origin for key, origin in others)
+
+
+def _by_key(keys: Keys, chain: Chain) -> Mapping[bytes, list[Origin | None]]:
+    """What each of equal rules is there for, in order."""
+    found: dict[bytes, list[Origin | None]] = {}
+    for key, origin in zip(keys, chain.origins(), strict=True):
+        found.setdefault(key, []).append(origin)
+    return found
 
 
 def say_anew(physical: str, laid: Laid, edits: TableEdits, kernel: Netlink) -> None:

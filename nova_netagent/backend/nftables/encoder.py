@@ -108,8 +108,10 @@ class Encoder:
         if last is not None and of not in _EXPLAINED and comments.differ(last, last_keys, chain, whole):
             self.renamed.add((table, chain.name))
             return whole
-        # The same object for the same keys: a chain that the compiler made anew has not changed by that.
-        return last_keys if whole == last_keys else whole
+        # The same object for the same keys: a chain that the compiler made anew has not changed by that. Keys know
+        # their rules, and these say what they are there for, unless the chain says it for all of them.
+        same = last is not None and (last.about is None) == (chain.about is None)
+        return last_keys if same and whole == last_keys else whole
 
     def _key(self, rule: Rule, of: Kind, family: Family, place: Place) -> Key:
         """The key of a rule in a chain of a kind."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nova_netagent.model import Object, document
-from nova_netagent.testing import make_group, make_instance, make_network, make_rule, network_id
+from nova_netagent.testing import make_group, make_instance, make_network, make_provider_rule, make_rule, network_id
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.nft import W, held, nft
 from tests.lab import Lab, needs
@@ -30,6 +30,26 @@ def test_a_network_that_follows_another_on_its_bridge_says_so(lab: Lab) -> None:
     cloud.agent.state(_state(make_network(1, id=network_id(2))))
     assert network_id(2) in held(cloud.host)[f"table ip {W} chain {W}-FORWARD"]
     _assert_said_as_if_new(cloud)
+
+
+def test_of_equal_rules_the_one_that_stays_is_named(lab: Lab) -> None:
+    cloud = Cloud(lab, NFTABLES)
+    first, second = (make_provider_rule(number, remote_ip_prefix="203.0.113.0/24") for number in (1, 2))
+    cloud.put(first, second)
+    cloud.delete(first)
+    assert [line.count(second.id) for line in _rules_of(cloud, f"{W}-provider")] == [1]
+    cloud.put(first)
+    assert all(each.id in line for each, line in zip((first, second), _rules_of(cloud, f"{W}-provider"), strict=True))
+
+
+def test_a_rule_whose_reason_is_noted_elsewhere_says_it_all_the_same(lab: Lab) -> None:
+    """In the instance's chain the rule itself says why, or the chain for all of its rules; it is written again."""
+    cloud = Cloud(lab, NFTABLES)
+    cloud.put(make_instance(1), make_instance(1, vifs=()))
+    nft(cloud.host, f"flush chain ip {W} {W}-inst-a0000001")
+    cloud.agent.resync()
+    (line,) = _rules_of(cloud, f"{W}-inst-a0000001")
+    assert "a0000001-0000-4000-8000-000000000001 fallback" in line
 
 
 def test_who_adds_a_rule_leaves_the_counters_of_the_others(lab: Lab) -> None:
@@ -67,6 +87,10 @@ def _assert_said_as_if_new(cloud: Cloud) -> None:
     nft(cloud.host, f"delete table ip {W}", f"delete table ip6 {W}")
     cloud.agent.resync()
     assert held(cloud.host) == before
+
+
+def _rules_of(cloud: Cloud, chain: str) -> list[str]:
+    return [line for line in _listing(cloud, chain) if "counter" in line]
 
 
 def _listing(cloud: Cloud, chain: str) -> Sequence[str]:
