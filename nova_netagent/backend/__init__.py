@@ -41,6 +41,9 @@ class Backend(Protocol[K]):
     atomic: bool
     """Whether a ``transaction`` is carried out whole or not at all."""
 
+    own_tables: bool
+    """Whether its tables are ours alone: who puts a rule into a built-in chain there has put it among ours."""
+
     lead: int
     """By how much its chains' priorities come before those of iptables' tables."""
 

@@ -38,6 +38,7 @@ class FakeBackend:
 
     name = "fake"
     atomic = False
+    own_tables = False
     lead = 0
     see_with = "FakeBackend.chains"
 

@@ -149,7 +149,7 @@ def plan_table(
     *,
     owns: Callable[[str], bool],
     jumps_to: Callable[[K], str | None],
-    placement: Placement[K],
+    placement: Placement[K] | None,
     keep_position: bool = False,
 ) -> TablePlan[K]:
     """The edits that make a table hold what is desired, and nothing else of ours.
@@ -157,6 +157,7 @@ def plan_table(
     :param actual: every chain of the table with its rules' keys.
     :param owns: whether a chain is ours by its name.
     :param jumps_to: the chain that a rule jumps to, if any.
+    :param placement: where ours stand among the rules of others; ``None``: the table is ours alone, and none is there.
     :param keep_position: leave our rules in built-in chains where they stand, as long as
         they are all there once: another program that wants to be first is fought once a
         resync and not at every change.
@@ -171,7 +172,9 @@ def plan_table(
             edits += diff_chain(name, now or (), keys) if now or not keys else (Fill(name, keys),)
     for hook in desired.hooks:
         now = actual.get(hook.chain, ())
-        if hook.shared:
+        if placement is None:
+            edits += diff_chain(hook.chain, now, hook.keys)
+        elif hook.shared:
             edits += _edit_shared(hook, now)
         else:
             ours = [key for key in now if key in hook.keys]

@@ -217,12 +217,13 @@ class Rules:
 
     def _plan_table(self, table: Table, verify: bool) -> TablePlan[Any]:
         encoded = self._backend.encode(table)
+        beside: Placement[Any] = Placement(lambda key: self._backend.describe(table.id, key), self._top, self._bottom)
         return plan_table(
             encoded,
             self._backend.read(table.id, fresh=verify),
             owns=self._owner.owns_chain,
             jumps_to=self._backend.jumps_to,
-            placement=Placement(lambda key: self._backend.describe(table.id, key), self._top, self._bottom),
+            placement=None if self._backend.own_tables else beside,
             keep_position=not verify,
         )
 

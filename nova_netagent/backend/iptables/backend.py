@@ -58,6 +58,7 @@ class IptablesBackend:
 
     name = "iptables"
     atomic = False
+    own_tables = False
     lead = 0
     see_with = "iptables-legacy-save (IPv6: ip6tables-legacy-save)"
 

@@ -38,6 +38,7 @@ class NftablesBackend:
 
     name = "nftables"
     atomic = True
+    own_tables = True
     lead = BEFORE_OTHERS
 
     def __init__(self, wrap_name: str, owns_set: Callable[[str], bool], commits: Commits | None = None) -> None:

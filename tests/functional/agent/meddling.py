@@ -120,6 +120,8 @@ _NFTABLES: dict[str, Meddling] = {
     "a rule is added at the end": lambda host: nft(host, f"add rule ip {W} {INST} accept"),
     "a rule is added at the top": of_ip("insert rule OURS W-local accept"),
     "a rule comes first in an instance's": lambda host: nft(host, f"insert rule ip {W} {INST} accept"),
+    "a rule comes first in a base chain": of_ip("insert rule OURS filter-FORWARD accept"),
+    "a rule comes before the way to instances": of_ip("insert rule OURS nova-filter-top accept"),
     "a lookup is taken out": lookup_taken_out,
     "an address leads nowhere": of_ip('delete element OURS W-local-hosts { 10.1.0.2 . "br1" }'),
     "an address leads to another": of_ip(
