@@ -553,6 +553,7 @@ class Engine:
     def _look_at_links(self) -> None:
         """Links came, went or changed: join, repair, and see whether an address is free now."""
         if self.view.failure:
+            self._guard()
             return
         if self._conflicts() != self._conflicting:
             self._apply(verify=False)
@@ -570,6 +571,13 @@ class Engine:
         self._remember(outcome)
         self._link_failures = outcome.link_failures
         self._publish_troubles()
+
+    def _guard(self) -> None:
+        """The rules wait for the next attempt; a port that is nobody's does not."""
+        try:
+            self.reconciler.guard(self._compiled)
+        except BackendError as error:
+            LOG.warning("a port that is nobody's may not be closed before the next attempt: %s", error)
 
     def _turn_servers(self) -> None:
         """Start, reload and end what it is time for, and tell how the networks fare."""

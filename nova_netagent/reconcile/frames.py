@@ -21,7 +21,7 @@ class OwnFrames:
         self._metrics = metrics
         self._here: tuple[WantedFrames, ActualLinks, Frames] | None = None
         self._passing: Frames | None = None
-        """What passes since it was all that was wanted; ``None`` at the start."""
+        """What passes since it was all that was wanted, rules and all; ``None`` at the start."""
 
     def plan(self, wanted: WantedFrames) -> list[str]:
         """What makes the frames be as desired, an edit a line."""
@@ -29,12 +29,15 @@ class OwnFrames:
 
     def apply(self, wanted: WantedFrames, outcome: Outcome) -> None:
         """Pass what is wanted, and nothing else. :raises BackendError: the frames cannot be judged so."""
-        if self._backend is not None:
-            self._apply(lambda: self._on_host(wanted), outcome)
-            self._passing = self._on_host(wanted)
+        self._apply(lambda: self._on_host(wanted), outcome)
+        self.settle(wanted)
 
-    def apply_narrowed(self, wanted: WantedFrames, changing: Collection[str], outcome: Outcome) -> Collection[str]:
-        """The same, but of some ports no more than before; the devices whose vifs may have to wait for the rest.
+    def settle(self, wanted: WantedFrames) -> None:
+        """Take it that there are rules for all that passes."""
+        self._passing = self._on_host(wanted)
+
+    def narrow(self, wanted: WantedFrames, changing: Collection[str], outcome: Outcome) -> Collection[str]:
+        """Pass what is wanted, but of some ports no more than before; the devices whose vifs may have to wait for more.
 
         :param changing: the devices of vifs that may claim more when there are rules for it; at the start any may.
         :raises BackendError: the frames cannot be judged so.
@@ -43,7 +46,7 @@ class OwnFrames:
         if before is None:
             before, changing = self._found(wanted), [each.device for each in self._on_host(wanted).secured]
         if before is None or not changing or self._narrowed(wanted, before, changing) == self._on_host(wanted):
-            self.apply(wanted, outcome)
+            self._apply(lambda: self._on_host(wanted), outcome)
             return ()
         self._apply(lambda: self._narrowed(wanted, before, changing), outcome)
         return changing

@@ -53,8 +53,7 @@ class Reconciler:
             self.links.renew_notes()
         link_plan = self._prepare_links(compiled, outcome, verify=verify)
         ports, known = compiled.scope.resolved.ports, self._ports
-        claiming = () if known is None else changing(known, ports)
-        waits = self._frames.apply_narrowed(compiled.frames, claiming, outcome)
+        waits = self._narrow(compiled, outcome)
         leavers = self._past(compiled) if known is None else newcomers(ports, known, pairs=True)
         if leavers:  # who stays at other addresses would answer for these, and nobody's groups would be asked
             self._host.links.forget(leavers)
@@ -73,6 +72,13 @@ class Reconciler:
         self._frames.apply(compiled.frames, outcome)
         self._finish(compiled, link_plan, outcome, verify=False)
         return outcome
+
+    def guard(self, compiled: Compiled) -> None:
+        """Let nobody claim more, and nobody's ports pass nothing, where rules or links cannot be made as desired now.
+
+        :raises BackendError: the frames cannot be judged so.
+        """
+        self._narrow(compiled, Outcome())
 
     def plan(self, compiled: Compiled) -> list[str]:
         """What ``apply`` with ``verify`` would do now, an edit a line. Changes nothing."""
@@ -99,6 +105,12 @@ class Reconciler:
         self._host.servers.settle(SERVERS_END)
         return outcome
 
+    def _narrow(self, compiled: Compiled, outcome: Outcome) -> Collection[str]:
+        """Judge frames as far as that lets nothing more pass; the devices of vifs that wait for the rest of theirs."""
+        known = self._ports
+        claiming = () if known is None else changing(known, compiled.scope.resolved.ports)
+        return self._frames.narrow(compiled.frames, claiming, outcome)
+
     def _prepare_links(self, compiled: Compiled, outcome: Outcome, *, verify: bool) -> LinkPlan:
         plan = self.links.plan(compiled.links, closely=verify)
         self.links.note(plan)
@@ -122,6 +134,8 @@ class Reconciler:
             self.links.remember_uplinks(compiled.links)
         if link_plan or waits:  # ports and MACs may be others now
             self._frames.apply(compiled.frames, outcome)
+        else:
+            self._frames.settle(compiled.frames)
         if come:
             self._host.links.introduce(come)
         self._ports = ports

@@ -178,6 +178,22 @@ def test_an_address_of_the_host_is_not_taken_for_a_floating_ip(host: Host) -> No
     assert ("eth0", "198.51.100.1/32") in host.links.addresses
 
 
+def test_a_port_that_is_nobodys_is_closed_though_the_rules_fail(host: Host) -> None:
+    host.links.add_link("tap1")
+    host.put(make_network(1))
+    host.backend.unavailable = 1
+    with pytest.raises(NotApplied):
+        host.put(make_instance(1))
+    host.links.set_master("tap1", "br1")
+    host.links.add_link("stranger", master="br1")
+    host.engine._look_at_links()
+    assert {"stranger", "tap1"} <= host.frames.read()["closed"]
+    host.frames.unavailable = 1
+    host.engine._look_at_links()
+    host.engine.resync()
+    assert host.frames.read()["closed"] == {"stranger"}
+
+
 def test_a_floating_ip_waits_for_its_interface(host: Host) -> None:
     floating = make_floating_ip(1, interface="eth5")
     host.put(make_network(1), floating)
