@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Collection
 
+from msgspec.structs import replace
+
 from nova_netagent.compile.frames import WantedFrames
 from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
@@ -23,9 +25,16 @@ class OwnFrames:
         self._passing: Frames | None = None
         """What passes since it was all that was wanted, rules and all; ``None`` at the start."""
 
-    def plan(self, wanted: WantedFrames) -> list[str]:
-        """What makes the frames be as desired, an edit a line."""
-        return [] if self._backend is None else self._backend.plan(frames_on(wanted, self._links.read()))
+    def plan(self, wanted: WantedFrames, leaving: Collection[str]) -> list[str]:
+        """What makes the frames be as desired, an edit a line.
+
+        :param leaving: the ports that leave their bridges before.
+        """
+        if self._backend is None:
+            return []
+        actual = self._links.read()
+        links = {name: replace(each, master=None) if name in leaving else each for name, each in actual.links.items()}
+        return self._backend.plan(frames_on(wanted, replace(actual, links=links)))
 
     def apply(self, wanted: WantedFrames, outcome: Outcome) -> None:
         """Pass what is wanted, and nothing else. :raises BackendError: the frames cannot be judged so."""

@@ -83,8 +83,9 @@ class Reconciler:
     def plan(self, compiled: Compiled) -> list[str]:
         """What ``apply`` with ``verify`` would do now, an edit a line. Changes nothing."""
         lines = self.rules.plan(compiled.ruleset)
-        lines += self.links.plan(compiled.links, closely=True).lines()
-        lines += self._frames.plan(compiled.frames)
+        link_plan = self.links.plan(compiled.links, closely=True)
+        lines += link_plan.lines()
+        lines += self._frames.plan(compiled.frames, link_plan.remove_ports)
         lines += self._plan_servers(compiled, fresh=True).lines()
         return lines
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace as changed
 from nova_netagent.backend.nft.objects import Element
 from nova_netagent.compile import empty_ruleset
 from nova_netagent.engine import NotApplied
+from nova_netagent.events import Delete
 from nova_netagent.host import Host as Adapters
 from nova_netagent.testing import make_instance, make_network, make_vif
 from tests.properties.host import SETTINGS, Host
@@ -103,6 +104,14 @@ def test_a_strangers_port_is_closed_when_it_comes_and_opened_when_it_is_describe
     assert host.frames.read()["secured"] == {"tap1"}
     host.delete(make_instance(1))
     assert host.frames.read()["ports"] == frozenset()
+
+
+def test_what_is_planned_is_what_is_done_when_a_port_leaves(host: Host) -> None:
+    host.links.add_link("tap1")
+    host.put(make_network(1), make_instance(1))
+    planned = host.engine.inspect().plan(Delete("instances", make_instance(1).id))
+    assert "bridge nova-netagent: - secured tap1" in planned
+    assert not any("closed" in line for line in planned)
 
 
 def test_frames_that_cannot_be_judged_for_now_are_told_and_retried_when_a_link_comes(host: Host) -> None:
