@@ -1,6 +1,7 @@
 """The adapters through which one host is read and edited."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,13 @@ class Others:
     legacy: Backend[Any] | None = None
 
 
+Leftovers = Callable[[float], AbstractContextManager[Backend[Any] | None]]
+"""Looks into the packet filter that is not ours, and opens it if anything of ours is there, as long as it is used.
+
+It is told how many seconds another program's lock may be waited for. It raises ``BackendError`` where it cannot look.
+"""
+
+
 @dataclass(frozen=True)
 class Host:
     """One host. Made and used in one thread: python-iptables knows no other."""
@@ -33,8 +41,8 @@ class Host:
     """``None``: the kernel cannot judge them."""
     servers: DhcpServers
     flows: FlowTable
-    leftovers: Backend[Any] | None = None
-    """The packet filter that was ours before, where anything of ours is still in it."""
+    leftovers: Leftovers = lambda seconds: nullcontext()
+    """What is ours in the packet filter that is not: left there when it was, or come back since."""
     warnings: tuple[str, ...] = ()
     """What this kernel cannot do, and what that means."""
     others: "Callable[[], Others]" = lambda: Others()

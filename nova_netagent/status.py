@@ -39,9 +39,11 @@ class View(Struct, frozen=True):
     troubles: Mapping[Key, tuple[State, str]] = {}
     """The objects that are not done, and why."""
     unapplied: frozenset[Key] = frozenset()
-    """The objects whose last change is on disk and not in the kernel yet."""
+    """The objects whose last change is on disk and not in force in the kernel yet."""
     failure: str = ""
     """Why the kernel does not have the state, when it does not."""
+    left: str = ""
+    """Why rules of ours are still where they should not be, when they are: what these refuse does not pass."""
     revocation_failure: str = ""
     """Why flows that are no longer allowed could not be cut yet, when they could not."""
     ready: bool = False
@@ -60,7 +62,7 @@ class View(Struct, frozen=True):
             return None
         state, message = self.troubles.get(key, ("done", ""))
         if state == "done" and key in self.unapplied:
-            state, message = "pending", self.failure or "on its way to the kernel"
+            state, message = "pending", self.failure or self.left or "on its way to the kernel"
         return Status(state, entry.reported_revision, message)
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:

@@ -1,9 +1,13 @@
 """What a program needs to work on this host, put together from its settings."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec.structs import replace
 
 from nova_netagent.backend import Backend, BackendError, Unavailable, trace, worlds
 from nova_netagent.backend.conntrack import Conntrack
@@ -18,8 +22,12 @@ from nova_netagent.host import Host, Others
 from nova_netagent.metrics import Metrics
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.services import DnsmasqServers
-from nova_netagent.settings import Settings
+from nova_netagent.settings import FirewallSettings, Settings
 from nova_netagent.store import Store
+
+if TYPE_CHECKING:
+    from nova_netagent.backend.iptables import IptablesBackend
+    from nova_netagent.backend.nftables import NftablesBackend
 
 UNJUDGED = "frames are not judged, so that instances can lie in ARP and by VLAN tags, and strangers' ports are heard"
 
@@ -37,8 +45,6 @@ class _Chosen(NamedTuple):
     """The packet filter that it is, and how it is with the other one."""
 
     name: str
-    leftovers: bool = False
-    """We left rules or sets in the other one when it was ours."""
     warnings: tuple[str, ...] = ()
     """What of the other one will be in the way."""
 
@@ -64,11 +70,13 @@ def _choose_backend(settings: Settings) -> _Chosen:
         chosen, why = configured, "so it is configured"
     LOG.info("the packet filter is %s: %s", chosen, why)
     other = next(world for name, world in found.items() if name != chosen)
-    return _Chosen(chosen, other.ours or other.sets, tuple(worlds.warnings(chosen, other, beside)))
+    return _Chosen(chosen, tuple(worlds.warnings(chosen, other, beside)))
 
 
-def _open_backend(name: str, settings: Settings, commits: Commits | None = None) -> Backend[Any]:
-    firewall, owns_set = settings.firewall, Owner(settings.firewall.wrap_name).owns_set
+def _open_backend(
+    name: str, firewall: FirewallSettings, commits: Commits | None = None
+) -> "IptablesBackend | NftablesBackend":
+    owns_set = Owner(firewall.wrap_name).owns_set
     if name == "nftables":
         from nova_netagent.backend.nftables import NftablesBackend
 
@@ -78,9 +86,23 @@ def _open_backend(name: str, settings: Settings, commits: Commits | None = None)
     return IptablesBackend(lock_timeout=firewall.lock_timeout, owns_set=owns_set)
 
 
-def _open_leftovers(settings: Settings, chosen: _Chosen) -> Backend[Any] | None:
-    other = "iptables" if chosen.name == "nftables" else "nftables"
-    return _open_backend(other, settings) if chosen.leftovers else None
+@contextmanager
+def _open_leftovers(chosen: str, firewall: FirewallSettings, seconds: float) -> Iterator[Backend[Any] | None]:
+    """See ``Leftovers``.
+
+    :raises Unavailable: it cannot be seen.
+    """
+    other = "iptables" if chosen == "nftables" else "nftables"
+    look = {"iptables": worlds.ours_in_iptables, "nftables": worlds.ours_in_nftables}[other]
+    try:
+        found = look(Owner(firewall.wrap_name))
+    except (OSError, BackendError) as error:
+        raise Unavailable(f"cannot see whether rules of ours are left in {other}: {error}") from error
+    if not found:
+        yield None
+        return
+    with closing(_open_backend(other, replace(firewall, lock_timeout=seconds))) as backend:
+        yield backend
 
 
 def open_links(settings: Settings, on_change: Callable[[], None] | None = None) -> LinksBackend:
@@ -138,8 +160,8 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
     commits = Commits()
     frames, warnings = open_frames(settings, commits)
     return Host(
-        rules=_open_backend(chosen.name, settings, commits),
-        leftovers=_open_leftovers(settings, chosen),
+        rules=_open_backend(chosen.name, settings.firewall, commits),
+        leftovers=partial(_open_leftovers, chosen.name, settings.firewall),
         links=open_links(settings, on_change),
         frames=frames,
         others=_OthersRules(chosen.name, settings.firewall.wrap_name),

@@ -113,6 +113,38 @@ def _has_sets(owner: Owner) -> bool:
         ipset.close()
 
 
+def ours_in_iptables(owner: Owner) -> bool:
+    """Whether chains or sets of ours are in the legacy world; only tables that are in use already are asked.
+
+    :raises OSError: no permission to ask.
+    :raises BackendError: the kernel does not list its sets.
+    """
+    known = ((family, legacy.in_use(family, _TABLES)) for family in FAMILIES)
+    tables = (_LegacyTable(family, table, owner) for family, names in known for table in names or ())
+    return _has_sets(owner) or any(table.is_used() for table in tables)
+
+
+def ours_in_nftables(owner: Owner) -> bool:
+    """Whether a table of IP has our name; the kernel is asked as ``look_at_nftables`` asks it.
+
+    It is asked for the tables by name: a list would be disturbed by whoever changes others meanwhile.
+
+    :raises Unavailable: it does not answer.
+    """
+    has = has_nf_tables()
+    if has is False:
+        return False
+    netlink = Netlink()
+    try:
+        return any(netlink.table_flags(table) is not None for table in _filters(owner))
+    except Unavailable as error:
+        if has or not lacks_nf_tables(error):
+            raise
+        return False
+    finally:
+        netlink.close()
+
+
 def look_at_nftables(owner: Owner) -> World:
     """nf_tables; not asked where it shows that the kernel has not loaded it.
 
@@ -126,7 +158,7 @@ def look_at_nftables(owner: Owner) -> World:
         return World()
     netlink = Netlink()
     try:
-        filters = {NftTable(family, owner.wrap_name) for family in (NftFamily.IP, NftFamily.IP6)}
+        filters = _filters(owner)
         ours = _ours(owner)
         tables = netlink.tables()
         others = frozenset(tables) - ours
@@ -153,10 +185,14 @@ def closed_in_nftables(owner: Owner) -> tuple[str, ...]:
         netlink.close()
 
 
+def _filters(owner: Owner) -> set[NftTable]:
+    """The tables of nf_tables that are ours where it is our packet filter."""
+    return {NftTable(family, owner.wrap_name) for family in (NftFamily.IP, NftFamily.IP6)}
+
+
 def _ours(owner: Owner) -> set[NftTable]:
     """All tables of nf_tables that may be ours."""
-    families = (NftFamily.IP, NftFamily.IP6, NftFamily.BRIDGE)
-    return {*(NftTable(family, owner.wrap_name) for family in families), trace.table_of(owner.wrap_name)}
+    return {*_filters(owner), NftTable(NftFamily.BRIDGE, owner.wrap_name), trace.table_of(owner.wrap_name)}
 
 
 def _closed(netlink: Netlink, others: Collection[NftTable]) -> tuple[str, ...]:

@@ -349,7 +349,8 @@ class Daemon:
         if not view.ready:
             return "loading the stored state into the kernel"
         objects = view.state.size()
-        troubles = f", {len(view.troubles)} of them pending or in error" if view.troubles else ""
+        not_done = len(view.unapplied | view.troubles.keys())
+        troubles = f", {not_done} of them pending or in error" if not_done else ""
         backend = self._engine.host.rules
         rpc = "" if self._rpc is None or self._rpc.state().connected else "; RPC: no broker"
         return f"enforcing with {backend.name}, {objects} objects{troubles}; see the rules with {backend.see_with}{rpc}"

@@ -155,7 +155,8 @@ class Engine:
             )
         self._lacking: tuple[str, ...] = warnings
         self._chainless: tuple[str, ...] = ()
-        self._warn(warnings)
+        self._around: tuple[str, ...] = ()
+        self._warn()
         self.reconciler = Reconciler(self._settings.firewall, self.host, self.store, self._metrics)
         self._revocation = Revocation(
             self.host.flows,
@@ -204,10 +205,12 @@ class Engine:
         except BackendError:
             return  # what cannot be read is told of elsewhere
         missing = f"[network] public_interface = {public}: there is no such interface, and nothing is SNATed meanwhile"
-        known = (*self._lacking, *self._chainless)
-        self._warn(known if there else (*known, missing))
+        self._around = () if there else (missing,)
+        self._warn()
 
-    def _warn(self, warnings: tuple[str, ...]) -> None:
+    def _warn(self) -> None:
+        left = (self.view.left,) if self.view.left else ()
+        warnings = (*self._lacking, *self._chainless, *left, *self._around)
         for each in warnings:
             if each not in self.view.warnings:
                 LOG.warning("%s", each)
@@ -365,7 +368,7 @@ class Engine:
             if not chainless:
                 LOG.info("[firewall] iptables_drop_action = %s: the chain is there now", action)
             self._chainless = chainless
-            self._look_around()
+            self._warn()
 
     def _conflicts(self) -> Mapping[Key, str]:
         """Floating IPs that the host has without us: they are somebody's, and never removed."""
@@ -409,7 +412,7 @@ class Engine:
         """Why the kernel is made to agree, for the history."""
         if not verify:
             return "change"
-        if self.view.failure:
+        if self.view.failure or self.view.left:
             return "retry"
         return "resync" if self.view.ready else "start"
 
@@ -463,8 +466,12 @@ class Engine:
         drifted = verify and self._applied is self._state and outcome.rules
         self._revocation.applied(self._compiled, drifted=drifted, forgotten=outcome.forgotten, changed=changed)
         self._applied = self._state
-        self._retry_delay, self._next_retry = 0.0, None
-        self._pending_since = None
+        left = self.reconciler.rules.left
+        if not left:
+            self._retry_delay, self._next_retry = 0.0, None
+            self._pending_since = None
+        elif verify:
+            self._try_again_later()
         self._log(outcome, verify)
         self._remember(outcome)
         self._link_failures = outcome.link_failures
@@ -473,22 +480,30 @@ class Engine:
             self._verified = time.monotonic()
         if changed:  # a repair is none: those who wait for a pause would wait once more for each
             self._committed = time.monotonic()
+        # What is left elsewhere refuses what the state, perhaps, allows: nobody knows whom it concerns.
+        unapplied = frozenset(key for key, _ in self._state.all_entries()) if left else frozenset()
         self._publish_troubles(
-            unapplied=frozenset(),
+            unapplied=unapplied,
             failure="",
+            left=left,
             revocation_failure=self._revocation.failure,
             ready=True,
             applied_at=now,
             verified_at=now if verify else self.view.verified_at,
         )
+        if verify:
+            self._warn()
+
+    def _try_again_later(self) -> None:
+        self._retry_delay = min(max(RETRY_FIRST, self._retry_delay * 2), RETRY_MOST)
+        self._next_retry = time.monotonic() + self._retry_delay
+        self._pending_since = self._pending_since or time.monotonic()
 
     def _fail(self, error: Exception) -> None:
         reasons = ((TableChanged, "changed"), (Unavailable, "unavailable"), (RuleRefused, "refused"))
         reason = next((name for kind, name in reasons if isinstance(error, kind)), "store")
         self._metrics.apply_errors_total.labels(reason).inc()
-        self._retry_delay = min(max(RETRY_FIRST, self._retry_delay * 2), RETRY_MOST)
-        self._next_retry = time.monotonic() + self._retry_delay
-        self._pending_since = self._pending_since or time.monotonic()
+        self._try_again_later()
         LOG.error("the kernel does not have the state: %s; next attempt in %.1f s", error, self._retry_delay)
         self.history.failed(self._clock(), self._why, str(error), time.monotonic() - self._began)
         self._publish(failure=str(error))

@@ -11,6 +11,7 @@ from typing import Any
 from nova_netagent.backend import Backend, BackendError, RuleRefused
 from nova_netagent.compile import ALL_TABLES
 from nova_netagent.compile.skeleton import hooks
+from nova_netagent.host import Leftovers
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import Key, lineage
 from nova_netagent.netfilter.owner import Owner
@@ -26,22 +27,26 @@ LOG = logging.getLogger(__name__)
 _TABLE_ORDER = ("raw", "mangle", "filter", "nat")
 """Deny before allow: what proves and refuses comes before what rewrites. One family after the other: the kernel
 takes longest for IPv4's filter table, and meanwhile IPv6's are prepared and begun with."""
+_OTHERS_LOCK_SECONDS = 1.0
+"""So long a sweep waits for the lock of the packet filter that is not ours: it is tried again, and changes wait."""
 
 
 class Rules:
     """Makes the tables and sets of one host be as compiled. Engine thread only.
 
-    :param leftovers: the other packet filter, in which we left rules when it was ours.
+    :ivar left: why rules of ours are still in the packet filter that is not ours, or may be; empty when they are not.
     """
 
     def __init__(
-        self, firewall: FirewallSettings, backend: Backend[Any], leftovers: Backend[Any] | None, metrics: Metrics
+        self, firewall: FirewallSettings, backend: Backend[Any], leftovers: Leftovers, metrics: Metrics
     ) -> None:
+        self.left = ""
+        self._lock_timeout = firewall.lock_timeout
         self._owner = Owner(firewall.wrap_name)
         self._top = _pattern(firewall.iptables_top_regex)
         self._bottom = _pattern(firewall.iptables_bottom_regex)
         self._backend = backend
-        self._leftovers = leftovers
+        self._open_leftovers = leftovers
         self._metrics = metrics
         self._tables: dict[TableId, Table] = {}
         self._sets: Mapping[str, IpSet] | None = None
@@ -56,7 +61,7 @@ class Rules:
         """
         persist(partial(self._attempt, ruleset, outcome, meanwhile), verify, self._metrics)
         if verify:
-            self._sweep_leftovers(ruleset.sets)
+            self._sweep_leftovers(ruleset.sets, outcome)
 
     def check(self, ruleset: Ruleset) -> None:
         """See whether the rules can be said to this kernel at all, without saying them.
@@ -95,15 +100,28 @@ class Rules:
                 lines += self._lines(self._plan_table(table, verify=True))
             for table in self._not_asked_for(ruleset):
                 lines += self._lines(self._plan_removal(self._backend, table))
-        return lines
+        return [*lines, *self._plan_leftovers()]
+
+    def _plan_leftovers(self) -> Iterator[str]:
+        with self._open_leftovers(0.0) as leftovers:
+            if leftovers is None:
+                return
+            for table in self._in_use(leftovers, self._bare(ALL_TABLES)):
+                for line in self._lines(self._plan_removal(leftovers, table), leftovers):
+                    yield f"left in {leftovers.name}: {line}"
+            for line in plan_sets({}, leftovers.read_sets(), self._owner.owns_set).lines():
+                yield f"left in {leftovers.name}: {line}"
 
     def remove(self, skeleton: Ruleset, outcome: Outcome) -> None:
-        """Take everything of ours out of the packet filter, and out of the one that was ours before.
+        """Take everything of ours out of the packet filter, and out of the one that is not ours.
 
         :raises BackendError: the kernel cannot be reached.
         """
-        if self._leftovers is not None:
-            self._remove_from(self._leftovers, skeleton.tables.values(), outcome)
+        with self._open_leftovers(self._lock_timeout) as leftovers:
+            if leftovers is not None:
+                swept = Outcome()
+                self._remove_from(leftovers, skeleton.tables.values(), swept)
+                outcome.note_lines("leftovers", list(swept.lines()))
         self._remove_from(self._backend, skeleton.tables.values(), outcome)
 
     def live_chains(self, table: Table, only: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -238,30 +256,43 @@ class Rules:
 
     def _remove_all(self, backend: Backend[Any], skeleton: Iterable[Table], outcome: Outcome) -> None:
         with backend.locked(), backend.transaction():
-            loaded = backend.loaded_tables()
-            tables = [table for table in reversed(_in_order(skeleton)) if table.id in loaded]
+            tables = self._in_use(backend, skeleton)
             self._commit_all(tables, partial(self._plan_removal, backend), outcome, backend)
             set_plan = plan_sets({}, backend.read_sets(), self._owner.owns_set)
             self._finish_sets(set_plan, backend)
-            outcome.plans.append(set_plan.lines)
+            outcome.note("set", set_plan)
 
-    def _sweep_leftovers(self, sets: Mapping[str, IpSet]) -> None:
-        """Our rules and these sets are in: now those go that we left in the other packet filter when it was ours.
+    def _in_use(self, backend: Backend[Any], tables: Iterable[Table]) -> list[Table]:
+        """Those of these tables that can hold anything, in the order in which they are emptied."""
+        loaded = backend.loaded_tables()
+        return [table for table in reversed(_in_order(tables)) if table.id in loaded]
 
-        First the ends of flows that were cut are noted here as well: there is no moment at which nobody knows them.
+    def _sweep_leftovers(self, sets: Mapping[str, IpSet], outcome: Outcome) -> None:
+        """Our rules and these sets are in: now those go that are ours in the packet filter that is not.
+
+        We left them there when it was, or somebody has brought them back since. First the ends of flows that were
+        cut are noted here as well: there is no moment at which nobody knows them.
         """
-        if self._leftovers is None:
-            return
+        try:
+            with self._open_leftovers(_OTHERS_LOCK_SECONDS) as leftovers:
+                self.left = "" if leftovers is None else self._swept(leftovers, sets, outcome)
+        except BackendError as error:
+            self.left = str(error)
+
+    def _swept(self, leftovers: Backend[Any], sets: Mapping[str, IpSet], outcome: Outcome) -> str:
+        """Why this packet filter could not be swept; empty when it was."""
         swept = Outcome()
         try:
-            noted = self._leftovers.cut_ends()
+            noted = leftovers.cut_ends()
             self._backend.note_cut({name: ends for name, ends in noted.items() if name in sets})
-            self._remove_from(self._leftovers, self._bare(ALL_TABLES), swept)
+            self._remove_from(leftovers, self._bare(ALL_TABLES), swept)
         except BackendError as error:
-            LOG.warning("what is left of ours in %s is swept later: %s", self._leftovers.name, error)
-            return
-        LOG.info("swept what was left of ours in %s: %d edits", self._leftovers.name, swept.edits.total())
-        self._leftovers = None
+            return f"what is left of ours in {leftovers.name} is swept later, and refuses what it refused: {error}"
+        if swept:
+            done = f"swept what was left of ours in {leftovers.name}: {swept.edits.total()} edits"
+            LOG.info("%s", done)
+            outcome.note_lines("leftovers", [done])
+        return ""
 
     def _plan_removal(self, backend: Backend[Any], table: Table) -> TablePlan[Any]:
         actual = backend.read(table.id, fresh=True)

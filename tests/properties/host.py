@@ -1,6 +1,7 @@
 """A host under test: the real engine, driven by hand, on the strict fakes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -80,7 +81,12 @@ class Host:
 
     def _adapters(self) -> Adapters:
         servers = FakeDhcpServers(self.system, clock=partial(next, count(0, 0.3)))
-        return Adapters(self.backend, self.open_links(), self.frames, servers, self.flows, self.leftovers)
+        return Adapters(self.backend, self.open_links(), self.frames, servers, self.flows, self.open_leftovers)
+
+    @contextmanager
+    def open_leftovers(self, seconds: float) -> Iterator[FakeBackend | None]:
+        """The packet filter that was ours before, however long its lock would be waited for."""
+        yield self.leftovers
 
     def restart(self) -> None:
         self.engine.close()

@@ -1,18 +1,22 @@
 """Which packet filter it is: configured, found out, and changed while packets pass."""
 
 import contextlib
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nova_netagent.model import document
 from nova_netagent.testing import make_group, make_instance, make_rule
 from tests.functional.agent.cloud import CONFIG
-from tests.functional.agent.kernel import cleanup, eventually, tables
+from tests.functional.agent.kernel import cleanup, eventually, kernel, lock_held, tables
 from tests.functional.agent.meddling import DRIFT
+from tests.functional.agent.nft import W
 from tests.functional.agent.test_life_restart import Town
 from tests.functional.conftest import BESIDE_EACH_OTHER
 from tests.lab import (
@@ -259,6 +263,145 @@ def test_a_cleanup_takes_sets_that_were_left_without_rules(lab: Lab) -> None:
     cleanup(town.agent)
     assert not legacy(town.host)
     assert not nft_tables(town.host)
+
+
+# --- what is left, or comes back
+
+PORT_80 = make_group(2, make_rule(5, protocol="tcp", port_range_min=80, port_range_max=80))
+PORTS = make_group(2, make_rule(5, protocol="tcp", port_range_min=80, port_range_max=81))
+
+OWNED_LEFTOVER = f"""
+delete table ip {W}
+add table ip {W} {{ flags owner; }}
+add chain ip {W} {W}-FORWARD
+add rule ip {W} {W}-FORWARD tcp dport 81 drop
+add chain ip {W} filter-FORWARD {{ type filter hook forward priority -5; }}
+add rule ip {W} filter-FORWARD counter jump {W}-FORWARD
+"""
+
+
+@contextlib.contextmanager
+def owned_leftover(host: Namespace) -> Iterator[Callable[[], None]]:
+    """What is left of ours in nf_tables belongs to somebody, and goes with him when he is told to let go."""
+    owner = host.popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert owner.stdin is not None
+    try:
+        owner.stdin.write(OWNED_LEFTOVER)
+        owner.stdin.flush()
+        eventually(lambda: "tcp dport 81 drop" in nft(host, "list", "ruleset"), 5)
+        yield owner.terminate
+    finally:
+        owner.kill()
+        owner.wait()
+
+
+def reported(town: Town) -> dict[str, Any]:
+    """What the agent says of itself."""
+    report: dict[str, Any] = town.agent.request("GET", "/v1/status")[1]
+    return report
+
+
+@pytest.mark.parametrize("first", ["iptables", "nftables"])
+def test_what_cannot_be_swept_is_told_and_tried_again(lab: Lab, first: str) -> None:
+    town = Town(lab, firewall={"backend": first})
+    town.put(PORT_80, make_instance(1, (2,)))
+    town.agent.stop()
+    hindered = lock_held() if first == "iptables" else owned_leftover(town.host)
+    with hindered as let_go:
+        town.agent.configure({**CONFIG, "firewall": {"backend": OTHER[first]}})
+        town.agent.start()
+        began = time.monotonic()
+        answer = town.agent.put("security-groups", document(PORTS))
+        assert time.monotonic() - began < 5, "a change waited for a lock that is not ours"
+        assert not arrives(town.outside, town.vm1, Tcp(81), within=0.5)
+        assert answer["status"]["state"] == "pending"
+        assert (
+            f"what is left of ours in {first} is swept later, and refuses what it refused"
+            in answer["status"]["message"]
+        )
+        report = reported(town)
+        assert report["warnings"] == [answer["status"]["message"]]
+        assert report["counts"]["done"] == 0
+        assert report["troubles_total"] == report["counts"]["pending"]
+        assert any(line.startswith(f"left in {first}: IPv4 filter: - chain {W}-FORWARD") for line in planned(town))
+        let_go()
+        eventually(lambda: in_place(town, OTHER[first]), 30)
+    eventually(lambda: reported(town)["counts"]["pending"] == 0, 30)
+    assert town.status(PORTS)["state"] == "done"
+    assert reported(town)["warnings"] == []
+    assert planned(town) == []
+    assert arrives(town.outside, town.vm1, Tcp(81))
+
+
+def planned(town: Town) -> list[str]:
+    """What a resync would change."""
+    status, body = town.agent.request("GET", "/v1/plan")
+    assert status == 200
+    return list(body["plan"])
+
+
+def restore(town: Town, backend: str) -> Callable[[], None]:
+    """Save our rules; what puts them back, as a service does at boot."""
+    if backend == "iptables":
+        saved = [iptables_save(town.host, family=family) for family in FAMILIES]
+        sets = town.host.run(["ipset", "save"]).stdout
+
+        def put_back() -> None:
+            town.host.run(["ipset", "restore"], stdin=sets)
+            for family, text in zip(("", "6"), saved, strict=True):
+                town.host.run([f"ip{family}tables-legacy-restore"], stdin=text)
+
+        return put_back
+    listed = "".join(nft(town.host, "list", "table", family, W) for family in ("ip", "ip6"))
+    said = "\n".join(line for line in listed.splitlines() if "xt match" not in line)  # no words of nft's
+
+    def load() -> None:
+        town.host.run(["nft", "-f", "-"], stdin=said)
+
+    return load
+
+
+@pytest.mark.parametrize("how", ["at the next resync", "by itself"])
+@pytest.mark.parametrize("first", ["iptables", "nftables"])
+def test_rules_of_ours_that_come_back_in_the_other_one_are_swept(lab: Lab, first: str, how: str) -> None:
+    town = Town(lab, firewall={"backend": first})
+    town.put(PORT_80, make_instance(1, (2,)))
+    put_back = restore(town, first)
+    interval = 2 if how == "by itself" else 3600
+    town.agent.restart({**CONFIG, "firewall": {"backend": OTHER[first], "resync_interval": interval}})
+    assert in_place(town, OTHER[first])
+    town.put(PORTS)
+    assert arrives(town.outside, town.vm1, Tcp(81))
+    put_back()
+    if how == "by itself":
+        eventually(lambda: in_place(town, OTHER[first]), 10)
+    else:
+        assert not arrives(town.outside, town.vm1, Tcp(81), within=0.5)
+        assert any(line.startswith(f"left in {first}: IPv4 filter: - chain {W}-") for line in planned(town))
+        (repaired,) = town.agent.resync()["repaired"]
+        assert f"swept what was left of ours in {first}" in repaired
+        assert in_place(town, OTHER[first]), (legacy(town.host), nft_tables(town.host))
+    assert arrives(town.outside, town.vm1, Tcp(81))
+    assert town.agent.resync()["repaired"] == []
+
+
+@pytest.mark.parametrize("backend", ["iptables", "nftables"])
+def test_what_others_put_where_ours_would_be_stays(lab: Lab, backend: str) -> None:
+    host = lab.host()
+    agent = lab.agent(host, {**CONFIG, "firewall": {"backend": backend}})
+    if backend == "iptables":
+        nft(host, "add table ip6 nova-netagent")
+        nft(host, "add table ip nova-netagent")
+        nft(host, "add chain ip nova-netagent nova-netagents { type filter hook input priority 0; }")
+        nft(host, "add rule ip nova-netagent nova-netagents counter accept")
+    else:
+        iptables(host, "-N nova-netagent-local0")
+        iptables(host, "-A nova-netagent-local0 -j ACCEPT")
+        iptables(host, "-A INPUT -j nova-netagent-local0 -m comment --comment nova-netagent-INPUT")
+    before = kernel(host)
+    assert agent.resync()["repaired"] == []
+    assert agent.request("GET", "/v1/plan")[1]["plan"] == []
+    assert kernel(host) == before
 
 
 # --- found out

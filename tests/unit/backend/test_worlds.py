@@ -3,7 +3,7 @@
 import pytest
 
 from nova_netagent import wiring
-from nova_netagent.backend import worlds
+from nova_netagent.backend import Unavailable, worlds
 from nova_netagent.backend.worlds import Undecided, World, choose, warnings
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.settings import FirewallSettings, Settings
@@ -73,4 +73,16 @@ def test_what_cannot_be_seen_is_not_guessed_and_does_not_matter_when_it_is_confi
     chosen = wiring._choose_backend(settings)
     assert chosen.name == "nftables"
     assert "Operation not permitted" in chosen.warnings[0]
-    assert wiring._open_leftovers(settings, chosen) is None
+
+
+@pytest.mark.parametrize(("chosen", "other"), [("nftables", "iptables"), ("iptables", "nftables")])
+def test_what_cannot_be_seen_may_be_left_of_ours(monkeypatch: pytest.MonkeyPatch, chosen: str, other: str) -> None:
+    def denied(owner: Owner) -> bool:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(worlds, f"ours_in_{other}", denied)
+    with (
+        pytest.raises(Unavailable, match=f"cannot see whether rules of ours are left in {other}: .*not permitted"),
+        wiring._open_leftovers(chosen, FirewallSettings(), 0.0),
+    ):
+        pass

@@ -1,0 +1,120 @@
+"""Rules of ours in the packet filter that is not: swept, and told of as long as they are there."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nova_netagent.backend import Unavailable
+from nova_netagent.backend.fake import FakeBackend
+from nova_netagent.engine.engine import RETRY_FIRST
+from nova_netagent.model import Object
+from nova_netagent.netfilter.owner import Owner
+from nova_netagent.netfilter.rule import Jump, Rule, TableId
+from nova_netagent.status import Status
+from nova_netagent.testing import make_group, make_network, make_provider_rule
+from tests.properties.host import Host
+
+FILTER = TableId(4, "filter")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    made = Host(tmp_path)
+    made.put(make_network(1), make_group(1))
+    made.leftovers = FakeBackend(owns_set=Owner(made.settings.firewall.wrap_name).owns_set)
+    bring_back(made)
+    return made
+
+
+def bring_back(host: Host) -> None:
+    """Somebody loads rules of ours into the packet filter that is not."""
+    leftovers, ours = host.leftovers, Owner(host.settings.firewall.wrap_name).chain("FORWARD")
+    assert leftovers is not None
+    leftovers.change(FILTER, ours, [])
+    leftovers.change(FILTER, "FORWARD", [Rule(Jump(ours))])
+
+
+def left(host: Host) -> bool:
+    assert host.leftovers is not None
+    return host.leftovers.chains != FakeBackend().chains
+
+
+def status(host: Host, item: Object) -> Status:
+    found = host.engine.view.status((item.KIND, item.id))
+    assert found is not None
+    return found
+
+
+def retry(host: Host) -> None:
+    """The time has come to try again."""
+    assert host.engine._next_retry is not None
+    host.engine._next_retry = time.monotonic()
+    host.engine.serve([])
+
+
+def test_a_resync_sweeps_them_and_says_so(host: Host) -> None:
+    (planned, *_) = host.engine.inspect().plan()
+    assert planned.startswith("left in fake: IPv4 filter: - ")
+    assert host.engine.resync() == ["swept what was left of ours in fake: 2 edits"]
+    assert not left(host)
+    assert host.engine.inspect().plan() == []
+    assert host.engine.resync() == []
+
+
+def test_what_cannot_be_swept_is_said_of_every_object_until_it_is(host: Host) -> None:
+    assert host.leftovers is not None
+    host.leftovers.unavailable = 100
+    host.engine.resync()
+    view = host.engine.view
+    (warning,) = view.warnings
+    assert (
+        warning
+        == "what is left of ours in fake is swept later, and refuses what it refused: the lock was not free in time"
+    )
+    assert (view.ready, view.failure) == (True, "")
+    host.put(make_provider_rule(1))
+    for item in (make_network(1), make_group(1), make_provider_rule(1)):
+        assert (status(host, item).state, status(host, item).message) == ("pending", warning)
+    host.leftovers.unavailable = 0
+    retry(host)
+    assert not left(host)
+    assert host.engine.view.warnings == ()
+    assert status(host, make_provider_rule(1)).state == "done"
+    assert host.engine._next_retry is None
+    assert host.engine.history.told()[0].why == "retry"
+
+
+def test_it_is_tried_less_and_less_often_and_not_by_changes(host: Host) -> None:
+    assert host.leftovers is not None
+    host.leftovers.unavailable = 100
+    host.engine.resync()
+    delays = [host.engine._retry_delay]
+    for _ in range(3):
+        retry(host)
+        delays.append(host.engine._retry_delay)
+    assert delays == [RETRY_FIRST * 2**n for n in range(4)]
+    due, left_to_fail = host.engine._next_retry, host.leftovers.unavailable
+    host.put(make_provider_rule(1))
+    assert (host.engine._next_retry, host.leftovers.unavailable) == (due, left_to_fail)
+
+
+def test_a_look_that_fails_is_told_and_made_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def blind(seconds: float) -> Iterator[None]:
+        raise Unavailable("cannot see whether rules of ours are left")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "open_leftovers", blind)
+        host.restart()
+    assert host.engine.view.warnings == ("cannot see whether rules of ours are left",)
+    assert status(host, make_network(1)).state == "pending"
+    patched = host.engine.reconciler.rules
+    monkeypatch.setattr(patched, "_open_leftovers", host.open_leftovers)
+    retry(host)
+    assert not left(host)
+    assert not host.engine.view.warnings
+    assert status(host, make_network(1)).state == "done"
