@@ -101,6 +101,8 @@ class LinkPlan(Struct, frozen=True):
     remove_addresses: tuple[tuple[str, str], ...]
     sysctls_before: Mapping[str, str]
     release: tuple[Release, ...]
+    remake_vlans: tuple[str, ...]
+    """Ours that something else carries by now: they go before they come."""
     add_vlans: tuple[Vlan, ...]
     add_bridges: tuple[Bridge, ...]
     set_mac: Mapping[str, NewMac]
@@ -125,6 +127,7 @@ class LinkPlan(Struct, frozen=True):
         yield from (f"address: - {cidr} on {device}" for device, cidr in self.remove_addresses)
         yield from (f"sysctl: {name} = {value}" for name, value in self.sysctls_before.items())
         yield from (f"link: - uplink {each.device} of {each.bridge}" for each in self.release)
+        yield from (f"link: - vlan {name}" for name in self.remake_vlans)
         yield from (f"link: + vlan {each.name} on {each.interface}" for each in self.add_vlans)
         yield from (f"link: + bridge {bridge.name}" for bridge in self.add_bridges)
         yield from (f"link: {name} mac {each.mac}" for name, each in self.set_mac.items())
@@ -196,6 +199,10 @@ def plan_links(
     :param sysctls: the present value of every sysctl of ``questions`` that this host has.
     :param held: what each link of ``questions`` holds.
     """
+    astray = tuple(name for name, each in desired.vlans.items() if _is_astray(each, actual, made))
+    if astray:
+        others = {name: link for name, link in actual.links.items() if name not in astray}
+        return replace(plan_links(desired, replace(actual, links=others), made, sysctls, held), remake_vlans=astray)
     held = held or {}
     addresses = {(each.interface, each.cidr): each for each in desired.addresses}
     wanted_made = _wanted(desired)
@@ -276,6 +283,7 @@ def plan_links(
             for device, bridge in (name.split(" "),)
             if device in actual.links and _is_bridge(bridge, actual)
         ),
+        remake_vlans=(),
         add_vlans=add_vlans,
         add_bridges=add_bridges,
         set_mac=set_mac,
@@ -471,6 +479,12 @@ def _why_not_made(vlan: Vlan, actual: ActualLinks) -> str:
         if _is_vlan(link, vlan):
             return f"VLAN {vlan.number} of {vlan.interface} is {link.name} already"
     return "it could not be made"
+
+
+def _is_astray(wanted: Vlan, actual: ActualLinks, made: Container[Made]) -> bool:
+    """Whether a VLAN's link is ours, and on another interface than it should be."""
+    link = actual.links.get(wanted.name)
+    return link is not None and link.kind == "vlan" and ("vlan", wanted.name) in made and not _is_vlan(link, wanted)
 
 
 def _is_vlan(link: Link, wanted: Vlan) -> bool:

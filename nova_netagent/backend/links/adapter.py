@@ -134,6 +134,8 @@ class KernelLinks:
         with self._collect():
             for release in plan.release:
                 self._try(release.device, partial(self._release, release))
+            for name in plan.remake_vlans:
+                self._try(name, partial(self._remove, name))
             for vlan in plan.add_vlans:
                 self._try(vlan.name, partial(self._add_vlan, vlan))
             for bridge in plan.add_bridges:

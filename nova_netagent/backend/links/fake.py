@@ -140,6 +140,8 @@ class FakeLinks:
         for release in plan.release:
             edit = f"- uplink {release.device}"
             self._edit(failures, release.device, edit, partial(self._release, release))
+        for name in plan.remake_vlans:
+            self._edit(failures, name, f"- vlan {name}", partial(self.remove_link, name))
         for vlan in plan.add_vlans:
             self._edit(failures, vlan.name, f"+ vlan {vlan.name}", partial(self._add_vlan, vlan))
         for bridge in plan.add_bridges:
@@ -263,7 +265,9 @@ class FakeLinks:
             raise Refused("ERANGE")
         self._set_up(vlan.interface)
         self.add_link(vlan.name, "vlan", up=False)
-        self._set(vlan.name, parent=vlan.interface, vlan=vlan.number, mtu=self.links[vlan.interface].mtu)
+        mac = f"02:00:00:01:{vlan.number >> 8:02x}:{vlan.number & 255:02x}"
+        mtu = self.links[vlan.interface].mtu
+        self._set(vlan.name, parent=vlan.interface, vlan=vlan.number, mtu=mtu, mac=mac)
         self._set_up(vlan.name)
         if vlan.mtu:
             self.set_mtu(vlan.name, vlan.mtu)

@@ -426,6 +426,16 @@ class LinksContract:
         host.restart()
         assert self.steady(host)
 
+    def test_a_vlan_link_follows_its_network_to_another_interface(self, vlans: LinksWorld, host: Host) -> None:
+        host.put(make_network(1, bridge_interface="eth1", vlan=7))
+        moved = make_network(1, bridge_interface="eth2", vlan=7)
+        assert fared(host, moved).state == "done"
+        found = vlans.read().links["vlan7"]
+        assert (found.parent, found.vlan, found.up, found.master) == ("eth2", 7, True, "br1")
+        assert host.engine.resync() == []
+        host.delete(moved)
+        assert not {"vlan7", "br1"} & {*vlans.read().links}
+
     def test_a_vlan_link_that_was_there_is_used_and_left(self, vlans: Any, host: Host) -> None:
         vlans.add_vlan("vlan7", "eth1", 7)
         vlans.give("vlan7", OWN[0])
