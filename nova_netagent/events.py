@@ -75,20 +75,31 @@ def _refuse_late(state: DesiredState, item: Object) -> None:
     if tombstone is not None and (item.revision is None or item.revision <= tombstone.revision):
         raise LateRevision(f"{item.id} was deleted with revision {tombstone.revision}: only a higher one makes it anew")
     entry = state.entries(item.KIND).get(item.id)
-    if entry is not None and entry.revision is not None and item.revision is not None:
-        if item.revision < entry.revision:
-            raise LateRevision(f"revision {item.revision} of {item.id} is below the stored {entry.revision}")
-        _refuse_contradiction(entry, item)
+    if entry is not None:
+        _refuse_below(entry.object, item.revision)
+        _refuse_contradiction(entry.object, item)
 
 
-def _refuse_contradiction(entry: Entry, item: Object) -> None:
-    if item.revision == entry.revision and item.revision is not None and item != entry.object:
+def _refuse_below(stored: Object, revision: int | None) -> None:
+    if _is_below(stored, revision):
+        raise LateRevision(f"revision {revision} of {stored.id} is below the stored {stored.revision}")
+
+
+def _is_below(stored: Object, revision: int | None) -> bool:
+    return revision is not None and stored.revision is not None and revision < stored.revision
+
+
+def _refuse_contradiction(stored: Object, item: Object) -> None:
+    if item.revision == stored.revision and item.revision is not None and item != stored:
         raise LateRevision(f"revision {item.revision} of {item.id} is stored with another body")
 
 
 def _put(state: DesiredState, item: Object) -> DesiredState:
+    """Store an object. One without a revision has the stored one: what is below that was said before it."""
     entries = state.entries(item.KIND)
     old = entries.get(item.id)
+    if old is not None and item.revision is None and old.object.revision is not None:
+        item = replace(item, revision=old.object.revision)
     if old is not None and old.object == item:
         return state
     next_ = state.sequence + 1
@@ -97,7 +108,6 @@ def _put(state: DesiredState, item: Object) -> DesiredState:
     sequence = next_ if next_ in since.values() else state.sequence
     entry = Entry(
         object=item,
-        revision=item.revision if old is None or item.revision is not None else old.revision,
         changes=1 if old is None else old.changes + 1,
         since=since,
     )
@@ -109,8 +119,8 @@ def _delete(state: DesiredState, key: Key, revision: int | None, now: float) -> 
     kind, id_ = key
     entry = state.entries(kind).get(id_)
     if revision is not None:
-        if entry is not None and entry.revision is not None and revision < entry.revision:
-            raise LateRevision(f"revision {revision} of {id_} is below the stored {entry.revision}")
+        if entry is not None:
+            _refuse_below(entry.object, revision)
         buried = state.tombstones.get(key)
         if buried is None or buried.revision < revision:
             # The youngest is the last, so that none but the first need be asked for its age.
@@ -132,7 +142,7 @@ def _replace(state: DesiredState, wanted: State, now: float, since: DesiredState
         old = _entry(found, key)
         if _entry(since, key) is old and not _is_behind(state, item):
             if old is not None:
-                _refuse_contradiction(old, item)
+                _refuse_contradiction(old.object, item)
             state = _put(state, item)
     return state
 
@@ -149,7 +159,7 @@ def _is_behind(state: DesiredState, item: Object) -> bool:
     if tombstone is not None and item.revision <= tombstone.revision:
         return True
     entry = _entry(state, (item.KIND, item.id))
-    return entry is not None and entry.revision is not None and item.revision < entry.revision
+    return entry is not None and _is_below(entry.object, item.revision)
 
 
 def _with_kind(state: DesiredState, kind: str, entries: Mapping[str, Entry]) -> DesiredState:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from nova_netagent.model import KINDS, DesiredState, Entry, Key, Object, Tombstone, claims
 from nova_netagent.model.lineage import changed
@@ -211,15 +212,17 @@ class _Transaction:
 
 def _entry(kind: str, body: bytes, revision: int | None, changes: int, since: str) -> Entry:
     item: Object = _decoders[kind].decode(body)
+    if item.revision is None and revision is not None:
+        item = replace(item, revision=revision)  # an older version kept it beside the body only
     known = {tuple(claim): number for number, *claim in json.loads(since)}
     # What an older version did not count as a claim is as old as the object's oldest.
     oldest = min(known.values(), default=0)
-    return Entry(item, revision, changes, {each: known.get(each, oldest) for each in claims(item)})
+    return Entry(item, changes, {each: known.get(each, oldest) for each in claims(item)})
 
 
 def _row(kind: str, id_: str, entry: Entry) -> tuple[object, ...]:
     since = json.dumps([[number, *claim] for claim, number in entry.since.items()])
-    return kind, id_, _encoder.encode(entry.object), entry.revision, entry.changes, since
+    return kind, id_, _encoder.encode(entry.object), entry.object.revision, entry.changes, since
 
 
 def _save_tombstones(db: sqlite3.Connection, old: Mapping[Key, Tombstone], new: Mapping[Key, Tombstone]) -> None:

@@ -89,8 +89,9 @@ class Item:
         wait = parameters(req, {"wait": boolean}).get("wait", True)
         item = wire.decode_object(self._kind, id, read_body(req, self._agent.settings.max_body_size))
         answer = self._agent.submit(Change(Put(item), wait=wait))
+        assert answer.object is not None
         resp.status = _code(answer.change, answer.status, wait)
-        resp.data = wire.encode(wire.described(item, answer.status))
+        resp.data = wire.encode(wire.described(answer.object, answer.status))
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:  # noqa: A002
         """Delete an object; its rules are gone when this answers."""

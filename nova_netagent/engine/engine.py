@@ -327,13 +327,13 @@ class Engine:
         match change.event:
             case Put(item):
                 key = (item.KIND, item.id)
-                old, new = found.entries(item.KIND).get(item.id), made.entries(item.KIND).get(item.id)
+                old, new = found.entries(item.KIND).get(item.id), made.entries(item.KIND)[item.id]
                 changed: Literal["created", "updated", "unchanged"] = "updated"
                 if old is None:
                     changed = "created"
                 elif old is new:
                     changed = "unchanged"
-                return Answer(changed, self.view.status(key))
+                return Answer(changed, self.view.status(key), new.object)
             case Delete(kind, id_):
                 return Answer("deleted" if id_ in found.entries(kind) else "missing")
             case Replace():

@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from nova_netagent.engine.inspection import Inspection
 from nova_netagent.events import Event
 from nova_netagent.history import History
+from nova_netagent.model import Object
 from nova_netagent.status import Status, View
 
 T = TypeVar("T")
@@ -24,6 +25,8 @@ class Answer:
 
     change: Literal["created", "updated", "unchanged", "deleted", "missing"]
     status: Status | None = None
+    object: Object | None = None
+    """The object of a Put, as it is stored."""
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 

@@ -51,8 +51,7 @@ class Entry(Struct, frozen=True, gc=False):
     """One described object, and what its body does not say."""
 
     object: Object
-    revision: int | None
-    """The highest revision its senders gave; guards against late updates."""
+    """As it was described last; where that said no revision, with the highest that was said before."""
     changes: int
     """How often it changed here: the revision of an object whose sender does not count."""
     since: Mapping[Claim, int]

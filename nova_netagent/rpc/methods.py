@@ -15,7 +15,7 @@ from nova_netagent.api.health import report
 from nova_netagent.api.requests import REVISION_MAX
 from nova_netagent.engine import Answer, Change, Look, NotApplied
 from nova_netagent.events import Delete, Put, Replace
-from nova_netagent.model import KINDS, Object
+from nova_netagent.model import KINDS
 from nova_netagent.rpc.asked import Asked, Method
 from nova_netagent.rpc.errors import NotFound, bad
 
@@ -39,7 +39,7 @@ class Netagent:
     def update(self, kind: Any, body: Any) -> Asked:
         """Create or replace an object; answers it with its status once the kernel has it."""
         item = wire.convert_object(known_kind(kind), judged(body, "body"))
-        return Asked((Change(Put(item), source="rpc"),), lambda answer: _described(item, answer))
+        return Asked((Change(Put(item), source="rpc"),), lambda answer: _described(answer))
 
     def delete(self, kind: Any, id: Any, revision: Any = None) -> Asked:  # noqa: A002 - the contract's word
         """Delete an object; answers whether it was there once its rules are gone."""
@@ -107,10 +107,11 @@ def _known_id(kind: str, id_: Any) -> str:
     return wire.canonical_id(kind, id_)
 
 
-def _described(item: Object, answer: Answer) -> object:
+def _described(answer: Answer) -> object:
     if answer.status is not None and answer.status.state == "error":
         raise ObjectFailed(answer.status.message)
-    return _plain(wire.described(item, answer.status))
+    assert answer.object is not None
+    return _plain(wire.described(answer.object, answer.status))
 
 
 def _listed(view: Any, kind: str, id_: str | None) -> object:

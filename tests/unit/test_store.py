@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nova_netagent.events import Delete, Put, fold
-from nova_netagent.model import DesiredState, claims
+from nova_netagent.model import DesiredState, Network, claims
 from nova_netagent.store import SCHEMA_VERSION, Store, StoreError
 from nova_netagent.testing import (
     make_floating_ip,
@@ -39,6 +39,14 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     store.save(DesiredState(), state)
     store.close()
     assert Store(tmp_path / "state.db").load() == state
+
+
+def test_a_revision_that_stands_beside_a_body_without_one_is_the_objects(tmp_path: Path) -> None:
+    """So an older version saved an object that was described with a revision, and then again without."""
+    store = Store(tmp_path / "state.db")
+    store.save(DesiredState(), fold(DesiredState(), Put(make_network(1)), 0.0))
+    store._db.execute("UPDATE object SET revision = 5")
+    assert store.load().get(Network, make_network(1).id) == make_network(1, revision=5)
 
 
 def test_only_the_difference_is_written(tmp_path: Path) -> None:

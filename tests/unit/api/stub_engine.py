@@ -158,9 +158,11 @@ class StubEngine:
         match event:
             case Put(item):
                 old = before.entries(item.KIND).get(item.id)
-                same = old is self.view.state.entries(item.KIND)[item.id]
+                new = self.view.state.entries(item.KIND)[item.id]
                 status = self.view.status((item.KIND, item.id))
-                return Answer("created" if old is None else "unchanged" if same else "updated", status)
+                return Answer(
+                    "created" if old is None else "unchanged" if old is new else "updated", status, new.object
+                )
             case Delete(kind, id_):
                 return Answer("deleted" if id_ in before.entries(kind) else "missing")
             case Replace():

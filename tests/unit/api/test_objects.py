@@ -159,6 +159,17 @@ def test_a_lower_revision_is_409_and_changes_nothing(client: TestClient) -> None
     assert client.simulate_get(NETWORK).json["label"] == "net1"
 
 
+def test_what_is_put_without_a_revision_has_the_stored_one(client: TestClient) -> None:
+    put(client, make_network(1), revision=5)
+    for label in ("net1", "another"):
+        answered = put(client, make_network(1), label=label)
+        assert answered.json == client.simulate_get(NETWORK).json
+        assert (answered.json["label"], answered.json["revision"]) == (label, 5)
+        assert answered.json["status"]["revision"] == 5
+    assert put(client, make_network(1), revision=5, label="another").status_code == 200
+    assert put(client, make_network(1), revision=4).status_code == 409
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [

@@ -76,8 +76,8 @@ def test_looking_up() -> None:
 
 
 def test_the_revision_that_is_reported() -> None:
-    assert Entry(make_network(1, revision=7), 7, 3, {}).reported_revision == 7
-    assert Entry(make_network(1), 7, 3, {}).reported_revision == 3
+    assert Entry(make_network(1, revision=7), 3, {}).reported_revision == 7
+    assert Entry(make_network(1), 3, {}).reported_revision == 3
 
 
 def test_how_many_objects_there_are() -> None:

@@ -54,6 +54,13 @@ def test_a_deletion_leaves_a_tombstone(remote: Remote) -> None:
         remote("update", kind="networks", body={**body, "revision": 5})
 
 
+def test_what_comes_without_a_revision_is_answered_with_the_stored_one(remote: Remote) -> None:
+    body: Any = document(make_network(1))
+    remote("update", kind="networks", body={**body, "revision": 5})
+    assert remote("update", kind="networks", body=body) == remote("get", kind="networks", id=network_id(1))
+    assert remote("update", kind="networks", body={**body, "revision": 5})["status"]["revision"] == 5
+
+
 @pytest.mark.parametrize(
     ("error", "told", "result"),
     [

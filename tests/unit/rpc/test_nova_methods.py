@@ -85,7 +85,7 @@ def test_a_failure_is_undone_as_nova_undoes_it_on_its_side(remote: Remote, befor
 def test_what_it_was_told_of_a_floating_ip_stays(remote: Remote) -> None:
     remote.held(make_network(1), make_floating_ip(1, 3, project_id="p", revision=4))
     remote("_associate_floating_ip", **ASSOCIATE)
-    assert floating(remote) == make_floating_ip(1, interface="eth0", project_id="p")
+    assert floating(remote) == make_floating_ip(1, interface="eth0", project_id="p", revision=4)
 
 
 def test_disassociating(remote: Remote) -> None:
