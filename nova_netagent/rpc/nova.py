@@ -149,20 +149,21 @@ class Nova:
         return self._with_state(lambda state: _ensure(_network(state, key) for key in keys))
 
     def release_dhcp(self, dev: Any, address: Any, vif_address: Any) -> Asked:
-        """Tell the DHCP server of a bridge that an instance's address is free."""
+        """Tell the DHCP server of a bridge that an instance's address is free.
+
+        Of networks that share the bridge it is the one that holds the address, whose server dnsmasq knows it by. Where
+        none does it is NotFound, as for any network that is not here: nova takes an answer for a lease that is gone.
+        """
         bridge = _parsed("dev", dev, values.interface)
         ip = _ipv4("address", address)
         mac = _parsed("vif_address", vif_address, values.mac)
 
         def found(state: DesiredState) -> object:
-            networks = [each for each in state.of(Network) if each.bridge == bridge]
-            if not networks:
-                raise NotFound(f"no network here has the bridge {bridge}")
-            server = networks[0].server
-            if server is None:
-                return f"network {networks[0].id} has no DHCP server here"
+            network = _network_on(state, bridge, ip)
+            if network.server is None or not network.enable_dhcp:
+                return f"network {network.id} has no DHCP server here"
             try:
-                self._release(bridge, server, ip, mac)
+                self._release(bridge, network.server, ip, mac)
             except OSError as error:
                 raise ObjectFailed(f"{ip} of {bridge} was not released: {error}") from error
             return None
@@ -249,8 +250,7 @@ def _placed(state: DesiredState, floating: FloatingIP) -> FloatingIP:
     :raises NotFound: its fixed IP is of no network here, or not the instance's.
     """
     fixed = floating.fixed_ip_address
-    ranges = (each.cidr for each in state.of(Network))
-    if not any(cidr and values.prefix(cidr).contains(values.prefix(fixed)) for cidr in ranges):
+    if not any(_holds(each, fixed) for each in state.of(Network)):
         raise NotFound(f"no network here holds the fixed IP {fixed}")
     instance = state.get(Instance, floating.instance_id) if floating.instance_id else None
     if instance is None:
@@ -283,6 +283,24 @@ def _network(state: DesiredState, key: str | int) -> Network:
         if each.nova_id == key:
             return each
     raise NotFound(f"there is no network of nova's number {key} here")
+
+
+def _network_on(state: DesiredState, bridge: str, address: str) -> Network:
+    """The network on a bridge that holds an address.
+
+    :raises NotFound: no network is there, or none of those that are.
+    """
+    networks = [each for each in state.of(Network) if each.bridge == bridge]
+    if not networks:
+        raise NotFound(f"dev: no network here has the bridge {bridge}")
+    for each in networks:
+        if _holds(each, address):
+            return each
+    raise NotFound(f"address: no network on {bridge} holds {address}")
+
+
+def _holds(network: Network, address: str) -> bool:
+    return network.cidr is not None and values.prefix(network.cidr).contains(values.prefix(address))
 
 
 def _instance_uuid(instance_id: Any, instance: Any) -> str:

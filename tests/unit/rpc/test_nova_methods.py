@@ -177,8 +177,23 @@ def test_a_lease_is_released(remote: Remote) -> None:
     remote.release_error = PermissionError("no permission")
     with pytest.raises(ObjectFailed, match="no permission"):
         remote("release_dhcp", **lease)
-    remote.held(make_network(1, gateway=None))
-    assert "no DHCP server" in remote("release_dhcp", **lease)
+    for without in (make_network(1, gateway=None), make_network(1, enable_dhcp=False)):
+        remote.held(without)
+        assert "no DHCP server" in remote("release_dhcp", **lease)
+    assert len(remote.released) == 1
+
+
+def test_a_lease_is_released_by_the_server_of_its_own_network(remote: Remote) -> None:
+    remote.held(make_network(1, enable_dhcp=False), make_network(2, bridge="br1"), make_network(3, bridge="br1"))
+    lease = {"dev": "br1", "vif_address": "fa:16:3e:00:00:01"}
+    for number in (2, 3):
+        assert remote("release_dhcp", address=f"10.{number}.0.2", **lease) is None
+        assert remote.released[-1][1:3] == (f"10.{number}.0.1", f"10.{number}.0.2")
+    remote.held(make_network(4), make_network(5, bridge="br1", cidr=None, gateway=None))
+    for elsewhere in ("10.4.0.2", "192.0.2.1"):
+        with pytest.raises(NotFound, match=f"address: no network on br1 holds {elsewhere}"):
+            remote("release_dhcp", address=elsewhere, **lease)
+    assert len(remote.released) == 2
 
 
 @pytest.mark.parametrize(
