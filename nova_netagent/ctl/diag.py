@@ -1,10 +1,10 @@
 """diag: what a report of a problem needs, in one file and without secrets."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nova_netagent.ctl import redaction
 from nova_netagent.ctl.outcome import FAILED, OK, Failure
 from nova_netagent.ctl.session import Session
 
@@ -49,14 +49,6 @@ _FILES = (
 )
 _SECONDS = 20.0
 
-_SECRET_OPTION = re.compile(r"(?im)^(\s*[\w.-]*(?:password|secret|token|api_key|private_key)[\w.-]*\s*[=:]\s*)(\S.*)$")
-_SECRET_URL = re.compile(r"(\w[\w+.-]*://)[^/@\s]+@")
-
-
-def redacted(text: str) -> str:
-    """A text without passwords: those of options that are called so, and those in URLs."""
-    return _SECRET_URL.sub(r"\1***@", _SECRET_OPTION.sub(r"\1***", text))
-
 
 def diag(session: Session) -> int:
     """``diag``: the bundle, or with ``--plans`` only the last plans."""
@@ -69,7 +61,7 @@ def diag(session: Session) -> int:
     try:
         with tarfile.open(output, "w:gz") as bundle:
             for name, text in found:
-                _add(bundle, f"{output.name.removesuffix('.tar.gz')}/{name}", redacted(text).encode())
+                _add(bundle, f"{output.name.removesuffix('.tar.gz')}/{name}", text.encode())
         output.chmod(0o600)
     except OSError as error:
         raise Failure(FAILED, f"{output}: {error.strerror}") from None
@@ -110,15 +102,25 @@ def _file_name() -> str:
 
 
 def _gathered(session: Session) -> Iterator[tuple[str, str]]:
-    """Names and contents; what cannot be had says why."""
+    """Names and contents without secrets; what cannot be had says why."""
     agent = session.agent
     for name, target in _CALLS.items():
-        yield name, _tried(lambda target=target: agent.get(target).body.decode())
+        yield name, _without_secrets(_tried(lambda target=target: agent.get(target).body.decode()))
     for file in session.all_config_files:
-        yield f"config/{Path(file).name}", _tried(lambda file=file: Path(file).read_text())
+        yield f"config/{Path(file).name}", redaction.of_options(_tried(lambda file=file: Path(file).read_text()))
     for name, command in _COMMANDS.items():
-        yield name, _output(command)
+        yield name, redaction.line_by_line(_output(command))
     yield "proc.txt", "".join(f"# {file}\n{_tried(lambda file=file: Path(file).read_text())}\n" for file in _FILES)
+
+
+def _without_secrets(answer: str) -> str:
+    """An answer of the agent's, a document or lines."""
+    import json
+
+    try:
+        return json.dumps(redaction.of_json(json.loads(answer)), ensure_ascii=False)
+    except ValueError:
+        return redaction.line_by_line(answer)
 
 
 def _tried(read: Any) -> str:

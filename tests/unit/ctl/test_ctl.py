@@ -599,12 +599,15 @@ def test_the_last_plans(ctl: Ctl, agent: Served) -> None:
 
 
 def test_a_bundle_holds_what_there_is_and_no_secret(ctl: Ctl, tmp_path: Path) -> None:
-    secrets = "[DEFAULT]\ntransport_url = rabbit://nova:hunter2@broker:5672/\n"
-    secrets += "[keystone_authtoken]\npassword = s3cret\nadmin_token: t0ken\n"
+    secrets = "[DEFAULT]\ntransport_url = rabbit://nova:hunter2@broker1:5672,nova:hunter2@broker:5672/\n"
+    secrets += "[keystone_authtoken]\n#password = s3cret\nadmin_token:\n  t0ken\n"
     config = tmp_path / "netagent.conf"
     config.write_text(secrets)
     bundle = tmp_path / "bundle.tar.gz"
-    bare = {"PATH": str(tmp_path)}  # none of the commands is installed
+    bare = {"PATH": str(tmp_path)}  # of the commands only the log's is installed
+    (tmp_path / "journalctl").write_text("#!/bin/sh\necho agent: started\necho agent: X-Auth-Token: t0ken\n")
+    (tmp_path / "journalctl").chmod(0o755)
+    ctl("set", "networks", "-f", "-", given=json.dumps(document(make_network(9, label="token = t0ken"))).encode())
     assert ctl("--config-file", str(config), "diag", "-o", str(bundle), env=bare).code == 0
     assert ctl.out == f"{bundle}: 22 files, without passwords; it names addresses and instances\n"
     assert bundle.stat().st_mode & 0o777 == 0o600
@@ -617,6 +620,8 @@ def test_a_bundle_holds_what_there_is_and_no_secret(ctl: Ctl, tmp_path: Path) ->
     for secret in ("hunter2", "s3cret", "t0ken"):
         assert secret not in everything
     assert "transport_url = rabbit://***@broker:5672/" in texts["bundle/config/netagent.conf"]
+    assert texts["bundle/journal.txt"] == "agent: started\nagent: X-Auth-Token: ***\n"
+    assert "token = ***" in [each["label"] for each in json.loads(texts["bundle/state.json"])["networks"]]
 
 
 def test_a_bundle_without_an_agent(tmp_path: Path) -> None:
