@@ -133,7 +133,7 @@ def _add_objects(commands: "_Commands") -> None:
     for each in (listed, shown, put, gone):
         each.add_argument("kind", type=kind, metavar="KIND", help="networks, instances, security-groups, …")
     for each in (shown, gone):
-        each.add_argument("id", metavar="ID", help="its id; a floating IP's is its address")
+        each.add_argument("id", type=_id, metavar="ID", help="its id; a floating IP's is its address")
     _add_file(put, "one object or a list of them, JSON; - is standard input")
     put.add_argument("--no-wait", dest="wait", action="store_false", help="do not wait until the kernel has it")
     gone.add_argument(
@@ -236,6 +236,12 @@ def _traced(text: str) -> int:
     if not 1 <= value <= 60:
         raise argparse.ArgumentTypeError(f"{text} is no time to watch packets: 1 to 60 seconds")
     return value
+
+
+def _id(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
 def _add_file(to: argparse.ArgumentParser, text: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from nova_netagent.ctl.outcome import FAILED, NOT_FOUND, UNREACHABLE, Failure
+from nova_netagent.ctl.outcome import FAILED, NOT_FOUND, UNREACHABLE, USAGE, Failure
 
 Connect = Callable[[float], socket.socket]
 
@@ -34,10 +34,19 @@ class Answer(NamedTuple):
             return self
         raise Failure(NOT_FOUND if self.status == 404 else FAILED, self._reason())
 
-    def _reason(self) -> str:
+    def accepted_arguments(self) -> "Answer":
+        """The same of a request that has nothing in it but the command line: what cannot be meant is wrong usage.
+
+        :raises Failure: naming the option and the reason.
+        """
+        if self.status == 400:
+            raise Failure(USAGE, self._reason(lambda field: f"--{field.replace('_', '-')}"))
+        return self.accepted()
+
+    def _reason(self, shown: Callable[[str], str] = str) -> str:
         try:
             error = self.document["error"]
-            return f"{error['field']}: {error['message']}" if error.get("field") else str(error["message"])
+            return f"{shown(error['field'])}: {error['message']}" if error.get("field") else str(error["message"])
         except (ValueError, KeyError, TypeError):
             return f"the agent answered {self.status}"
 

@@ -31,7 +31,7 @@ def explain(session: Session) -> int:
     if args.trace:
         target, agent = f"{target}?trace={args.trace}", agent.patient(args.trace)
         session.screen.progress(f"watching for {args.trace} s …")
-    answer = agent.request("POST", target, json.dumps(asked).encode()).accepted()
+    answer = agent.request("POST", target, json.dumps(asked).encode()).accepted_arguments()
     if session.screen.json:
         session.screen.body(answer.body)
     else:

@@ -141,7 +141,7 @@ def delete(session: Session) -> int:
     args = session.args
     query = "" if args.revision is None else f"?revision={args.revision}"
     try:
-        session.agent.request("DELETE", kinds.path(args.kind, quoted(args.id)) + query).accepted()
+        session.agent.request("DELETE", kinds.path(args.kind, quoted(args.id)) + query).accepted_arguments()
     except Failure as failure:
         raise _with_ids(session, failure) from None
     if not session.screen.json:

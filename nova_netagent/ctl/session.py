@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nova_netagent.ctl.client import Client
-from nova_netagent.ctl.outcome import FAILED, Failure
+from nova_netagent.ctl.outcome import FAILED, USAGE, Failure
 from nova_netagent.ctl.place import config_files, files_of, socket_path
 from nova_netagent.ctl.screen import Screen
 
@@ -54,7 +54,7 @@ class Session:
         try:
             return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         except OSError as error:
-            raise Failure(FAILED, f"{self.input_name}: {error.strerror}") from None
+            raise Failure(USAGE, f"--file {self.input_name}: {error.strerror}") from None
 
     @property
     def input_name(self) -> str:

@@ -445,6 +445,8 @@ def test_a_configuration_that_does_not_read_is_2(tmp_path: Path) -> None:
         ["list", "things"],
         ["set", "networks"],
         ["show", "network"],
+        ["show", "network", ""],
+        ["delete", "network", ""],
         ["status", "--format", "x"],
     ],
 )
@@ -452,6 +454,12 @@ def test_wrong_usage_is_2_in_one_line(words: list[str]) -> None:
     ctl = Ctl()(*words)
     assert (ctl.code, ctl.out, ctl.err.count("\n")) == (2, "", 1)
     assert ctl.err.startswith("netagentctl: ")
+
+
+def test_a_revision_that_is_none_is_wrong_usage(ctl: Ctl) -> None:
+    said = f"netagentctl: --revision: '-1' is not an integer from 0 to {2**63 - 1}\n"
+    assert ctl("delete", "network", network_id(1), "--revision", "-1").said == (2, "", said)
+    assert ctl("show", "network", network_id(1)).code == 0
 
 
 def test_a_kind_that_is_none_is_told_what_there_is() -> None:

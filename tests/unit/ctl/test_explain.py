@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.unit.ctl.test_ctl import Ctl, agent, ctl, on_terminal, served
 
 __all__ = ["agent", "ctl", "served"]
@@ -45,16 +47,22 @@ def test_json_is_the_apis_own(ctl: Ctl) -> None:
     assert found["proposal"]["changes"][0]["body"]
 
 
-def test_what_is_no_packet_is_refused_by_its_field(ctl: Ctl) -> None:
-    assert ctl(*ASKED, "--in-dev", "nowhere").said == (
-        1,
-        "",
-        "netagentctl: in_dev: there is no link nowhere on this host\n",
-    )
-    assert (
-        "src: '10.0.0.256' is not an address"
-        in ctl("explain", "--proto", "1", "--src", "10.0.0.256", "--dst", "::").err
-    )
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--in-dev", "nowhere"), "--in-dev: there is no link nowhere on this host"),
+        (("--src", "x"), "--src: 'x' is not an address, nor ADDRESS:PORT (IPv6: [ADDRESS]:PORT)"),
+        (("--src", "::1"), "--dst: 198.51.100.1 is not of the family of ::1"),
+        (("--proto", "cats"), "--proto: "),
+        (("--icmp-type", "8"), "--icmp-type: protocol tcp has none"),
+        (("--mac", "x"), "--mac: "),
+    ],
+)
+def test_what_is_no_packet_is_wrong_usage_of_an_option(ctl: Ctl, given: tuple[str, ...], said: str) -> None:
+    """CONTRACT, section 1: 2 is for bad arguments, in one line that says which."""
+    assert ctl(*ASKED, *given).code == 2
+    assert ctl.err.startswith(f"netagentctl: {said}")
+    assert (ctl.out, ctl.err.count("\n")) == ("", 1)
 
 
 def test_a_terminal_has_its_width_and_its_colours(ctl: Ctl) -> None:

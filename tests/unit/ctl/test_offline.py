@@ -50,7 +50,9 @@ def test_render_refuses_what_the_api_refuses(tmp_path: Path) -> None:
     assert (ctl.code, ctl.out) == (1, "")
     assert ctl.err.startswith(f"netagentctl: {file}: security_groups[0].rules[0].protocol: 'foo' is not a protocol")
     missing = tmp_path / "missing"
-    assert Ctl()("render", "-f", str(missing)).err == f"netagentctl: {missing}: No such file or directory\n"
+    said = (2, "", f"netagentctl: --file {missing}: No such file or directory\n")
+    for words in (["render"], ["apply"], ["set", "networks"]):
+        assert Ctl()(*words, "-f", str(missing)).said == said
 
 
 def test_check_config(tmp_path: Path) -> None:
