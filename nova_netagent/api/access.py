@@ -17,7 +17,7 @@ PEER = "netagent.peer"
 CERTIFICATE = "netagent.certificate"
 """Where the environ has the names in a TLS client's certificate, its common name first."""
 
-_READING = frozenset(("GET", "HEAD", "OPTIONS"))
+_READING = frozenset(("GET", "OPTIONS"))
 
 
 class Peer(NamedTuple):
@@ -115,8 +115,9 @@ class Access:
 
     def process_resource(self, req: falcon.Request, _resp: falcon.Response, resource: Any, _params: object) -> None:
         """Whether they may."""
-        usual = "read" if req.method in _READING else "write"
-        needed = getattr(resource, "NEEDS", {}).get(req.method, usual)
+        method = "GET" if req.method == "HEAD" else req.method
+        usual = "read" if method in _READING else "write"
+        needed = getattr(resource, "NEEDS", {}).get(method, usual)
         require(req, needed)
 
 

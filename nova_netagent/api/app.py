@@ -26,6 +26,8 @@ def make_app(agent: Agent, gate: Gate = anybody) -> "falcon.App[falcon.Request, 
     app.req_options.strip_url_path_trailing_slash = True
     errors.add_handlers(app)
     for path, resource in _routes(agent).items():
+        if hasattr(resource, "on_get"):
+            resource.on_head = resource.on_get  # falcon leaves the body out
         app.add_route(path, resource)
     return app
 

@@ -411,6 +411,7 @@ class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no t
 
     def handle_one_request(self) -> None:
         self._whole = False
+        self.command = None  # not the last request's
         late = hubs.get_hub().schedule_call_global(
             KEEP_ALIVE + REQUEST_TIMEOUT, _shutdown, self.connection, socket.SHUT_RD
         )
@@ -448,7 +449,8 @@ class _Protocol(wsgi.HttpProtocol):  # type: ignore[misc]  # eventlet ships no t
         code = int(code) if code < 500 else 400
         body = refusal_body(code, message or explain or "the request cannot be read")
         head = f"HTTP/1.1 {code} Refused\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        self.wfile.write(head.encode() + b"Connection: close\r\n\r\n" + body)
+        told = b"" if self.command == "HEAD" else body
+        self.wfile.write(head.encode() + b"Connection: close\r\n\r\n" + told)
         self.close_connection = True
 
     def finish(self) -> None:

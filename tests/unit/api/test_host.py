@@ -6,9 +6,10 @@ import pytest
 from falcon.testing import TestClient
 from msgspec.structs import replace
 
-from nova_netagent.api.access import PEER, Peer, by_peer
+from nova_netagent.api.access import PEER, READ, Caller, Peer, Unauthorized, anybody, by_peer
 from nova_netagent.api.answers import MOST_TROUBLES
 from nova_netagent.api.app import make_app
+from nova_netagent.api.host import WholeState
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import State, document
 from nova_netagent.testing import (
@@ -263,6 +264,67 @@ def test_the_versions(client: TestClient) -> None:
     assert [each["id"] for each in found["versions"]] == ["v1.0"]
 
 
+# --- HEAD (RFC 9110, 9.3.2)
+
+
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        ("/", 200),
+        ("/openapi.json", 200),
+        ("/livez", 200),
+        ("/readyz", 200),
+        ("/metrics", 200),
+        ("/v1/status", 200),
+        ("/v1/state", 200),
+        ("/v1/plan", 200),
+        ("/v1/networks", 200),
+        ("/v1/networks/", 200),
+        ("/v1/networks?limit=0", 400),
+        (f"/v1/networks/{network_id(1)}", 200),
+        (f"/v1/networks/{network_id(9)}", 404),
+        ("/nowhere", 404),
+        ("/v1/resync", 405),
+    ],
+)
+def test_head_is_get_without_a_body(client: TestClient, target: str, code: int) -> None:
+    put_state(client, document(STATE))
+    path, _, query = target.partition("?")
+    client.simulate_get(path, query_string=query)  # the first is counted in /metrics
+    got, head = client.simulate_get(path, query_string=query), client.simulate_head(path, query_string=query)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert head.status_code == code
+    same = head.headers.keys() - ({"content-length"} if path in ("/metrics", "/v1/status") else set())
+    assert {name: got.headers[name] for name in same} == {name: head.headers[name] for name in same}
+    assert int(head.headers["content-length"]) > 0
+
+
+def test_head_of_an_agent_that_is_not_ready_is_503(client: TestClient, engine: StubEngine) -> None:
+    engine.view = replace(engine.view, ready=False)
+    engine.alive = (False, "stuck")
+    for target in ("/readyz", "/livez"):
+        assert client.simulate_head(target).status_code == 503
+
+
+def test_head_is_let_in_as_get_is(engine: StubEngine) -> None:
+    def stranger(_environ: object) -> Caller:
+        raise Unauthorized("who are you?", "Keystone")
+
+    for gate, code in ((stranger, 401), (lambda _: Caller("nobody", frozenset()), 403), (anybody, 200)):
+        client = TestClient(make_app(engine.agent(), gate))
+        for target in ("/livez", "/v1/state"):
+            head = client.simulate_head(target)
+            assert (head.status_code, head.content) == (code, b"")
+            assert client.simulate_get(target).status_code == code
+
+
+def test_head_takes_what_get_takes(engine: StubEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WholeState, "NEEDS", {"GET": "admin"})
+    client = TestClient(make_app(engine.agent(), lambda _: Caller("reader", READ)))
+    assert client.simulate_get("/v1/state").status_code == 403
+    assert client.simulate_head("/v1/state").status_code == 403
+
+
 # --- metrics
 
 
@@ -283,6 +345,8 @@ def test_requests_are_counted_by_route_and_not_by_path(engine: StubEngine) -> No
     assert count("GET", "none", "404") == 3
     assert count("PUT", "/v1/state", "200") == 1
     assert count("POST", "/v1/networks", "405") == 1
+    client.simulate_head("/livez")
+    assert (count("HEAD", "/livez", "200"), count("GET", "/livez", "200")) == (1, None)
     seconds = {"method": "GET", "route": "/v1/networks/{id}"}
     assert metrics.registry.get_sample_value("netagent_http_request_seconds_count", seconds) == 3
 

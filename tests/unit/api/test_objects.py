@@ -367,9 +367,9 @@ def test_a_bad_parameter_is_400(client: TestClient, method: str, target: str, fi
 def test_another_method_is_405_and_told_which(client: TestClient) -> None:
     result = client.simulate_post("/v1/networks")
     assert result.status_code == 405
-    assert error(result)["message"] == "this path takes GET, OPTIONS"
-    assert error(client.simulate_patch(NETWORK))["message"] == "this path takes DELETE, GET, PUT, OPTIONS"
-    assert client.simulate_options(NETWORK).headers["allow"] == "DELETE, GET, PUT"
+    assert error(result)["message"] == "this path takes GET, HEAD, OPTIONS"
+    assert error(client.simulate_patch(NETWORK))["message"] == "this path takes DELETE, GET, HEAD, PUT, OPTIONS"
+    assert client.simulate_options(NETWORK).headers["allow"] == "DELETE, GET, HEAD, PUT"
 
 
 def test_nothing_else_is_there(client: TestClient) -> None:

@@ -60,6 +60,34 @@ def refusal(answer: bytes) -> dict[str, object]:
     return found
 
 
+# --- HEAD
+
+
+def test_after_a_head_comes_the_next_answer_and_no_body(agent: Served) -> None:
+    head, get = (
+        b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    )
+    for first, second in ((head, get), (head, head + get)):
+        with agent.connect() as sock:
+            sock.sendall(first + second)
+            *heads, body = read_all(sock).split(b"\r\n\r\n")
+        assert [status(each) for each in heads] == [200] * (1 + second.count(b"livez"))
+        assert all(b"content-length: %d\r\n" % len(body) in each.lower() for each in heads)
+        assert json.loads(body) == {"ok": True}
+
+
+def test_a_head_that_cannot_be_read_is_refused_without_a_body(agent: Served) -> None:
+    with agent.connect() as sock:
+        sock.sendall(b"HEAD /livez HTTP/1.1\r\nHost: x\r\nX : y\r\n\r\n")
+        answer = read_all(sock)
+    assert status(answer) == 400
+    assert answer.endswith(b"\r\n\r\n")
+    with agent.connect() as sock:
+        sock.sendall(b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\nGARBAGE\r\n\r\n")
+        assert read_all(sock).endswith(b"}")
+
+
 # --- what is no request
 
 
