@@ -52,11 +52,6 @@ class FakeFrames:
         """Why this kernel cannot hold it."""
         return self.unsupported
 
-    def genid(self) -> int:
-        """The generation. :raises Unavailable: as often as ``unavailable`` says."""
-        self._reach()
-        return self.generation
-
     def read(self) -> Mapping[str, frozenset[str]]:
         """What is held now: by set, the elements as people read them."""
         self._reach()

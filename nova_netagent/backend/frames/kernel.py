@@ -71,13 +71,6 @@ class KernelFrames:
             return f"the kernel refuses {error}"
         return None
 
-    def genid(self) -> int:
-        """A number that every change of this namespace's nf_tables counts up, whoever makes it.
-
-        :raises Unavailable: the kernel does not say.
-        """
-        return self._kernel.generation()
-
     def read(self) -> Mapping[str, frozenset[str]]:
         """What the kernel holds now: by set, the elements as people read them; empty without a table.
 

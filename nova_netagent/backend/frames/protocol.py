@@ -51,11 +51,5 @@ class FramesBackend(Protocol):
         :raises Unavailable: the kernel does not say.
         """
 
-    def genid(self) -> int:
-        """A number that every change of this namespace's nf_tables counts up, whoever makes it.
-
-        :raises Unavailable: the kernel does not say.
-        """
-
     def close(self) -> None:
         """Close the sockets; nothing in the kernel changes."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nova_netagent.backend.frames import KernelFrames
+from nova_netagent.backend.nft import Netlink
 from nova_netagent.testing import make_instance, make_network
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import cleanup, ctl, eventually, metric
@@ -133,8 +133,11 @@ def test_a_restart_writes_nothing(shared: Cloud) -> None:
 
 def genid(host: Namespace) -> int:
     """A number that every commit of nf_tables counts up, whoever makes it."""
-    frames: KernelFrames = host.call(KernelFrames, "none")
-    return frames.genid()
+    netlink: Netlink = host.call(Netlink)
+    try:
+        return netlink.generation()
+    finally:
+        netlink.close()
 
 
 def test_cleanup_takes_ours_and_nothing_else(lab: Lab, backend: str) -> None:

@@ -72,6 +72,9 @@ class KernelWorld:
     def touch(self) -> None:
         self.nft("add table ip foreign; add counter ip foreign c; delete table ip foreign")
 
+    def generation(self) -> int:
+        return self.namespace.call(lambda: self.kernel._kernel.generation())
+
     @contextmanager
     def somebody_is_faster(self) -> Iterator[None]:
         netlink = self.kernel._kernel

@@ -23,7 +23,7 @@ FRAMES_SENT = 4_000
 def kernel(new_namespace: Callable[[str], Namespace]) -> Iterator[KernelFrames]:
     namespace = new_namespace("cost")
     made = KernelFrames("nova-netagent")
-    namespace.call(made.genid)  # opens its socket in there
+    namespace.call(made.read)  # opens its socket in there
     yield made
     made.close()
 

@@ -151,10 +151,10 @@ def test_a_kernel_that_lacks_something_says_what(
     unknown = Field("meta of the future", 16, key=99)  # type: ignore[arg-type]
     more = {**layout.RULES, "to-vif": (rule(within("ports", unknown), COUNTED),)}
     monkeypatch.setattr("nova_netagent.backend.frames.kernel.RULES", more)
-    before = world.frames.genid()
+    before = world.generation()
     reason = world.frames.supported()
     assert reason == (
         "the kernel refuses bridge rule to-vif: meta of the future @ports counter: Operation not supported"
     )
-    assert world.frames.genid() == before
+    assert world.generation() == before
     assert world.nft("list", "ruleset") == ""

@@ -68,6 +68,9 @@ class FakeWorld:
     def touch(self) -> None:
         self.frames.generation += 1
 
+    def generation(self) -> int:
+        return self.frames.generation
+
     @contextmanager
     def somebody_is_faster(self) -> Iterator[None]:
         self.frames.before_commit = self.touch
