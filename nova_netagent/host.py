@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from nova_netagent.backend import Backend
 from nova_netagent.backend.conntrack import FlowTable
@@ -31,6 +31,27 @@ It is told how many seconds another program's lock may be waited for. It raises 
 """
 
 
+class OthersRules(Protocol):
+    """Reads everybody's rules that are not in those tables."""
+
+    def __call__(self) -> Others:
+        """Them as they are now. Raises ``BackendError``: the kernel does not say."""
+
+    def close(self) -> None:
+        """Close sockets; nothing in the kernel changes."""
+
+
+class NobodyElse:
+    """There are no others."""
+
+    def __call__(self) -> Others:
+        """Nothing."""
+        return Others()
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 @dataclass(frozen=True)
 class Host:
     """One host. Made and used in one thread: python-iptables knows no other."""
@@ -45,7 +66,7 @@ class Host:
     """What is ours in the packet filter that is not: left there when it was, or come back since."""
     warnings: tuple[str, ...] = ()
     """What this kernel cannot do, and what that means."""
-    others: "Callable[[], Others]" = lambda: Others()
+    others: OthersRules = field(default_factory=NobodyElse)
     """What judges packets where ``rules`` does not look."""
 
     can_trace: bool = False
@@ -53,6 +74,8 @@ class Host:
 
     def close(self) -> None:
         """Close sockets and descriptors; the kernel keeps everything, and servers go on."""
+        self.rules.close()
+        self.others.close()
         self.links.close()
         self.servers.close()
         self.flows.close()

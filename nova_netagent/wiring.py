@@ -140,6 +140,12 @@ class _OthersRules:
             self._legacy = IptablesBackend(lock_timeout=0.0, owns_set=lambda name: False)
         return Others(self._tables(), self._legacy)
 
+    def close(self) -> None:
+        """Close what the legacy tables were read by."""
+        if self._legacy is not None:
+            self._legacy.close()
+            self._legacy = None
+
     def _tables(self) -> Sequence[OtherTable]:
         has = worlds.has_nf_tables()
         try:

@@ -155,3 +155,6 @@ class Backend(Protocol[K]):
 
     def jumps_to(self, key: K) -> str | None:
         """The chain that a rule jumps or goes to."""
+
+    def close(self) -> None:
+        """Close sockets, if any are open; the kernel keeps everything."""

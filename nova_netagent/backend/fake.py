@@ -67,6 +67,9 @@ class FakeBackend:
         self._seen: dict[TableId, _Seen] = {}
         self._encoded: dict[TableId, dict[str, tuple[Chain, Rules]]] = {}
 
+    def close(self) -> None:
+        """Nothing to close."""
+
     def change(self, table: TableId, chain: str, rules: Sequence[Rule] | None) -> None:
         """What another program does: make a chain hold these rules, or with ``None`` remove it."""
         if rules is None:
