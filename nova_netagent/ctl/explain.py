@@ -54,7 +54,7 @@ def _show(session: Session, found: Document) -> None:
         _show_end(session, "to", left)
     verdict = screen.verdict(_ENDS.get(found["verdict"], "may pass or not"), found["verdict"] == "ACCEPT")
     screen.wrapped(f"It {verdict}: {found['reason']}.")
-    if not found["certain"]:
+    if not found["certain"] and found["verdict"] != "UNKNOWN":
         screen.wrapped("That is not certain:", indent="  ")
     for doubt in found["doubts"]:
         rule = doubt["rule"]

@@ -94,7 +94,9 @@ class _Case:
         return Explanation(
             verdict=end.verdict,
             reason=self._reason(end, rules, refused_by),
-            certain=all(each.verdict == end.verdict for each in doubts),
+            certain=end.verdict != "UNKNOWN"
+            and not self._live.guesses
+            and all(each.verdict == end.verdict for each in doubts),
             way=self._way(end),
             state=",".join(sorted(self._packet.states)),
             sent=self._at(self._packet, self._sender),
@@ -331,6 +333,7 @@ class _Case:
                 self._notes.append(f"{self._who(device, address)} is {of_instance[0]}: {of_instance[1]}")
         if question.number in (6, 17) and question.destination[1] is None:
             self._notes.append("no destination port was given: rules that name ports do not match")
+        self._notes += self._live.guesses
         if self._live.doubts:
             self._notes.append("foreign rules that depend on more than the packet were taken not to apply")
 

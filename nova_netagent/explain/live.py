@@ -25,6 +25,7 @@ from nova_netagent.netfilter.rule import (
     InSet,
     IpSet,
     Jump,
+    Mark,
     Match,
     Opaque,
     Rule,
@@ -176,6 +177,8 @@ class LiveRules:
         self.doubts: dict[Place, None] = {}
         self.assumed: frozenset[Place] = frozenset()
         """Those of the doubtful rules that are taken to apply."""
+        self.guesses: dict[str, None] = {}
+        """What was taken to be so, and nothing tells."""
 
     @property
     def reads_legacy(self) -> bool:
@@ -307,7 +310,7 @@ class LiveRules:
 
     def _applies(self, id_: TableId, around: Around, step: Step, packet: Packet, sets: Mapping[str, IpSet]) -> bool:
         rule = step.rule
-        unknown = [each for each in rule.matches if _is_unknown(each, sets)]
+        unknown = [each for each in rule.matches if _is_unknown(each, packet, sets)]
         if not unknown:
             return matches(rule, packet, sets)
         known = tuple(each for each in rule.matches if each not in unknown)
@@ -324,6 +327,8 @@ class LiveRules:
         if isinstance(match, InSet) and match.direction in CUT_DIRECTIONS:
             end = _end(packet, match.direction)
             return end is not None and self.cut_ago(match.name, end) is not None
+        if isinstance(match, Mark):
+            return packet.has_mark(match.value, match.mask)
         if not isinstance(match, Opaque):
             return None
         if _is_nft(match):
@@ -361,7 +366,9 @@ def _is_nft(match: Match) -> TypeGuard[Opaque]:
     return isinstance(match, Opaque) and match.name == "nft"
 
 
-def _is_unknown(match: object, sets: Mapping[str, IpSet]) -> bool:
+def _is_unknown(match: object, packet: Packet, sets: Mapping[str, IpSet]) -> bool:
     if isinstance(match, InSet):
         return match.name not in sets or match.direction in CUT_DIRECTIONS
+    if isinstance(match, Mark):
+        return packet.has_mark(match.value, match.mask) is None
     return isinstance(match, Opaque)

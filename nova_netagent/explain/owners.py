@@ -197,6 +197,8 @@ def effect(step: Step) -> str:
             return "REJECT"
         case Opaque("MASQUERADE" | "SNAT" as name):
             return name
+        case Opaque("?"):
+            return "another program decides"
         case Opaque(""):
             return "counted, goes on"
         case _:

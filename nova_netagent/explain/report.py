@@ -113,7 +113,7 @@ class Explanation(Struct, frozen=True):
     verdict: Outcome
     reason: str
     certain: bool
-    """False when a rule that cannot be judged from the packet alone would change the verdict."""
+    """False when another program decides, or a rule that cannot be judged from the packet alone could do it."""
     way: Literal["bridged", "routed", "to the host", "from the host"]
     state: str
     sent: PacketAt

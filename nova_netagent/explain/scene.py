@@ -11,7 +11,7 @@ from nova_netagent.explain.live import LiveRules
 from nova_netagent.model import Network, values
 from nova_netagent.model.values import Prefix
 from nova_netagent.netfilter.journey import Journey, NoRoute, Port, Scene
-from nova_netagent.netfilter.packet import Packet, Walk
+from nova_netagent.netfilter.packet import ALL_OF_A_MARK, Packet, Walk
 from nova_netagent.netfilter.rule import Opaque, TableId
 from nova_netagent.plan.links import ActualLinks
 
@@ -66,6 +66,10 @@ class LiveScene(Scene):
     def route(self, packet: Packet) -> str:
         """The interface by which a packet goes on. :raises NoRoute: the kernel says why."""
         source = packet.source if packet.in_interface is not None or packet.source in self.local else None
+        if packet.mark_known != ALL_OF_A_MARK:
+            self.live.guesses["its mark depends on more than the packet, and where it goes may depend on its mark"] = (
+                None
+            )
         found = self.ask(Asked(packet.destination, source, packet.in_interface, packet.mark))
         if found.kind == "unreachable" or found.interface is None:
             raise NoRoute(found.reason or f"there is no route to {packet.destination}")

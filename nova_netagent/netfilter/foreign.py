@@ -176,7 +176,8 @@ def _port_ranges(match: Opaque) -> Iterator[tuple[int, int]]:
 
 def _mark(match: Opaque, packet: Packet, around: Surroundings) -> bool | None:
     value, mask, inverted = _MARK.unpack_from(match.data)
-    return bool(packet.mark & mask == value) != bool(inverted)
+    has = packet.has_mark(value, mask)
+    return None if has is None else has != bool(inverted)
 
 
 def _addrtype(match: Opaque, packet: Packet, around: Surroundings) -> bool | None:

@@ -7,6 +7,8 @@ Source of the semantics: net/ipv4/netfilter/ip_tables.c, ipt_do_table().
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from struct import Struct
+from sys import byteorder
 
 from nova_netagent.model import values
 from nova_netagent.netfilter.rule import (
@@ -50,6 +52,11 @@ PASSING = frozenset(
 """Targets of somebody else's after which the walk goes on; the empty one is that of a rule that only counts."""
 
 
+ALL_OF_A_MARK = 0xFFFFFFFF
+_CONNMARK = Struct("=III")
+_RESTORE, _NOTRACK = 2, 1
+
+
 class CannotTell(Exception):
     """The walk met a match or a target that it does not know.
 
@@ -80,6 +87,8 @@ class Packet:
     mac_source: str | None = None
     states: frozenset[str] = frozenset({"NEW"})
     mark: int = 0
+    mark_known: int = ALL_OF_A_MARK
+    """The bits of the mark that can be told; the others are 0 in ``mark``."""
     to_local_address: bool = False
     opens: bool = True
     """Of a TCP segment: whether it opens a connection (SYN and nothing else)."""
@@ -88,6 +97,25 @@ class Packet:
     def family(self) -> Family:
         """4 or 6, by the source address."""
         return 6 if ":" in self.source else 4
+
+    def marked(self, value: int, mask: int) -> "Packet":
+        """The packet with another mark, as ``SetMark`` has it."""
+        known = self.mark_known | mask
+        return replace(self, mark=((self.mark & ~mask) ^ value) & known, mark_known=known)
+
+    def marked_by_nobody_knows(self, mask: int = ALL_OF_A_MARK) -> "Packet":
+        """The packet with other bits of its mark than can be told."""
+        return replace(self, mark=self.mark & ~mask, mark_known=self.mark_known & ~mask)
+
+    def untracked(self) -> "Packet":
+        """The packet, of which connection tracking shall not know."""
+        return replace(self, states=frozenset({"UNTRACKED"}))
+
+    def has_mark(self, value: int, mask: int) -> bool | None:
+        """Whether its mark has some bits; ``None`` when that cannot be told."""
+        if (self.mark & mask ^ value) & (self.mark_known | ~mask):
+            return False
+        return None if mask & ~self.mark_known else True
 
 
 @dataclass(frozen=True)
@@ -195,9 +223,13 @@ def walk(
             case Snat(address):
                 return Walk("ACCEPT", replace(packet, source=address), tuple(steps))
             case SetMark(value, mask):
-                packet = replace(packet, mark=(packet.mark & ~mask) ^ value)
+                packet = packet.marked(value, mask)
             case ChecksumFill() | Zone() | Log():
                 pass
+            case Opaque("CONNMARK"):
+                packet = packet.marked_by_nobody_knows(_restored(rule.target))
+            case Opaque("NOTRACK") | Opaque("CT") if _untracks(rule.target):
+                packet = packet.untracked()
             case Opaque(name) if name in PASSING:
                 pass
             case Opaque("REJECT"):
@@ -209,6 +241,20 @@ def walk(
                 unknown = CannotTell(f"the target {name} in {chain} is not known")
                 unknown.steps = tuple(steps)
                 raise unknown
+
+
+def _restored(connmark: Opaque) -> int:
+    """The bits that iptables' CONNMARK takes from the connection's mark, which no packet tells (xt_connmark.h)."""
+    mode = connmark.data[14 if connmark.revision > 1 else 12 :][:1]
+    if mode != bytes([_RESTORE]):
+        return 0
+    _, of_connection, of_packet = _CONNMARK.unpack_from(connmark.data)
+    return int(of_connection | of_packet)
+
+
+def _untracks(target: Opaque) -> bool:
+    """Whether iptables' CT keeps connection tracking from a packet (xt_CT.h)."""
+    return target.name == "NOTRACK" or bool(target.data and target.data[0 if byteorder == "little" else 1] & _NOTRACK)
 
 
 def matches(rule: Rule, packet: Packet, sets: Mapping[str, IpSet]) -> bool:
@@ -274,7 +320,10 @@ def _match(match: Match, packet: Packet, sets: Mapping[str, IpSet]) -> bool:
             # A packet without an Ethernet header matches neither way (xt_mac.c, mac_mt).
             return packet.mac_source is not None and (packet.mac_source == address) != inverted
         case Mark(value, mask):
-            return packet.mark & mask == value
+            has = packet.has_mark(value, mask)
+            if has is None:
+                raise CannotTell("its mark cannot be told")
+            return has
         case LocalAddress():
             return packet.to_local_address
         case Comment() | Limit():

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, takewhile
 
+from nova_netagent.backend.iptables.layout import extension
+from nova_netagent.backend.iptables.targets import decode_target
 from nova_netagent.backend.nft.attributes import parse, parse_list, read_number, read_string
 from nova_netagent.backend.nft.expressions import Nat
 from nova_netagent.backend.nft.objects import Element, padded
@@ -15,12 +17,13 @@ from nova_netagent.explain.foreign import fields
 from nova_netagent.explain.foreign.fields import Around, Field, NoMatchError, value_text
 from nova_netagent.explain.foreign.sets import OtherSet, verdict_of
 from nova_netagent.netfilter import foreign
-from nova_netagent.netfilter.packet import PASSING, Packet
+from nova_netagent.netfilter.packet import ALL_OF_A_MARK, PASSING, Packet
 from nova_netagent.netfilter.rule import (
     ACCEPT,
     DROP,
     RETURN,
     Dnat,
+    Family,
     Jump,
     Opaque,
     Redirect,
@@ -29,6 +32,7 @@ from nova_netagent.netfilter.rule import (
     Snat,
     Target,
 )
+from nova_netagent.netfilter.text import target_text
 
 Judge = Callable[[Packet, Around], bool | None]
 """Whether a test holds; ``None`` when that cannot be told from a packet."""
@@ -36,12 +40,14 @@ Act = Callable[[Packet, Around], "Target | bool | None"]
 """What is done: a target, ``False`` where a map has nothing for the packet, ``None`` when it cannot be told."""
 
 _NOTHING = Opaque("", 0, b"")
+UNKNOWN = Opaque("?", 0, b"")
+"""Another program decides."""
 _EQUAL, _NOT_EQUAL, _LESS, _AT_MOST, _MORE, _AT_LEAST = range(6)
 _OPERATORS = {_EQUAL: "", _NOT_EQUAL: "!= ", _LESS: "< ", _AT_MOST: "<= ", _MORE: "> ", _AT_LEAST: ">= "}
 _SHOWN = 8
 """So many of a set's elements are written."""
 _INVERTED, _QUEUE = 1, 3
-_SILENT = frozenset({"last", "notrack", "log", "dup", "flow_offload"})
+_SILENT = frozenset({"last", "log", "dup", "flow_offload"})
 """Expressions after which a rule goes on, and which change nothing that a rule asks; a counter is not even said."""
 
 
@@ -61,7 +67,11 @@ class Decoded:
     tests: list[Judge] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     act: Act | None = None
-    mark: Act | None = None
+    mark: fields.Read | None = None
+    """The mark that it gives, in the host's byte order."""
+    untracks: bool = False
+    rewrites: bool = False
+    """It changes what others ask of the packet."""
 
     @property
     def text(self) -> str:
@@ -81,14 +91,21 @@ class Decoded:
 
     def target(self, packet: Packet, around: Around) -> Target | bool | None:
         """What it does to a packet for which its tests hold; as ``Act``."""
-        if self.act is None:
-            return _NOTHING if self.mark is None else self.mark(packet, around)
-        return self.act(packet, around)
+        if self.rewrites:
+            return None
+        if self.act is not None:
+            return self.act(packet, around)
+        mark = None if self.mark is None else self.mark(packet, around)
+        return _NOTHING if mark is None else SetMark(_number(mark), ALL_OF_A_MARK)
 
-    def marked(self, packet: Packet, around: Around) -> Packet:
-        """The packet with the mark that it is given beside a verdict."""
-        found = self.mark(packet, around) if self.mark is not None and self.act is not None else None
-        return replace(packet, mark=found.value) if isinstance(found, SetMark) else packet
+    def changed(self, packet: Packet, around: Around) -> Packet:
+        """The packet with the mark that it is given, beside a verdict or without one; and untracked."""
+        if self.untracks and not around.tracked:
+            packet = packet.untracked()
+        if self.mark is None:
+            return packet
+        mark = self.mark(packet, around)
+        return packet.marked_by_nobody_knows() if mark is None else packet.marked(_number(mark), ALL_OF_A_MARK)
 
 
 def _implied(word: str, then: str) -> bool:
@@ -154,20 +171,20 @@ class _Decoder:
         what = self._slots.get(_slot(known[3]))
         if key == 3:
             self._say(f"meta mark set {_written(what, 'mark')}")
-            value = None if what is None or what.constant is None else int.from_bytes(what.constant[:4], _HOST)
-            self.found.mark = lambda packet, around: None if value is None else SetMark(value, 0xFFFFFFFF)
+            self.found.mark = (lambda packet, around: None) if what is None else what.field.read
         elif key != 12:
             self._say(f"meta key {key} set")
 
     def _payload(self, known: dict[int, bytes]) -> None:
-        if 1 not in known:
-            self._say("(rewrites a header)")
-            return
         base, offset, size = (read_number(known[kind]) for kind in (2, 3, 4))
         found = fields.payload(base, offset, size, self._family)
         if found.text in ("sport", "dport"):
             found = replace(found, text=f"{self._protocol or 'th'} {found.text}")
-        self._load(known[1], found)
+        if 1 in known:
+            self._load(known[1], found)
+            return
+        self._say(f"{found.text} set {_written(self._slots.get(_slot(known[5])), found.kind)}")
+        self.found.rewrites |= found.kind != "hex"
 
     def _ct(self, known: dict[int, bytes]) -> None:
         key = read_number(known[2])
@@ -189,17 +206,20 @@ class _Decoder:
 
     def _bitwise(self, known: dict[int, bytes]) -> None:
         source, size = self._slots.get(_slot(known[1])), read_number(known[3])
-        if source is None or read_number(known.get(6, bytes(4))) or 4 not in known or any(parse(known[5])[1]):
+        if source is None or read_number(known.get(6, bytes(4))) or 4 not in known:
             self._load(known[2], fields.unknown("(bitwise)", size))
             return
-        mask = parse(known[4])[1]
+        mask, flip = parse(known[4])[1], parse(known[5])[1]
         whole = source.field.read
 
         def masked(packet: Packet, around: Around) -> bytes | None:
             value = whole(packet, around)
-            return None if value is None else _and(value, mask)
+            return None if value is None else _xor(_and(value, mask), flip)
 
-        self._slots[_slot(known[2])] = _Loaded(replace(source.field, read=masked), mask)
+        changed = replace(source.field, read=masked)
+        if any(flip):
+            changed = replace(changed, text=_flipped_text(source.field, mask, flip))
+        self._slots[_slot(known[2])] = _Loaded(changed, None if any(flip) else mask)
 
     def _byteorder(self, known: dict[int, bytes]) -> None:
         source, size = self._slots.get(_slot(known[1])), read_number(known[5])
@@ -331,7 +351,7 @@ class _Decoder:
     # --- what is done
 
     def _verdict(self, code: int, chain: str | None) -> None:
-        target = target_of(code, chain)
+        target = target_of(code, chain) or UNKNOWN
         self._say(_verdict_text(code, chain))
         self.found.act = lambda packet, around: target
 
@@ -379,22 +399,28 @@ class _Decoder:
 
     def _queue(self, known: dict[int, bytes]) -> None:
         self._say("queue")
-        self.found.act = lambda packet, around: None
+        self.found.act = lambda packet, around: UNKNOWN
 
     _tproxy = _synproxy = _queue
+
+    def _notrack(self, known: dict[int, bytes]) -> None:
+        self._say("notrack")
+        self.found.untracks = True
 
     def _fwd(self, known: dict[int, bytes]) -> None:
         """It goes out by another link, and no further here."""
         self._say("fwd")
-        self.found.act = lambda packet, around: None
+        self.found.act = lambda packet, around: UNKNOWN
 
     # (their names are the kernel's)
 
     def _target(self, known: dict[int, bytes]) -> None:
-        target = Opaque(read_string(known[1]), read_number(known[2]), known.get(3, b""))
-        self._say(foreign.target_text(target, self._family or 4))
-        if target.name not in PASSING:
-            self.found.act = lambda packet, around: target if target.name in ("REJECT", "MASQUERADE", "SNAT") else None
+        family: Family = 6 if self._family == 6 else 4
+        whole = extension(known[1].rstrip(b"\0"), read_number(known[2]), known.get(3, b""))
+        target = decode_target(whole, family, goto=False)
+        self._say(target_text(target, family))
+        known_one = not isinstance(target, Opaque) or target.name in PASSING | {"REJECT", "MASQUERADE", "SNAT"}
+        self.found.act = lambda packet, around: target if known_one else UNKNOWN
 
     # --- words
 
@@ -406,9 +432,11 @@ class _Decoder:
         self.found.tests.append(judge)
 
     def _note_protocol(self, of: Field, operation: int, value: bytes) -> None:
-        """Remember which ports are meant, and leave out what the names of ports imply."""
+        """Remember which ports are meant, and whose addresses."""
         if of.kind == "protocol" and operation == _EQUAL:
             self._protocol = value_text("protocol", value)
+        elif of.kind == "nfproto" and operation == _EQUAL:
+            self._family = {2: 4, 10: 6}.get(value[0], 0)
 
 
 _HOST = fields.HOST
@@ -427,7 +455,24 @@ def _constant(value: bytes) -> _Loaded:
 def _written(loaded: _Loaded | None, kind: str) -> str:
     if loaded is None:
         return "?"
-    return loaded.field.text if loaded.constant is None else value_text(kind, loaded.constant)
+    if loaded.constant is not None:
+        return value_text(kind, loaded.constant)
+    return loaded.field.text if loaded.mask is None else f"{loaded.field.text} & {value_text(kind, loaded.mask)}"
+
+
+def _flipped_text(of: Field, mask: bytes, flip: bytes) -> str:
+    flipped = value_text(of.kind, flip)
+    if mask == bytes(each ^ 0xFF for each in flip):
+        return f"{of.text} | {flipped}"
+    return f"{of.text} ^ {flipped}" if set(mask) == {0xFF} else f"{of.text} & {value_text(of.kind, mask)} ^ {flipped}"
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value[:4], _HOST)
+
+
+def _xor(value: bytes, flip: bytes) -> bytes:
+    return bytes(left ^ right for left, right in zip(value, flip, strict=False))
 
 
 def _and(value: bytes, mask: bytes) -> bytes:
@@ -490,7 +535,7 @@ def _from_map(find: _Find) -> Act:
         if found is None:
             return None
         there, data = found
-        return False if not there or data is None else target_of(*verdict_of(data))
+        return False if not there or data is None else target_of(*verdict_of(data)) or UNKNOWN
 
     return act
 

@@ -11,15 +11,17 @@ from dataclasses import dataclass, replace
 from nova_netagent.model import protocols
 from nova_netagent.netfilter.foreign import Surroundings, address_type, cast
 from nova_netagent.netfilter.hooks import FRAME_HOOKS
-from nova_netagent.netfilter.packet import Packet
+from nova_netagent.netfilter.packet import ALL_OF_A_MARK, Packet
 
 HOST = sys.byteorder
 _SYN, _ACK = 0x02, 0x10
 _CT_STATES = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
 _LINK, _NETWORK, _TRANSPORT = 0, 1, 2
 _BASES = {_LINK: "ll", _NETWORK: "nh", _TRANSPORT: "th"}
-_BY_DESTINATION, _BY_SOURCE, _BY_INTERFACE = 2, 1, 8
+_BY_SOURCE, _BY_DESTINATION, _BY_MARK, _BY_INTERFACE = 1, 2, 4, 8
 _PRESENT = 0x20
+_INDEX, _NAME, _TYPE = 1, 2, 3
+"""What is asked of the routing (``enum nft_fib_result``)."""
 _ARP_OPERATION = (6, 2)
 _ETHERNET = 1
 """``ARPHRD_ETHER`` (linux/if_arp.h)."""
@@ -147,9 +149,13 @@ def _link_type(of: Callable[[Packet], str | None]) -> Read:
     return read
 
 
+def _mark(packet: Packet, around: Around) -> bytes | None:
+    return packet.mark.to_bytes(4, HOST) if packet.mark_known == ALL_OF_A_MARK else None
+
+
 _META: Mapping[int, Field] = {
     1: Field("meta protocol", "hex", 2, _ether_type),
-    3: Field("meta mark", "mark", 4, lambda packet, _: packet.mark.to_bytes(4, HOST)),
+    3: Field("meta mark", "mark", 4, _mark),
     4: Field("iif", "index", 4, _in_index),
     5: Field("oif", "index", 4, lambda packet, around: _index(packet.out_interface, around)),
     6: Field("iifname", "name", 16, _in_name),
@@ -198,6 +204,7 @@ _CT: Mapping[int, Field] = {
     0: Field("ct state", "ctstate", 4, _state),
     1: Field("ct direction", "hex", 1, _direction),
     2: Field("ct status", "ctstatus", 4, _status),
+    3: unknown("ct mark"),
 }
 
 
@@ -219,14 +226,26 @@ def fib(flags: int, result: int) -> Field:
             return None
         return _ROUTE_TYPES[address_type(address(packet), around.surroundings)].to_bytes(4, HOST)
 
-    def way(packet: Packet, around: Around) -> bytes | None:
-        back = around.surroundings.leads_to(address(packet))
-        there = back is not None and (not flags & _BY_INTERFACE or back == packet.in_interface)
-        return (1 if there else 0).to_bytes(4, HOST)
+    def way(packet: Packet, around: Around) -> str | None:
+        """The link by which the address is reached: not one of the host's own, and only the one that it came by."""
+        asked = address(packet)
+        back = None if around.surroundings.is_local(asked) else around.surroundings.leads_to(asked)
+        return None if flags & _BY_INTERFACE and back != packet.in_interface else back
 
-    if result == 3:
+    def told(packet: Packet, around: Around) -> bytes | None:
+        depends = flags & ~(_BY_SOURCE | _BY_DESTINATION | _BY_MARK | _BY_INTERFACE | _PRESENT)
+        if depends or (flags & _BY_MARK and (packet.mark or packet.mark_known != ALL_OF_A_MARK)):
+            return None
+        found = way(packet, around)
+        if flags & _PRESENT:
+            return (1 if found else 0).to_bytes(4, HOST)
+        return _name(found) if result == _NAME else _index(found, around)
+
+    if result == _TYPE:
         return Field(f"{text} type", "fibtype", 4, kind)
-    return Field(f"{text} {'check' if flags & _PRESENT else 'oif'}", "exists", 4, way)
+    if flags & _PRESENT:
+        return Field(f"{text} check", "exists", 4, told)
+    return Field(f"{text} oifname", "name", 16, told) if result == _NAME else Field(f"{text} oif", "index", 4, told)
 
 
 # --- headers

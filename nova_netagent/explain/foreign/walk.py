@@ -7,7 +7,7 @@ from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.netlink import ListedChain
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.nft.others import OtherTable
-from nova_netagent.explain.foreign.decode import Decoded, decode
+from nova_netagent.explain.foreign.decode import UNKNOWN, Decoded, decode
 from nova_netagent.explain.foreign.fields import Around, NoMatchError
 from nova_netagent.explain.foreign.sets import OtherSet, sets_of
 from nova_netagent.explain.rules import LiveRule
@@ -19,7 +19,6 @@ _TRACKING = -200
 """The priority at which connection tracking sees a packet first (NF_IP_PRI_CONNTRACK)."""
 _SEEN = {NftFamily.IP: 4, NftFamily.IP6: 6, NftFamily.INET: 0, NftFamily.BRIDGE: 0, NftFamily.NETDEV: 0}
 _DROP = 0
-_UNKNOWN = Opaque("?", 0, b"")
 
 Doubt = Callable[[str, int], bool]
 """Notes a rule, by chain and index, of which it cannot be told whether it applies; whether it is taken to."""
@@ -97,7 +96,7 @@ class OtherHook:
             return None
         if target == DROP and "reject" in self.rules.decoded(chain)[index].text.split():
             target = Reject()
-        return Step(chain, index, self.rules.rule(chain, index, target or _UNKNOWN))
+        return Step(chain, index, self.rules.rule(chain, index, target or UNKNOWN))
 
     def walk(self, packet: Packet, around: Surroundings, doubt: Doubt, arp: int | None = None) -> Walk:
         """What it does to a packet; ``UNKNOWN`` where that depends on more than the packet.
@@ -122,9 +121,10 @@ class OtherHook:
             if holds is False or (holds is None and not doubt(chain, at)):
                 continue
             target = _target(rule, packet, known)
-            if target is None:
+            if isinstance(target, bool) or (target is None and not doubt(chain, at)):
                 continue
-            packet = rule.marked(packet, known)
+            target = target or UNKNOWN
+            packet = rule.changed(packet, known)
             steps.append(Step(chain, at, self.rules.rule(chain, at, target)))
             match target:
                 case Jump(to, goto):
@@ -157,12 +157,9 @@ class OtherHook:
         return int(family) if family in (NftFamily.BRIDGE, NftFamily.NETDEV) else None
 
 
-def _target(rule: Decoded, packet: Packet, around: Around) -> Target | None:
-    """What a rule does; ``None``: nothing, as its map has nothing for this packet."""
+def _target(rule: Decoded, packet: Packet, around: Around) -> Target | bool | None:
+    """What a rule does, as ``Act``; also where a header that it needs is not there."""
     try:
-        found = rule.target(packet, around)
+        return rule.target(packet, around)
     except NoMatchError:
-        return None
-    if isinstance(found, bool):
-        return None
-    return _UNKNOWN if found is None else found
+        return False

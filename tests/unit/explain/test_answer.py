@@ -140,7 +140,7 @@ def test_a_program_that_decides(host: Host) -> None:
     chains = host.backend.chains[FILTER]
     chains["FORWARD"] = (Rule(Opaque("NFQUEUE", 1, b"")), *chains["FORWARD"])
     found = explain(host, OUTSIDE, "10.1.0.2:80")
-    assert (found.verdict, found.proposal) == ("UNKNOWN", None)
+    assert (found.verdict, found.certain, found.proposal) == ("UNKNOWN", False, None)
     assert found.reason.startswith("another program decides: -j NFQUEUE")
 
 

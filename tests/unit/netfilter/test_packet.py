@@ -1,5 +1,6 @@
 """The walk of a packet: what ipt_do_table() would do."""
 
+import struct
 from dataclasses import replace
 from typing import Any
 
@@ -301,3 +302,38 @@ def test_a_table_is_walked_as_if_nobody_else_had_any_rule() -> None:
     chains = chains_of(Table(TableId(4, "filter"), {"W-local": local}, hooks))
     assert walk(chains, "FORWARD", PACKET, {}).verdict == "DROP"
     assert walk(chains, "INPUT", PACKET, {}).verdict == "ACCEPT"
+
+
+def connmark(revision: int, mode: int) -> Opaque:
+    """``-j CONNMARK`` as the kernel has it: of both marks their lowest byte; the second revision can shift."""
+    shift = b"" if revision == 1 else bytes(2)
+    return Opaque("CONNMARK", revision, struct.pack("=III", 0, 0xFF, 0xFF) + shift + bytes([mode]))
+
+
+@pytest.mark.parametrize("revision", [1, 2])
+@pytest.mark.parametrize(("mode", "tells"), [(0, True), (1, True), (2, False)], ids=["set", "save", "restore"])
+def test_what_a_connections_mark_is_no_packet_tells(revision: int, mode: int, tells: bool) -> None:
+    chains = {"FORWARD": [Rule(connmark(revision, mode))]}
+    found = walk(chains, "FORWARD", replace(PACKET, mark=0x105), {}).packet
+    assert found.has_mark(0x100, 0xF00) is True
+    assert found.has_mark(0x200, 0xF00) is False
+    assert found.has_mark(0x5, 0xF) is (True if tells else None)
+    assert found.has_mark(0x105, 0xFF) is False, "no packet has what the mask takes away"
+    if not tells:
+        with pytest.raises(CannotTell):
+            walk({"FORWARD": [Rule(DROP, matches=(Mark(0x5, 0xF),))]}, "FORWARD", found, {})
+        assert found.marked(0x5, 0xF).has_mark(0x5, 0xF) is True
+        assert found.marked(0x10, 0).mark == 0x100, "what cannot be told is not guessed by turning it over"
+
+
+@pytest.mark.parametrize(
+    ("target", "states"),
+    [
+        (Opaque("NOTRACK", 0, b""), {"UNTRACKED"}),
+        (Opaque("CT", 2, struct.pack("=H", 1) + bytes(70)), {"UNTRACKED"}),
+        (Opaque("CT", 2, bytes(72)), {"NEW"}),
+    ],
+    ids=["NOTRACK", "--notrack", "--helper"],
+)
+def test_what_shall_not_be_tracked(target: Opaque, states: set[str]) -> None:
+    assert walk({"PREROUTING": [Rule(target)]}, "PREROUTING", PACKET, {}).packet.states == states
