@@ -65,10 +65,18 @@ class LiveTable:
 
     :param wanted: what it must hold of ours; ``None`` where nothing of ours belongs there.
     :param shown: the name by which an operator finds it, if that is not its own.
+    :param alone: nobody else has chains there.
     """
 
     def __init__(
-        self, id_: TableId, backend: Backend[Any], wanted: Table | None, owner: Owner, shown: str | None = None
+        self,
+        id_: TableId,
+        backend: Backend[Any],
+        wanted: Table | None,
+        owner: Owner,
+        shown: str | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         self.id = TableId(id_.family, shown or id_.name)
         self._held = id_
@@ -77,6 +85,7 @@ class LiveTable:
         self._counted = backend.counters(id_)
         self._encoded = None if wanted is None else backend.encode(wanted)
         self._wanted = wanted
+        self._alone = alone
         self._chains: dict[str, tuple[LiveRule, ...]] = {}
 
     def start(self, hook: str) -> str:
@@ -113,14 +122,14 @@ class LiveTable:
 
     def _rules(self, name: str) -> Iterator[LiveRule]:
         ours = self._ours(name)
-        owned = self._owner.owns_chain(name)
+        owned = self._owner.owns_chain(name) or (self._alone and bool(ours))
         for packets, octets, key in self._counted[name][1]:
             known = ours.get(key)
             rule = known or self._backend.parse(self._held, key)
             strange = next((each.data for each in rule.matches if _is_nft(each)), None)
             described = self._backend.describe(self._held, key)
             text = described if strange is None else decode(strange, self.id.family, {}).text
-            yield LiveRule(rule, text, packets, octets, known, owned and known is None)
+            yield LiveRule(rule, text, packets, octets, known, owned and known is None, self._alone)
 
     def _ours(self, name: str) -> Mapping[Any, Rule]:
         if self._wanted is None or self._encoded is None:
@@ -217,7 +226,8 @@ class LiveRules:
         if id_ not in self._tables:
             legacy = TableId(id_.family, id_.name.removeprefix(LEGACY))
             if id_ in self._loaded:
-                self._tables[id_] = LiveTable(id_, self._backend, self._ruleset.tables.get(id_), self._owner)
+                wanted = self._ruleset.tables.get(id_)
+                self._tables[id_] = LiveTable(id_, self._backend, wanted, self._owner, alone=not self.reads_legacy)
             elif id_ != legacy and legacy in self._loaded_legacy and self._others.legacy is not None:
                 self._tables[id_] = LiveTable(legacy, self._others.legacy, None, self._owner, id_.name)
         return self._tables.get(id_)

@@ -105,10 +105,12 @@ def owner(live: LiveRule, chain: str, table: str) -> Holder:
     """Whose a live rule is."""
     if live.ours is not None:
         return AGENT
-    target = live.rule.target
-    program = program_of(chain, target.chain if isinstance(target, Jump) else "", *table.split()[1:])
     if live.stray:
         return Holder(False, "foreign, in a chain of ours: the next resync takes it out")
+    if live.alone:
+        return Holder(False, "foreign, in a table of ours")
+    target = live.rule.target
+    program = program_of(chain, target.chain if isinstance(target, Jump) else "", *table.split()[1:])
     return Holder(False, f"foreign, probably {program}" if program else "foreign, not the agent's")
 
 

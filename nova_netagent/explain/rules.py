@@ -16,3 +16,5 @@ class LiveRule:
     ours: Rule | None
     stray: bool
     """It stands in a chain of ours without being of ours."""
+    alone: bool = False
+    """It stands in a table of ours alone, where no chain is another program's."""

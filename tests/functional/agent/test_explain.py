@@ -566,3 +566,18 @@ def test_a_rule_that_somebody_put_into_our_chain_of_nf_tables(described: Site) -
     site.agent.resync()
     found = site.agent.explain(TO_WEB)
     assert found["certain"], (found["doubts"], found["notes"])
+
+
+@ON_NFTABLES
+@pytest.mark.parametrize("chain", ["nova-filter-top", "filter-FORWARD"])
+def test_in_our_own_table_nothing_is_another_agents(described: Site, chain: str) -> None:
+    site = described
+    site.host.run(["nft", "insert", "rule", "ip", "nova-netagent", chain, "accept"])
+    try:
+        found = site.agent.explain(TO_WEB)
+        assert "foreign, in a chain of ours: the next resync takes it out" in owners(found)
+    finally:
+        where = ["ip", "nova-netagent", chain]
+        listed = site.host.run(["nft", "-a", "list", "chain", *where]).stdout
+        for number in re.findall(r"^\s*accept # handle (\d+)$", listed, re.MULTILINE):
+            site.host.run(["nft", "delete", "rule", *where, "handle", number])
