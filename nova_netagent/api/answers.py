@@ -88,8 +88,9 @@ class StateChanged(Struct, frozen=True):
 class LiveRule(Struct, frozen=True):
     """A rule as the kernel has it."""
 
-    packets: int
-    bytes: int
+    packets: int | None
+    """That it matched so far; null where it is not counted alone."""
+    bytes: int | None
     rule: str
     origin: tuple[str, str, str] | None = None
     """What it is there for: a kind, an object's id and a part of it; null where it is not ours."""
@@ -97,6 +98,8 @@ class LiveRule(Struct, frozen=True):
     """The same in words."""
     target: str | None = None
     """The chain that it jumps or goes to."""
+    together: int | None = None
+    """The packets that it matched or another rule that stands in a set or map of the kernel with it."""
 
 
 class LiveChain(Struct, frozen=True):

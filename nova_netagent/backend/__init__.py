@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from nova_netagent.netfilter.rule import FAMILIES, Family, IpSet, Rule, Table, TableId
 from nova_netagent.plan.sets import SetPlan
@@ -10,6 +10,15 @@ from nova_netagent.plan.tables import EncodedTable, TablePlan
 
 K = TypeVar("K")
 NO_SETS: Mapping[str, IpSet] = {}
+
+
+class Count(NamedTuple):
+    """The packets and bytes that a rule matched; ``None`` where it is not counted alone."""
+
+    packets: int | None = None
+    octets: int | None = None
+    together: int | None = None
+    """The packets that it matched or another one that the kernel asks for at once with it, in a set or map."""
 
 
 class BackendError(Exception):
@@ -107,8 +116,8 @@ class Backend(Protocol[K]):
         It raises what ``apply`` does.
         """
 
-    def counters(self, table: TableId) -> Mapping[str, tuple[str | None, Sequence[tuple[int, int, K]]]]:
-        """Every chain with its policy (built-in chains) and each rule's packets, bytes and key."""
+    def counters(self, table: TableId) -> Mapping[str, tuple[str | None, Sequence[tuple[Count, K]]]]:
+        """Every chain with its policy (built-in chains) and each rule's counters and key."""
 
     def read_sets(self, wanted: Mapping[str, IpSet] = NO_SETS) -> Mapping[str, IpSet]:
         """The sets that are ours by name.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from nova_netagent.backend import NO_SETS, RuleRefused, TableChanged, Unavailable
+from nova_netagent.backend import NO_SETS, Count, RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.refusals import name_refusal, refusal, unspeakable
 from nova_netagent.netfilter.rule import FAMILIES, Chain, Family, InSet, IpSet, Jump, Rule, Table, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS, rule_text
@@ -232,11 +232,11 @@ class FakeBackend:
         """The chain that a rule jumps or goes to."""
         return key.target.chain if isinstance(key.target, Jump) else None
 
-    def counters(self, table: TableId) -> dict[str, tuple[str | None, tuple[tuple[int, int, Rule], ...]]]:
+    def counters(self, table: TableId) -> dict[str, tuple[str | None, tuple[tuple[Count, Rule], ...]]]:
         """A table with counters and policies, as a kernel that never saw a packet has them."""
         builtin = BUILTIN_CHAINS[table.name]
         return {
-            name: ("ACCEPT" if name in builtin else None, tuple((0, 0, key) for key in keys))
+            name: ("ACCEPT" if name in builtin else None, tuple((Count(0, 0), key) for key in keys))
             for name, keys in self.chains[table].items()
         }
 

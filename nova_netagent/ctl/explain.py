@@ -131,11 +131,19 @@ def _show_rule(session: Session, rule: Document) -> None:
     screen = session.screen
     number = f" {rule['number']}" if rule["number"] else ""
     screen.wrapped(f"{rule['chain']}{number}: {rule['rule'] or '(every packet)'}", indent="    ")
-    whose = f"# {rule['owner']['text']}" + (f"; {short(rule['packets'])} packets so far" if rule["number"] else "")
+    whose = f"# {rule['owner']['text']}" + (f"; {_counted(rule)}" if rule["number"] else "")
     effect = rule["effect"]
     if effect in _DECIDES:
         whose = f"{screen.verdict(effect, effect == 'ACCEPT')} {whose}"
     screen.wrapped(whose, indent="      ")
+
+
+def _counted(rule: Document) -> str:
+    if rule["packets"] is not None:
+        return f"{short(rule['packets'])} packets so far"
+    if rule["together"] is not None:
+        return f"{short(rule['together'])} packets so far with the others of its set or map"
+    return "not counted"
 
 
 def _show_proposal(session: Session, proposal: Document) -> None:

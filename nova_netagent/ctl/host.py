@@ -162,6 +162,13 @@ def chains(session: Session) -> int:
             screen.line(f"{'' if not table else chr(10)}{name}")
             table = name
         _show_chain(session, chain)
+    rules = [rule for chain in answer.document["chains"] for rule in chain["rules"]]
+    if any(rule["together"] is not None for rule in rules):
+        screen.line()
+        screen.wrapped("* matched this rule or another one of its set or map: the kernel counts them together")
+    if any(rule["packets"] is None and rule["together"] is None for rule in rules):
+        screen.line()
+        screen.wrapped("- not counted: a rule of a map that the kernel asks without counting")
     return OK
 
 
@@ -171,13 +178,20 @@ def _show_chain(session: Session, chain: Document) -> None:
     screen.line(f"\n  {chain['chain']}{policy}")
     for rule in chain["rules"]:
         owner = f"  # {rule['owner']}" if rule.get("owner") else ""
-        counted = f"  {short(rule['packets']):>6} {short(rule['bytes']):>6}  "
+        counted = f"  {_counted(rule, 'packets'):>6} {_counted(rule, 'bytes'):>6}  "
         if screen.fits(f"{counted}{rule['rule']}{owner}"):
             screen.line(f"{counted}{rule['rule']}{owner}")
             continue
         screen.wrapped(rule["rule"], indent=counted, further=GAP)
         if owner:
             screen.wrapped(owner.strip(), indent=" " * len(counted) + GAP, further=GAP)
+
+
+def _counted(rule: Document, what: str) -> str:
+    """Of a rule that the kernel counts with others these, marked so; a dash where there is nothing to say."""
+    if rule[what] is not None:
+        return short(rule[what])
+    return "-" if what == "bytes" or rule["together"] is None else f"*{short(rule['together'])}"
 
 
 def short(number: int) -> str:

@@ -100,7 +100,7 @@ class LiveTable:
     def index_of(self, chain: str, key: bytes) -> int | None:
         """Where in a chain a rule stands, by its key."""
         held = self._counted.get(chain, (None, ()))[1]
-        return next((index for index, (_, _, each) in enumerate(held) if each == key), None)
+        return next((index for index, (_, each) in enumerate(held) if each == key), None)
 
     def policy(self, chain: str) -> str:
         """What becomes of a packet at the end of a built-in chain."""
@@ -123,13 +123,13 @@ class LiveTable:
     def _rules(self, name: str) -> Iterator[LiveRule]:
         ours = self._ours(name)
         owned = self._owner.owns_chain(name) or (self._alone and bool(ours))
-        for packets, octets, key in self._counted[name][1]:
+        for count, key in self._counted[name][1]:
             known = ours.get(key)
             rule = known or self._backend.parse(self._held, key)
             strange = next((each.data for each in rule.matches if _is_nft(each)), None)
             described = self._backend.describe(self._held, key)
             text = described if strange is None else decode(strange, self.id.family, {}).text
-            yield LiveRule(rule, text, packets, octets, known, owned and known is None, self._alone)
+            yield LiveRule(rule, text, count, known, owned and known is None, self._alone)
 
     def _ours(self, name: str) -> Mapping[Any, Rule]:
         if self._wanted is None or self._encoded is None:

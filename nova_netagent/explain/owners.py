@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec.structs import replace as changed
 
+from nova_netagent.backend import Count
 from nova_netagent.compile.source import UNPROVED_PART
 from nova_netagent.explain.live import Met
 from nova_netagent.explain.report import Holder, MetRule
@@ -23,6 +24,7 @@ OPERATOR = Holder(False, "the policy of the chain, which is the operator's")
 def met(state: DesiredState, table: Met, hook: str, step: Step) -> MetRule:
     """A rule that a packet met, with its counters and owner."""
     found = table.at(step)
+    count = Count() if found is None else found.count
     return MetRule(
         family=table.id.family,
         table=table.id.name,
@@ -31,9 +33,10 @@ def met(state: DesiredState, table: Met, hook: str, step: Step) -> MetRule:
         number=step.index + 1,
         rule=rule_text(step.rule, table.id.family) if found is None else found.text,
         effect=effect(step),
-        packets=0 if found is None else found.packets,
-        bytes=0 if found is None else found.octets,
+        packets=count.packets,
+        bytes=count.octets,
         owner=_owner_of(state, step, found, table.id.name),
+        together=count.together,
     )
 
 
@@ -88,9 +91,9 @@ def of_sender(state: DesiredState, found: MetRule, instance_id: str) -> MetRule:
     return changed(found, owner=holder(state, ("instances", instance_id, "own address")))
 
 
-def unplaced(table: TableId, hook: str, chain: str, text: str, does: str, packets: int = 0, octets: int = 0) -> MetRule:
+def unplaced(table: TableId, hook: str, chain: str, text: str, does: str) -> MetRule:
     """A rule in which we keep several, of which none is meant alone."""
-    return MetRule(table.family, table.name, hook, chain, 0, text, does, packets, octets, AGENT)
+    return MetRule(table.family, table.name, hook, chain, 0, text, does, None, None, AGENT)
 
 
 def policy(table: Met, hook: str, name: str) -> MetRule:
@@ -98,7 +101,7 @@ def policy(table: Met, hook: str, name: str) -> MetRule:
     chain = table.start(hook)
     program = program_of(chain, *table.id.name.split()[1:])
     whose = OPERATOR if program is None else Holder(False, f"foreign, the policy of the chain, probably of {program}")
-    return MetRule(table.id.family, table.id.name, hook, chain, 0, f"policy {name}", name, 0, 0, whose)
+    return MetRule(table.id.family, table.id.name, hook, chain, 0, f"policy {name}", name, None, None, whose)
 
 
 def owner(live: LiveRule, chain: str, table: str) -> Holder:
@@ -202,6 +205,6 @@ def effect(step: Step) -> str:
         case Opaque("?"):
             return "another program decides"
         case Opaque(""):
-            return "counted, goes on"
+            return "goes on"
         case _:
             return f"{target_text(step.rule.target, 4).removeprefix('-j ')}, goes on"

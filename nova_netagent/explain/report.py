@@ -34,9 +34,12 @@ class MetRule(Struct, frozen=True):
     rule: str
     effect: str
     """What it does to the packet: ``ACCEPT``, ``-> CHAIN``, ``DNAT to 10.0.0.3``, ``goes on``."""
-    packets: int
-    bytes: int
+    packets: int | None
+    """That it matched so far; null where it is not counted alone."""
+    bytes: int | None
     owner: Holder
+    together: int | None = None
+    """The packets that it matched or another rule that stands in a set or map of the kernel with it."""
 
 
 class Doubt(Struct, frozen=True):

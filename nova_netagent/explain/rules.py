@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from nova_netagent.backend import Count
 from nova_netagent.netfilter.rule import Rule
 
 
@@ -11,8 +12,7 @@ class LiveRule:
 
     rule: Rule
     text: str
-    packets: int
-    octets: int
+    count: Count
     ours: Rule | None
     stray: bool
     """It stands in a chain of ours without being of ours."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 
 from nova_netagent.backend.nflog import Logged
-from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.trace import Traced, Watch
 from nova_netagent.explain import owners
@@ -141,7 +140,7 @@ class _Teller:
         if index is None:
             text = decode(key, family, {}).text
             step = Step(chain, 0, Rule(target if isinstance(target, Target) else Verdict("RETURN")))
-            found = owners.unplaced(table, hook, chain, text, owners.effect(step), *expressions.counted(key))
+            found = owners.unplaced(table, hook, chain, text, owners.effect(step))
             return found, step
         step = Step(chain, index, rules[index].rule)
         return owners.met(self._state, live, hook, step), step

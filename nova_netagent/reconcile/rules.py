@@ -127,6 +127,8 @@ class Rules:
     def live_chains(self, table: Table, only: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
         """The chains of a table as the kernel has them, those of ours and those we hook into.
 
+        What a rule counted is null where it is not counted alone; ``together`` are the packets of all that
+        stand with it in a set or map of the kernel.
         A rule's ``origin`` is what it is there for, a list of kind, id and part; null where it is not ours.
 
         :param only: the chains that are asked for; by default all.
@@ -145,13 +147,14 @@ class Rules:
                     "policy": policy,
                     "rules": [
                         {
-                            "packets": packets,
-                            "bytes": size,
+                            "packets": count.packets,
+                            "bytes": count.octets,
+                            "together": count.together,
                             "rule": self._backend.describe(table.id, key),
                             "origin": origins.get(key),
                             "target": self._backend.jumps_to(key),
                         }
-                        for packets, size, key in rules
+                        for count, key in rules
                     ],
                 }
 

@@ -143,7 +143,7 @@ class KernelFrames:
         """
         found: dict[str, list[tuple[int, int, str]]] = {}
         for listed in self._kernel.rules(self._table):
-            packets, size = expressions.counted(listed.expressions)
+            packets, size = expressions.counted(listed.expressions) or (0, 0)
             found.setdefault(listed.chain, []).append((packets, size, _text(listed)))
         return found
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 from struct import Struct
 from typing import NamedTuple
 
+from nova_netagent.backend import Count
 from nova_netagent.backend.iptables.layout import (
     COUNTERS,
     ERROR_NAME,
@@ -33,10 +34,9 @@ _POLICIES = {VERDICTS["ACCEPT"]: "ACCEPT", VERDICTS["DROP"]: "DROP"}
 
 
 class CountedRule(NamedTuple):
-    """A rule with its counters: packets and bytes that it matched."""
+    """A rule with its counters."""
 
-    packets: int
-    octets: int
+    counted: Count
     key: bytes
 
 
@@ -121,7 +121,7 @@ def counted(blob: bytearray, hooks: Mapping[int, int], layout: Layout) -> dict[s
         verdict = _VERDICT.unpack_from(blob, places.targets[chain.last] + EXTENSION.size)[0]
         policy = _POLICIES.get(verdict) if chain.name in names.values() else None
         rules = tuple(
-            CountedRule(packets, octets, key)
+            CountedRule(Count(packets, octets), key)
             for (packets, octets), key in zip(counts[chain.first : chain.last], chain.keys, strict=True)
         )
         chains[chain.name] = CountedChain(policy, rules)

@@ -310,14 +310,23 @@ def same(expected: Sequence[Expression], listed: bytes) -> bool:
     return len(actual) == len(expected) and all(map(_same_expression, expected, actual))
 
 
-def counted(listed: bytes) -> tuple[int, int]:
-    """Packets and bytes of a listed rule's counter; zeros when it has none."""
+def counted(listed: bytes) -> tuple[int, int] | None:
+    """Packets and bytes of a listed rule's counter, if it has one."""
     for each in attributes.parse_list(listed):
         expression = attributes.parse(each)
         if attributes.read_string(expression[_NAME]) == "counter":
             counts = attributes.parse(expression[_DATA])
             return attributes.read_long(counts[2]), attributes.read_long(counts[1])
-    return 0, 0
+    return None
+
+
+def looked_into(listed: bytes) -> str | None:
+    """The set or map that a listed rule looks into."""
+    for each in attributes.parse_list(listed):
+        expression = attributes.parse(each)
+        if attributes.read_string(expression[_NAME]) == "lookup":
+            return attributes.read_string(attributes.parse(expression[_DATA])[1])
+    return None
 
 
 def _same_expression(expected: Expression, actual: dict[int, bytes]) -> bool:

@@ -75,6 +75,10 @@ class Allowance(Key):
 
     allowed: Allowed
 
+    def held_by(self, physical: str, family: Family) -> str:
+        """The set of a chain that it may be an element of."""
+        return _name(physical)
+
     @property
     def element(self) -> Element:
         """The element; what it is there for is not said."""

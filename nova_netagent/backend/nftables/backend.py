@@ -5,12 +5,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from nova_netagent.backend import NO_SETS, BackendError, RuleRefused, TableChanged
-from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.commits import Commits
 from nova_netagent.backend.nftables import keys, members, sets, telling
 from nova_netagent.backend.nftables.chains import Chains
 from nova_netagent.backend.nftables.commit import commit
-from nova_netagent.backend.nftables.counters import Counted, Counters
+from nova_netagent.backend.nftables.counters import Counted, Counters, counted
 from nova_netagent.backend.nftables.encoder import Encoder
 from nova_netagent.backend.nftables.image import Keys
 from nova_netagent.backend.nftables.mirror import Mirror
@@ -228,7 +227,9 @@ class NftablesBackend:
         return TableId(family, table), name, found
 
     def counters(self, table: TableId) -> Mapping[str, Counted]:
-        """A table as it is now; a chain's counters are read when they are asked for, and what is in maps has none.
+        """A table as it is now; a chain's counters are read when they are asked for.
+
+        What is in a set or map is counted with all that is there, where the rule that looks there counts.
 
         :raises Unavailable: the kernel does not say, now or later.
         """
@@ -237,10 +238,11 @@ class NftablesBackend:
         return Counters(chains, lambda name, known: self._counted(table, name, known))
 
     def _counted(self, table: TableId, name: str, known: Keys) -> Counted:
-        listed = self._mirror.kernel.rules(self._mirror.table(table.family), self._names.physical(table.name, name))
-        counts = {keys.uncounted(each.expressions): expressions.counted(each.expressions) for each in listed}
+        physical = self._names.physical(table.name, name)
+        listed = self._mirror.kernel.rules(self._mirror.table(table.family), physical)
+        counts = {keys.uncounted(each.expressions): each.expressions for each in listed}
         policy = "ACCEPT" if name in BUILTIN_CHAINS[table.name] else None
-        return policy, [(*counts.get(bytes(key), (0, 0)), key) for key in known]
+        return policy, list(counted(known, counts, physical, table.family))
 
     @contextmanager
     def _transaction(self) -> Iterator[Transaction]:

@@ -1,11 +1,16 @@
 """A table's counters, a chain at a time: the kernel's time for all rules of a table is quadratic in them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from nova_netagent.backend import Count
+from nova_netagent.backend.nft import expressions
+from nova_netagent.backend.nftables.allowances import Allowance
 from nova_netagent.backend.nftables.image import Keys
+from nova_netagent.backend.nftables.translations import Translation
+from nova_netagent.netfilter.rule import Family
 
-Counted = tuple[str | None, Sequence[tuple[int, int, bytes]]]
-"""A chain's policy, where it has one, and of each rule packets, bytes and key."""
+Counted = tuple[str | None, Sequence[tuple[Count, bytes]]]
+"""A chain's policy, where it has one, and of each rule its counters and key."""
 
 
 class Counters(Mapping[str, Counted]):
@@ -32,3 +37,29 @@ class Counters(Mapping[str, Counted]):
 
     def __len__(self) -> int:
         return len(self._chains)
+
+
+def counted(chain: Keys, held: Mapping[bytes, bytes], physical: str, family: Family) -> Iterator[tuple[Count, bytes]]:
+    """A chain's rules with what they counted; those in a set or map with what the rule counted that looks there.
+
+    :param held: the chain as it was listed, by its rules without their counters.
+    """
+    together: dict[str, int | None] | None = None
+    for key in chain:
+        if key in held:
+            yield Count(*(expressions.counted(held[key]) or ())), key
+        elif isinstance(key, Allowance | Translation):
+            together = _together(held.values()) if together is None else together
+            yield Count(together=together.get(key.held_by(physical, family))), key
+        else:
+            yield Count(), key
+
+
+def _together(listed: Iterable[bytes]) -> dict[str, int | None]:
+    """By set or map, the packets for which something was found there, if the rule that looks there counts."""
+    found: dict[str, int | None] = {}
+    for each in listed:
+        name, count = expressions.looked_into(each), expressions.counted(each)
+        if name is not None:
+            found[name] = None if count is None else count[0]
+    return found

@@ -49,6 +49,10 @@ class Translation(Key):
     element: Element
     address: str
 
+    def held_by(self, physical: str, family: Family) -> str:
+        """The map of a chain that it may be an element of."""
+        return _map(self.shape, physical, family).name
+
 
 def classified(key: Key, family: Family) -> Key:
     """The same key, as what it can be in such a chain."""

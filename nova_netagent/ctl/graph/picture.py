@@ -25,6 +25,7 @@ class Row(NamedTuple):
     kind: str
     """Whose it is: an object's kind, ``agent`` or ``foreign``."""
     packets: int
+    """0 also where it is not counted alone, which is not drawn either."""
     target: Key | None
     verdict: str
     """``ACCEPT``, ``DROP``, ``REJECT`` or empty."""
@@ -195,7 +196,7 @@ def _row(key: Key, rule: Document, target: Key | None, met: bool) -> Row:
     verdict = "REJECT" if "-j REJECT" in rule["rule"] else verdict
     origin = rule.get("origin")
     kind = origin[0] if origin else ("agent" if _kind_of(key[2]) or _is_ours(key[2], rule) else "foreign")
-    return Row(rule["rule"], rule.get("owner") or "", kind, rule["packets"], target, verdict, met)
+    return Row(rule["rule"], rule.get("owner") or "", kind, rule["packets"] or 0, target, verdict, met)
 
 
 def _is_ours(chain: str, rule: Document) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import cached_property
 
+from nova_netagent.backend import Count
 from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.netlink import ListedChain
 from nova_netagent.backend.nft.objects import Family as NftFamily
@@ -49,9 +50,9 @@ class OtherRules:
         text = self.decoded(chain)[index].text
         return text if comment is None else f'{text} comment "{comment}"'
 
-    def counted(self, chain: str, index: int) -> tuple[int, int]:
-        """Its packets and bytes; zeros where it does not count."""
-        return expressions.counted(self.table.rules[chain][index].expressions)
+    def counted(self, chain: str, index: int) -> Count:
+        """What it counted."""
+        return Count(*(expressions.counted(self.table.rules[chain][index].expressions) or ()))
 
     def rule(self, chain: str, index: int, target: Target) -> Rule:
         """A rule as a step has it."""
@@ -85,8 +86,8 @@ class OtherHook:
 
     def at(self, step: Step) -> LiveRule:
         """A rule that matched."""
-        packets, octets = self.rules.counted(step.chain, step.index)
-        return LiveRule(step.rule, self.rules.text(step.chain, step.index), packets, octets, None, False)
+        count = self.rules.counted(step.chain, step.index)
+        return LiveRule(step.rule, self.rules.text(step.chain, step.index), count, None, False)
 
     def step(self, chain: str, handle: int, target: Target | None, packet: Packet) -> Step | None:
         """The rule that has this handle, and did that to a packet."""

@@ -8,9 +8,10 @@ import pytest
 
 from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_rule
 from tests.functional.agent.meeting import met_alone
-from tests.functional.agent.nft import nft
+from tests.functional.agent.nft import W, nft
 from tests.functional.agent.site import Site
 from tests.functional.agent.test_explain import asked
+from tests.functional.conftest import ON_NFTABLES
 from tests.lab import Icmp, Namespace, Tcp, Udp, arrives, needs
 from tests.lab.probes import IpProbe
 
@@ -142,3 +143,29 @@ def hits(site: Site) -> dict[tuple[str, int], int]:
             found[chain, at[chain]] = packets
             at[chain] += 1
     return found
+
+
+@ON_NFTABLES
+def test_what_the_kernel_counts_together_is_no_zero(site: Site) -> None:
+    """What became an element shows what the rule counted that looks it up; the dispatch counts nothing."""
+    ports = [make_rule(n, protocol="tcp", port_range_min=p, port_range_max=p) for n, p in ((1, 80), (2, 443), (3, 22))]
+    site.describe(make_group(1, *ports), make_instance(1, (1,)), make_floating_ip(1))
+    for probe in (Tcp(80), Tcp(443), Tcp(443), Tcp(22, to="198.51.100.1")):
+        site.forget_flows()
+        assert site.passes(site.outside, site.vm1, probe)
+    live = site.agent.request("GET", "/v1/chains")[1]["chains"]
+    counted = {
+        (each["family"], each["table"], each["chain"].removeprefix(f"{W}-")): [
+            (rule["packets"], rule["together"]) for rule in each["rules"]
+        ]
+        for each in live
+        if each["chain"].startswith(W)
+    }
+    assert counted[4, "filter", "sgi-b0000001"] == [(None, 4)] * 3
+    assert any(packets is None and together for packets, together in counted[4, "nat", "PREROUTING"])
+    assert (None, None) in counted[4, "filter", "local"]
+    assert all(packets is not None for packets, _ in counted[4, "filter", "inst-a0000001"])
+    found = site.agent.explain({"proto": "tcp", "src": "192.0.2.1:4000", "dst": "10.1.0.2:80"})
+    allowed = next(each for each in found["rules"] if each["chain"] == "nova-netagent-sgi-b0000001")
+    assert (allowed["packets"], allowed["together"]) == (None, 4)
+    assert all(each["packets"] != 0 for each in found["rules"] if each["owner"]["ours"]), found["rules"]

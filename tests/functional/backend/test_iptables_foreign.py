@@ -204,7 +204,7 @@ def test_a_foreign_rule_decoded_and_encoded_has_the_same_bytes(backend: Iptables
 
 def test_counters_and_policies_are_those_of_iptables_save(backend: IptablesBackend, foreign: TableId) -> None:
     counted = backend.counters(foreign)
-    ours = [f"[{packets}:{octets}]" for chain in counted.values() for packets, octets, _ in chain.rules]
+    ours = [f"[{count.packets}:{count.octets}]" for chain in counted.values() for count, _ in chain.rules]
     theirs = [line.split()[0] for line in save(foreign, "-c") if line.startswith("[")]
     assert sorted(ours) == sorted(theirs)
     policies = re.findall(r":(\S+) (ACCEPT|DROP) ", run(f"{_command(foreign)}-save", "-t", foreign.name))
@@ -279,4 +279,4 @@ def test_untouched_rules_keep_their_counters_beside_ours_in_one_chain(backend: I
         (new,) = encoded(backend, FILTER, [Rule(DROP)])
         backend.apply(TablePlan(FILTER, (Delete("probe", 1, keys[1]), Insert("probe", 0, new))))
     counted = backend.counters(FILTER)["probe"].rules
-    assert [(packets, octets) for packets, octets, _ in counted] == [(0, 0), (5, 500), (7, 502)]
+    assert [(count.packets, count.octets) for count, _ in counted] == [(0, 0), (5, 500), (7, 502)]

@@ -102,9 +102,10 @@ class StubEngine:
         if question.in_dev == "nowhere":
             raise Invalid("in_dev", "there is no link nowhere on this host")
         holder = Holder(True, "instance vm1: fallback", "instances", instance_id(1), "fallback", "vm1")
-        jump = MetRule(4, "filter", "FORWARD", "FORWARD", 1, "-j a", "-> a", 5, 300, Holder(True, "the agent"))
+        jump = MetRule(4, "filter", "FORWARD", "FORWARD", 1, "-j a", "-> a", None, None, Holder(True, "the agent"), 20)
         drop = MetRule(4, "filter", "FORWARD", "a", 2, "-p tcp -j DROP", "DROP", 123_456, 7, holder)
-        foreign = MetRule(4, "raw", "PREROUTING", "PREROUTING", 1, "-m odd", "goes on", 0, 0, Holder(False, "foreign"))
+        odd = Holder(False, "foreign")
+        foreign = MetRule(4, "raw", "PREROUTING", "PREROUTING", 1, "-m odd", "goes on", None, None, odd)
         sent = PacketAt(question.src, question.dst, str(question.proto), "eth0", "")
         change = ObjectChange("security_groups", group_id(1), "security group group1: add it", {"id": group_id(1)})
         return Explanation(
@@ -226,7 +227,9 @@ CHAINS: tuple[dict[str, object], ...] = (
                 "rule": "-p tcp -m tcp --dport 443 -j RETURN",
                 "origin": ("instances", "a0000001-0000-4000-8000-000000000001", "c0000001-0000-4000-8000-000000000001"),
                 "owner": "instance vm1: replies",
-            }
+            },
+            {"packets": None, "bytes": None, "together": 20, "rule": "-d 10.0.0.1/32 -j ACCEPT", "origin": None},
+            {"packets": None, "bytes": None, "rule": "-o br1 -j nova-netagent-x", "origin": None},
         ],
     },
     {"table": "nat", "family": 6, "chain": "nova-netagent-snat", "policy": None, "rules": []},

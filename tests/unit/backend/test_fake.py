@@ -2,7 +2,7 @@
 
 import pytest
 
-from nova_netagent.backend import RuleRefused, TableChanged, Unavailable
+from nova_netagent.backend import Count, RuleRefused, TableChanged, Unavailable
 from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.netfilter.rule import ACCEPT, DROP, Rule, TableId
 from nova_netagent.plan.tables import Insert, TablePlan
@@ -66,4 +66,4 @@ def test_counters_have_policies_for_built_in_chains() -> None:
     backend.change(FILTER, "theirs", [Rule(DROP)])
     counters = backend.counters(FILTER)
     assert counters["INPUT"] == ("ACCEPT", ())
-    assert counters["theirs"] == (None, ((0, 0, Rule(DROP)),))
+    assert counters["theirs"] == (None, ((Count(0, 0), Rule(DROP)),))

@@ -186,10 +186,16 @@ def test_chains(ctl: Ctl) -> None:
         "",
         "  nova-netagent-inst-a0000001",
         "   1235K 98765M  -p tcp -m tcp --dport 443 -j RETURN  # instance vm1: replies",
+        "     *20      -  -d 10.0.0.1/32 -j ACCEPT",
+        "       -      -  -o br1 -j nova-netagent-x",
         "",
         "IPv6 nat",
         "",
         "  nova-netagent-snat",
+        "",
+        "* matched this rule or another one of its set or map: the kernel counts them together",
+        "",
+        "- not counted: a rule of a map that the kernel asks without counting",
     ]
     assert ctl("chains", "--family", "6", "--table", "nat").out == "IPv6 nat\n\n  nova-netagent-snat\n"
     assert ctl("chains", "--table", "x").code == 2
