@@ -31,7 +31,7 @@ from nova_netagent.testing import (
 from tests.functional.agent.flows import talking
 from tests.functional.agent.kernel import eventually
 from tests.functional.agent.meddling import DRIFT
-from tests.functional.agent.nft import W, listed
+from tests.functional.agent.nft import W, listed, nft
 from tests.functional.agent.site import ETHERTYPES, NETWORKS, Site
 from tests.lab import Namespace, Udp, arrives, connect, iptables, needs, ping, refused, udp
 from tests.lab.clients import ADDRESS_FAMILIES
@@ -543,6 +543,34 @@ FORGETTING: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }
 """Ways to take our rules away and what the sets remember, as DRIFT names them."""
+
+
+@contextmanager
+def tracked_by_others(site: Site) -> Iterator[None]:
+    """Meanwhile a rule of an operator's uses connection tracking, in the packet filter that is not ours."""
+    if site.backend == "nftables":
+        with site.foreign("-t filter -A INPUT -m conntrack --ctstate INVALID -j ACCEPT"):
+            yield
+        return
+    nft(site.host, "add table inet operators", "add chain inet operators c", "add rule inet operators c ct state new")
+    try:
+        yield
+    finally:
+        nft(site.host, "delete table inet operators")
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_flows_that_were_let_in_while_only_others_tracked_them(site: Site, family: int, way: int) -> None:
+    """With no rule at all that uses connection tracking the kernel makes no entry of them, and there is none to cut."""
+    from_anybody = make_group(2, make_rule(1, ethertype=ETHERTYPES[family]))
+    site.describe(ports(family, 81), from_anybody, make_instance(1, (1,)), make_instance(2, (2,)))
+    with tracked_by_others(site), talking(site.vm2, site.vm1, 81, family) as allowed:
+        for each in FORGETTING[site.backend][way]:
+            DRIFT[site.backend][each](site.host)
+        with talking(site.vm2, site.vm1, 80, family) as stray:
+            site.agent.resync()
+            assert stray.is_dead()
+        assert allowed.lives()
 
 
 @pytest.mark.parametrize("speaking", [False, True], ids=["silent", "speaking"])
