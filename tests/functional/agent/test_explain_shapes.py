@@ -1,5 +1,6 @@
 """explain, beside one rule of another program's at a time: what it is sure of is what the kernel does."""
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -107,13 +108,39 @@ def passes(site: Site) -> bool:
     return arrives(site.outside, site.vm1, Tcp(80, source_port=4000), within=0.1) is not None
 
 
+def expected(passed: bool) -> tuple[str, ...]:
+    return ("ACCEPT",) if passed else ("DROP", "REJECT")
+
+
 @pytest.mark.parametrize("shape", TOLD)
 def test_what_a_packet_tells_is_as_in_the_kernel(serving: Site, shape: str) -> None:
     for place in PLACES:
         put(serving, *place, shape)
         found = serving.agent.explain(ASKED)
         assert found["certain"], (place, found["doubts"], found["notes"])
-        assert (found["verdict"] in ("DROP", "REJECT")) != passes(serving), (place, found)
+        assert found["verdict"] in expected(passes(serving)), (place, found)
+
+
+@pytest.mark.skipif(shutil.which("iptables-nft") is None, reason="there is no iptables-nft")
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "-t mangle -A PREROUTING -j MARK --set-mark 5",
+        "-t mangle -A PREROUTING -j CONNMARK --save-mark",
+        "-t nat -A PREROUTING -p tcp --dport 80 -j DNAT --to-destination 10.1.0.2:81",
+        "-A FORWARD -p tcp --dport 80 -j REJECT --reject-with tcp-reset",
+        "-A FORWARD -m comment --comment x",
+        "-A FORWARD -m conntrack --ctstate NEW -j DROP",
+    ],
+)
+def test_the_targets_of_iptables_nft_are_as_in_the_kernel(serving: Site, rule: str) -> None:
+    serving.host.run(["iptables-nft", *rule.split()])
+    try:
+        found = serving.agent.explain(ASKED)
+        assert found["certain"], (found["doubts"], found["notes"])
+        assert found["verdict"] in expected(passes(serving)), found
+    finally:
+        serving.host.run(["iptables-nft", *rule.replace("-A", "-D").split()])
 
 
 def test_what_is_not_tracked_is_known_for_it(serving: Site) -> None:
