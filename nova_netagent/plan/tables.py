@@ -8,7 +8,7 @@ index counts from zero in the chain as it is at that moment.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Generic, TypeVar
@@ -17,9 +17,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from nova_netagent.model.lineage import changed
-from nova_netagent.netfilter.rule import TableId
+from nova_netagent.netfilter.rule import Table, TableId
 
 K = TypeVar("K")
+_ORDER = ("raw", "mangle", "filter", "nat")
+"""Deny before allow: what proves and refuses comes before what rewrites. One family after the other: the kernel
+takes longest for IPv4's filter table, and meanwhile IPv6's are prepared and begun with."""
 
 
 class AddChain(Struct, frozen=True, gc=False):
@@ -141,6 +144,11 @@ class Placement(Generic[K]):
             below = next((i for i, text in enumerate(texts) if self.bottom.search(text)), len(texts))
             above = min(above, below)
         return above
+
+
+def in_order(tables: Iterable[Table]) -> list[Table]:
+    """Tables, in the order in which they are edited."""
+    return sorted(tables, key=lambda each: (each.id.family, _ORDER.index(each.id.name)))
 
 
 def plan_table(

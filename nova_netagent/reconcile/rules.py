@@ -15,18 +15,15 @@ from nova_netagent.host import Leftovers
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import Key, lineage
 from nova_netagent.netfilter.owner import Owner
-from nova_netagent.netfilter.rule import Family, IpSet, Origin, Ruleset, Table, TableId
+from nova_netagent.netfilter.rule import IpSet, Origin, Ruleset, Table, TableId
 from nova_netagent.plan.sets import SetPlan, plan_sets
-from nova_netagent.plan.tables import EncodedTable, Placement, TablePlan, plan_removal, plan_table
+from nova_netagent.plan.tables import EncodedTable, Placement, TablePlan, in_order, plan_removal, plan_table
 from nova_netagent.reconcile.attempts import persist
 from nova_netagent.reconcile.outcome import Outcome
 from nova_netagent.settings import FirewallSettings
 
 LOG = logging.getLogger(__name__)
 
-_TABLE_ORDER = ("raw", "mangle", "filter", "nat")
-"""Deny before allow: what proves and refuses comes before what rewrites. One family after the other: the kernel
-takes longest for IPv4's filter table, and meanwhile IPv6's are prepared and begun with."""
 _OTHERS_LOCK_SECONDS = 1.0
 """So long a sweep waits for the lock of the packet filter that is not ours: it is tried again, and changes wait."""
 
@@ -205,7 +202,7 @@ class Rules:
     def _not_asked_for(self, ruleset: Ruleset) -> list[Table]:
         """The tables in use for which nothing is compiled, as IPv6's when it is switched off: nothing of ours stays."""
         others = (id_ for id_ in self._backend.loaded_tables() if id_ not in ruleset.tables)
-        return _in_order(self._bare(others))[::-1]
+        return in_order(self._bare(others))[::-1]
 
     def _bare(self, tables: Iterable[TableId]) -> list[Table]:
         """Tables as far as it takes to know what is ours in them."""
@@ -268,7 +265,7 @@ class Rules:
     def _in_use(self, backend: Backend[Any], tables: Iterable[Table]) -> list[Table]:
         """Those of these tables that can hold anything, in the order in which they are emptied."""
         loaded = backend.loaded_tables()
-        return [table for table in reversed(_in_order(tables)) if table.id in loaded]
+        return [table for table in reversed(in_order(tables)) if table.id in loaded]
 
     def _sweep_leftovers(self, sets: Mapping[str, IpSet], outcome: Outcome) -> None:
         """Our rules and these sets are in: now those go that are ours in the packet filter that is not.
@@ -351,14 +348,7 @@ def _reasons(table: Table, encoded: EncodedTable[Any], chain: str) -> Iterator[t
 
 
 def _ordered(ruleset: Ruleset) -> list[Table]:
-    return _in_order(ruleset.tables.values())
-
-
-def _in_order(tables: Iterable[Table]) -> list[Table]:
-    def rank(table: Table) -> tuple[Family, int]:
-        return table.id.family, _TABLE_ORDER.index(table.id.name)
-
-    return sorted(tables, key=rank)
+    return in_order(ruleset.tables.values())
 
 
 def _same(known: Table | None, table: Table) -> bool:

@@ -13,7 +13,7 @@ from nova_netagent.backend.nftables.image import Image, Keys
 from nova_netagent.backend.nftables.transaction import Held, Transaction
 from nova_netagent.netfilter.rule import FAMILIES, Family, TableId
 
-_FAMILIES: dict[Family, NftFamily] = {4: NftFamily.IP, 6: NftFamily.IP6}
+NFT_FAMILIES: dict[Family, NftFamily] = {4: NftFamily.IP, 6: NftFamily.IP6}
 ATTEMPTS = 20
 """How often a transaction is sent again, or a table read, when others keep changing theirs."""
 
@@ -32,7 +32,7 @@ class Mirror:
         """The tables of the compiler that were read since, and may be edited."""
         self.open: Transaction | None = None
         self.watch: Watch | None = None
-        self._tables = {family: NftTable(nft, wrap_name) for family, nft in _FAMILIES.items()}
+        self._tables = {family: NftTable(nft, wrap_name) for family, nft in NFT_FAMILIES.items()}
         self._commits = commits
         self._netlink: Netlink | None = None
         self._meddled = False
