@@ -24,12 +24,12 @@ _RULE_HEAD = Layout("=I4sI8sHH")
 REQUEST, ACKNOWLEDGE, DUMP = 0x1, 0x4, 0x300
 _EXCLUSIVE, _CREATE, _APPEND = 0x200, 0x400, 0x800
 _BEGIN, _END = 16, 17
-_NEW_TABLE, _DELETE_TABLE = 0, 2
-_NEW_CHAIN, _DELETE_CHAIN = 3, 5
-_NEW_RULE, _DELETE_RULE = 6, 8
-_NEW_SET, _DELETE_SET = 9, 11
-_NEW_ELEMENTS, _DELETE_ELEMENTS = 12, 14
-_APPENDED_RULE = Layout("=HH").pack(SUBSYSTEM << 8 | _NEW_RULE, _CREATE | _APPEND | REQUEST)
+NEW_TABLE, _DELETE_TABLE = 0, 2
+NEW_CHAIN, _DELETE_CHAIN = 3, 5
+NEW_RULE, _DELETE_RULE = 6, 8
+NEW_SET, _DELETE_SET = 9, 11
+NEW_ELEMENTS, _DELETE_ELEMENTS = 12, 14
+_APPENDED_RULE = Layout("=HH").pack(SUBSYSTEM << 8 | NEW_RULE, _CREATE | _APPEND | REQUEST)
 _INTERVAL_END, _CATCH_ALL = 1, 2
 _OWNED = 0x2
 
@@ -109,6 +109,15 @@ class Batch:
         """Whether a message takes a chain or a set away."""
         return 0 <= index < len(self) and self._message(index)[1] in (_DELETE_CHAIN, _DELETE_SET)
 
+    def messages(self) -> Iterator[tuple[int, Family, bytes]]:
+        """Of each message its kind, its family and its attributes, in order."""
+        for page in self._pages:
+            at = 0
+            while at < len(page):
+                size, kind, _, _, _, family, _, _ = HEAD.unpack_from(page, at)
+                yield kind & 0xFF, Family(family), bytes(page[at + HEAD.size : at + size])
+                at += size
+
     def _message(self, index: int) -> tuple[Family, int, bytes]:
         """The family of a message, its kind and its body."""
         several = bisect_right(self._added_at, index) - 1
@@ -129,7 +138,7 @@ class Batch:
         body = (
             string(1, table.name) + number(2, _OWNED if owned else 0) + (attributes.attribute(6, note) if note else b"")
         )
-        self._add(table, _NEW_TABLE, _CREATE, body, f"table {table.name}")
+        self._add(table, NEW_TABLE, _CREATE, body, f"table {table.name}")
 
     def delete_table(self, table: TableId) -> None:
         """Delete the table with everything in it; it must be there."""
@@ -143,7 +152,7 @@ class Batch:
             body += number(5, 1) + string(7, chain.hook.type)
         if chain.comment is not None:
             body += attributes.attribute(12, userdata.comment(chain.comment))
-        self._add(table, _NEW_CHAIN, _CREATE | _EXCLUSIVE, body, f"chain {chain.name}")
+        self._add(table, NEW_CHAIN, _CREATE | _EXCLUSIVE, body, f"chain {chain.name}")
 
     def delete_chain(self, table: TableId, name: str) -> None:
         """Delete a chain that nothing jumps to any more, with its rules."""
@@ -155,7 +164,7 @@ class Batch:
         body = string(1, table.name) + string(2, chain) + nested(4, expressions.encode(rule.expressions))
         if rule.comment is not None:
             body += attributes.attribute(7, userdata.comment(rule.comment))
-        self._add(table, _NEW_RULE, _CREATE | _APPEND, body, f"rule {chain}: {rule.text}")
+        self._add(table, NEW_RULE, _CREATE | _APPEND, body, f"rule {chain}: {rule.text}")
 
     def add_encoded_rule(
         self,
@@ -178,7 +187,7 @@ class Batch:
         if before is not None:
             body += attributes.attribute(6, before.to_bytes(8, "big"))
         flags = _CREATE if before is not None else _CREATE | _APPEND
-        self._add(table, _NEW_RULE, flags, body + note, lambda _: what())
+        self._add(table, NEW_RULE, flags, body + note, lambda _: what())
 
     def add_encoded_rules(
         self,
@@ -226,7 +235,7 @@ class Batch:
         self._sets += 1
         known = _kind_of_set(structs.replace(described, name=""))
         body = _chain_head(table.name, described.name) + number(10, self._sets) + known
-        self._add(table, _NEW_SET, _CREATE | _EXCLUSIVE, body, f"set {described.name}")
+        self._add(table, NEW_SET, _CREATE | _EXCLUSIVE, body, f"set {described.name}")
 
     def delete_set(self, table: TableId, name: str) -> None:
         """Delete a set that no rule looks into any more."""
@@ -250,7 +259,7 @@ class Batch:
         """
         if notes is None:
             notes = [b"" if each.comment is None else userdata.element_comment(each.comment) for each in elements]
-        self._elements(table, _NEW_ELEMENTS, described, elements, notes)
+        self._elements(table, NEW_ELEMENTS, described, elements, notes)
 
     def delete_elements(self, table: TableId, described: Set, elements: Sequence[Element]) -> None:
         """Delete elements that are there."""
@@ -277,7 +286,7 @@ class Batch:
     def _elements(
         self, table: TableId, kind: int, described: Set, elements: Sequence[Element], notes: Iterable[bytes]
     ) -> None:
-        add = kind == _NEW_ELEMENTS
+        add = kind == NEW_ELEMENTS
         head = _chain_head(table.name, described.name)
         what = f"{'add to' if add else 'delete from'} set {described.name}"
         verdicts = described.data is not None and described.data.number == objects.VERDICT.number

@@ -246,7 +246,7 @@ class Netlink:
         known = self._elements.get((table, set_name))
         if known is not None and known[0] == raw:
             return list(known[1])
-        found = [_element(each) for listed in raw for each in parse_list(listed)]
+        found = [read_element(each) for listed in raw for each in parse_list(listed)]
         if self._recalls:
             self._elements[table, set_name] = raw, tuple(found)
         return found
@@ -448,7 +448,8 @@ def _value(data: bytes) -> bytes:
     return data[ATTRIBUTE.size : size]
 
 
-def _element(data: bytes) -> Element:
+def read_element(data: bytes) -> Element:
+    """An element as it stands in a message, whoever wrote that."""
     known = parse(data)
     key = _value(known[1]) if 1 in known else b""
     end = _value(known[10]) if 10 in known else None

@@ -15,7 +15,9 @@ from nova_netagent.backend.nft.statements import Field
 
 COMMENT = 0
 """The comment of tables, chains, rules and elements."""
-_SET_KEY_ORDER, _SET_DATA_ORDER, _SET_KEY_TYPE_OF, _SET_COMMENT = 0, 1, 3, 7
+SET_COMMENT = 7
+"""That of sets."""
+_SET_KEY_ORDER, _SET_DATA_ORDER, _SET_KEY_TYPE_OF = 0, 1, 3
 _EXPRESSION, _EXPRESSION_DATA = 0, 1
 _COMMENT_HEAD = Struct("=HHBB")
 _RULE_HEADS, _ELEMENT_HEADS = (
@@ -96,15 +98,18 @@ def of_set(described: Set) -> bytes:
         data += _item(_SET_DATA_ORDER, _number(described.data.byte_order))
     if any(each.field is not None for each in described.key):
         data += _item(_SET_KEY_TYPE_OF, _type_of(described.key))
-    return data + comment(described.comment, _SET_COMMENT)
+    return data + comment(described.comment, SET_COMMENT)
 
 
-def read_comment(data: bytes) -> str | None:
-    """The comment of an element or a rule, if it has one."""
+def read_comment(data: bytes, wanted: int = COMMENT) -> str | None:
+    """The comment among what is kept beside an object, if it has one.
+
+    :param wanted: under which number this kind of object has it.
+    """
     at = 0
     while at + 2 <= len(data):
         kind, size = data[at], data[at + 1]
-        if kind == COMMENT:
+        if kind == wanted:
             return data[at + 2 : at + 2 + size].rstrip(b"\0").decode(errors="surrogateescape")
         at += 2 + size
     return None
