@@ -1,11 +1,12 @@
 """Rules as iptables-save(8) writes them: for people, plans, goldens and ``render``."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from nova_netagent.netfilter import foreign
 from nova_netagent.netfilter.rule import (
     CUT_FLOWS,
     CUT_SECONDS,
+    FAMILIES,
     ChecksumFill,
     Comment,
     Conntrack,
@@ -47,6 +48,11 @@ _PROTOCOLS = {
     59: "ipv6-nonxt", 60: "ipv6-opts", 89: "ospf", 112: "vrrp", 132: "sctp", 136: "udplite",
 }  # fmt: skip
 _STATE_ORDER = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT")
+HALVES = {
+    "0.0.0.0/0": frozenset({"0.0.0.0/1", "128.0.0.0/1"}),
+    "::/0": frozenset({"::/1", "8000::/1"}),
+}
+"""The kernel's ``hash:net`` has no /0: it is kept as its two halves."""
 BUILTIN_CHAINS = {
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
     "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
@@ -209,15 +215,25 @@ def set_lines(sets: Iterable[IpSet]) -> Iterator[str]:
     for each in sorted(sets, key=lambda item: item.name):
         options = f" maxelem {CUT_FLOWS} timeout {CUT_SECONDS} forceadd" if each.type != "hash:net" else ""
         yield f"create {each.name} {each.type} family {'inet' if each.family == 4 else 'inet6'}{options}"
-        for member in sorted(each.members):
-            yield f"add {each.name} {member}"
+        held = {half for member in each.members for half in HALVES.get(member, (member,))}
+        yield from (f"add {each.name} {member}" for member in sorted(held))
 
 
-def ruleset_text(ruleset: Ruleset) -> str:
-    """A whole ruleset: sets first, then each table, IPv4 before IPv6."""
-    lines = []
-    if ruleset.sets:
-        lines += ["# ipset", *set_lines(ruleset.sets.values())]
-    for table_id in sorted(ruleset.tables):
-        lines += [f"# {'iptables' if table_id.family == 4 else 'ip6tables'}", *table_lines(ruleset.tables[table_id])]
-    return "\n".join(lines) + "\n"
+SET_MARK = "# ipset "
+"""Before a line of ipset(8), which is a comment to iptables-restore(8)."""
+_PROGRAMS: Mapping[Family, str] = {4: "iptables", 6: "ip6tables"}
+
+
+def ruleset_text(ruleset: Ruleset, families: Iterable[Family] = FAMILIES) -> str:
+    """A whole ruleset, each family as iptables-restore(8) takes it once its sets, which are told first, are there."""
+    return "".join(f"{line}\n" for family in families for line in _family_lines(ruleset, family))
+
+
+def _family_lines(ruleset: Ruleset, family: Family) -> Iterator[str]:
+    tables = [ruleset.tables[id_] for id_ in sorted(ruleset.tables) if id_.family == family]
+    if tables:
+        yield f"# {_PROGRAMS[family]}"
+    sets = (each for each in ruleset.sets.values() if each.family == family)
+    yield from (f"{SET_MARK}{line}" for line in set_lines(sets))
+    for table in tables:
+        yield from table_lines(table)

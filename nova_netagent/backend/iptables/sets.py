@@ -15,13 +15,10 @@ from nova_netagent.backend.ipset import (
     SetHeader,
 )
 from nova_netagent.netfilter.rule import CUT_SECONDS, IpSet
+from nova_netagent.netfilter.text import HALVES
 from nova_netagent.plan.sets import SetPlan
 
-_HALVES = {
-    "0.0.0.0/0": frozenset({"0.0.0.0/1", "128.0.0.0/1"}),
-    "::/0": frozenset({"::/1", "8000::/1"}),
-}
-_WIDE = frozenset(_HALVES).union(*_HALVES.values())
+_WIDE = frozenset(HALVES).union(*HALVES.values())
 
 _NOT_NOW = {errno.EPERM, errno.EACCES, errno.ENOMEM, errno.ENOBUFS, errno.EINTR}
 _TOP_INDEX = 65534
@@ -220,14 +217,14 @@ class KernelSets:
 
 def _expanded(members: Iterable[str]) -> Iterator[str]:
     for member in members:
-        yield from _HALVES.get(member, (member,))
+        yield from HALVES.get(member, (member,))
 
 
 def _told(members: frozenset[str], wanted: frozenset[str]) -> frozenset[str]:
     """A kernel's members as they are wanted, as far as /0 and its halves go, if they can be that; otherwise with /0."""
     held, asked = members & _WIDE, wanted & _WIDE
     if held != frozenset(_expanded(asked)):
-        asked = next((frozenset({whole}) for whole, halves in _HALVES.items() if held == halves), held)
+        asked = next((frozenset({whole}) for whole, halves in HALVES.items() if held == halves), held)
     return members - held | asked
 
 

@@ -40,7 +40,7 @@ from nova_netagent.netfilter.rule import (
     TcpSyn,
     Zone,
 )
-from nova_netagent.netfilter.text import protocol_text, rule_text, ruleset_text, table_lines
+from nova_netagent.netfilter.text import protocol_text, rule_text, ruleset_text, set_lines, table_lines
 
 REPLIES = Conntrack(frozenset({"ESTABLISHED", "RELATED"}))
 
@@ -174,7 +174,7 @@ def test_the_origin_of_a_rule_is_no_part_of_its_text() -> None:
     assert rule_text(Rule(DROP, origin=("instances", "x", "y")), 4) == "-j DROP"
 
 
-def test_a_ruleset_reads_sets_first_and_ipv4_before_ipv6() -> None:
+def test_a_family_reads_sets_first_and_ipv4_comes_before_ipv6() -> None:
     def table(family: Family) -> Table:
         return Table(
             TableId(family, "filter"),
@@ -211,14 +211,28 @@ COMMIT
 """
 
     assert ruleset_text(ruleset) == (
-        "# ipset\n"
-        "create W-g4-00000001 hash:net family inet\n"
-        "add W-g4-00000001 10.0.0.0/30\n"
-        "add W-g4-00000001 10.0.0.2/32\n"
-        "create W-g6-00000001 hash:net family inet6\n"
-        "add W-g6-00000001 fd00::2/128\n"
-        f"# iptables\n{lines(4)}# ip6tables\n{lines(6)}"
+        "# iptables\n"
+        "# ipset create W-g4-00000001 hash:net family inet\n"
+        "# ipset add W-g4-00000001 10.0.0.0/30\n"
+        "# ipset add W-g4-00000001 10.0.0.2/32\n"
+        f"{lines(4)}"
+        "# ip6tables\n"
+        "# ipset create W-g6-00000001 hash:net family inet6\n"
+        "# ipset add W-g6-00000001 fd00::2/128\n"
+        f"{lines(6)}"
     )
+    assert ruleset_text(ruleset).endswith(ruleset_text(ruleset, [6]))
+    assert ruleset_text(ruleset).startswith(ruleset_text(ruleset, [4]))
+
+
+def test_what_no_set_of_the_kernel_holds_is_said_as_its_halves() -> None:
+    members = frozenset({"0.0.0.0/0", "128.0.0.0/1", "10.0.0.0/8"})
+    assert list(set_lines([IpSet("W-g4", 4, members)])) == [
+        "create W-g4 hash:net family inet",
+        "add W-g4 0.0.0.0/1",
+        "add W-g4 10.0.0.0/8",
+        "add W-g4 128.0.0.0/1",
+    ]
 
 
 @pytest.mark.parametrize(
