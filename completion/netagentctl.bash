@@ -16,6 +16,7 @@ _netagentctl()
         --table) mapfile -t COMPREPLY < <(compgen -W 'filter nat mangle raw' -- "$word"); return ;;
         --family) mapfile -t COMPREPLY < <(compgen -W '4 6' -- "$word"); return ;;
         --state) mapfile -t COMPREPLY < <(compgen -W 'NEW ESTABLISHED RELATED INVALID UNTRACKED' -- "$word"); return ;;
+        --backend) mapfile -t COMPREPLY < <(compgen -W 'iptables nftables' -- "$word"); return ;;
     esac
     case $command in
         '') mapfile -t COMPREPLY < <(compgen -W '-h --help --version --config-file --config-dir --socket --url --cert --key --cacert --format --timeout list show set delete status export apply plan chains explain graph resync render check-config diag cleanup' -- "$word") ;;
@@ -57,7 +58,7 @@ _netagentctl()
         explain) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout --proto --src --dst --in-dev --out-dev --state --icmp-type --icmp-code --mac --all --graph --trace --routed' -- "$word") ;;
         graph) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout -o --output --dot --table --family --whole' -- "$word") ;;
         resync) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout' -- "$word") ;;
-        render) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout -f --file' -- "$word") ;;
+        render) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout -f --file --backend --family' -- "$word") ;;
         check-config) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout' -- "$word") ;;
         diag) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout -o --output --plans' -- "$word") ;;
         cleanup) mapfile -t COMPREPLY < <(compgen -W '-h --help --config-file --config-dir --socket --url --cert --key --cacert --format --timeout' -- "$word") ;;

@@ -11,6 +11,7 @@ from nova_netagent.ctl.graph.command import graph
 from nova_netagent.ctl.kinds import kind
 from nova_netagent.ctl.outcome import HELP, OK, USAGE, Failure
 from nova_netagent.ctl.place import CONFIG_FILE, SOCKET
+from nova_netagent.ctl.render import render
 from nova_netagent.ctl.screen import complain
 from nova_netagent.ctl.session import Run, Session
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction["_Parser"]
 
 TABLES = ("filter", "nat", "mangle", "raw")
+BACKENDS = ("iptables", "nftables")
 TIMEOUT = 120.0
 _STATES = ("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED")
 
@@ -194,12 +196,18 @@ def _add_graph(commands: "_Commands") -> None:
 
 def _add_part(to: argparse.ArgumentParser) -> None:
     to.add_argument("--table", choices=TABLES, help="only this table; by default all")
+    _add_family(to)
+
+
+def _add_family(to: argparse.ArgumentParser) -> None:
     to.add_argument("--family", choices=("4", "6"), help="only IPv4, or only IPv6")
 
 
 def _add_offline(commands: "_Commands") -> None:
-    rendered = _add(commands, "render", offline.render, "print the rules of a state; needs neither agent nor root")
+    rendered = _add(commands, "render", render, "print the rules of a state; needs neither agent nor root")
     _add_file(rendered, "a state as export prints it; - is standard input")
+    rendered.add_argument("--backend", choices=BACKENDS, help="by default [firewall] backend; for auto, iptables")
+    _add_family(rendered)
     _add(commands, "check-config", offline.check_config, "check the configuration files; needs no agent")
     bundled = _add(
         commands, "diag", diag.diag, "gather what a report of a problem needs, without secrets; needs no agent"

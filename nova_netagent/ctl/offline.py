@@ -1,44 +1,11 @@
-"""render, check-config, cleanup: what needs no running agent. The agent's own modules are imported when asked for."""
+"""check-config, cleanup: what needs no running agent. The agent's own modules are imported when asked for."""
 
-import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nova_netagent.ctl.outcome import FAILED, OK, USAGE, Failure
 from nova_netagent.ctl.place import socket_path
 from nova_netagent.ctl.screen import complain
 from nova_netagent.ctl.session import Session
-
-if TYPE_CHECKING:
-    from nova_netagent.settings import Settings
-
-
-def render(session: Session) -> int:
-    """``render -f FILE``: the rules of a state as text; what it cannot have goes to standard error."""
-    from nova_netagent.api.wire import BadRequest, decode_state
-    from nova_netagent.compile import ALL_TABLES, Compiler
-    from nova_netagent.events import Replace, fold
-    from nova_netagent.model import DesiredState
-    from nova_netagent.netfilter.text import ruleset_text
-
-    settings = _settings(session)
-    try:
-        wanted = decode_state(session.read_input())
-    except BadRequest as error:
-        raise Failure(FAILED, f"{session.input_name}: {error}") from None
-    state = fold(DesiredState(), Replace(wanted), time.time())
-    tables = [table for table in ALL_TABLES if table.family == 4 or settings.use_ipv6]
-    compiled = Compiler(settings, tables).compile(state)
-    text = ruleset_text(compiled.ruleset)
-    if session.screen.json:
-        import json
-
-        session.screen.line(json.dumps({"rules": text.splitlines()}))
-    else:
-        session.screen.line(text.rstrip("\n"))
-    for (kind, id_), problems in sorted(compiled.problems.items()):
-        for state_word, reason in problems:
-            complain(f"{kind} {id_}: {state_word}: {reason}")
-    return OK
 
 
 def check_config(session: Session) -> int:
@@ -70,7 +37,7 @@ def cleanup(session: Session) -> int:
     from nova_netagent.backend import BackendError
     from nova_netagent.store import StoreError
 
-    settings = _settings(session)
+    settings = session.settings()
     from nova_netagent import capabilities
     from nova_netagent import cleanup as removal
     from nova_netagent.api.sockets import somebody_listens
@@ -92,12 +59,3 @@ def cleanup(session: Session) -> int:
     else:
         session.screen.line("\n".join(lines) or "there was nothing of ours")
     return OK
-
-
-def _settings(session: Session) -> "Settings":
-    from nova_netagent import conf
-
-    try:
-        return conf.load(session.config_files, session.args.config_dir)
-    except conf.ConfigError as error:
-        raise Failure(USAGE, str(error)) from None

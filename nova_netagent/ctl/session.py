@@ -2,12 +2,15 @@
 
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nova_netagent.ctl.client import Client
 from nova_netagent.ctl.outcome import FAILED, USAGE, Failure
 from nova_netagent.ctl.place import config_files, files_of, socket_path
 from nova_netagent.ctl.screen import Screen
+
+if TYPE_CHECKING:
+    from nova_netagent.settings import Settings
 
 Run = Callable[["Session"], int]
 """A command: it prints, and gives its exit status."""
@@ -32,6 +35,18 @@ class Session:
     def all_config_files(self) -> list[str]:
         """All configuration files, in the order in which they are read."""
         return self.config_files + files_of(self.args.config_dir)
+
+    def settings(self) -> "Settings":
+        """What is configured; the agent's own modules are imported for that.
+
+        :raises Failure: it cannot be used.
+        """
+        from nova_netagent import conf
+
+        try:
+            return conf.load(self.config_files, self.args.config_dir)
+        except conf.ConfigError as error:
+            raise Failure(USAGE, str(error)) from None
 
     @property
     def agent(self) -> Client:

@@ -1,4 +1,4 @@
-"""render, check-config and cleanup, which need no agent."""
+"""check-config and cleanup, which need no agent."""
 
 import json
 import os
@@ -11,48 +11,8 @@ import pytest
 
 from nova_netagent.cmd import ctl as program
 from nova_netagent.conf import ConfigError, load
-from nova_netagent.model import State, document
 from nova_netagent.settings import Settings
-from nova_netagent.testing import make_group, make_instance, make_network, make_rule
-from tests.unit.ctl.test_ctl import STATE, Ctl
-
-
-def test_render_prints_rules_and_complains_beside_them(tmp_path: Path) -> None:
-    file = tmp_path / "state.json"
-    file.write_text(json.dumps(document(STATE)))
-    ctl = Ctl()("render", "-f", str(file))
-    assert ctl.code == 0
-    assert "*filter\n" in ctl.out
-    assert "-A FORWARD -j nova-filter-top\n" in ctl.out
-    assert "--dport 22 " in ctl.out
-    assert ctl.err.count("\n") == 1
-    assert ctl.err.startswith("netagentctl: instances a0000002-0000-4000-8000-000000000002: pending: ")
-
-
-def test_render_takes_the_configuration(tmp_path: Path) -> None:
-    state, conf = tmp_path / "state.json", tmp_path / "agent.conf"
-    state.write_text(json.dumps(document(State(networks=(make_network(1),), instances=(make_instance(1),)))))
-    conf.write_text("[DEFAULT]\nuse_ipv6 = false\n[firewall]\nwrap_name = other\n")
-    ctl = Ctl("--config-file", str(conf))("render", "-f", str(state))
-    assert ":other-inst-a0000001 " in ctl.out
-    assert "# ip6tables" not in ctl.out
-    as_json = json.loads(Ctl("--config-file", str(conf))("render", "-f", str(state), "--format", "json").out)
-    assert "\n".join(as_json["rules"]) + "\n" == ctl.out
-
-
-def test_render_refuses_what_the_api_refuses(tmp_path: Path) -> None:
-    file = tmp_path / "state.json"
-    group = document(make_group(1, make_rule(1)))
-    assert isinstance(group, dict)
-    group["rules"][0]["protocol"] = "foo"
-    file.write_text(json.dumps({"security_groups": [group]}))
-    ctl = Ctl()("render", "-f", str(file))
-    assert (ctl.code, ctl.out) == (1, "")
-    assert ctl.err.startswith(f"netagentctl: {file}: security_groups[0].rules[0].protocol: 'foo' is not a protocol")
-    missing = tmp_path / "missing"
-    said = (2, "", f"netagentctl: --file {missing}: No such file or directory\n")
-    for words in (["render"], ["apply"], ["set", "networks"]):
-        assert Ctl()(*words, "-f", str(missing)).said == said
+from tests.unit.ctl.test_ctl import Ctl
 
 
 def test_check_config(tmp_path: Path) -> None:
