@@ -102,9 +102,19 @@ def _ipv4_cidr(text: str) -> str:
     return values.cidr(text)
 
 
+_TABLES_OF_IPTABLES = ("filter", "nat", "mangle", "raw", "security", "broute")
+"""iptables-nft and ebtables-nft keep them under these names: with either backend a table of frames would be ebtables',
+and go with what is in it; with nftables a chain ``filter-INPUT`` would be two."""
+
+
 def _wrap_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,14}", text):
         raise ValueError(f"{text!r} is not a wrap name: 1 to 14 letters, digits, _ and -")
+    if text in _TABLES_OF_IPTABLES:
+        raise ValueError(
+            f"{text!r} is not a wrap name: in nf_tables it would be the table of iptables or ebtables of that name;"
+            f" anything but {', '.join(_TABLES_OF_IPTABLES)}"
+        )
     if text.endswith("-float"):
         raise ValueError(
             f"{text!r} is not a wrap name: its snat would be the float-snat of {text.removesuffix('-float')!r}"

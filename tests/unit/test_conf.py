@@ -31,6 +31,11 @@ def _written(tmp_path: Path, text: str) -> Path:
     ("text", "words"),
     [
         ("[firewall]\nwrap_name = longer-than-14-c\n", ("[firewall] wrap_name", "longer-than-14-c", "1 to 14")),
+        *(
+            (f"[firewall]\nbackend = {backend}\nwrap_name = {name}\n", ("[firewall] wrap_name", name, "anything but"))
+            for backend in ("auto", "iptables", "nftables")
+            for name in ("filter", "nat", "mangle", "raw", "security", "broute")
+        ),
         ("[firewall]\nwrap_name = w-float\n", ("[firewall] wrap_name", "float-snat")),
         ("[firewall]\nwrap_nam = x\n", ("[firewall] wrap_nam", "not an option")),
         ("[fire]\nx = 1\n", ("[fire]", "not a group")),

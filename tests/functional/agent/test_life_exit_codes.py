@@ -37,6 +37,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         "[firewall]\nwrap_name = a-very-long-name",
         ["[firewall]", "wrap_name", "a-very-long-name", "14"],
     ),
+    "a wrap name that is a table of iptables": (
+        "[firewall]\nwrap_name = filter",
+        ["[firewall]", "wrap_name", "'filter'"],
+    ),
     "a wrap name with a space": ("[firewall]\nwrap_name = a b", ["[firewall]", "wrap_name", "a b"]),
     "a regular expression": ("[firewall]\niptables_top_regex = (", ["[firewall]", "iptables_top_regex", "("]),
     "a drop action": ("[firewall]\niptables_drop_action = go away", ["iptables_drop_action", "go away", "DROP"]),
