@@ -66,6 +66,8 @@ class Host:
     """What is ours in the packet filter that is not: left there when it was, or come back since."""
     warnings: tuple[str, ...] = ()
     """What this kernel cannot do, and what that means."""
+    in_the_way: Callable[[], Sequence[str]] = tuple
+    """What of others' rules is in the way of what ours let pass, a warning each, as it is now."""
     others: OthersRules = field(default_factory=NobodyElse)
     """What judges packets where ``rules`` does not look."""
 

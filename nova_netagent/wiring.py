@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -41,36 +41,31 @@ def open_store(settings: Settings) -> Store:
     return store
 
 
-class _Chosen(NamedTuple):
-    """The packet filter that it is, and how it is with the other one."""
-
-    name: str
-    warnings: tuple[str, ...] = ()
-    """What of the other one will be in the way."""
-
-
-def _choose_backend(settings: Settings) -> _Chosen:
+def _choose_backend(settings: Settings) -> str:
     """Which packet filter it shall be, saying why.
 
     :raises Undecided: it is left to us, and cannot be known.
     """
     owner, configured = Owner(settings.firewall.wrap_name), settings.firewall.backend
-    try:
-        looks = {"iptables": worlds.look_at_iptables, "nftables": worlds.look_at_nftables}
-        found = {name: look(owner) for name, look in looks.items() if name != configured}
-        beside = worlds.closed_in_nftables(owner) if configured == "nftables" else ()
-    except (OSError, BackendError) as error:
-        if configured == "auto":
-            raise worlds.Undecided(f"[firewall] backend = auto: cannot see what this host has: {error}") from error
-        return _Chosen(configured, warnings=(f"cannot see whether rules of others are in the way: {error}",))
+    chosen, why = str(configured), "so it is configured"
     if configured == "auto":
-        chosen, why = worlds.choose(found["iptables"], found["nftables"])
-        beside = found["nftables"].closed if chosen == "nftables" else ()
-    else:
-        chosen, why = configured, "so it is configured"
+        try:
+            found = worlds.look_at_iptables(owner), worlds.look_at_nftables(owner)
+        except (OSError, BackendError) as error:
+            raise worlds.Undecided(f"[firewall] backend = auto: cannot see what this host has: {error}") from error
+        chosen, why = worlds.choose(*found)
     LOG.info("the packet filter is %s: %s", chosen, why)
-    other = next(world for name, world in found.items() if name != chosen)
-    return _Chosen(chosen, tuple(worlds.warnings(chosen, other, beside)))
+    return chosen
+
+
+def _in_the_way(chosen: str, owner: Owner) -> Sequence[str]:
+    """See ``Host.in_the_way``."""
+    try:
+        if chosen == "iptables":
+            return list(worlds.warnings(chosen, worlds.look_at_nftables(owner)))
+        return list(worlds.warnings(chosen, worlds.look_at_iptables(owner), worlds.closed_in_nftables(owner)))
+    except (OSError, BackendError) as error:
+        return [f"cannot see whether rules of others are in the way: {error}"]
 
 
 def _open_backend(
@@ -166,15 +161,16 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
     commits = Commits()
     frames, warnings = open_frames(settings, commits)
     return Host(
-        rules=_open_backend(chosen.name, settings.firewall, commits),
-        leftovers=partial(_open_leftovers, chosen.name, settings.firewall),
+        rules=_open_backend(chosen, settings.firewall, commits),
+        leftovers=partial(_open_leftovers, chosen, settings.firewall),
         links=open_links(settings, on_change),
         frames=frames,
-        others=_OthersRules(chosen.name, settings.firewall.wrap_name),
+        others=_OthersRules(chosen, settings.firewall.wrap_name),
         can_trace=frames is not None or worlds.has_nf_tables() is not False,
         servers=DnsmasqServers(Path(directory(settings.state_path)), on_change, lambda what: events.labels(what).inc()),
         flows=Conntrack(),
-        warnings=(*warnings, *chosen.warnings),
+        warnings=warnings,
+        in_the_way=partial(_in_the_way, chosen, Owner(settings.firewall.wrap_name)),
     )
 
 

@@ -15,6 +15,7 @@ from nova_netagent.backend import BackendError, Unavailable, legacy, sockopt, tr
 from nova_netagent.backend.ipset import Ipset
 from nova_netagent.backend.nft import Netlink
 from nova_netagent.backend.nft.netlink import lacks_nf_tables
+from nova_netagent.backend.nft.objects import DORMANT
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.nft.objects import TableId as NftTable
 from nova_netagent.netfilter.hooks import HOOKS
@@ -29,6 +30,7 @@ _INFO = struct.Struct("=32sI5I5III")
 _TABLES = ("filter", "nat", "mangle", "raw", "security")
 _TARGET_NAME, _TARGET_DATA = 2, 32
 """Where they are in ``struct xt_entry_target``."""
+_OF_IP = (NftFamily.INET, NftFamily.IP, NftFamily.IP6)
 _DROP = -1
 _NF_DROP = 0
 
@@ -47,8 +49,6 @@ class World(Struct, frozen=True):
     """Whether anything of ours is there."""
     closed: tuple[str, ...] = ()
     """Chains of others whose policy is DROP, for people."""
-    sets: bool = False
-    """Whether sets of ours are there, which may be left where our chains are gone."""
 
 
 def choose(iptables: World, nftables: World) -> tuple[str, str]:
@@ -99,7 +99,7 @@ def look_at_iptables(owner: Owner) -> World:
             ours |= found.is_used()
             closed += found.closed()
     loaded = any(names is not None for names in known.values())
-    return World(loaded, foreign, ours, tuple(closed), _has_sets(owner))
+    return World(loaded, foreign, ours, tuple(closed))
 
 
 def _has_sets(owner: Owner) -> bool:
@@ -148,6 +148,8 @@ def ours_in_nftables(owner: Owner) -> bool:
 def look_at_nftables(owner: Owner) -> World:
     """nf_tables; not asked where it shows that the kernel has not loaded it.
 
+    What others have there below IP says nothing of where this host's IP rules are: ebtables and arptables are
+    there beside legacy tables, too, and so are our own agents' frames. Tables that are asleep judge nothing.
     Where that is hidden, as it is from a service with ProtectKernelTunables, the kernel is asked,
     and may load it: it will be needed for frames a moment later.
 
@@ -158,11 +160,9 @@ def look_at_nftables(owner: Owner) -> World:
         return World()
     netlink = Netlink()
     try:
-        filters = _filters(owner)
-        ours = _ours(owner)
-        tables = netlink.tables()
-        others = frozenset(tables) - ours
-        foreign = sum(netlink.count_rules(table) for table in others)
+        ours = any(netlink.table_flags(table) is not None for table in _filters(owner))
+        others = _awake_others(netlink, owner)
+        foreign = sum(netlink.count_rules(table) for table in others if table.family in _OF_IP)
         closed = _closed(netlink, others)
     except Unavailable as error:
         if has or not lacks_nf_tables(error):
@@ -170,7 +170,7 @@ def look_at_nftables(owner: Owner) -> World:
         return World()
     finally:
         netlink.close()
-    return World(True, foreign, any(table in filters for table in tables), closed)
+    return World(True, foreign, ours, closed)
 
 
 def closed_in_nftables(owner: Owner) -> tuple[str, ...]:
@@ -180,9 +180,15 @@ def closed_in_nftables(owner: Owner) -> tuple[str, ...]:
     """
     netlink = Netlink()
     try:
-        return _closed(netlink, frozenset(netlink.tables()) - _ours(owner))
+        return _closed(netlink, _awake_others(netlink, owner))
     finally:
         netlink.close()
+
+
+def _awake_others(netlink: Netlink, owner: Owner) -> list[NftTable]:
+    """The tables of others that are not asleep."""
+    others = frozenset(netlink.tables()) - _ours(owner)
+    return [table for table in others if not (netlink.table_flags(table) or 0) & DORMANT]
 
 
 def _filters(owner: Owner) -> set[NftTable]:

@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -155,7 +156,8 @@ class Engine:
             )
         self._lacking: tuple[str, ...] = warnings
         self._chainless: tuple[str, ...] = ()
-        self._around: tuple[str, ...] = ()
+        self._missing: tuple[str, ...] = ()
+        self._in_the_way = tuple(self.host.in_the_way())
         self._warn()
         self.reconciler = Reconciler(self._settings.firewall, self.host, self.store, self._metrics)
         self._revocation = Revocation(
@@ -200,17 +202,17 @@ class Engine:
     def _look_around(self) -> None:
         """See whether what the configuration names is there: it is nobody's object, and may come and go."""
         public = self._settings.network.public_interface
-        try:
+        with suppress(BackendError):  # what cannot be read is told of elsewhere
             there = public is None or public in self.host.links.read().links
-        except BackendError:
-            return  # what cannot be read is told of elsewhere
-        missing = f"[network] public_interface = {public}: there is no such interface, and nothing is SNATed meanwhile"
-        self._around = () if there else (missing,)
+            missing = (
+                f"[network] public_interface = {public}: there is no such interface, and nothing is SNATed meanwhile"
+            )
+            self._missing = () if there else (missing,)
         self._warn()
 
     def _warn(self) -> None:
         left = (self.view.left,) if self.view.left else ()
-        warnings = (*self._lacking, *self._chainless, *left, *self._around)
+        warnings = (*self._lacking, *self._chainless, *left, *self._missing, *self._in_the_way)
         for each in warnings:
             if each not in self.view.warnings:
                 LOG.warning("%s", each)
@@ -528,6 +530,7 @@ class Engine:
         if self._refused and not self.view.failure:
             self._refused = {}
             self._apply(verify=False)
+        self._in_the_way = tuple(self.host.in_the_way())
         self._look_around()
         if self._settings.security_group_log.groups:
             self._count_limited()

@@ -9,11 +9,10 @@ from nova_netagent.backend.frames.plan import FramesPlan, Image, image_of, plan_
 from nova_netagent.backend.nft import Batch, Netlink, expressions
 from nova_netagent.backend.nft.commits import Commits, following
 from nova_netagent.backend.nft.netlink import ListedChain, ListedRule, ListedSet
-from nova_netagent.backend.nft.objects import Family, TableId, element_text
+from nova_netagent.backend.nft.objects import DORMANT, Family, TableId, element_text
 from nova_netagent.backend.nft.statements import Rule
 from nova_netagent.netfilter.frames import Closed, Frames, Gateway, Isolated, Redirected, Secured
 
-_DORMANT = 0x1
 _ACCEPT = 1
 
 _SAMPLE = Frames(
@@ -184,7 +183,7 @@ class KernelFrames:
         chains = {each.name: _is_right_chain(each) for each in self._kernel.chains(self._table)}
         return Image(
             exists=True,
-            awake=not flags & _DORMANT,
+            awake=not flags & DORMANT,
             chains=chains,
             rules={name: _are_right_rules(name, listed.get(name, ())) for name in chains},
             sets=sets,

@@ -14,6 +14,10 @@ COMMENT_LIMIT = 128
 """nft(8)'s own limit for a comment, its zero included."""
 
 
+DORMANT = 0x1
+"""A flag of tables that are asleep: their chains judge nothing (linux/netfilter/nf_tables.h)."""
+
+
 class Family(IntEnum):
     """The families of tables."""
 

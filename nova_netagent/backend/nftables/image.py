@@ -9,13 +9,12 @@ from msgspec.structs import replace as replace_struct
 
 from nova_netagent.backend import TableChanged
 from nova_netagent.backend.nft.netlink import ListedChain, ListedRule, ListedSet, Netlink
-from nova_netagent.backend.nft.objects import Element, Set, SetFlag, TableId
+from nova_netagent.backend.nft.objects import DORMANT, Element, Set, SetFlag, TableId
 from nova_netagent.backend.nft.watch import Touched
 from nova_netagent.backend.nftables import keys
 from nova_netagent.backend.nftables.names import BASE_CHAINS, Names
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
 
-DORMANT = 0x1
 _ACCEPT = 1
 _MANY_CHAINS = 10_000
 """From so many on chains are listed one by one: to list a whole table takes the square of its rules."""

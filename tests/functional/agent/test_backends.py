@@ -295,9 +295,9 @@ def owned_leftover(host: Namespace) -> Iterator[Callable[[], None]]:
         owner.wait()
 
 
-def reported(town: Town) -> dict[str, Any]:
+def reported(agent: Agent) -> dict[str, Any]:
     """What the agent says of itself."""
-    report: dict[str, Any] = town.agent.request("GET", "/v1/status")[1]
+    report: dict[str, Any] = agent.request("GET", "/v1/status")[1]
     return report
 
 
@@ -319,16 +319,16 @@ def test_what_cannot_be_swept_is_told_and_tried_again(lab: Lab, first: str) -> N
             f"what is left of ours in {first} is swept later, and refuses what it refused"
             in answer["status"]["message"]
         )
-        report = reported(town)
+        report = reported(town.agent)
         assert report["warnings"] == [answer["status"]["message"]]
         assert report["counts"]["done"] == 0
         assert report["troubles_total"] == report["counts"]["pending"]
         assert any(line.startswith(f"left in {first}: IPv4 filter: - chain {W}-FORWARD") for line in planned(town))
         let_go()
         eventually(lambda: in_place(town, OTHER[first]), 30)
-    eventually(lambda: reported(town)["counts"]["pending"] == 0, 30)
+    eventually(lambda: reported(town.agent)["counts"]["pending"] == 0, 30)
     assert town.status(PORTS)["state"] == "done"
-    assert reported(town)["warnings"] == []
+    assert reported(town.agent)["warnings"] == []
     assert planned(town) == []
     assert arrives(town.outside, town.vm1, Tcp(81))
 
@@ -418,6 +418,58 @@ def test_it_follows_legacy_rules(lab: Lab) -> None:
     agent = started(lab, host)
     assert backend_of(agent) == "iptables"
     assert "the packet filter is iptables: this host's other rules are in the legacy tables" in agent.log_end(200)
+
+
+def test_it_follows_legacy_rules_beside_rules_for_frames(lab: Lab, tmp_path: Path) -> None:
+    host = lab.host()
+    iptables(host, "-A INPUT -p gre -j ACCEPT")
+    nft(host, "add table bridge nat")
+    nft(host, "add chain bridge nat PREROUTING { type filter hook prerouting priority -300; }")
+    for _ in range(3):
+        nft(host, "add rule bridge nat PREROUTING counter")
+    sibling = Agent(host, tmp_path / "sibling", {**CONFIG, "firewall": {"backend": "iptables", "wrap_name": "first"}})
+    lab.agents.append(sibling)
+    sibling.start()
+    assert nft(host, "list", "table", "bridge", "first")
+    agent = started(lab, host)
+    assert backend_of(agent) == "iptables"
+    assert reported(agent)["warnings"] == []
+
+
+@pytest.mark.parametrize("backend", ["iptables", "nftables"])
+def test_others_that_come_and_go_are_warned_of_as_long_as_they_are_there(lab: Lab, backend: str) -> None:
+    host = lab.host()
+    agent = lab.agent(host, {**CONFIG, "firewall": {"backend": backend}})
+    in_nft = "inet theirs forward of nf_tables drops what it does not allow"
+    legacy_one = "IPv4 filter FORWARD of the legacy tables drops what it does not allow"
+    wanted = [in_nft] if backend == "iptables" else [legacy_one, in_nft]
+    assert warned(agent) == []
+    nft(host, "add table inet theirs")
+    nft(host, "add chain inet theirs forward { type filter hook forward priority 0; policy drop; }")
+    iptables(host, "-P FORWARD DROP")
+    agent.resync()
+    assert warned(agent) == wanted
+    assert all(agent.log.count(each) == 1 for each in wanted)
+    agent.resync()
+    assert all(agent.log.count(each) == 1 for each in wanted)
+    nft(host, "add table inet theirs { flags dormant; }")
+    iptables(host, "-P FORWARD ACCEPT")
+    agent.resync()
+    assert warned(agent) == []
+
+
+def test_warnings_follow_at_the_timed_resync(lab: Lab) -> None:
+    host = lab.host()
+    agent = lab.agent(host, {**CONFIG, "firewall": {"backend": "nftables", "resync_interval": 1}})
+    iptables(host, "-P FORWARD DROP")
+    eventually(lambda: len(warned(agent)) == 1, 5)
+    iptables(host, "-P FORWARD ACCEPT")
+    eventually(lambda: not warned(agent), 5)
+
+
+def warned(agent: Agent) -> list[str]:
+    """What of others is in the way, as the status has it now."""
+    return [each.partition(",")[0] for each in reported(agent)["warnings"]]
 
 
 def test_it_follows_nf_tables_and_warns_of_a_closed_policy(lab: Lab) -> None:

@@ -70,3 +70,37 @@ def test_rules_of_others_are_counted_in_nf_tables() -> None:
         assert worlds.look_at_nftables(OWNER) == World(True, 1, True, ("inet theirs in",))
     finally:
         legacy.run("nft", "delete table inet theirs")
+
+
+@pytest.mark.usefixtures("nothing")
+@pytest.mark.parametrize(
+    "table",
+    [
+        "table bridge theirs { chain c { type filter hook forward priority 0; counter; counter; }; }",
+        "table arp theirs { chain c { type filter hook input priority 0; counter; }; }",
+        "table netdev theirs { chain c { type filter hook ingress device lo priority 0; counter; }; }",
+        "table inet theirs { flags dormant; chain c { type filter hook input priority 0; policy drop; counter; }; }",
+    ],
+)
+def test_what_judges_no_ip_or_sleeps_is_not_counted(table: str) -> None:
+    family = table.split()[1]
+    legacy.run("nft", table)
+    try:
+        assert worlds.look_at_nftables(OWNER) == World(True)
+        assert worlds.closed_in_nftables(OWNER) == ()
+    finally:
+        legacy.run("nft", f"delete table {family} theirs")
+
+
+@pytest.mark.usefixtures("nothing")
+def test_what_is_ours_is_found_in_either() -> None:
+    assert not worlds.ours_in_iptables(OWNER)
+    assert not worlds.ours_in_nftables(OWNER)
+    legacy.restore(4, TABLES)
+    assert worlds.ours_in_iptables(OWNER)
+    assert not worlds.ours_in_iptables(Owner("our"))
+    netlink = Netlink()
+    nft.put(netlink, TableId(6, "filter"), "ours-a", [Rule(ACCEPT)])
+    netlink.close()
+    assert worlds.ours_in_nftables(OWNER)
+    assert not worlds.ours_in_nftables(Owner("our"))

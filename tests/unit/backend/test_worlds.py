@@ -69,10 +69,10 @@ def test_what_cannot_be_seen_is_not_guessed_and_does_not_matter_when_it_is_confi
     monkeypatch.setattr(worlds, "look_at_iptables", denied)
     with pytest.raises(Undecided, match="cannot see what this host has"):
         wiring._choose_backend(Settings())
-    settings = Settings(firewall=FirewallSettings(backend="nftables"))
-    chosen = wiring._choose_backend(settings)
-    assert chosen.name == "nftables"
-    assert "Operation not permitted" in chosen.warnings[0]
+    assert wiring._choose_backend(Settings(firewall=FirewallSettings(backend="nftables"))) == "nftables"
+    (warning,) = wiring._in_the_way("nftables", Owner("ours"))
+    assert warning.startswith("cannot see whether rules of others are in the way: ")
+    assert "Operation not permitted" in warning
 
 
 @pytest.mark.parametrize(("chosen", "other"), [("nftables", "iptables"), ("iptables", "nftables")])
