@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nova_netagent import conf
+from nova_netagent.conf import loading
 
 ROOT = Path(__file__).parents[2]
 SECONDS = ("lock_timeout", "resync_interval", "coalesce_interval")
@@ -125,7 +126,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_my_ip_is_refused_when_it_is_needed_and_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conf, "_address_of_default_route", lambda: None)
+    monkeypatch.setattr(loading, "_address_of_default_route", lambda: None)
     assert conf.load([_written(tmp_path, "[DEFAULT]\n")]).my_ip is None
     with pytest.raises(conf.ConfigError, match=r"\[DEFAULT\] my_ip"):
         conf.load([_written(tmp_path, "[network]\nfixed_range = 10.0.0.0/8\n")])
@@ -138,7 +139,7 @@ def test_my_ip_is_refused_when_it_is_needed_and_not_found(tmp_path: Path, monkey
 def test_my_ip_may_be_named_as_if_it_were_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelt: str, found: str | None
 ) -> None:
-    monkeypatch.setattr(conf, "_address_of_default_route", lambda: found)
+    monkeypatch.setattr(loading, "_address_of_default_route", lambda: found)
     text = f"[network]\nrouting_source_ip = {spelt}\n[metadata]\nmetadata_host = {spelt}\n"
     assert conf.load([_written(tmp_path, text)]) == conf.load([_written(tmp_path, "[DEFAULT]\n")])
     given = conf.load([_written(tmp_path, f"[DEFAULT]\nmy_ip = 192.0.2.8\n{text}")])
