@@ -15,7 +15,7 @@ from nova_netagent.backend.nftables.transaction import Held, Transaction
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import Family, Ruleset
 from nova_netagent.plan.sets import plan_sets
-from nova_netagent.plan.tables import Placement, in_order, plan_table
+from nova_netagent.plan.tables import in_order, plan_table
 
 
 def first_transaction(ruleset: Ruleset, wrap_name: str) -> Batch:
@@ -35,7 +35,7 @@ def first_transaction(ruleset: Ruleset, wrap_name: str) -> Batch:
             chains.of(table.id, opened.held),
             owns=owner.owns_chain,
             jumps_to=partial(telling.jumps_to, names=names),
-            placement=Placement(partial(telling.described, family=table.id.family)),
+            placement=None,
         )
         chains.edit(plan, opened)
     return opened.batch(destroy=True)
