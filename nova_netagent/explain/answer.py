@@ -18,6 +18,7 @@ from nova_netagent.explain.scene import LiveScene, scene_of
 from nova_netagent.host import Host
 from nova_netagent.model import DesiredState, FloatingIP, Key, values
 from nova_netagent.model.objects import Invalid
+from nova_netagent.model.protocols import UDPLITE
 from nova_netagent.netfilter.foreign import Surroundings, cast
 from nova_netagent.netfilter.frames import Redirected
 from nova_netagent.netfilter.journey import Hop, Journey, NoRoute, Port
@@ -83,6 +84,8 @@ class _Case:
         self._notes: list[str] = []
         self._packet = self._as_it_would_be(question.packet)
         self._sender = self._find_sender()
+        if self._sender is None:
+            self._packet = self._as_the_host_sends_it(self._packet)
         self._bridged_to = self._find_receiver()
 
     def explanation(self) -> Explanation:
@@ -125,6 +128,12 @@ class _Case:
             return replace(packet, states=frozenset({"NEW"}), opens=False)
         self._notes.append(f"{told}: its segments do not pass (--state ESTABLISHED); a new one is judged by the rules")
         return packet
+
+    def _as_the_host_sends_it(self, packet: Packet) -> Packet:
+        """The packet; checksums are judged in PREROUTING alone (``udplite_error`` in nf_conntrack_proto_udp.c)."""
+        if packet.protocol != UDPLITE or self._question.state is not None:
+            return packet
+        return replace(packet, states=frozenset({"NEW"}))
 
     def _scene_of(self, compiled: Compiled) -> LiveScene:
         return scene_of(compiled, self._actual, self._live, self._world.host.links.route)

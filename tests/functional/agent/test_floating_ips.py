@@ -15,7 +15,7 @@ from nova_netagent.testing import (
 )
 from tests.functional.agent.conftest import SiteMaker
 from tests.functional.agent.site import Site
-from tests.lab import Answer, Icmp, Namespace, Tcp, Udp, arrives, needs, ping, tcp, udp
+from tests.lab import Answer, Icmp, Namespace, Tcp, Udp, UdpLite, arrives, needs, ping, tcp, udp
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
 
@@ -112,6 +112,8 @@ def test_from_the_instance_itself(floating: Site) -> None:
 def test_from_the_host(floating: Site) -> None:
     assert calls(floating.host, FIRST, floating.vm1)
     assert ping(floating.host, FIRST)
+    floating.put(make_group(9, make_rule(9, protocol="udplite")), make_instance(1, (9,)))
+    assert floating.passes(floating.host, floating.vm1, UdpLite(80, to=FIRST))
 
 
 def test_through_the_remote_group_of_fixed_ips(site: Site) -> None:

@@ -6,7 +6,7 @@ an address in, and everything else to eth0. Only the way through the tables is t
 """
 
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nova_netagent import conf
 from nova_netagent.api.wire import convert_state
@@ -72,6 +72,8 @@ class Witness:
     ) -> Journey | None:
         """What the rules do to a packet; None when it gets to no rule or has no route."""
         packet = packet_of(sender, probe, state)
+        if sender is self.host and state is None and packet.protocol == UDPLITE:
+            packet = replace(packet, states=frozenset({"NEW"}))  # its checksum is asked for in PREROUTING alone
         scene = self._seen = self._seen or self._scene()
         link, goal = self.link(sender, probe.device), self.link(receiver, to=packet.destination)
         reachable = {device for address, device in scene.local.items() if not address.startswith("fe80:")}

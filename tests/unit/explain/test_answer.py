@@ -51,6 +51,12 @@ def explain(host: Host, src: str, dst: str, proto: str = "tcp", **fields: Any) -
 OUTSIDE = "198.18.0.9:40000"
 
 
+def test_the_checksum_of_udp_lite_is_not_asked_for_where_the_host_sends_it(host: Host) -> None:
+    assert explain(host, "192.0.2.10:9", "198.51.100.1:80", "udplite").state == "NEW"
+    assert explain(host, OUTSIDE, "198.51.100.1:80", "udplite").state == "INVALID"
+    assert explain(host, "192.0.2.10:9", "198.51.100.1:80", "udplite", state="INVALID").state == "INVALID"
+
+
 def test_what_passes(host: Host) -> None:
     found = explain(host, OUTSIDE, "10.1.0.2:80")
     assert (found.verdict, found.way, found.certain, found.proposal) == ("ACCEPT", "routed", True, None)
