@@ -482,9 +482,16 @@ def _why_not_made(vlan: Vlan, actual: ActualLinks) -> str:
 
 
 def _is_astray(wanted: Vlan, actual: ActualLinks, made: Container[Made]) -> bool:
-    """Whether a VLAN's link is ours, and on another interface than it should be."""
+    """Whether a VLAN's link is ours, on another interface than it should be, and can be had on that."""
     link = actual.links.get(wanted.name)
-    return link is not None and link.kind == "vlan" and ("vlan", wanted.name) in made and not _is_vlan(link, wanted)
+    return (
+        link is not None
+        and (link.kind, link.vlan) == ("vlan", wanted.number)
+        and ("vlan", wanted.name) in made
+        and ("uplink", f"{wanted.name} {link.master}") in made
+        and wanted.interface in actual.links
+        and not any(_is_vlan(each, wanted) for each in actual.links.values())
+    )
 
 
 def _is_vlan(link: Link, wanted: Vlan) -> bool:

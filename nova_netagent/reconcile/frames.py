@@ -46,7 +46,7 @@ class OwnFrames:
         self._passing = self._on_host(wanted)
 
     def narrow(self, wanted: WantedFrames, changing: Collection[str], outcome: Outcome) -> Collection[str]:
-        """Pass what is wanted, but of some ports no more than before; the devices whose vifs may have to wait for more.
+        """Pass what is wanted, but of some ports no more than before; the devices whose vifs wait for the rest.
 
         :param changing: the devices of vifs that may claim more when there are rules for it; at the start any may.
         :raises BackendError: the frames cannot be judged so.
@@ -54,11 +54,15 @@ class OwnFrames:
         before = self._passing
         if before is None:
             before, changing = self._found(wanted), [each.device for each in self._on_host(wanted).secured]
-        if before is None or not changing or self._narrowed(wanted, before, changing) == self._on_host(wanted):
+        if before is None or not changing:
             self._apply(lambda: self._on_host(wanted), outcome)
             return ()
         self._apply(lambda: self._narrowed(wanted, before, changing), outcome)
-        return changing
+        less, whole = self._narrowed(wanted, before, changing), self._on_host(wanted)
+        if less == whole:
+            return ()
+        others = {each.device for each in {*less.secured} ^ {*whole.secured}}
+        return others | {each.device for each in {*less.closed} ^ {*whole.closed}}
 
     def remove(self, outcome: Outcome) -> None:
         """Judge no frames any more."""

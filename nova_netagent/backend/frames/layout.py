@@ -274,14 +274,23 @@ def lay_out(frames: Frames, last: Laid | None = None) -> Laid:
 
 def passing(asked: Frames, held: Elements) -> Frames:
     """What the vifs of some frames may claim of it already where these elements are held, and who of them is closed."""
-    known = [(interface_name(each.device), each) for each in asked.secured]
     secured = [
-        replace(each, addresses=tuple(own for own in each.addresses if _is_held(_claim(device, *own), held)))
-        for device, each in known
-        if device in held["secured"]
+        replace(each, addresses=tuple(own for own in each.addresses if _may_claim(each, own, held)))
+        for each in asked.secured
+        if interface_name(each.device) in held["secured"]
     ]
-    closed = [Closed(each.device) for device, each in known if device in held["closed"]]
+    closed = [Closed(each.device) for each in asked.secured if interface_name(each.device) in held["closed"]]
     return Frames(secured=tuple(secured), closed=tuple(closed))
+
+
+def _may_claim(vif: Secured, own: tuple[str, str], held: Elements) -> bool:
+    """Whether a vif may send as an address from a MAC: by a claim of it, or by a wider one, which says it for both."""
+    device, (prefix, mac) = interface_name(vif.device), own
+    if key((device, _mac(mac))) not in held["macs"]:
+        return False
+    wanted = values.prefix(prefix)
+    wider = (each for each in vif.addresses if each == own or values.prefix(each[0]).contains(wanted))
+    return any(_is_held(_claim(device, *each), held) for each in wider if each[1] == mac or wanted.family == 6)
 
 
 def _is_held(claim: tuple[str, Element], held: Elements) -> bool:

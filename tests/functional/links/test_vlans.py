@@ -47,4 +47,4 @@ def test_all_of_it_on_a_kernel_that_has_them(tmp_path: Path) -> None:
     except machine.NoMachine as error:
         pytest.skip(f"this kernel is built without 802.1Q, and {error}")
     assert code == 0, said
-    assert "8 passed" in said, said
+    assert "9 passed" in said, said

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from nova_netagent.backend.frames import layout
 from nova_netagent.backend.frames.plan import image_of, plan_frames
-from nova_netagent.backend.nft.objects import interface_name
+from nova_netagent.backend.nft.objects import interface_name, key
 from nova_netagent.netfilter.frames import Closed, Frames, Gateway, Isolated, Secured
 from nova_netagent.plan.frames import narrowed
 
@@ -21,9 +21,9 @@ def frames(draw: st.DrawFn) -> Frames:
         kind = draw(st.sampled_from(("secured", "secured", "closed", "absent")))
         if kind == "secured":
             mac = draw(st.sampled_from(MACS))
-            prefixes = draw(st.sets(st.sampled_from(ADDRESSES)))
+            claims = draw(st.sets(st.tuples(st.sampled_from(ADDRESSES), st.sampled_from(MACS))))
             origin = ("instances", draw(st.sampled_from("ab")), "")
-            secured.append(Secured(device, mac, tuple((each, mac) for each in sorted(prefixes)), origin))
+            secured.append(Secured(device, mac, tuple(sorted(claims)), origin))
         elif kind == "closed":
             closed.append(Closed(device))
     return Frames(
@@ -55,6 +55,8 @@ def test_at_a_start_nobody_claims_more_than_the_kernel_let_him(before: Frames, a
     found = layout.elements(narrowed(after, layout.passing(after, held), asked, asked))
     for name in ("arp-hosts", "arp-prefixes", "nd-hosts", "nd-prefixes"):
         assert found[name].keys() <= held[name].keys()
+    own = {key((interface_name(each.device), layout._mac(each.mac))) for each in after.secured}
+    assert found["macs"].keys() <= held["macs"].keys() | own
     shut = {each.device for each in before.closed} & {*asked}
     assert {interface_name(device) for device in shut} <= found["closed"].keys() - found["secured"].keys()
 
@@ -63,4 +65,4 @@ def test_at_a_start_nobody_claims_more_than_the_kernel_let_him(before: Frames, a
 def test_what_was_let_before_is_let_at_a_start(same: Frames) -> None:
     held = layout.elements(same)
     asked = [each.device for each in same.secured]
-    assert layout.elements(narrowed(same, layout.passing(same, held), asked, asked)) == held
+    assert narrowed(same, layout.passing(same, held), asked, asked) == same

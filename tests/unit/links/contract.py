@@ -436,6 +436,14 @@ class LinksContract:
         host.delete(moved)
         assert not {"vlan7", "br1"} & {*vlans.read().links}
 
+    def test_a_vlan_link_stays_where_it_is_while_it_cannot_be_had_elsewhere(
+        self, vlans: LinksWorld, host: Host
+    ) -> None:
+        host.put(make_network(1, bridge_interface="eth1", vlan=7))
+        before = vlans.read().links["vlan7"]
+        assert fared(host, make_network(1, bridge_interface="eth9", vlan=7)).state == "error"
+        assert vlans.read().links["vlan7"] == before
+
     def test_a_vlan_link_that_was_there_is_used_and_left(self, vlans: Any, host: Host) -> None:
         vlans.add_vlan("vlan7", "eth1", 7)
         vlans.give("vlan7", OWN[0])

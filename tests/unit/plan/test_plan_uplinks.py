@@ -314,3 +314,24 @@ def test_the_plan_reads_in_the_order_in_which_it_is_carried_out() -> None:
         "link: - vlan vlan9",
     ]
     assert "link: + vlan vlan7 on eth1" in list(plan(desired, host(link("eth1"))).lines())
+
+
+@pytest.mark.parametrize(
+    ("now", "others", "remade"),
+    [
+        ({"parent": "eth2"}, (), True),
+        ({"parent": "eth2", "master": None}, (), False),
+        ({"parent": "eth2", "vlan": 77}, (), False),
+        ({"parent": "eth2"}, (link("eth1.7", kind="vlan", parent="eth1", vlan=7),), False),
+        ({"parent": None}, (), True),
+    ],
+)
+def test_a_vlan_of_ours_moves_if_it_can_be_had_where_it_should_be(
+    now: dict[str, Any], others: tuple[Link, ...], remade: bool
+) -> None:
+    standing = vlan(**{"master": "br7", **now})
+    actual = host(link("eth1"), link("eth2"), standing, bridge("br7", mtu=1400), *others)
+    found = plan(TAGGED, actual, TAGGED_MADE)
+    assert (found.remake_vlans, found.add_vlans) == ((("vlan7",), (VLAN,)) if remade else ((), ()))
+    gone = host(link("eth2"), standing, bridge("br7", mtu=1400))
+    assert plan(TAGGED, gone, TAGGED_MADE).remake_vlans == ()
