@@ -163,10 +163,10 @@ def chains(session: Session) -> int:
             table = name
         _show_chain(session, chain)
     rules = [rule for chain in answer.document["chains"] for rule in chain["rules"]]
-    if any(rule["together"] is not None for rule in rules):
+    if any(rule.get("together") is not None for rule in rules):
         screen.line()
         screen.wrapped("* matched this rule or another one of its set or map: the kernel counts them together")
-    if any(rule["packets"] is None and rule["together"] is None for rule in rules):
+    if any(rule["packets"] is None and rule.get("together") is None for rule in rules):
         screen.line()
         screen.wrapped("- not counted: a rule of a map that the kernel asks without counting")
     return OK
@@ -191,7 +191,7 @@ def _counted(rule: Document, what: str) -> str:
     """Of a rule that the kernel counts with others these, marked so; a dash where there is nothing to say."""
     if rule[what] is not None:
         return short(rule[what])
-    return "-" if what == "bytes" or rule["together"] is None else f"*{short(rule['together'])}"
+    return "-" if what == "bytes" or rule.get("together") is None else f"*{short(rule['together'])}"
 
 
 def short(number: int) -> str:

@@ -19,8 +19,8 @@ _NAMED = re.compile(
 _URL = re.compile(r"(?is)(://|%3A%2F%2F).*(@|%40)")
 """From a scheme to the last @: oslo.messaging takes several users and hosts in one URL."""
 
-_USER = re.compile(r"[^\s,=/\"'*]+:(?!//)[^\s,]+@")
-"""What is left of a URL that began on the line before."""
+_USER = re.compile(r"(?<![^\s,=/\"'*])[^\s,=/\"'*:]+:(?!//)(?:[^\s,@]*@)+")
+"""What is left of a URL that began on the line before: a word with a colon and then an @."""
 
 _KEY = re.compile(r"(?is)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|\Z)")
 

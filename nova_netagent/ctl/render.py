@@ -56,7 +56,9 @@ def _head(backend: str, firewall: "FirewallSettings") -> Iterator[str]:
 
     yield _HEADS[backend]
     if firewall.iptables_drop_action not in DROP_TARGETS:
-        yield f"# the chain {firewall.iptables_drop_action} is yours ([firewall] iptables_drop_action): make it first"
+        where = "in each of these tables, which are there then, " if backend == "nftables" else ""
+        chain = firewall.iptables_drop_action
+        yield f"# the chain {chain} is yours ([firewall] iptables_drop_action): make it {where}first"
 
 
 def _iptables(ruleset: "Ruleset", families: Sequence["Family"], _: "FirewallSettings") -> list[str]:

@@ -10,6 +10,9 @@ from nova_netagent.model.lineage import changed
 Neighbours = Mapping[tuple[str, str], str]
 """By bridge and address, the MAC that has it; a pair's prefix stands for all its addresses."""
 
+Had = tuple[str, str, str]
+"""Who had an address: bridge, address or prefix, and MAC. Several may have had the same one, as an allowed pair."""
+
 
 def newcomers(
     before: Mapping[str, tuple[Port, ...]], now: Mapping[str, tuple[Port, ...]], *, pairs: bool = False
@@ -20,12 +23,19 @@ def newcomers(
     """
     found: dict[tuple[str, str], str] = {}
     for id_ in changed(before, now):
-        had = _held(before.get(id_, ()), pairs)
-        found |= {key: mac for key, mac in _held(now.get(id_, ()), pairs).items() if had.get(key) != mac}
+        had = _by_address(before.get(id_, ()), pairs)
+        found |= {key: mac for key, mac in _by_address(now.get(id_, ()), pairs).items() if had.get(key) != mac}
     return found
 
 
-def past(known: Neighbours, now: Mapping[str, tuple[Port, ...]]) -> Neighbours:
+def leavers(before: Mapping[str, tuple[Port, ...]], now: Mapping[str, tuple[Port, ...]]) -> set[Had]:
+    """Who has an address no more, or one of an allowed pair's: what they cost is what changed."""
+    ids = changed(before, now)
+    has = {each for id_ in ids for each in _held(now.get(id_, ()), pairs=True)}
+    return {each for id_ in ids for each in _held(before.get(id_, ()), pairs=True) if each not in has}
+
+
+def past(known: Neighbours, now: Mapping[str, tuple[Port, ...]]) -> set[Had]:
     """Of what a host knows that which a vif of ours told it, and may not claim now."""
     own: dict[tuple[str, str], list[values.Prefix]] = {}
     for port in chain.from_iterable(now.values()):
@@ -35,7 +45,7 @@ def past(known: Neighbours, now: Mapping[str, tuple[Port, ...]]) -> Neighbours:
             texts = (*port.addresses, values.link_local(mac), *(pair.ip_address for pair in port.vif.pairs))
             claimed += map(values.prefix, texts)
     return {
-        (bridge, address): mac
+        (bridge, address, mac)
         for (bridge, address), mac in known.items()
         if (bridge, mac) in own and not any(each.contains(values.prefix(address)) for each in own[bridge, mac])
     }
@@ -45,7 +55,7 @@ def joining(now: Mapping[str, tuple[Port, ...]], devices: Collection[str], *, pa
     """The addresses of the vifs of these devices."""
     found: dict[tuple[str, str], str] = {}
     for ports in now.values() if devices else ():
-        found |= _held(tuple(port for port in ports if port.vif.device in devices), pairs)
+        found |= _by_address(tuple(port for port in ports if port.vif.device in devices), pairs)
     return found
 
 
@@ -63,13 +73,17 @@ def _claims(ports: Iterable[Port]) -> Iterator[tuple[str, object]]:
         yield port.vif.device, (bridge, port.vif.address, port.addresses, port.vif.pairs)
 
 
-def _held(ports: tuple[Port, ...], pairs: bool) -> dict[tuple[str, str], str]:
-    found: dict[tuple[str, str], str] = {}
+def _by_address(ports: tuple[Port, ...], pairs: bool) -> dict[tuple[str, str], str]:
+    """Of a vif that has an address, and a pair of another MAC for it, the address counts."""
+    return {(bridge, address): mac for bridge, address, mac in _held(ports, pairs)}
+
+
+def _held(ports: tuple[Port, ...], pairs: bool) -> Iterator[Had]:
     for port in ports:
         if port.network is not None:
+            bridge = port.network.bridge
             for pair in port.vif.pairs if pairs else ():
                 prefix = values.prefix(pair.ip_address)
                 text = values.address_text(prefix.family, prefix.value) if prefix.is_host else pair.ip_address
-                found[port.network.bridge, text] = pair.mac_address or port.vif.address
-            found |= {(port.network.bridge, address): port.vif.address for address in port.addresses}
-    return found
+                yield bridge, text, pair.mac_address or port.vif.address
+            yield from ((bridge, address, port.vif.address) for address in port.addresses)

@@ -12,7 +12,7 @@ from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
 from nova_netagent.netfilter.rule import Ruleset
 from nova_netagent.plan.links import LinkPlan
-from nova_netagent.plan.neighbours import Neighbours, changing, joining, newcomers, past
+from nova_netagent.plan.neighbours import Had, Neighbours, changing, joining, leavers, newcomers, past
 from nova_netagent.reconcile.frames import OwnFrames
 from nova_netagent.reconcile.links import OwnLinks
 from nova_netagent.reconcile.outcome import Outcome
@@ -54,9 +54,9 @@ class Reconciler:
         link_plan = self._prepare_links(compiled, outcome, verify=verify)
         ports, known = compiled.scope.resolved.ports, self._ports
         waits = self._narrow(compiled, outcome)
-        leavers = self._past(compiled) if known is None else newcomers(ports, known, pairs=True)
-        if leavers:  # who stays at other addresses would answer for these, and nobody's groups would be asked
-            self._host.links.forget(leavers)
+        gone = self._past(compiled) if known is None else leavers(known, ports)
+        if gone:  # who stays at other addresses would answer for these, and nobody's groups would be asked
+            self._host.links.forget(gone)
         self.rules.apply(compiled.ruleset, outcome, verify=verify, meanwhile=lambda: compiled.servers)
         self._finish(compiled, link_plan, outcome, verify=verify, waits=waits)
         return outcome
@@ -145,7 +145,7 @@ class Reconciler:
         outcome.note("dhcp", servers)
         outcome.link_failures = {**self.links.problems(compiled.links), **outcome.link_failures}
 
-    def _past(self, compiled: Compiled) -> Neighbours:
+    def _past(self, compiled: Compiled) -> set[Had]:
         """Who had which address before the start: whoever took it from him may have been killed just then."""
         resolved = compiled.scope.resolved
         bridges = {each.bridge for each in resolved.networks.values()}

@@ -23,7 +23,7 @@ from nova_netagent.backend.links.protocol import LinksFailed
 from nova_netagent.backend.links.watch import Watch
 from nova_netagent.compile.links import Address, Bridge, Vlan
 from nova_netagent.plan.links import ActualLinks, Join, LinkPlan, NewMac, Release
-from nova_netagent.plan.neighbours import Neighbours
+from nova_netagent.plan.neighbours import Had, Neighbours
 
 LOG = logging.getLogger(__name__)
 
@@ -180,10 +180,11 @@ class KernelLinks:
         except OSError as error:
             LOG.warning("what was sent to an address before it was somebody's may arrive: %s", error)
 
-    def forget(self, gone: Neighbours) -> None:
+    def forget(self, gone: Collection[Had]) -> None:
         """Have the host ask anew who has these addresses."""
+        links = self._image.read().links
         try:
-            neighbours.forget(self._by_index(gone))
+            neighbours.forget([(links[name].index, asked, mac) for name, asked, mac in gone if name in links])
         except OSError as error:
             LOG.warning("the host may send to who had an address for a minute: %s", error)
 

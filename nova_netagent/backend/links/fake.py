@@ -10,7 +10,7 @@ from nova_netagent.backend.links.routes import Asked, Route
 from nova_netagent.compile.links import Bridge, Vlan
 from nova_netagent.model import values
 from nova_netagent.plan.links import ActualLinks, Join, Link, LinkPlan, Release
-from nova_netagent.plan.neighbours import Neighbours
+from nova_netagent.plan.neighbours import Had, Neighbours
 
 _SYSCTLS = {
     "net/ipv4/ip_forward": "0",
@@ -182,10 +182,10 @@ class FakeLinks:
                 self.waiting.remove(key)
                 self.edits.append(f"- waiting for {key[1]}")
 
-    def forget(self, gone: Neighbours) -> None:
+    def forget(self, gone: Collection[Had]) -> None:
         """Forget who had these addresses."""
         for key in self.neighbours.keys() - self.written_down:
-            if any(mac == self.neighbours[key] and _means(asked, key) for asked, mac in gone.items()):
+            if any(mac == self.neighbours[key] and _means((bridge, asked), key) for bridge, asked, mac in gone):
                 del self.neighbours[key]
 
     def introduce(self, now: Neighbours) -> None:

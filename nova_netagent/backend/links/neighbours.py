@@ -62,14 +62,14 @@ def refuse_waiting(addresses: Iterable[tuple[int, str]]) -> None:
                     _ask(kernel, _DELETE, _REQUEST | _ACK, _question(index, known.address))
 
 
-def forget(gone: Mapping[tuple[int, str], str]) -> None:
+def forget(gone: Iterable[tuple[int, str, str]]) -> None:
     """Forget who had addresses that are nobody's now: what is sent to these would reach him, and no rule is his.
 
-    :param gone: by link's index and address or prefix, the MAC that had it.
+    :param gone: link's index, address or prefix, and the MAC that had it.
     :raises OSError: the kernel cannot be asked.
     """
     with _kernel() as kernel:
-        for (index, addressed), mac in gone.items():
+        for index, addressed, mac in gone:
             for known in _known_in(kernel, index, addressed):
                 if known.mac == mac and not known.state & _PERMANENT:
                     _ask(kernel, _DELETE, _REQUEST | _ACK, _question(index, known.address))

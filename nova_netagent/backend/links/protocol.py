@@ -5,7 +5,7 @@ from typing import Protocol
 
 from nova_netagent.backend.links.routes import Asked, Route
 from nova_netagent.plan.links import ActualLinks, LinkPlan
-from nova_netagent.plan.neighbours import Neighbours
+from nova_netagent.plan.neighbours import Had, Neighbours
 
 
 class LinksFailed(Exception):
@@ -49,7 +49,7 @@ class LinksBackend(Protocol):
     def refuse_waiting(self, now: Neighbours) -> None:
         """Throw away what waits for an answer from these addresses: it was sent when they were nobody's."""
 
-    def forget(self, gone: Neighbours) -> None:
+    def forget(self, gone: Collection[Had]) -> None:
         """Have the host ask anew who has these addresses, where it knows of those who had them."""
 
     def introduce(self, now: Neighbours) -> None:

@@ -156,3 +156,9 @@ def test_whatever_the_passwords_of_a_url_are(found: list[str]) -> None:
     users = [f"u{number}:{password}@h{number}" for number, password in enumerate(found)]
     for joined in (",".join(users), ", ".join(users), ",\n  ".join(users)):
         assert SECRET not in of_options(f"transport_url = rabbit://{joined}/v\n")
+
+
+@pytest.mark.parametrize("text", ["a:" * 20_000, "x" * 200_000, ";".join(["2001:db8:1:2:3:4:5:6"] * 3_000)])
+def test_a_long_word_is_looked_through_once(text: str) -> None:
+    """Where each letter were tried as a beginning this would take minutes."""
+    assert line_by_line(text) == text

@@ -124,6 +124,6 @@ def test_a_script_says_what_nft_cannot(tmp_path: Path) -> None:
 
 def test_a_chain_of_the_operators_is_asked_for(tmp_path: Path, state: str) -> None:
     ctl = _configured(tmp_path, "[firewall]\niptables_drop_action = LOGDROP\n")
-    for backend in ("iptables", "nftables"):
+    for backend, where in (("iptables", ""), ("nftables", "in each of these tables, which are there then, ")):
         lines = ctl("render", "-f", state, "--backend", backend).out.splitlines()
-        assert lines[1] == "# the chain LOGDROP is yours ([firewall] iptables_drop_action): make it first"
+        assert lines[1] == f"# the chain LOGDROP is yours ([firewall] iptables_drop_action): make it {where}first"

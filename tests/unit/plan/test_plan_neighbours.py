@@ -1,7 +1,7 @@
 """Who has come to an address."""
 
 from nova_netagent.model import AllowedAddressPair, Object, values
-from nova_netagent.plan.neighbours import Neighbours, changing, newcomers, past
+from nova_netagent.plan.neighbours import Neighbours, changing, leavers, newcomers, past
 from nova_netagent.testing import make_instance, make_network, make_vif
 from tests.unit.compile.world import World
 
@@ -49,6 +49,18 @@ def test_a_pair_is_asked_for_and_a_prefix_stands_for_all_its_addresses() -> None
     assert between((make_instance(1),), more, pairs=True) == claimed
 
 
+def test_each_who_had_a_pair_is_told_of() -> None:
+    pair = (AllowedAddressPair(ip_address="10.1.0.96/28"),)
+    one, other = make_vif(1, allowed_address_pairs=pair), make_vif(3, allowed_address_pairs=pair)
+    both = (make_instance(1, vifs=(one,)), make_instance(3, vifs=(other,)))
+    first, second = (
+        World(*NETWORKS, *objects).compiled.scope.resolved.ports
+        for objects in (both, (make_instance(1), make_instance(3)))
+    )
+    assert leavers(first, second) == {("br1", "10.1.0.96/28", each.address) for each in (one, other)}
+    assert leavers(second, first) == set()
+
+
 def test_what_a_vif_may_not_claim_any_more_is_past() -> None:
     vif = make_vif(1, allowed_address_pairs=(AllowedAddressPair(ip_address="10.1.0.96/28"),))
     free = make_vif(3, port_security_enabled=False)
@@ -64,10 +76,7 @@ def test_what_a_vif_may_not_claim_any_more_is_past() -> None:
         ("br1", "fd00:1::9"): vif.address,
     }
     resolved = World(*objects).compiled.scope.resolved
-    assert past(known, resolved.ports) == {
-        ("br1", "10.1.0.9"): vif.address,
-        ("br1", "fd00:1::9"): vif.address,
-    }
+    assert past(known, resolved.ports) == {("br1", "10.1.0.9", vif.address), ("br1", "fd00:1::9", vif.address)}
 
 
 def test_whose_claims_are_others_is_told_by_device_whoever_had_it() -> None:
