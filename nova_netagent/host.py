@@ -67,7 +67,10 @@ class Host:
     warnings: tuple[str, ...] = ()
     """What this kernel cannot do, and what that means."""
     in_the_way: Callable[[], Sequence[str]] = tuple
-    """What of others' rules is in the way of what ours let pass, a warning each, as it is now."""
+    """What of others' rules is in the way of what ours let pass, a warning each, as it is now.
+
+    It raises ``BackendError`` where it cannot look.
+    """
     others: OthersRules = field(default_factory=NobodyElse)
     """What judges packets where ``rules`` does not look."""
 

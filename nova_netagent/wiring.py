@@ -59,13 +59,16 @@ def _choose_backend(settings: Settings) -> str:
 
 
 def _in_the_way(chosen: str, owner: Owner) -> Sequence[str]:
-    """See ``Host.in_the_way``."""
+    """See ``Host.in_the_way``.
+
+    :raises Unavailable: it cannot be seen.
+    """
     try:
         if chosen == "iptables":
             return list(worlds.warnings(chosen, worlds.look_at_nftables(owner)))
         return list(worlds.warnings(chosen, worlds.look_at_iptables(owner), worlds.closed_in_nftables(owner)))
     except (OSError, BackendError) as error:
-        return [f"cannot see whether rules of others are in the way: {error}"]
+        raise Unavailable(f"cannot see whether rules of others are in the way: {error}") from error
 
 
 def _open_backend(

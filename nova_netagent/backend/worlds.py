@@ -5,8 +5,8 @@ Source: linux/netfilter_ipv4/ip_tables.h (``struct ipt_getinfo``, ``struct ipt_e
 
 import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -26,6 +26,8 @@ _IP_SET = Path("/sys/module/ip_set")
 _SYMBOL = b" nf_tables_newrule"
 
 _GET_INFO, _GET_ENTRIES = 64, 65
+_LOOKS = 10
+"""How often a table is read anew when somebody changes it between the two."""
 _INFO = struct.Struct("=32sI5I5III")
 _TABLES = ("filter", "nat", "mangle", "raw", "security")
 _TARGET_NAME, _TARGET_DATA = 2, 32
@@ -85,7 +87,7 @@ def warnings(chosen: str, other: World, beside: Iterable[str] = ()) -> Iterator[
         for chain in closed:
             yield f"{chain} of {world} drops what it does not allow, also what our rules allow: allow it there as well"
     if other.foreign and not other.closed:
-        yield f"{other.foreign} rules of others are in {name}: what they drop is dropped, whatever our rules say"
+        yield f"rules of others are in {name}: what they drop is dropped, whatever our rules say"
 
 
 def look_at_iptables(owner: Owner) -> World:
@@ -227,6 +229,28 @@ _OFFSETS_AT: Mapping[Family, int] = {4: 88, 6: 140}
 """Where an entry says how far it is to its target, and to the next one."""
 
 
+def _read_legacy(
+    ask: Callable[[int, bytearray], None], table: bytes
+) -> tuple[int, Sequence[int], Sequence[int], bytes]:
+    """A table's hooks, where their chains begin and end, and its entries; again when it changes in between.
+
+    :raises OSError: with the kernel's errno.
+    """
+    for again in reversed(range(_LOOKS)):
+        info = bytearray(table.ljust(_INFO.size, b"\0"))
+        ask(_GET_INFO, info)
+        _, hooks, *numbers = _INFO.unpack(info)
+        blob = bytearray(struct.pack("=32sI4x", table, numbers[11])) + bytearray(numbers[11])
+        try:
+            ask(_GET_ENTRIES, blob)
+        except BlockingIOError:
+            if not again:
+                raise
+        else:
+            return hooks, numbers[:5], numbers[5:10], bytes(blob[40:])
+    raise AssertionError("the last look returns or raises")
+
+
 class _LegacyTable:
     """One table as the kernel has it now. Into our own chains, which may be thousands, nobody looks."""
 
@@ -235,13 +259,7 @@ class _LegacyTable:
         self._offsets_at = _OFFSETS_AT[family]
         address_family, level = legacy.LEVELS[family]
         with socket.socket(address_family, socket.SOCK_RAW, socket.IPPROTO_RAW) as asking:
-            info = bytearray(table.encode().ljust(_INFO.size, b"\0"))
-            sockopt.ask(asking, level, _GET_INFO, info)
-            _, hooks, *numbers = _INFO.unpack(info)
-            entry, underflow, size = numbers[:5], numbers[5:10], numbers[11]
-            blob = bytearray(struct.pack("=32sI4x", table.encode(), size)) + bytearray(size)
-            sockopt.ask(asking, level, _GET_ENTRIES, blob)
-        self._blob = bytes(blob[40:])
+            hooks, entry, underflow, self._blob = _read_legacy(partial(sockopt.ask, asking, level), table.encode())
         self._policies = {
             hook: underflow[hook] for hook in range(5) if hooks >> hook & 1 and entry[hook] <= underflow[hook]
         }

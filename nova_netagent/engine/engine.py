@@ -157,7 +157,10 @@ class Engine:
         self._lacking: tuple[str, ...] = warnings
         self._chainless: tuple[str, ...] = ()
         self._missing: tuple[str, ...] = ()
-        self._in_the_way = tuple(self.host.in_the_way())
+        self._in_the_way: tuple[str, ...] = ()
+        self._unseen: tuple[str, ...] = ()
+        self._left_unseen = ""
+        self._look_who_is_in_the_way()
         self._warn()
         self.reconciler = Reconciler(self._settings.firewall, self.host, self.store, self._metrics)
         self._revocation = Revocation(
@@ -210,9 +213,16 @@ class Engine:
             self._missing = () if there else (missing,)
         self._warn()
 
+    def _look_who_is_in_the_way(self) -> None:
+        """See whether rules of others are in the way; while nobody can see it, what was seen last stands."""
+        try:
+            self._in_the_way, self._unseen = tuple(self.host.in_the_way()), ()
+        except BackendError as error:
+            self._unseen = (str(error),)
+
     def _warn(self) -> None:
-        left = (self.view.left,) if self.view.left else ()
-        warnings = (*self._lacking, *self._chainless, *left, *self._missing, *self._in_the_way)
+        left = tuple(filter(None, (self.view.left, self._left_unseen)))
+        warnings = (*self._lacking, *self._chainless, *left, *self._missing, *self._in_the_way, *self._unseen)
         for each in warnings:
             if each not in self.view.warnings:
                 LOG.warning("%s", each)
@@ -259,7 +269,10 @@ class Engine:
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
         if self._next_retry is not None and now >= self._next_retry:
-            self._apply(verify=True)
+            if self.view.failure:
+                self._apply(verify=True)
+            else:
+                self._sweep_again()
         elif now >= self._next_resync or self._was_meddled_with(now):
             self.resync()
         self.host.links.do_due()
@@ -414,7 +427,7 @@ class Engine:
         """Why the kernel is made to agree, for the history."""
         if not verify:
             return "change"
-        if self.view.failure or self.view.left:
+        if self.view.failure:
             return "retry"
         return "resync" if self.view.ready else "start"
 
@@ -468,12 +481,7 @@ class Engine:
         drifted = verify and self._applied is self._state and outcome.rules
         self._revocation.applied(self._compiled, drifted=drifted, forgotten=outcome.forgotten, changed=changed)
         self._applied = self._state
-        left = self.reconciler.rules.left
-        if not left:
-            self._retry_delay, self._next_retry = 0.0, None
-            self._pending_since = None
-        elif verify:
-            self._try_again_later()
+        left = self._note_left(tried=verify)
         self._log(outcome, verify)
         self._remember(outcome)
         self._link_failures = outcome.link_failures
@@ -482,12 +490,9 @@ class Engine:
             self._verified = time.monotonic()
         if changed:  # a repair is none: those who wait for a pause would wait once more for each
             self._committed = time.monotonic()
-        # What is left elsewhere refuses what the state, perhaps, allows: nobody knows whom it concerns.
-        unapplied = frozenset(key for key, _ in self._state.all_entries()) if left else frozenset()
         self._publish_troubles(
-            unapplied=unapplied,
+            **left,
             failure="",
-            left=left,
             revocation_failure=self._revocation.failure,
             ready=True,
             applied_at=now,
@@ -496,16 +501,42 @@ class Engine:
         if verify:
             self._warn()
 
+    def _note_left(self, *, tried: bool) -> Mapping[str, Any]:
+        """What to publish of what is left of ours in the packet filter that is not, where all else is in the kernel.
+
+        :param tried: it was swept just now, as far as it could be: what could not be is tried again later.
+        """
+        rules = self.reconciler.rules
+        self._left_unseen = rules.unseen
+        if not rules.left and not rules.unseen:
+            self._retry_delay, self._next_retry = 0.0, None
+        elif tried:
+            self._try_again_later()
+        self._pending_since = (self._pending_since or time.monotonic()) if rules.left else None
+        # What is left there refuses what the state, perhaps, allows: nobody knows whom it concerns.
+        unapplied = frozenset(key for key, _ in self._state.all_entries()) if rules.left else frozenset()
+        return {"unapplied": unapplied, "left": rules.left}
+
+    def _sweep_again(self) -> None:
+        """Sweep what is left of ours in the packet filter that is not; ours is as it was when it was read last."""
+        self._began, self._why = time.monotonic(), "retry"
+        outcome = Outcome()
+        self.reconciler.rules.sweep_leftovers(self._compiled.ruleset.sets, outcome)
+        self._log(outcome, verify=False)
+        self._remember(outcome)
+        self._publish(**self._note_left(tried=True))
+        self._warn()
+
     def _try_again_later(self) -> None:
         self._retry_delay = min(max(RETRY_FIRST, self._retry_delay * 2), RETRY_MOST)
         self._next_retry = time.monotonic() + self._retry_delay
-        self._pending_since = self._pending_since or time.monotonic()
 
     def _fail(self, error: Exception) -> None:
         reasons = ((TableChanged, "changed"), (Unavailable, "unavailable"), (RuleRefused, "refused"))
         reason = next((name for kind, name in reasons if isinstance(error, kind)), "store")
         self._metrics.apply_errors_total.labels(reason).inc()
         self._try_again_later()
+        self._pending_since = self._pending_since or time.monotonic()
         LOG.error("the kernel does not have the state: %s; next attempt in %.1f s", error, self._retry_delay)
         self.history.failed(self._clock(), self._why, str(error), time.monotonic() - self._began)
         self._publish(failure=str(error))
@@ -530,7 +561,7 @@ class Engine:
         if self._refused and not self.view.failure:
             self._refused = {}
             self._apply(verify=False)
-        self._in_the_way = tuple(self.host.in_the_way())
+        self._look_who_is_in_the_way()
         self._look_around()
         if self._settings.security_group_log.groups:
             self._count_limited()

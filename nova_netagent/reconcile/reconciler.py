@@ -92,7 +92,9 @@ class Reconciler:
     def remove_everything(self, skeleton: Ruleset) -> Outcome:
         """Take everything of ours out of the kernel, and nothing else.
 
-        :raises Unavailable: the kernel cannot be reached.
+        The packet filter that is not ours comes last: whatever hinders there, all else is gone.
+
+        :raises BackendError: the kernel cannot be reached.
         """
         outcome = Outcome()
         link_plan = self.links.plan_removal()
@@ -104,6 +106,7 @@ class Reconciler:
         self._frames.remove(outcome)
         self.links.finish(link_plan, outcome)
         self._host.servers.settle(SERVERS_END)
+        self.rules.remove_leftovers(skeleton, outcome)
         return outcome
 
     def _narrow(self, compiled: Compiled, outcome: Outcome) -> Collection[str]:

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,13 +32,14 @@ _OTHERS_LOCK_SECONDS = 1.0
 class Rules:
     """Makes the tables and sets of one host be as compiled. Engine thread only.
 
-    :ivar left: why rules of ours are still in the packet filter that is not ours, or may be; empty when they are not.
+    :ivar left: why rules of ours are still in the packet filter that is not ours, as far as was seen last; or empty.
+    :ivar unseen: why nobody could look whether they are, when nobody could.
     """
 
     def __init__(
         self, firewall: FirewallSettings, backend: Backend[Any], leftovers: Leftovers, metrics: Metrics
     ) -> None:
-        self.left = ""
+        self.left = self.unseen = ""
         self._lock_timeout = firewall.lock_timeout
         self._owner = Owner(firewall.wrap_name)
         self._top = _pattern(firewall.iptables_top_regex)
@@ -58,7 +60,7 @@ class Rules:
         """
         persist(partial(self._attempt, ruleset, outcome, meanwhile), verify, self._metrics)
         if verify:
-            self._sweep_leftovers(ruleset.sets, outcome)
+            self.sweep_leftovers(ruleset.sets, outcome)
 
     def check(self, ruleset: Ruleset) -> None:
         """See whether the rules can be said to this kernel at all, without saying them.
@@ -100,26 +102,38 @@ class Rules:
         return [*lines, *self._plan_leftovers()]
 
     def _plan_leftovers(self) -> Iterator[str]:
-        with self._open_leftovers(0.0) as leftovers:
-            if leftovers is None:
-                return
-            for table in self._in_use(leftovers, self._bare(ALL_TABLES)):
-                for line in self._lines(self._plan_removal(leftovers, table), leftovers):
+        try:
+            with self._open_leftovers(0.0) as leftovers:
+                if leftovers is None:
+                    return
+                for plan in self._plan_sweep(leftovers):
+                    for line in self._lines(plan, leftovers):
+                        yield f"left in {leftovers.name}: {line}"
+                for line in plan_sets({}, leftovers.read_sets(), self._owner.owns_set).lines():
                     yield f"left in {leftovers.name}: {line}"
-            for line in plan_sets({}, leftovers.read_sets(), self._owner.owns_set).lines():
-                yield f"left in {leftovers.name}: {line}"
+        except BackendError as error:
+            yield f"left: {error}"
+
+    def _plan_sweep(self, leftovers: Backend[Any]) -> Iterator[TablePlan[Any]]:
+        return (self._plan_removal(leftovers, table) for table in self._in_use(leftovers, self._bare(ALL_TABLES)))
 
     def remove(self, skeleton: Ruleset, outcome: Outcome) -> None:
-        """Take everything of ours out of the packet filter, and out of the one that is not ours.
+        """Take everything of ours out of the packet filter.
 
         :raises BackendError: the kernel cannot be reached.
+        """
+        self._remove_from(self._backend, skeleton.tables.values(), outcome)
+
+    def remove_leftovers(self, skeleton: Ruleset, outcome: Outcome) -> None:
+        """Take everything of ours out of the packet filter that is not ours.
+
+        :raises BackendError: it cannot be seen, or not be reached.
         """
         with self._open_leftovers(self._lock_timeout) as leftovers:
             if leftovers is not None:
                 swept = Outcome()
                 self._remove_from(leftovers, skeleton.tables.values(), swept)
                 outcome.note_lines("leftovers", list(swept.lines()))
-        self._remove_from(self._backend, skeleton.tables.values(), outcome)
 
     def live_chains(self, table: Table, only: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
         """The chains of a table as the kernel has them, those of ours and those we hook into.
@@ -189,12 +203,12 @@ class Rules:
             self._backend.prepare_sets(set_plan)
             self._commit_all(changed, partial(self._plan_table, verify=verify), outcome, self._backend, meanwhile)
             swept = self._sweep(left, outcome)
-            self._finish_sets(set_plan)
+            self._finish_sets(set_plan, self._backend)
         self._sets = ruleset.sets
         for table in changed:
             self._tables[table.id] = table
             self._count_rules(table, before[table.id])
-        outcome.note("set", set_plan)
+        outcome.note("set", self._carried_out(set_plan, self._backend) if verify else set_plan)
         if swept:
             names = ", ".join(str(table.id) for table in left)
             LOG.info("nothing of ours has to be in %s: swept what was left there, %d edits", names, swept)
@@ -226,12 +240,19 @@ class Rules:
                 for compiled in self._tables.values():
                     self._backend.encode(compiled)
 
-    def _finish_sets(self, plan: SetPlan, backend: Backend[Any] | None = None) -> None:
+    def _finish_sets(self, plan: SetPlan, backend: Backend[Any]) -> None:
         try:
-            (backend or self._backend).finish_sets(plan)
+            backend.finish_sets(plan)
         except RuleRefused as error:
             # A foreign rule uses a set of ours: the set stays, and is tried again at each resync.
             LOG.warning("%s", error)
+
+    def _carried_out(self, plan: SetPlan, backend: Backend[Any]) -> SetPlan:
+        """A plan without the sets that are still there, as foreign rules use them."""
+        if not plan.destroy:
+            return plan
+        there = backend.read_sets()
+        return replace(plan, destroy=tuple(name for name in plan.destroy if name not in there))
 
     def _plan_table(self, table: Table, verify: bool) -> TablePlan[Any]:
         encoded = self._backend.encode(table)
@@ -255,19 +276,20 @@ class Rules:
             self._remove_all(backend, skeleton, outcome)
 
     def _remove_all(self, backend: Backend[Any], skeleton: Iterable[Table], outcome: Outcome) -> None:
-        with backend.locked(), backend.transaction():
-            tables = self._in_use(backend, skeleton)
-            self._commit_all(tables, partial(self._plan_removal, backend), outcome, backend)
-            set_plan = plan_sets({}, backend.read_sets(), self._owner.owns_set)
-            self._finish_sets(set_plan, backend)
-            outcome.note("set", set_plan)
+        with backend.locked():
+            with backend.transaction():
+                tables = self._in_use(backend, skeleton)
+                self._commit_all(tables, partial(self._plan_removal, backend), outcome, backend)
+                set_plan = plan_sets({}, backend.read_sets(), self._owner.owns_set)
+                self._finish_sets(set_plan, backend)
+            outcome.note("set", self._carried_out(set_plan, backend))
 
     def _in_use(self, backend: Backend[Any], tables: Iterable[Table]) -> list[Table]:
         """Those of these tables that can hold anything, in the order in which they are emptied."""
         loaded = backend.loaded_tables()
         return [table for table in reversed(in_order(tables)) if table.id in loaded]
 
-    def _sweep_leftovers(self, sets: Mapping[str, IpSet], outcome: Outcome) -> None:
+    def sweep_leftovers(self, sets: Mapping[str, IpSet], outcome: Outcome) -> None:
         """Our rules and these sets are in: now those go that are ours in the packet filter that is not.
 
         We left them there when it was, or somebody has brought them back since. First the ends of flows that were
@@ -276,8 +298,9 @@ class Rules:
         try:
             with self._open_leftovers(_OTHERS_LOCK_SECONDS) as leftovers:
                 self.left = "" if leftovers is None else self._swept(leftovers, sets, outcome)
+            self.unseen = ""
         except BackendError as error:
-            self.left = str(error)
+            self.unseen = str(error)  # what was seen last stands
 
     def _swept(self, leftovers: Backend[Any], sets: Mapping[str, IpSet], outcome: Outcome) -> str:
         """Why this packet filter could not be swept; empty when it was."""
@@ -285,7 +308,9 @@ class Rules:
         try:
             noted = leftovers.cut_ends()
             self._backend.note_cut({name: ends for name, ends in noted.items() if name in sets})
-            self._remove_from(leftovers, self._bare(ALL_TABLES), swept)
+            # What foreign rules still need stays, emptied: nobody is kept from the lock for that again and again.
+            if leftovers.read_sets() or any(plan.edits for plan in self._plan_sweep(leftovers)):
+                self._remove_from(leftovers, self._bare(ALL_TABLES), swept)
         except BackendError as error:
             return f"what is left of ours in {leftovers.name} is swept later, and refuses what it refused: {error}"
         if swept:

@@ -48,7 +48,7 @@ def test_it_warns_of_what_drops_in_the_other_one() -> None:
     assert list(warnings("iptables", LOADED)) == []
     assert list(warnings("nftables", OURS)) == []
     assert list(warnings("iptables", RULES)) == [
-        "2 rules of others are in nf_tables: what they drop is dropped, whatever our rules say"
+        "rules of others are in nf_tables: what they drop is dropped, whatever our rules say"
     ]
     closed = World(True, 2, closed=("IPv4 filter FORWARD",))
     (warning,) = warnings("nftables", closed)
@@ -70,9 +70,26 @@ def test_what_cannot_be_seen_is_not_guessed_and_does_not_matter_when_it_is_confi
     with pytest.raises(Undecided, match="cannot see what this host has"):
         wiring._choose_backend(Settings())
     assert wiring._choose_backend(Settings(firewall=FirewallSettings(backend="nftables"))) == "nftables"
-    (warning,) = wiring._in_the_way("nftables", Owner("ours"))
-    assert warning.startswith("cannot see whether rules of others are in the way: ")
-    assert "Operation not permitted" in warning
+    with pytest.raises(Unavailable, match=r"cannot see whether rules of others are in the way: .*not permitted"):
+        wiring._in_the_way("nftables", Owner("ours"))
+
+
+def test_a_table_that_changes_while_it_is_read_is_read_again() -> None:
+    sizes, asked = iter(range(1000, 1100)), []
+
+    def ask(option: int, answer: bytearray) -> None:
+        asked.append(option)
+        if option == worlds._GET_INFO:
+            answer[:] = worlds._INFO.pack(b"filter", 14, *range(5), *range(5), 1, next(sizes))
+        elif len(asked) < often:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    often = 8
+    hooks, begins, ends, entries = worlds._read_legacy(ask, b"filter")
+    assert (hooks, begins, ends, len(entries)) == (14, [*range(5)], [*range(5)], 1003)
+    often = 1000
+    with pytest.raises(BlockingIOError):
+        worlds._read_legacy(ask, b"filter")
 
 
 @pytest.mark.parametrize(("chosen", "other"), [("nftables", "iptables"), ("iptables", "nftables")])
