@@ -6,6 +6,7 @@ Source: linux/netfilter_ipv4/ip_tables.h (``struct ipt_getinfo``, ``struct ipt_e
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
@@ -229,26 +230,28 @@ _OFFSETS_AT: Mapping[Family, int] = {4: 88, 6: 140}
 """Where an entry says how far it is to its target, and to the next one."""
 
 
-def _read_legacy(
-    ask: Callable[[int, bytearray], None], table: bytes
-) -> tuple[int, Sequence[int], Sequence[int], bytes]:
+_Ask = Callable[[int, bytearray], None]
+_Read = tuple[int, Sequence[int], Sequence[int], bytes]
+
+
+def _read_legacy(ask: _Ask, table: bytes) -> _Read:
     """A table's hooks, where their chains begin and end, and its entries; again when it changes in between.
 
     :raises OSError: with the kernel's errno.
     """
-    for again in reversed(range(_LOOKS)):
-        info = bytearray(table.ljust(_INFO.size, b"\0"))
-        ask(_GET_INFO, info)
-        _, hooks, *numbers = _INFO.unpack(info)
-        blob = bytearray(struct.pack("=32sI4x", table, numbers[11])) + bytearray(numbers[11])
-        try:
-            ask(_GET_ENTRIES, blob)
-        except BlockingIOError:
-            if not again:
-                raise
-        else:
-            return hooks, numbers[:5], numbers[5:10], bytes(blob[40:])
-    raise AssertionError("the last look returns or raises")
+    for _ in range(_LOOKS - 1):
+        with suppress(BlockingIOError):
+            return _read_once(ask, table)
+    return _read_once(ask, table)
+
+
+def _read_once(ask: _Ask, table: bytes) -> _Read:
+    info = bytearray(table.ljust(_INFO.size, b"\0"))
+    ask(_GET_INFO, info)
+    _, hooks, *numbers = _INFO.unpack(info)
+    blob = bytearray(struct.pack("=32sI4x", table, numbers[11])) + bytearray(numbers[11])
+    ask(_GET_ENTRIES, blob)
+    return hooks, numbers[:5], numbers[5:10], bytes(blob[40:])
 
 
 class _LegacyTable:

@@ -16,6 +16,7 @@ from nova_netagent.netfilter.rule import Opaque, TableId
 from nova_netagent.plan.links import ActualLinks
 
 _LINK_LOCAL = values.prefix("fe80::/10")
+_ROUTED_BY_MARK = "its mark depends on more than the packet, and where it goes may depend on its mark"
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,7 @@ class LiveScene(Scene):
         """The interface by which a packet goes on. :raises NoRoute: the kernel says why."""
         source = packet.source if packet.in_interface is not None or packet.source in self.local else None
         if packet.mark_known != ALL_OF_A_MARK:
-            self.live.guesses["its mark depends on more than the packet, and where it goes may depend on its mark"] = (
-                None
-            )
+            self.live.guesses.setdefault(_ROUTED_BY_MARK)
         found = self.ask(Asked(packet.destination, source, packet.in_interface, packet.mark))
         if found.kind == "unreachable" or found.interface is None:
             raise NoRoute(found.reason or f"there is no route to {packet.destination}")

@@ -22,13 +22,14 @@ def persist(apply: Callable[[bool], T], verify: bool, metrics: Metrics) -> T:
     :raises TableChanged: somebody kept doing so through every attempt.
     :raises RuleRefused: it is refused, whatever there is.
     """
-    for attempt in range(ATTEMPTS):
+    attempt = 0
+    while True:
         anew = verify or attempt > 0
         try:
             return apply(anew)
         except (TableChanged, RuleRefused) as error:
             if attempt == ATTEMPTS - 1 or (anew and isinstance(error, RuleRefused)):
                 raise
-            metrics.apply_retries_total.inc()
-            time.sleep(0.001 * 2**attempt)
-    raise AssertionError("the last attempt returns or raises")
+        metrics.apply_retries_total.inc()
+        time.sleep(0.001 * 2**attempt)
+        attempt += 1

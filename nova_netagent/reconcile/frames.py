@@ -57,8 +57,8 @@ class OwnFrames:
         if before is None or not changing:
             self._apply(lambda: self._on_host(wanted), outcome)
             return ()
-        self._apply(lambda: self._narrowed(wanted, before, changing), outcome)
-        less, whole = self._narrowed(wanted, before, changing), self._on_host(wanted)
+        less = self._apply(lambda: self._narrowed(wanted, before, changing), outcome)
+        whole = self._on_host(wanted)
         if less == whole:
             return ()
         others = {each.device for each in {*less.secured} ^ {*whole.secured}}
@@ -69,11 +69,18 @@ class OwnFrames:
         if self._backend is not None:
             outcome.note_lines("frames", self._backend.remove())
 
-    def _apply(self, desired: Callable[[], Frames], outcome: Outcome) -> None:
+    def _apply(self, desired: Callable[[], Frames], outcome: Outcome) -> Frames:
+        """Have the kernel hold frames; these, as they were desired of the host as it was then."""
         backend = self._backend
-        if backend is not None:
-            # The kernel counts its changes: nothing has to be read back to be sure.
-            persist(lambda _: outcome.note_lines("frames", backend.apply(desired())), True, self._metrics)
+
+        def carry_out(_: bool) -> Frames:
+            frames = desired()
+            if backend is not None:
+                outcome.note_lines("frames", backend.apply(frames))
+            return frames
+
+        # The kernel counts its changes: nothing has to be read back to be sure.
+        return persist(carry_out, True, self._metrics)
 
     def _narrowed(self, wanted: WantedFrames, before: Frames, changing: Collection[str]) -> Frames:
         links = self._links.read().links
