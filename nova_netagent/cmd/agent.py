@@ -33,6 +33,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """malloc.h"""
 STUCK_SECONDS = 60.0
 """How old the engine's heartbeat may be: a commit of the largest tables takes a second."""
+_HELP = """\
+exit status:
+  0  stopped cleanly
+  1  failed, for another reason than the configuration
+  2  wrong usage, or a configuration that cannot be used
+"""
 
 
 def version() -> str:
@@ -52,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
     made = _Parser(
         prog="nova-netagent",
         description="A nova-network style agent for the network namespace that it is started in.",
-        epilog="Exit codes: 0 stopped cleanly, 2 bad configuration or arguments, 1 anything else.",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--config-file", action="append", default=[], metavar="FILE", help="may be given again")
     made.add_argument("--config-dir", action="append", default=[], metavar="DIR", help="its *.conf are read in order")

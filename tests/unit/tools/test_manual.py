@@ -22,6 +22,12 @@ def test_every_command_and_option_is_in_the_page() -> None:
         assert all(option in page for option in manual._names(command))
 
 
+@pytest.mark.parametrize("path", [path for path in manual.files() if path.startswith("man/")])
+def test_no_section_is_empty(path: str) -> None:
+    sections = re.split(r"^\.SH (.+)$", manual.files()[path], flags=re.MULTILINE)[1:]
+    assert [name for name, text in zip(sections[::2], sections[1::2], strict=True) if not text.strip()] == []
+
+
 @pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
 @pytest.mark.parametrize("path", [path for path in manual.files() if path.startswith("man/")])
 def test_groff_has_nothing_to_say(path: str) -> None:
