@@ -299,6 +299,16 @@ def test_it_follows_the_host_to_nf_tables_and_back(service: Service) -> None:
     assert "table ip " not in machine.run("nft", "list", "tables")
 
 
+def test_the_manual_and_the_pages_are_there(installed: Service) -> None:
+    machine = installed.machine
+    for page in ("nova-netagent", "netagentctl"):
+        machine.run("test", "-f", f"/usr/share/man/man8/{page}.8")
+    machine.run("test", "-f", "/usr/share/bash-completion/completions/netagentctl")
+    pages = machine.run("ls", "/usr/share/doc/nova-netagent").split()
+    told = machine.run("sh", "-c", "cat /usr/share/doc/nova-netagent/*.md")
+    assert {f"{name}.md" for name in re.findall(r"{doc}`([\w-]+)`", told)} <= set(pages)
+
+
 # --- the unit as a text
 
 
@@ -338,6 +348,7 @@ def test_uninstalled_it_leaves_nothing_in_the_kernel(installed: Service) -> None
         "/usr/bin",
         "/usr/sbin",
         "/usr/lib/systemd",
+        "/usr/share",
         "/var/lib",
         "-maxdepth",
         "3",
