@@ -262,7 +262,9 @@ class LiveRules:
             other = self._hooks[TableId(4, name)]
             for operation in (_REQUEST, _REPLY):
                 walked = other.walk(frame, self._around, lambda chain, index: False, operation)
-                if walked.verdict == "DROP":
+                doubted = other.walk(frame, self._around, lambda chain, index: True, operation)
+                # A rule that asks as whom ARP is sent may let it pass before another refuses the rest.
+                if walked.verdict == doubted.verdict == "DROP":
                     return other, walked
         return None
 

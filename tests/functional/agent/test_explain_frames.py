@@ -259,6 +259,34 @@ def test_who_refuses_arp_is_named_though_the_packet_would_pass(served: Site, how
     assert not any("ARP" in each for each in site.agent.explain(question)["notes"])
 
 
+PROVES_ARP = {
+    "the MAC": ("ether saddr {mac} return", "drop"),
+    "the address": ("ether type arp arp saddr ip {address} accept", "ether type arp drop"),
+}
+
+
+@pytest.mark.parametrize("what", PROVES_ARP)
+def test_who_asks_whose_arp_it_is_is_not_said_to_refuse_it(served: Site, what: str) -> None:
+    """As the Linux bridge agent does, a chain for each tap: nobody knows here as whom ARP is sent."""
+    site = served
+    proved, rest = PROVES_ARP[what]
+    proved = proved.format(mac=site.vm2.mac, address=site.vm2.ip4)
+    nft(
+        site.host,
+        "table bridge fw {\n"
+        f"chain of-tap2 {{ {proved}\n{rest}\n}}\n"
+        'chain c { type filter hook prerouting priority -300;\niifname "tap2" jump of-tap2\n}\n}',
+    )
+    for machine in (site.vm1, site.vm2):
+        machine.run(["ip", "neigh", "flush", "dev", "eth0"])
+    site.forget_flows()
+    packet = Tcp(80).towards(site.vm1)
+    assert arrives(site.vm2, site.vm1, packet, within=3)
+    found = site.agent.explain(asked(site, site.vm2, site.vm1, packet))
+    assert found["verdict"] == "ACCEPT"
+    assert [each for each in found["notes"] if "ARP" in each] == []
+
+
 def test_what_is_forwarded_by_a_link_is_somebody_elses(served: Site) -> None:
     site = served
     nft(
