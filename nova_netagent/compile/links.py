@@ -125,4 +125,8 @@ def _gateway_addresses(each: Network, scope: Scope) -> list[Address]:
         length = 64 if on_link else values.prefix(each.cidr_v6).length
         # A link-local gateway is the same on every host.
         found.append(Address(each.bridge, f"{each.gateway_v6}/{length}", on_link, announce and not on_link, origin))
+        if on_link and each.routers_v6 is not None:
+            # Without an address in the range nothing leads there, and dnsmasq does not advertise it.
+            cidr = f"{each.routers_v6}/{values.prefix(each.cidr_v6).length}"
+            found.append(Address(each.bridge, cidr, False, False, origin))
     return found

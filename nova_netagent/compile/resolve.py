@@ -537,6 +537,8 @@ def _address_problem(address: str, network: Network | None, holder: str | None) 
         return f"is the first or the last address of network {network.id}: no host can have it"
     if address in (network.server, network.gateway_v6):
         return f"is the host's own on network {network.id}"
+    if address == network.routers_v6:
+        return f"is the first address of network {network.id}: its routers take what is sent there"
     return None
 
 

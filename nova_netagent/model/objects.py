@@ -187,6 +187,17 @@ class Network(Body, frozen=True, kw_only=True):
         return self.cidr_v6 is not None and self.gateway_v6 is not None
 
     @property
+    def routers_v6(self) -> str | None:
+        """The IPv6 address by which the range's routers take what is sent to it: its first (RFC 4291, section 2.6.1).
+
+        ``None`` where nobody routes the range here, or it has but two addresses (RFC 6164).
+        """
+        if self.cidr_v6 is None or not self.routed(6):
+            return None
+        range_ = values.prefix(self.cidr_v6)
+        return values.address_text(6, range_.value) if range_.length < 127 else None
+
+    @property
     def serves_dhcp(self) -> bool:
         """Whether this host answers DHCP on the bridge."""
         return bool(self.enable_dhcp) and self.server is not None

@@ -61,6 +61,13 @@ def status(served: Served, number: int = 1) -> dict[str, Any]:
 # --- what is given
 
 
+def test_the_range_of_a_link_local_gateway_is_advertised(served: Served) -> None:
+    served.put(make_network(1, gateway_v6="fe80::1"), make_instance(1))
+    advertised = solicit(served.client(1))
+    assert advertised is not None
+    assert [each.prefix for each in advertised.prefixes] == ["fd00:1::/64"]
+
+
 def test_an_instance_is_given_what_the_api_said(served: Served) -> None:
     served.put(make_network(1, dns1="192.0.2.53", mtu=1400), make_instance(1, hostname="web"))
     machine = served.client(1)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nova_netagent.model import document
-from nova_netagent.testing import make_floating_ip, make_instance, make_network
+from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_network, make_rule
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import addresses, eventually, kernel
 from tests.functional.conftest import ON_BOTH
@@ -51,6 +51,22 @@ def test_a_link_local_gateway(cloud: Cloud) -> None:
     cloud.put(make_network(1, gateway_v6="fe80::1"))
     (found,) = [each for each in cloud.host.links.addresses("br1") if each["address"] == "fe80::1"]
     assert (found["prefix"], found["scope"]) == (64, "link")
+
+
+def test_behind_a_link_local_gateway_instances_are_reached(cloud: Cloud) -> None:
+    cloud.network(1, gateway_v6="fe80::1")
+    guest = cloud.guest(1)
+    guest.links.add_route("default6", via="fe80::1", device="eth0")
+    cloud.put(make_group(1, make_rule(1, ethertype="IPv6")), make_instance(1, (1,)))
+    assert ping(guest, cloud.outside.ip6)
+    assert ping(cloud.outside, guest.ip6)
+    assert ping(cloud.host, guest.ip6)
+
+
+def test_what_the_first_address_of_a_range_is_sent_the_host_takes(cloud: Cloud) -> None:
+    """So no instance may have it (resolve.py)."""
+    cloud.network(1)
+    assert ping(cloud.outside, "fd00:1::")
 
 
 def test_a_gateway_that_is_somebody_elses_is_not_taken(cloud: Cloud) -> None:

@@ -295,6 +295,23 @@ def test_a_fixed_ip_that_no_host_can_have_is_in_error_and_the_others_work(addres
     assert not world.passes(vm(1), OUTSIDE, from_address=address)
 
 
+def test_a_fixed_ip_that_every_router_answers_for_is_in_error_and_the_others_work() -> None:
+    instance = make_instance(1, (1,), vifs=(make_vif(1, fixed_ips=("10.1.0.2", "fd00:1::")),))
+    world = World(make_network(1), make_group(1, make_rule(1)), instance)
+    assert errors(world, instance) == [
+        f"vif {vif_id(1)}: fixed IP fd00:1:: is the first address of network {network_id(1)}:"
+        " its routers take what is sent there"
+    ]
+    assert world.passes(OUTSIDE, vm(1))
+    assert not world.passes(vm(1), OUTSIDE, family=6, from_address="fd00:1::")
+
+
+@pytest.mark.parametrize("fields", [{"gateway_v6": None}, {"cidr_v6": "fd00:1::/127"}])
+def test_where_no_router_has_it_an_instance_may(fields: dict[str, Any]) -> None:
+    instance = make_instance(1, vifs=(make_vif(1, fixed_ips=("fd00:1::",)),))
+    assert errors(World(make_network(1, **fields), instance), instance) == []
+
+
 @pytest.mark.parametrize(("cidr", "address"), [("10.1.0.0/16", "10.1.0.255"), ("10.1.0.2/31", "10.1.0.2")])
 def test_what_looks_like_it_may_be_had(cidr: str, address: str) -> None:
     instance = make_instance(1, vifs=(make_vif(1, fixed_ips=(address,)),))
