@@ -12,7 +12,6 @@ from typing import Any
 from oslo_config import cfg
 
 from nova_netagent.conf.options import GROUPS, new_options, register
-from nova_netagent.model import values
 from nova_netagent.settings import (
     ApiSettings,
     FirewallSettings,
@@ -84,7 +83,7 @@ def _read(conf: cfg.ConfigOpts, args: list[str]) -> None:
             conf(args, project=PROJECT, default_config_files=[], default_config_dirs=[])
     except SystemExit:
         option, _, reason = said.getvalue().strip().removeprefix("argument --").partition(": ")
-        raise ConfigError(f"[DEFAULT] {option.replace('-', '_')}: {reason}") from None
+        raise ConfigError(f"[DEFAULT] {option.replace('-', '_')}: {_in_plain_words(reason)}") from None
 
 
 _PLAIN = (
@@ -92,6 +91,8 @@ _PLAIN = (
     (r"Section must be started before assignment: ''", "an option stands before the first [group]"),
     (r"could not convert string to float: (.+)", r"\1 is not a number"),
     (r"invalid literal for int\(\) with base 10: (.+)", r"\1 is not a whole number"),
+    (r"Unexpected boolean value (.+)", r"\1 is neither true nor false"),
+    (r"Invalid Boolean value: (.+)", r"'\1' is neither true nor false"),
 )
 """What the parsers of Python and oslo.config say, and what an operator understands."""
 
@@ -253,15 +254,11 @@ def _refuse_contradictions(settings: Settings) -> None:
             " route to take it from; set my_ip or [network] routing_source_ip"
         )
     if "all" in network.forward_bridge_interface and len(network.forward_bridge_interface) > 1:
-        raise ConfigError("[network] forward_bridge_interface: 'all' stands alone; name interfaces or all")
-    for interface in network.forward_bridge_interface:
-        try:
-            if interface != "all":
-                values.interface(interface)
-        except ValueError as error:
-            raise ConfigError(f"[network] forward_bridge_interface: {error}") from None
-    if (api.bind_host is None) != (api.bind_port is None):
-        raise ConfigError("[api] bind_host, bind_port: TCP needs both")
+        given = ",".join(network.forward_bridge_interface)
+        raise ConfigError(f"[network] forward_bridge_interface = {given}: 'all' stands alone; name interfaces or all")
+    for option, other in (("bind_host", "bind_port"), ("bind_port", "bind_host")):
+        if (value := getattr(api, option)) is not None and getattr(api, other) is None:
+            raise ConfigError(f"[api] {other}: needed with {option} = {value}")
     for option, other in (("cert_file", "key_file"), ("key_file", "cert_file"), ("ca_file", "cert_file")):
         if getattr(api, option) is not None and getattr(api, other) is None:
             raise ConfigError(f"[api] {other}: needed with {option}")

@@ -14,6 +14,7 @@ from nova_netagent.conf.types import (
     FILE_MODE,
     FILLED,
     INTERFACE,
+    INTERFACE_OR_ALL,
     IP,
     IPV4,
     IPV4_CIDR,
@@ -75,6 +76,7 @@ _NETWORK: Sequence[cfg.Opt] = (
     cfg.ListOpt("dmz_cidr", item_type=IPV4_CIDR, default=[], help="Destinations that fixed IPs reach without SNAT."),
     cfg.ListOpt(
         "forward_bridge_interface",
+        item_type=INTERFACE_OR_ALL,
         default=["all"],
         help="Interfaces that bridges may forward to; 'all' accepts everything.",
     ),

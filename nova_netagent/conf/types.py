@@ -115,10 +115,23 @@ def _logged_group(text: str) -> str:
         raise ValueError(f"{text!r} is not the id of a security group, nor all") from None
 
 
+_NO_CHAINS = ("ACCEPT", "RETURN", "QUEUE")
+"""Verdicts: iptables makes no chain of such a name."""
+
+
 def _drop_action(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,28}", text):
+    if text in _NO_CHAINS or not re.fullmatch(r"[A-Za-z0-9_.-]{1,28}", text):
         raise ValueError(f"{text!r} is not DROP, REJECT or the name of a chain")
     return text
+
+
+def _interface_or_all(text: str) -> str:
+    if text == "all":
+        return text
+    try:
+        return values.interface(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; or all") from None
 
 
 def _regex(text: str) -> str:
@@ -147,6 +160,7 @@ def _mark(text: str) -> int:
 
 IPV4_CIDR = _Checked(_ipv4_cidr, "IPv4 CIDR")
 INTERFACE = _Checked(values.interface, "interface")
+INTERFACE_OR_ALL = _Checked(_interface_or_all, "interface")
 IP = _Checked(_address, "IP address")
 IPV4 = _Checked(_ipv4_address, "IPv4 address")
 FILLED = _Checked(_filled, "string value")

@@ -49,7 +49,8 @@ def _written(tmp_path: Path, text: str) -> Path:
         ("[firewall]\niptables_top_regex = (\n", ("[firewall] iptables_top_regex", "(", "regular expression")),
         ("[firewall]\negress_mark = 0\n", ("[firewall] egress_mark", "0x10000000")),
         ("[api]\nsocket_mode = 9\n", ("[api] socket_mode", "9", "0660")),
-        ("[api]\nbind_host = 192.0.2.1\n", ("[api] bind_host", "both")),
+        ("[api]\nbind_host = 192.0.2.1\n", ("[api] bind_port", "needed with bind_host = 192.0.2.1")),
+        ("[api]\nbind_port = 80\n", ("[api] bind_host", "needed with bind_port = 80")),
         ("[api]\nbind_host = 192.0.2.1\nbind_port = 80\n", ("[api] auth_strategy", "keystone", "ca_file")),
         (
             "[api]\nbind_host = ::1\nbind_port = 80\ncert_file = c\nkey_file = k\n",
@@ -64,11 +65,23 @@ def _written(tmp_path: Path, text: str) -> Path:
             "[keystone_authtoken]\nauth_type = password\n",
             ("[keystone_authtoken] auth_url", "auth_strategy"),
         ),
-        ("[network]\nforward_bridge_interface = all,eth0\n", ("[network] forward_bridge_interface", "all")),
-        ("[network]\nforward_bridge_interface = eth0+\n", ("[network] forward_bridge_interface", "eth0+")),
+        ("[network]\nforward_bridge_interface = all,eth0\n", ("[network] forward_bridge_interface = all,eth0", "all")),
+        (
+            "[network]\nforward_bridge_interface = eth0,eth1+\n",
+            ("[network] forward_bridge_interface = eth0,eth1+", "'eth1+'", "letters", "all"),
+        ),
         ("[DEFAULT]\nmy_ip = 192.0.2\n", ("[DEFAULT] my_ip", "192.0.2")),
         ("not an ini file", ("line 1: ", "not an ini file")),
-        ("[DEFAULT]\ndebug = maybe\n", ("[DEFAULT] debug", "maybe")),
+        ("[DEFAULT]\ndebug = maybe\n", ("[DEFAULT] debug", "'maybe' is neither true nor false")),
+        ("[DEFAULT]\nuse_ipv6 = maybe\n", ("[DEFAULT] use_ipv6 = maybe", "'maybe' is neither true nor false")),
+        ("[rpc]\nenabled = 2\n", ("[rpc] enabled = 2", "'2' is neither true nor false")),
+        *(
+            (
+                f"[firewall]\niptables_drop_action = {verdict}\n",
+                (f"[firewall] iptables_drop_action = {verdict}", "DROP, REJECT"),
+            )
+            for verdict in ("ACCEPT", "RETURN", "QUEUE")
+        ),
         ("[firewall]\nlock_timeout = ten\n", ("[firewall] lock_timeout", "'ten' is not a number")),
         ("[security_group_log]\ngroups = web\n", ("[security_group_log] groups", "'web'", "all")),
         ("[firewall]\niptables_top_regex = a{99999999999}\n", ("[firewall] iptables_top_regex", "too large")),
