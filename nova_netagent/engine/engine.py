@@ -604,11 +604,11 @@ class Engine:
         if self.view.failure:
             self._guard()
             return
-        if self._conflicts() != self._conflicting:
-            self._apply(verify=False)
-            return
         self._began, self._why = time.monotonic(), "links"
         try:
+            if self._conflicts() != self._conflicting:
+                self._apply(verify=False)
+                return
             outcome = self.reconciler.apply_links(self._compiled)
         except (BackendError, StoreError) as error:
             self._fail(error)

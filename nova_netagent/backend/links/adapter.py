@@ -78,19 +78,31 @@ class KernelLinks:
 
     def do_due(self) -> None:
         """Send the announcements that are due."""
-        self._announcer.send_due()
+        try:
+            self._announcer.send_due()
+        except OSError as error:
+            LOG.warning("an address is not announced, as the links cannot be read: %s", error)
 
     def read(self) -> ActualLinks:
-        """The host's links and addresses as they are now."""
+        """The host's links and addresses as they are now.
+
+        :raises Unavailable: the kernel does not tell.
+        """
         if self._on_change is None or self._watch is None:
-            return self._image.read()
+            return self._actual()
         self._watch.rearm()  # before the read: what comes meanwhile is announced once more
-        found = self._image.read()
+        found = self._actual()
         if found is not self._found:
             # The watch does not see what is read before it looks: epoll tells of what is there then.
             self._found = found
             self._on_change()
         return found
+
+    def _actual(self) -> ActualLinks:
+        try:
+            return self._image.read()
+        except OSError as error:
+            raise Unavailable(f"the links cannot be read: {error.strerror}") from error
 
     def read_sysctls(self, names: Iterable[str]) -> Mapping[str, str]:
         """The values of those sysctls that this host has."""
@@ -104,12 +116,12 @@ class KernelLinks:
 
     def held(self, names: Iterable[str]) -> Mapping[str, str]:
         """What links hold that is not the kernel's own."""
-        links = self._image.read().links
+        links = self._actual().links
         return {name: " ".join(_holdings_of(links[name].index).keys()) for name in names if name in links}
 
     def remember(self, bridges: Mapping[str, Collection[str]]) -> None:
         """Keep in mind what bridges hold; a bridge that is not there, or down, is remembered as it was."""
-        links = self._image.read().links
+        links = self._actual().links
         known = {name: each for name, each in self._remembered.items() if name in bridges}
         for name, ours in bridges.items():
             if name in links and links[name].up:
@@ -164,7 +176,7 @@ class KernelLinks:
 
     def known_neighbours(self, bridges: Collection[str]) -> Neighbours:
         """Who answered for which address there, as far as the host remembers."""
-        links = self._image.read().links
+        links = self._actual().links
         names = {links[name].index: name for name in bridges if name in links}
         try:
             found = neighbours.answered(names) if names else ()
@@ -182,7 +194,7 @@ class KernelLinks:
 
     def forget(self, gone: Collection[Had]) -> None:
         """Have the host ask anew who has these addresses."""
-        links = self._image.read().links
+        links = self._actual().links
         try:
             neighbours.forget([(links[name].index, asked, mac) for name, asked, mac in gone if name in links])
         except OSError as error:
@@ -196,7 +208,7 @@ class KernelLinks:
             LOG.warning("the host may send to who had an address before: %s", error)
 
     def _by_index(self, now: Neighbours) -> Mapping[tuple[int, str], str]:
-        links = self._image.read().links
+        links = self._actual().links
         return {(links[bridge].index, address): mac for (bridge, address), mac in now.items() if bridge in links}
 
     @contextmanager

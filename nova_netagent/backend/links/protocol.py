@@ -17,7 +17,10 @@ class LinksFailed(Exception):
 
 
 class LinksBackend(Protocol):
-    """Reads and edits links. One thread only."""
+    """Reads and edits links. One thread only.
+
+    What needs to know the links as they are raises ``Unavailable`` where the kernel does not tell.
+    """
 
     def read(self) -> ActualLinks:
         """The host's links and addresses as they are now."""
@@ -26,10 +29,7 @@ class LinksBackend(Protocol):
         """The values of those sysctls that this host has; names are paths below /proc/sys."""
 
     def held(self, names: Iterable[str]) -> Mapping[str, str]:
-        """What links hold that is not the kernel's own: addresses, and names of routes, between spaces.
-
-        :raises Unavailable: the kernel does not tell; so too ``remember``.
-        """
+        """What links hold that is not the kernel's own: addresses, and names of routes, between spaces."""
 
     def remember(self, bridges: Mapping[str, Collection[str]]) -> None:
         """Keep in mind what bridges hold, but for the addresses named: it is given again if they are made anew."""

@@ -1,16 +1,19 @@
 """Our rules cannot be written for a while: who waits is told why, and nothing is open meanwhile.
 
-With iptables another holds its lock; in nf_tables he owns our table.
+With iptables another holds its lock; in nf_tables he owns our table. And what links there are may not be known.
 """
 
+import resource
+import signal
 from typing import Any
 
 import pytest
 
 from nova_netagent.model import document
-from nova_netagent.testing import make_group, make_instance, make_provider_rule, make_rule
+from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_provider_rule, make_rule
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import LOCK, eventually, hindered, kernel, metric
+from tests.functional.conftest import ON_ONE
 from tests.lab import Lab, needs
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
@@ -92,3 +95,23 @@ def test_held_at_a_resync_it_says_so(impatient: Cloud) -> None:
         else:  # which can be read all the same
             assert (code, len(answer["plan"]) > 20) == (200, True)
     eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], SOON)
+
+
+@ON_ONE
+def test_while_links_cannot_be_listed_it_says_so_and_lives_on(cloud: Cloud) -> None:
+    """More changed than the kernel keeps for us, and no descriptor is left to ask anew."""
+    cloud.network(1)
+    cloud.instance(1)
+    cloud.put(make_floating_ip(1, 1))
+    agent = cloud.agent
+    agent.signal(signal.SIGSTOP)
+    changes = "".join(f"link set tap1 mtu {1400 + number % 2}\n" for number in range(15_000))
+    cloud.host.run(["ip", "-batch", "-"], stdin=changes)
+    cloud.host.links.set("tap1", master=None)
+    limits = resource.prlimit(agent.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    agent.signal(signal.SIGCONT)
+    eventually(lambda: "the links cannot be read: Too many open files" in agent.log, SOON)
+    resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, limits)
+    eventually(lambda: cloud.host.links.all()["tap1"]["master"] == "br1", SOON)
+    eventually(lambda: agent.request("GET", "/v1/status")[1]["failure"] == "", SOON)
