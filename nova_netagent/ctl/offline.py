@@ -14,8 +14,13 @@ def check_config(session: Session) -> int:
 
     opts = conf.new_options()
     try:
-        if local.load(session.config_files, session.args.config_dir, opts).rpc.enabled:
+        settings = local.load(session.config_files, session.args.config_dir, opts)
+        if settings.rpc.enabled:
             _check_transport(opts)
+        if settings.api.bind_host is not None:
+            from nova_netagent.api.tls import server_context
+
+            server_context(settings.api)
     except conf.ConfigError as error:
         raise Failure(USAGE, str(error)) from None
     files = session.config_files + list(session.args.config_dir)

@@ -56,6 +56,21 @@ def test_check_config_of_a_broker_that_can_be_used(tmp_path: Path) -> None:
     assert Ctl("--config-file", str(file))("check-config").said == (0, f"{file}: ok\n", "")
 
 
+@pytest.mark.parametrize(
+    ("key", "said"), [("none", "No such file or directory"), ("junk", "no certificate and its key: ")]
+)
+def test_check_config_looks_at_the_certificates(tmp_path: Path, key: str, said: str) -> None:
+    """The agent is refused at its start by the same words."""
+    file = tmp_path / "agent.conf"
+    (tmp_path / "junk").write_text("junk\n")
+    names = "".join(f"{name}_file = {tmp_path}/{key}\n" for name in ("cert", "key", "ca"))
+    file.write_text(f"[api]\nbind_host = 127.0.0.1\nbind_port = 8778\n{names}")
+    code, printed, complained = Ctl("--config-file", str(file))("check-config").said
+    assert (code, printed) == (2, "")
+    assert complained.startswith(f"netagentctl: [api] cert_file = {tmp_path}/{key}")
+    assert said in complained
+
+
 def test_only_check_config_minds_what_this_host_lacks(tmp_path: Path) -> None:
     """Rules are printed, and taken out of the kernel, where a group or a log is not as well."""
     state, file = tmp_path / "state.json", tmp_path / "agent.conf"
