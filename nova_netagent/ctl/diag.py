@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nova_netagent.ctl import redaction
 from nova_netagent.ctl.outcome import FAILED, OK, Failure
+from nova_netagent.ctl.place import log_file
 from nova_netagent.ctl.session import Session
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ _FILES = (
     "/etc/os-release",
 )
 _SECONDS = 20.0
+_LOG_BYTES = 1 << 20
 
 
 def diag(session: Session) -> int:
@@ -108,6 +110,7 @@ def _gathered(session: Session) -> Iterator[tuple[str, str]]:
         yield name, _without_secrets(_tried(lambda target=target: agent.get(target).body.decode()))
     for file in session.all_config_files:
         yield f"config/{Path(file).name}", redaction.of_options(_tried(lambda file=file: Path(file).read_text()))
+    yield "log.txt", redaction.line_by_line(_tried(lambda: _end_of_log(session.all_config_files)))
     for name, command in _COMMANDS.items():
         yield name, redaction.line_by_line(_output(command))
     yield "proc.txt", "".join(f"# {file}\n{_tried(lambda file=file: Path(file).read_text())}\n" for file in _FILES)
@@ -128,6 +131,18 @@ def _tried(read: Any) -> str:
         return str(read())
     except (Failure, OSError, UnicodeDecodeError) as error:
         return f"not to be had: {error}\n"
+
+
+def _end_of_log(files: list[str]) -> str:
+    """The last lines of the log's file."""
+    path = log_file(files)
+    if path is None:
+        return "not a file: see journal.txt\n"
+    with Path(path).open("rb") as log:
+        size = log.seek(0, 2)
+        log.seek(max(0, size - _LOG_BYTES))
+        text = log.read().decode(errors="replace")
+    return text if size <= _LOG_BYTES else text.partition("\n")[2]
 
 
 def _output(command: str) -> str:

@@ -9,6 +9,8 @@ from nova_netagent.ctl.outcome import USAGE, Failure
 CONFIG_FILE = "/etc/nova-netagent/nova-netagent.conf"
 SOCKET = "/run/nova-netagent/api.sock"
 _STATE_PATH = "/var/lib/nova-netagent"
+_LOG = "nova-netagent.log"
+"""What oslo.log calls it in a directory, after the program."""
 
 
 def config_files(given: Sequence[str]) -> list[str]:
@@ -61,6 +63,21 @@ def socket_path(given: str | None, files: Sequence[str]) -> str:
         return SOCKET
     api, default = _sections(files)
     return _substituted(api.get("socket", SOCKET), {"state_path": _STATE_PATH} | default | api)
+
+
+def log_file(files: Sequence[str]) -> str | None:
+    """The file that the agent's log is written to, if it is one.
+
+    :param files: the configuration files.
+    :raises Failure: a file does not read.
+    """
+    default = _sections(files)[1] if files else {}
+    directory = default.get("log_dir", default.get("logdir", ""))
+    name = default.get("log_file", default.get("logfile", _LOG if directory else ""))
+    if not name:
+        return None
+    values = {"state_path": _STATE_PATH} | default
+    return str(Path(_substituted(directory, values), _substituted(name, values)))
 
 
 def _sections(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

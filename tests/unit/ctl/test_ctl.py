@@ -623,7 +623,7 @@ def test_a_bundle_holds_what_there_is_and_no_secret(ctl: Ctl, tmp_path: Path) ->
     (tmp_path / "journalctl").chmod(0o755)
     ctl("set", "networks", "-f", "-", given=json.dumps(document(make_network(9, label="token = t0ken"))).encode())
     assert ctl("--config-file", str(config), "diag", "-o", str(bundle), env=bare).code == 0
-    assert ctl.out == f"{bundle}: 22 files, without passwords; it names addresses and instances\n"
+    assert ctl.out == f"{bundle}: 23 files, without passwords; it names addresses and instances\n"
     assert bundle.stat().st_mode & 0o777 == 0o600
     with tarfile.open(bundle) as opened:
         texts = {each.name: opened.extractfile(each).read().decode() for each in opened}  # type: ignore[union-attr]
@@ -636,6 +636,24 @@ def test_a_bundle_holds_what_there_is_and_no_secret(ctl: Ctl, tmp_path: Path) ->
     assert "transport_url = rabbit://***@broker:5672/" in texts["bundle/config/netagent.conf"]
     assert texts["bundle/journal.txt"] == "agent: started\nagent: X-Auth-Token: ***\n"
     assert "token = ***" in [each["label"] for each in json.loads(texts["bundle/state.json"])["networks"]]
+
+
+@pytest.mark.parametrize(
+    "named", ["log_file = {tmp}/nova-netagent.log", "log_dir = {tmp}\nlog_file = nova-netagent.log", "log_dir = {tmp}"]
+)
+def test_a_bundle_holds_the_end_of_the_log_where_it_is_a_file(tmp_path: Path, named: str) -> None:
+    config, bundle, log = tmp_path / "netagent.conf", tmp_path / "b.tar.gz", tmp_path / "nova-netagent.log"
+    config.write_text(f"[DEFAULT]\n{named.format(tmp=tmp_path)}\n")
+    log.write_text("long ago\n" * (1 << 18) + "the last but one\nX-Auth-Token: t0ken\n")
+    ctl = Ctl("--socket", str(tmp_path / "none.sock"), "--config-file", str(config))
+    assert ctl("diag", "-o", str(bundle), env={"PATH": str(tmp_path)}).code == 0
+    with tarfile.open(bundle) as opened:
+        member = opened.extractfile("b/log.txt")
+        assert member is not None
+        text = member.read().decode()
+    assert text.endswith("\nthe last but one\nX-Auth-Token: ***\n")
+    assert len(text) < log.stat().st_size
+    assert text.startswith("long ago\n")
 
 
 def test_a_bundle_without_an_agent(tmp_path: Path) -> None:
