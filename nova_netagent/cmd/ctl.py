@@ -145,7 +145,14 @@ def _add_objects(commands: "_Commands") -> None:
 
 def _add_host(commands: "_Commands") -> None:
     looked = _add(commands, "status", host.status, "is it enforcing, is anything pending or in error, and why")
-    looked.add_argument("--watch", nargs="?", type=_seconds, const=2.0, metavar="SECONDS", help="look again every 2 s")
+    looked.add_argument(
+        "--watch",
+        nargs="?",
+        type=_seconds,
+        const=2.0,
+        metavar="SECONDS",
+        help="look again so often; by default every 2 s",
+    )
     _add(commands, "export", host.export, "print everything that is described, as apply takes it")
     applied = _add(commands, "apply", host.apply, "make the host match a whole state; prints the plan")
     _add_file(applied, "a state as export prints it; - is standard input")

@@ -32,6 +32,8 @@ def test_the_service_starts(tmp_path: Path) -> None:
         made.run("ln", "-s", ENVIRONMENT, "/opt/nova-netagent")
         for command in commands():
             made.run("sh", "-ec", f"cd {shlex.quote(str(SOURCE))}; {command}")
+        for program in ("netagentctl", "nova-netagent"):
+            made.run("env", f"PYTHONPATH={SOURCE}", program, "--version")
         assert made.run("stat", "-c", "%U:%G %a", CONFIGURATION) == "root:nova-netagent 640\n"
         made.write(f"{UNIT}/as-tested.conf", AS_TESTED)
         made.run("sh", "-c", f"printf '[firewall]\\nbackend = iptables\\n' >>{CONFIGURATION}")
