@@ -121,24 +121,31 @@ class LinkPlan(Struct, frozen=True):
     def __bool__(self) -> bool:
         return any(getattr(self, name) for name in self.__struct_fields__ if name not in ("make", "forget", "again"))
 
-    def lines(self) -> Iterator[str]:
-        """The plan for people, an edit a line."""
-        yield from (f"link: - port {device}" for device in self.remove_ports)
-        yield from (f"address: - {cidr} on {device}" for device, cidr in self.remove_addresses)
-        yield from (f"sysctl: {name} = {value}" for name, value in self.sysctls_before.items())
-        yield from (f"link: - uplink {each.device} of {each.bridge}" for each in self.release)
-        yield from (f"link: - vlan {name}" for name in self.remake_vlans)
-        yield from (f"link: + vlan {each.name} on {each.interface}" for each in self.add_vlans)
-        yield from (f"link: + bridge {bridge.name}" for bridge in self.add_bridges)
-        yield from (f"link: {name} mac {each.mac}" for name, each in self.set_mac.items())
-        yield from (f"link: {name} mtu {mtu}" for name, mtu in self.set_mtu.items())
-        yield from (f"link: {name} up" for name in self.set_up)
-        yield from (f"link: + uplink {each.device} of {each.bridge}" for each in self.join)
-        yield from (f"address: + {each.cidr} on {each.interface}" for each in self.add_addresses)
-        yield from (f"link: + port {device} on {bridge}" for device, bridge in self.add_ports.items())
-        yield from (f"sysctl: {name} = {value}" for name, value in self.sysctls_after.items())
-        yield from (f"link: - bridge {name}" for name in self.remove_bridges)
-        yield from (f"link: - vlan {name}" for name in self.remove_vlans)
+    def lines(self, *, failed: Collection[str] = ()) -> Iterator[str]:
+        """The plan for people, an edit a line.
+
+        :param failed: links whose edits are left out.
+        """
+        return (line for link, line in self._edits() if link not in failed)
+
+    def _edits(self) -> Iterator[tuple[str, str]]:
+        """Each edit for people, and the link or sysctl that its failure is told of."""
+        yield from ((device, f"link: - port {device}") for device in self.remove_ports)
+        yield from ((device, f"address: - {cidr} on {device}") for device, cidr in self.remove_addresses)
+        yield from ((name, f"sysctl: {name} = {value}") for name, value in self.sysctls_before.items())
+        yield from ((each.device, f"link: - uplink {each.device} of {each.bridge}") for each in self.release)
+        yield from ((name, f"link: - vlan {name}") for name in self.remake_vlans)
+        yield from ((each.name, f"link: + vlan {each.name} on {each.interface}") for each in self.add_vlans)
+        yield from ((bridge.name, f"link: + bridge {bridge.name}") for bridge in self.add_bridges)
+        yield from ((name, f"link: {name} mac {each.mac}") for name, each in self.set_mac.items())
+        yield from ((name, f"link: {name} mtu {mtu}") for name, mtu in self.set_mtu.items())
+        yield from ((name, f"link: {name} up") for name in self.set_up)
+        yield from ((each.device, f"link: + uplink {each.device} of {each.bridge}") for each in self.join)
+        yield from ((each.interface, f"address: + {each.cidr} on {each.interface}") for each in self.add_addresses)
+        yield from ((device, f"link: + port {device} on {bridge}") for device, bridge in self.add_ports.items())
+        yield from ((name, f"sysctl: {name} = {value}") for name, value in self.sysctls_after.items())
+        yield from ((name, f"link: - bridge {name}") for name in self.remove_bridges)
+        yield from ((name, f"link: - vlan {name}") for name in self.remove_vlans)
 
 
 def questions(

@@ -1,6 +1,6 @@
 """Links, addresses and sysctls: the part of an attempt that is noted before it is done."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from nova_netagent.backend.links.protocol import LinksBackend, LinksFailed
 from nova_netagent.compile.links import Links
@@ -8,6 +8,7 @@ from nova_netagent.plan.links import (
     FORWARD_IPV6,
     ActualLinks,
     LinkPlan,
+    Made,
     link_problems,
     plan_links,
     plan_removal,
@@ -86,8 +87,9 @@ class OwnLinks:
         """What comes after the rules. What could not be undone stays noted, and is tried again."""
         if plan:
             _edit(self._backend.finish, plan, outcome)
-            outcome.note("link", plan)
-        gone = [thing for thing in plan.forget if not outcome.link_failures.keys() & set(thing[1].split(" "))]
+            _note_edits(plan, outcome)
+        outcome.links_again = len(_had(plan.again, outcome))
+        gone = _had(plan.forget, outcome)
         self._store.forget_made(gone)
         for thing in gone:
             self._made.pop(thing, None)
@@ -105,6 +107,19 @@ class OwnLinks:
 
     def _is_joined(self, device: str, bridge: str) -> bool:
         return ("uplink", f"{device} {bridge}") in self._made
+
+
+def _note_edits(plan: LinkPlan, outcome: Outcome) -> None:
+    """Have it told what was done: what failed is done by no attempt, and looks like drift to each."""
+    if outcome.link_failures:
+        outcome.note_lines("link", list(plan.lines(failed=outcome.link_failures)))
+    else:
+        outcome.note("link", plan)
+
+
+def _had(things: Iterable[Made], outcome: Outcome) -> list[Made]:
+    """Those of a plan's things that are on no link whose edits failed."""
+    return [thing for thing in things if not outcome.link_failures.keys() & set(thing[1].split(" "))]
 
 
 def _edit(edit: Callable[[LinkPlan], object], plan: LinkPlan, outcome: Outcome) -> None:

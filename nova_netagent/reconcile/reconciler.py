@@ -68,7 +68,6 @@ class Reconciler:
         """
         outcome = Outcome()
         link_plan = self._prepare_links(compiled, outcome, verify=False)
-        outcome.links_again = len(link_plan.again)
         self._frames.apply(compiled.frames, outcome)
         self._finish(compiled, link_plan, outcome, verify=False)
         return outcome

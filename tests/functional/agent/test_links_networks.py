@@ -9,7 +9,7 @@ import pytest
 from nova_netagent.model import document
 from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_network, make_rule
 from tests.functional.agent.cloud import Cloud
-from tests.functional.agent.kernel import addresses, eventually, kernel
+from tests.functional.agent.kernel import addresses, eventually, kernel, metric
 from tests.functional.conftest import ON_BOTH
 from tests.lab import Lab, Namespace, needs, ping
 
@@ -101,6 +101,15 @@ def test_the_mtu_of_networks_that_name_none(lab: Lab, backend: str) -> None:
     cloud.network(1)
     cloud.network(2, mtu=1420)
     assert [cloud.host.links.show(name)["mtu"] for name in ("br1", "br2")] == [1380, 1420]
+
+
+def test_an_address_that_the_kernel_refuses_is_no_drift(lab: Lab, backend: str) -> None:
+    cloud = Cloud(lab, {"network": {"network_device_mtu": 1279}}, backend=backend)
+    network = make_network(1)
+    status, _ = cloud.agent.request("PUT", f"/v1/networks/{network.id}", document(network))
+    assert (status, cloud.status(network)["state"]) == (503, "error")
+    assert cloud.agent.resync() == {"repaired": []}
+    assert metric(cloud.agent, "drift_repairs_total") == 0
 
 
 def test_what_changes_is_changed_and_the_rest_stays(cloud: Cloud) -> None:

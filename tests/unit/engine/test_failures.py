@@ -164,6 +164,26 @@ def test_a_link_that_fails_is_told_by_its_objects_only(host: Host) -> None:
     assert status(host, make_instance(1)) == ("done", "")
 
 
+def drift_repairs(host: Host) -> float:
+    return float(host.metrics.drift_repairs_total.labels("link")._value.get())
+
+
+def test_an_edit_of_links_that_fails_is_no_repair(host: Host) -> None:
+    host.links.add_link("tap1")
+    host.links.add_link("tap2")
+    host.links.fail["tap1"] = "EBUSY"
+    host.put(make_network(1), make_instance(1), make_instance(2))
+    assert host.engine.resync() == []
+    host.engine._look_at_links()
+    assert drift_repairs(host) == 0
+    assert status(host, make_instance(1)) == ("error", "tap1: EBUSY")
+    host.links.set_master("tap2", None)
+    assert host.engine.resync() == ["link: + port tap2 on br1"]
+    assert drift_repairs(host) == 1
+    del host.links.fail["tap1"]
+    assert host.engine.resync() == ["link: + port tap1 on br1"]
+
+
 def test_an_address_of_the_host_is_not_taken_for_a_floating_ip(host: Host) -> None:
     host.links.addresses.add(("eth0", "198.51.100.1/24"))
     host.put(make_network(1), make_floating_ip(1), make_floating_ip(2))
