@@ -52,6 +52,8 @@ class Question(Body, frozen=True, kw_only=True):
         source, destination = self.source, self.destination
         if (":" in source[0]) != (":" in destination[0]):
             raise Invalid("dst", f"{destination[0]} is not of the family of {source[0]}")
+        if self.family == 6 and self.number in protocols.IPV6_EXTENSIONS:
+            raise Invalid("proto", f"{self.proto} is an extension header of IPv6: name the protocol behind it")
         if self.number not in protocols.WITH_PORTS:
             for field, (_, port) in (("src", source), ("dst", destination)):
                 if port is not None:
@@ -117,6 +119,8 @@ class Question(Body, frozen=True, kw_only=True):
         """What connection tracking makes of the first packet of its kind."""
         if self.number == protocols.UDPLITE:
             return "INVALID"  # it takes the checksum for UDP's
+        if self.family == 6 and self.number == protocols.IPV6_NONXT:
+            return "INVALID"  # it asks for what comes next (ipv6_skip_exthdr)
         if icmp is None or icmp[0] in _OPENING[self.number]:
             return "NEW"
         return "UNTRACKED" if self.number == protocols.ICMPV6 and icmp[0] in _UNTRACKED_ICMPV6 else "INVALID"

@@ -32,13 +32,16 @@ NUMBERS = {
     "sctp": 132,
     "udplite": 136,
 }
-ICMP, TCP, UDP, DCCP, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 33, 58, 132, 136
+ICMP, TCP, UDP, DCCP, AH, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 33, 51, 58, 132, 136
 _NAMES = {number: name for name, number in reversed(NUMBERS.items())}
 """Of several names of one number the first."""
 _SPELT = {name: name for name in NUMBERS}
 """One string for each, whoever's rule it is of."""
 WITH_PORTS = frozenset({TCP, UDP, DCCP, SCTP, UDPLITE})
 WITH_TYPES = frozenset({ICMP, ICMPV6})
+IPV6_EXTENSIONS = frozenset({0, 43, 44, 60})
+"""What IPv6 has before the protocol of a packet: both packet filters look past them."""
+IPV6_NONXT = 59
 
 
 def parse(value: str | int) -> str | int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from nova_netagent.model.protocols import AH
 from nova_netagent.netfilter import foreign
 from nova_netagent.netfilter.rule import (
     CUT_FLOWS,
@@ -85,7 +86,9 @@ def rule_text(rule: Rule, family: Family) -> str:
         _field(rule, "in_interface", "-i"),
         _field(rule, "out_interface", "-o"),
     ]
-    if rule.protocol is not None:
+    if rule.protocol == AH and family == 6:
+        words.append("-m ah")  # a protocol that ip6tables looks past
+    elif rule.protocol is not None:
         words.append(_negated(rule, "protocol", f"-p {protocol_text(rule.protocol)}"))
     words.extend(match_text(match, family) for match in rule.matches)
     words.append(target_text(rule.target, family))

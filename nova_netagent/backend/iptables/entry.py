@@ -12,6 +12,7 @@ from socket import inet_pton
 
 from nova_netagent.backend.iptables.layout import INVERTED_BITS, LAYOUTS, OFFSETS, Layout, decoded_name
 from nova_netagent.backend.iptables.matches import (
+    AUTHENTICATED,
     SetIndex,
     SetName,
     decode_matches,
@@ -22,6 +23,7 @@ from nova_netagent.backend.iptables.matches import (
 )
 from nova_netagent.backend.iptables.targets import decode_target, encode_jump, encode_target, jump_chain
 from nova_netagent.model import values
+from nova_netagent.model.protocols import AH
 from nova_netagent.netfilter.rule import Family, InSet, Jump, Opaque, Rule
 
 FOREIGN_HEADER = "ip header"
@@ -66,11 +68,15 @@ def encode(rule: Rule, family: Family, set_index: SetIndex) -> bytes:
                 header = match.data
             else:
                 matches += encode_match(match, family)
+        protocol = rule.protocol
+        if protocol == AH and family == 6 and header is None and "protocol" not in rule.inverted:
+            # As a protocol ip6tables looks past it, to what it authenticates.
+            protocol, matches = None, AUTHENTICATED + matches
         target_at = LAYOUTS[family].size + len(matches)
         end = target_at + len(target)
         if header is not None:
             return b"".join((header, OFFSETS.pack(0, target_at, end), _KERNEL_NOTES[family], matches, target))
-        fields = (rule.source, rule.destination, rule.in_interface, rule.out_interface, rule.protocol)
+        fields = (rule.source, rule.destination, rule.in_interface, rule.out_interface, protocol)
         bits = _inverted_bits(fields, rule.inverted) if rule.inverted else 0
         rest = _rest(fields[2], fields[3], fields[4], bits, goto, target_at, end, family)
         return b"".join((_addresses(fields[0], fields[1], family), rest, matches, target))
@@ -156,7 +162,10 @@ def decode(entry: bytes, family: Family, set_name: SetName) -> Rule:
     _nfcache, target_at, _end = OFFSETS.unpack_from(entry, layout.nfcache_at)
     header = entry[: layout.nfcache_at]
     fields, inverted, goto, foreign = _unpack_header(header, family)
-    matches = tuple(decode_matches(entry[layout.size : target_at], family, set_name))
+    encoded = entry[layout.size : target_at]
+    if family == 6 and fields[-1] is None and encoded.startswith(AUTHENTICATED):
+        fields, encoded = (*fields[:-1], AH), encoded[len(AUTHENTICATED) :]
+    matches = tuple(decode_matches(encoded, family, set_name))
     target = decode_target(entry[target_at:], family, goto)
     if foreign or (goto and not isinstance(target, Jump)):
         matches = (Opaque(FOREIGN_HEADER, 0, header), *matches)
@@ -182,7 +191,7 @@ def _unpack_header(header: bytes, family: Family) -> tuple[_Fields, frozenset[st
     inverted -= {name for name, value in zip(_FIELDS, fields, strict=True) if value is None}
     try:
         interfaces = _interfaces(*fields[2:], _inverted_bits(fields, inverted), goto, layout)
-        foreign = _addresses(*fields[:2], family) + interfaces != header
+        foreign = _addresses(*fields[:2], family) + interfaces != header or (family, protocol) == (6, AH)
     except ValueError:
         foreign = True
     return fields, inverted, goto, foreign

@@ -77,6 +77,8 @@ _TCP_FLAGS, _TCP_SYN, _TCP_FLAGS_INVERTED = 0x17, 0x02, 0x04
 _ADDRTYPE_LOCAL = 0x04
 _LIMIT = Struct("=II32s")
 _LIMIT_SCALE = 10_000
+AUTHENTICATED = extension(b"ah", 0, Struct("=IIIBB").pack(0, 0xFFFFFFFF, 0, 0, 0))
+"""``-m ah`` of ip6tables: with an authentication header, whatever its index."""
 
 
 @lru_cache(8192)

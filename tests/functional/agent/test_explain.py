@@ -30,7 +30,7 @@ from tests.functional.agent.test_foreign_rules import restore
 from tests.functional.agent.test_random_states import CONFIGS, PACKETS, Places, Sent, packets, states
 from tests.functional.agent.witness import Disagreement, packet_of
 from tests.functional.conftest import ON_IPTABLES, ON_NFTABLES
-from tests.lab import Forged, Namespace, Seen, Tcp, arrives, connect, iptables, needs
+from tests.lab import Forged, Ip, Namespace, Seen, Tcp, arrives, connect, iptables, needs
 from tests.lab.probes import IpProbe
 from tests.lab.tables import command
 
@@ -264,6 +264,13 @@ def test_the_groups_rule_that_lets_it_in_is_named(site: Site) -> None:
     assert "security group group1: ingress tcp 80 from 192.0.2.0/24 (rule c0000001-" in found["reason"]
     assert found["way"] == "routed"
     assert found["left"]["holder"] == "instance vm1"
+
+
+def test_what_has_nothing_behind_its_headers_is_no_flow(site: Site) -> None:
+    site.describe(make_group(1, make_rule(1), make_rule(2, ethertype="IPv6")), make_instance(1, (1,)))
+    passes(site, site.outside, site.vm1, Ip(59))
+    found = stops(site, site.outside, site.vm1, Ip(59, family=6))
+    assert "replies" in found["refused_by"]["owner"]["text"]
 
 
 def test_the_counters_are_the_kernels(site: Site) -> None:

@@ -15,8 +15,11 @@ from tests.lab.probes import IpProbe
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge")
 
-NO_PROTOCOLS = {4: {0, ICMPV6}, 6: {0, 43, 44, 51, 59, 60}}
-"""IPv6 has extension headers where IPv4 has a protocol: iptables skips them."""
+NO_PROTOCOLS = {4: {0, ICMPV6}, 6: {0, 43, 44, 59, 60}}
+"""IPv6 has extension headers where IPv4 has a protocol: both packet filters look past them; after 59 comes nothing."""
+AH = 51
+AUTHENTICATED = bytes((200, 4)) + bytes(22)
+"""An authentication header (RFC 4302) before a packet of protocol 200."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def one_of(number: int, family: int) -> IpProbe:
         UDP: Udp(80, family=family),
         DCCP: Dccp(80, family=family),
         47: Gre(family=family),
+        AH: Ip(AH, header=AUTHENTICATED, family=family),
         132: Sctp(80, family=family),
         136: UdpLite(80, family=family),
     }

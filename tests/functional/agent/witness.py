@@ -13,7 +13,7 @@ from nova_netagent.api.wire import convert_state
 from nova_netagent.compile import Compiler
 from nova_netagent.events import Replace, fold
 from nova_netagent.model import DesiredState, values
-from nova_netagent.model.protocols import ICMP, ICMPV6, UDPLITE
+from nova_netagent.model.protocols import ICMP, ICMPV6, IPV6_NONXT, UDPLITE
 from nova_netagent.netfilter.journey import Chains, Journey, NoRoute, Port, Scene, tables_of
 from nova_netagent.netfilter.packet import Packet
 from nova_netagent.netfilter.rule import Rule, TableId
@@ -174,14 +174,17 @@ def packet_of(sender: Namespace, probe: IpProbe | Forged, state: str | None) -> 
         destination_port=getattr(inner, "port", None),
         icmp=icmp,
         mac_source=forged[1],
-        states=frozenset({state or _state(inner.protocol, icmp)}),
+        states=frozenset({state or _state(inner, icmp)}),
     )
 
 
-def _state(protocol: int, icmp: tuple[int, int] | None) -> str:
+def _state(inner: IpProbe, icmp: tuple[int, int] | None) -> str:
     """What connection tracking makes of the first packet of its kind."""
+    protocol = inner.protocol
     if protocol == UDPLITE:
         return "INVALID"  # it takes the checksum for UDP's
+    if (inner.family, protocol) == (6, IPV6_NONXT):
+        return "INVALID"  # it asks for what comes next
     if icmp is None or icmp[0] in OPENING.get(protocol, ()):
         return "NEW"
     return "UNTRACKED" if protocol == ICMPV6 and icmp[0] in UNTRACKED_ICMPV6 else "INVALID"

@@ -77,6 +77,7 @@ def _headers(family: Family) -> Iterator[tuple[str, Rule]]:
     )
     yield "protocol", Rule(ACCEPT, protocol=47)
     yield "unnamed-protocol", Rule(ACCEPT, protocol=253)
+    yield "authentication-header", Rule(ACCEPT, source=HOST[family], protocol=51)
     yield "not-protocol", Rule(ACCEPT, protocol=TCP, inverted=frozenset({"protocol"}))
 
 

@@ -40,6 +40,8 @@ V4: dict[str, Any] = {"src": "192.0.2.1", "dst": "10.0.0.2"}
         (V4 | {"proto": "IP"}, "proto"),
         (V4 | {"proto": "tcp", "dst": "::1"}, "dst"),
         (V4 | {"proto": "gre", "dst": "10.0.0.2:80"}, "dst"),
+        ({"proto": "ipv6-opts", "src": "2001:db8::1", "dst": "2001:db8::2"}, "proto"),
+        ({"proto": 0, "src": "2001:db8::1", "dst": "2001:db8::2"}, "proto"),
         (V4 | {"proto": "udp", "icmp_type": 8}, "icmp_type"),
         (V4 | {"proto": "tcp", "in_dev": "lo"}, "in_dev"),
         (V4 | {"proto": "tcp", "mac": "ff:ff:ff:ff:ff:ff"}, "mac"),
@@ -60,6 +62,8 @@ def test_what_is_not_said_is_what_usually_is() -> None:
     solicitation = Question(proto=58, src="fe80::1", dst="ff02::1", icmp_type=135).packet
     assert solicitation.states == {"UNTRACKED"}
     assert Question(proto="udplite", **V4).packet.states == {"INVALID"}
+    assert Question(proto="ipv6-nonxt", src="2001:db8::1", dst="2001:db8::2").packet.states == {"INVALID"}
+    assert Question(proto=59, **V4).packet.states == {"NEW"}
     reply = Question(proto="tcp", src="10.0.0.2:80", dst="192.0.2.1:5000", state="ESTABLISHED").packet
     assert (reply.source_port, reply.destination_port) == (80, 5000)
     assert reply.states == {"ESTABLISHED"}
