@@ -167,6 +167,8 @@ def _resolve(
         _report_missing_nat(state, networks.values(), settings, problems)
     holders = part.intern("holders", claimed.holders)
     ports = _ports(state, networks, groups, holders, part.intern("host's own", named.hosts_own), refused, part)
+    routed = part.get("routed floating IPs", (state.floating_ips, networks), lambda: _routed(state, networks.values()))
+    fixed = {address: claimed.oldest[claim][1] for address, claim in routed.items() if claim in claimed.oldest}
     troubled = part.get("troubled", (ports,), lambda: _troubled(ports))
     missing = _missing(groups, described, who_names(groups, memo), part)
     for key, found in (*troubled.items(), *missing.items()):
@@ -176,7 +178,9 @@ def _resolve(
         ports=ports,
         groups=groups,
         known_groups=part.keys("known groups", groups),
-        floating_ips=part.intern("floating IPs", tuple(_floating_ips(state, networks, ports, without, problems))),
+        floating_ips=part.intern(
+            "floating IPs", tuple(_floating_ips(state, networks, ports, fixed, without, problems))
+        ),
         provider_rules=part.intern(
             "provider rules", tuple(r for r in state.of(ProviderRule) if ("provider_rules", r.id) not in refused)
         ),
@@ -550,14 +554,29 @@ def _missing_remotes(group: Group, described: frozenset[str]) -> Iterable[Proble
     ]
 
 
+def _routed(state: DesiredState, networks: Iterable[Network]) -> Mapping[str, Claim]:
+    """For each floating IP in a range that is routed here the claim of whoever has it as a fixed IP."""
+    ranges = [(values.prefix(each.cidr), each.id) for each in networks if each.cidr is not None and each.routed(4)]
+    return {
+        id_: ("address", network_id, id_)
+        for id_ in state.floating_ips
+        for range_, network_id in ranges
+        if range_.contains(values.prefix(id_))
+    }
+
+
 def _floating_ips(
     state: DesiredState,
     networks: Mapping[str, Network],
     ports: Mapping[str, tuple[Port, ...]],
+    fixed: Mapping[str, Claim],
     without: Mapping[Key, str],
     problems: dict[Key, list[Problem]],
 ) -> Iterable[FloatingIP]:
-    """The floating IPs to install, in numerical order."""
+    """The floating IPs to install, in numerical order.
+
+    :param fixed: those that are a vif's fixed IP as well, each with the vif's claim.
+    """
     entries = state.floating_ips.values()
     if not entries:
         return
@@ -571,7 +590,7 @@ def _floating_ips(
         key = (FloatingIP.KIND, floating.id)
         if key in without:
             continue
-        problem = _floating_problem(floating, ranges, own, ports)
+        problem = _floating_problem(floating, ranges, own, fixed, ports)
         if problem is None:
             yield floating
         else:
@@ -582,12 +601,16 @@ def _floating_problem(
     floating: FloatingIP,
     ranges: list[values.Prefix],
     own: Mapping[str, str],
+    fixed_here: Mapping[str, Claim],
     ports: Mapping[str, tuple[Port, ...]],
 ) -> Problem | None:
     if floating.id == METADATA_ADDRESS:
         return "error", f"{floating.id} is the metadata service's address"
     if floating.id in own:
         return "error", f"{floating.id} is the gateway of network {own[floating.id]}"
+    if floating.id in fixed_here:
+        _, network_id, _, instance_id = fixed_here[floating.id]
+        return "error", f"{floating.id} is a fixed IP of instance {instance_id} on network {network_id}"
     fixed = floating.fixed_ip_address
     if floating.instance_id is not None:
         if any(fixed in port.addresses for port in ports.get(floating.instance_id, ()) if port.network):

@@ -163,6 +163,19 @@ def test_a_gateways_address(cloud: Cloud) -> None:
     assert cloud.host.links.has_address("br1", "10.1.0.1/24")
 
 
+def test_a_fixed_ip_of_another_instance_stays_its_own(cloud: Cloud) -> None:
+    floating = make_floating_ip(1, id="10.1.0.3")
+    cloud.put(floating)
+    other = cloud.instance(2, (1,))
+    assert f"a fixed IP of instance {make_instance(2).id}" in cloud.status(floating)["message"]
+    assert not cloud.host.links.has_address("eth0", "10.1.0.3/32")
+    assert ping(cloud.outside, other)
+    assert ping(other, cloud.outside)
+    cloud.delete(make_instance(2))
+    assert cloud.status(floating)["state"] == "done"
+    assert cloud.host.links.has_address("eth0", "10.1.0.3/32")
+
+
 def test_its_interface_is_missing_and_comes_later(lab: Lab, backend: str) -> None:
     cloud = populated(Cloud(lab, {"network": {"public_interface": "eth7"}}, backend=backend))
     assert "eth7" in refused(cloud)

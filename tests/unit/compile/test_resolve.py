@@ -342,6 +342,24 @@ def test_a_floating_ip_waits_for_its_instance_also_when_that_is_pending() -> Non
     assert not World(make_network(1), make_instance(1), floating).compiled.problems
 
 
+def test_a_fixed_ip_that_is_here_is_no_floating_ip_whoever_came_first() -> None:
+    floating = make_floating_ip(1, id="10.1.0.3")
+    why = f"10.1.0.3 is a fixed IP of instance {instance_id(2)} on network {network_id(1)}"
+    for order in ((make_instance(2), floating), (floating, make_instance(2))):
+        world = World(make_network(1), make_instance(1), *order)
+        assert errors(world, floating) == [why]
+        assert world.problems(make_instance(2)) == []
+    assert World(make_network(1), make_instance(1), floating).problems(floating) == []
+
+
+def test_a_fixed_ip_of_a_network_that_the_host_does_not_route_may_be_a_floating_ip() -> None:
+    isolated = make_network(2, cidr="203.0.113.0/24", gateway=None)
+    instance = make_instance(2, vifs=(make_vif(2, 2, fixed_ips=("203.0.113.9",)),))
+    floating = make_floating_ip(1, id="203.0.113.9")
+    world = World(make_network(1), isolated, make_instance(1), instance, floating)
+    assert world.problems(floating) == []
+
+
 # --- what the kernel refused
 
 
