@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from oslo_log import handlers, log
+from oslo_log import formatters, handlers, log
 
 from nova_netagent.conf import ConfigError
 
@@ -63,6 +63,16 @@ def _judge_directory(opts: Any) -> None:
         raise _refusal(option, opts[option], error.strerror) from error
 
 
+class _Formatter(formatters.ContextFormatter):
+    """Our own lines say what was wrong; oslo.log says it once more in those that are written while it is handled."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text: str = super().format(record)
+        summary = getattr(record, "error_summary", "")
+        is_told = record.name.partition(".")[0] == __package__ and not record.exc_info
+        return text.removesuffix(f": {summary}") if summary and is_told else text
+
+
 def setup(opts: Any) -> None:
     """Set the log up as the options want it.
 
@@ -72,6 +82,9 @@ def setup(opts: Any) -> None:
         log.setup(opts, "nova-netagent", fix_eventlet=False)
     except Exception as error:  # whatever the handlers raise that a file names
         raise _failed(opts, error) from error
+    for handler in logging.root.handlers:
+        if type(handler.formatter) is formatters.ContextFormatter:
+            handler.setFormatter(_Formatter(project="nova-netagent", datefmt=opts.log_date_format, config=opts))
 
 
 def renew(opts: Any) -> None:

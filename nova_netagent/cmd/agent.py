@@ -96,10 +96,8 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"nova-netagent: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        failure = error
-    # Not while it is handled: oslo.log would add to the line what it says already.
-    LOG.critical("%s", failure, exc_info=failure if LOG.isEnabledFor(logging.DEBUG) else None)
-    return 1
+        LOG.critical("%s", error, exc_info=LOG.isEnabledFor(logging.DEBUG))
+        return 1
 
 
 def _claim(state_path: str) -> int:
@@ -382,11 +380,8 @@ class Daemon:
             if self._tcp is not None:
                 self._tcp.renew()
             logs.renew(self._opts)
-            refused = ""
         except conf.ConfigError as error:
-            refused = str(error)
-        if refused:  # Not while it is handled: oslo.log would say it twice.
-            LOG.error("the configuration is kept as it was: %s", refused)
+            LOG.error("the configuration is kept as it was: %s", error)
         else:
             ignored = self._engine.reconfigure(wanted)
             if ignored:

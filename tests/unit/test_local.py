@@ -97,6 +97,28 @@ def root() -> Iterator[logging.Logger]:
     found.setLevel(level)
 
 
+def test_what_is_wrong_is_said_once(tmp_path: Path, file: Path, root: logging.Logger) -> None:
+    opts, written = conf.new_options(), tmp_path / "log"
+    file.write_text(f"[DEFAULT]\nlog_file = {written}\n")
+    local.load([file], (), opts)
+    logs.setup(opts)
+    ours, others = logging.getLogger("nova_netagent.engine"), logging.getLogger("amqp")
+    try:
+        raise OSError("the disk is full")
+    except OSError as error:
+        ours.error("it failed: %s", error)
+        others.error("it failed")
+        ours.error("a fault", exc_info=True)
+    ours.error("nothing was wrong: ")
+    said = [line.partition("[-] ")[2] for line in written.read_text().splitlines()]
+    assert said[:3] == [
+        "it failed: the disk is full",
+        "it failed: OSError: the disk is full",
+        "a fault: OSError: the disk is full",
+    ]
+    assert said[-1] == "nothing was wrong: "
+
+
 BAD_HANDLERS = {
     "no class": ("no.such.Handler", "()"),
     "no arguments": ("StreamHandler", "(nowhere,)"),
