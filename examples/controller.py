@@ -174,7 +174,11 @@ def main() -> None:
     parser.add_argument("command", choices=["apply", "migrate-start", "migrate-finish", "serve"])
     parser.add_argument("arguments", nargs="*")
     asked = parser.parse_args()
-    agents, cloud = Agents(asked.transport_url), Cloud(asked.cloud)
+    try:
+        cloud = Cloud(asked.cloud)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.error(f"--cloud {asked.cloud}: {error}")
+    agents = Agents(asked.transport_url)
     if asked.durable_queues:
         cfg.CONF.set_override("amqp_durable_queues", True, "oslo_messaging_rabbit")
     match asked.command, asked.arguments:
