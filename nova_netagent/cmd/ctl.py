@@ -100,7 +100,12 @@ def _add_options(to: "argparse.ArgumentParser | argparse._ArgumentGroup") -> Non
     )
     to.add_argument("--config-dir", action="append", metavar="DIR", default=suppressed, help="further *.conf files")
     to.add_argument("--socket", metavar="PATH", default=suppressed, help=f"by default [api] socket, or {SOCKET}")
-    to.add_argument("--url", metavar="URL", default=suppressed, help="over TCP instead, like https://HOST:PORT")
+    to.add_argument(
+        "--url",
+        metavar="URL",
+        default=suppressed,
+        help="over TCP instead, like https://HOST:PORT; a token comes from OS_TOKEN",
+    )
     to.add_argument("--cert", metavar="FILE", default=suppressed, help="our certificate, where the agent wants one")
     to.add_argument("--key", metavar="FILE", default=suppressed, help="its key")
     to.add_argument(

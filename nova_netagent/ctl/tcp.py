@@ -49,5 +49,6 @@ def _tls(args: Namespace) -> ssl.SSLContext:
         try:
             context.load_cert_chain(args.cert, args.key)
         except OSError as error:
-            raise Failure(USAGE, f"--cert {args.cert}, --key {args.key}: {error.strerror or error}") from None
+            given = f"--cert {args.cert}" + ("" if args.key is None else f", --key {args.key}")
+            raise Failure(USAGE, f"{given}: {error.strerror or error}") from None
     return context

@@ -42,7 +42,7 @@ def test_it_brings_a_token(site: Site) -> None:
         (["--url", "https://[::1:1"], 2, "like https://HOST:PORT"),
         (["--url", "https://127.0.0.1:x"], 2, "like https://HOST:PORT"),
         (["--url", "https://127.0.0.1:1", "--cacert", "/nowhere"], 2, "--cacert /nowhere: No such file"),
-        (["--url", "https://127.0.0.1:1", "--cert", "/nowhere"], 2, "--cert /nowhere, --key None: No such file"),
+        (["--url", "https://127.0.0.1:1", "--cert", "/nowhere"], 2, "--cert /nowhere: No such file"),
         (["--url", "http://127.0.0.1:1"], 4, "nobody listens at http://127.0.0.1:1"),
     ],
 )
