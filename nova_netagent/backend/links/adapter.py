@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from pyroute2.netlink.exceptions import NetlinkError
 
 from nova_netagent.backend import Unavailable
@@ -34,6 +35,16 @@ _IFA_F_NODAD = 0x02
 _HAIRPIN = 1
 _ALL_FRAMES = 0xFFFD
 """Every group but that of PAUSE, which the kernel refuses: frames for a bridge itself pass like others."""
+
+
+class _Remembered(Struct):
+    """What a bridge held."""
+
+    read_from: int
+    """The index of the link that its messages name."""
+    holdings: Holdings
+    has: int
+    """The index of the link that has it: not that of a bridge that was made anew, and has not been given it yet."""
 
 
 class KernelLinks:
@@ -60,7 +71,7 @@ class KernelLinks:
         self._host = host
         self._announcements = announcements
         self._failures: dict[str, str] = {}
-        self._remembered: dict[str, tuple[int, Holdings]] = {}
+        self._remembered: dict[str, _Remembered] = {}
         self._on_change = on_change
         self._found: ActualLinks | None = None
         self._watch = None if on_change is None else Watch(self._image.fileno(), on_change)
@@ -120,12 +131,14 @@ class KernelLinks:
         return {name: " ".join(_holdings_of(links[name].index).keys()) for name in names if name in links}
 
     def remember(self, bridges: Mapping[str, Collection[str]]) -> None:
-        """Keep in mind what bridges hold; a bridge that is not there, or down, is remembered as it was."""
+        """Keep in mind what bridges hold; a bridge that is not there, down, or made anew, is remembered as it was."""
         links = self._actual().links
         known = {name: each for name, each in self._remembered.items() if name in bridges}
         for name, ours in bridges.items():
             if name in links and links[name].up:
-                known[name] = (links[name].index, _holdings_of(links[name].index).without(ours))
+                index = links[name].index
+                if name not in known or known[name].has == index:
+                    known[name] = _Remembered(index, _holdings_of(index).without(ours), index)
         self._remembered = known
 
     def route(self, asked: routes.Asked) -> routes.Route:
@@ -309,9 +322,11 @@ class KernelLinks:
 
     def _give_again(self, bridge: str) -> None:
         """Give a bridge what it is remembered to have held: who deletes a bridge takes that with it."""
-        if bridge in self._remembered:
-            before, holding = self._remembered[bridge]
-            holdings.give(holding, before, self._index(bridge))
+        known = self._remembered.get(bridge)
+        if known is not None:
+            index = self._index(bridge)
+            holdings.give(known.holdings, known.read_from, index)
+            known.has = index
 
     def _add_address(self, address: Address) -> None:
         host = ipaddress.ip_interface(address.cidr)

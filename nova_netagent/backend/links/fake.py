@@ -44,7 +44,8 @@ class FakeLinks:
         """Every edit that was made, in order."""
         self.fail: dict[str, str] = {}
         """Links whose edits fail, and the reason."""
-        self._remembered: dict[str, set[str]] = {}
+        self._remembered: dict[str, tuple[set[str], int]] = {}
+        """By bridge what it held, and the index of the link that has it."""
         self._made = 0
         self._told: set[str] = set()
         """The bridges that were told an MTU: others follow their ports."""
@@ -110,7 +111,9 @@ class FakeLinks:
         known = {name: each for name, each in self._remembered.items() if name in bridges}
         for name, ours in bridges.items():
             if name in self.links and self.links[name].up:
-                known[name] = self._holdings(name) - set(ours)
+                index = self.links[name].index
+                if name not in known or known[name][1] == index:
+                    known[name] = self._holdings(name) - set(ours), index
         self._remembered = known
 
     def route(self, asked: Asked) -> Route:
@@ -248,7 +251,13 @@ class FakeLinks:
         moved = self._holdings(join.device)
         self._give(join.bridge, moved)
         self._take(join.device, moved)
-        self._give(join.bridge, self._remembered.get(join.bridge, ()))
+        self._give_again(join.bridge)
+
+    def _give_again(self, bridge: str) -> None:
+        if bridge in self._remembered:
+            things, _ = self._remembered[bridge]
+            self._give(bridge, things)
+            self._remembered[bridge] = things, self.links[bridge].index
 
     def _add_bridge(self, bridge: Bridge) -> None:
         self.add_link(bridge.name, "bridge")
@@ -293,7 +302,7 @@ class FakeLinks:
         if parent is not None and not self.links[parent].up:
             raise Refused("ENETDOWN")
         self._set(name, up=True)
-        self._give(name, self._remembered.get(name, ()))
+        self._give_again(name)
 
     def _add_address(self, key: tuple[str, str]) -> None:
         assert key[0] in self.links, f"there is no {key[0]}"

@@ -131,6 +131,23 @@ def test_what_somebody_undoes_is_done_again_at_once(cloud: Cloud, command: str) 
     assert held(host, "eth0") == before
 
 
+def test_what_a_bridge_held_comes_back_also_when_its_interface_does_later(cloud: Cloud) -> None:
+    host = cloud.host
+    before = held(host, "eth0")
+    cloud.put(FLAT)
+    host.links.add_bridge("br9")
+    host.links.set("eth0", master="br9")
+    eventually(lambda: "it is a port of br9 already" in cloud.status(FLAT)["message"], 2)
+    index = host.links.index("br1")
+    host.links.delete("br1")
+    eventually(lambda: host.links.exists("br1") and host.links.index("br1") != index, 2)
+    cloud.agent.resync()
+    host.links.delete("br9")
+    eventually(lambda: held(host, "br1", without=OURS) == before, 2)
+    cloud.delete(FLAT)
+    assert held(host, "eth0") == before
+
+
 def test_an_interface_that_comes_later_is_taken_and_one_that_is_taken_is_left(cloud: Cloud, lab: Lab) -> None:
     host = cloud.host
     network = make_network(1, bridge_interface="eth7")
