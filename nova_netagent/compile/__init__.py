@@ -27,7 +27,7 @@ from nova_netagent.compile.parts import Names, Placed, Scope, names_of
 from nova_netagent.compile.resolve import Problem, Resolved, resolve
 from nova_netagent.model import DesiredState, Key
 from nova_netagent.netfilter.owner import Owner
-from nova_netagent.netfilter.rule import FAMILIES, Chain, Family, IpSet, Ruleset, Table, TableId
+from nova_netagent.netfilter.rule import FAMILIES, Chain, Family, IpSet, Rule, Ruleset, Table, TableId
 from nova_netagent.settings import Settings
 
 ALL_TABLES = tuple(TableId(family, name) for family in FAMILIES for name in skeleton.TABLES)
@@ -128,6 +128,35 @@ class _Around(Struct, frozen=True):
 
 def _around(scope: Scope, memo: Memo) -> _Around:
     part = memo.part("around")
+    resolved = scope.resolved
+    of_networks = (resolved.networks, resolved.provider_rules, scope.names)
+    common = part.get("common", of_networks, partial(_common, scope, part.part("common")))
+    placed = Placed()
+    used = instance.place(scope, part, placed)
+    of_floating_ips = (resolved.floating_ips, resolved.networks)
+    placed.add_all(part.get("floating IPs", of_floating_ips, partial(_placed, floating_ip.place, scope)))
+    placed.add_all(part.get("zones", (resolved.networks,), partial(_placed, zones.place, scope)))
+    single = {
+        table: {
+            **chains,
+            **{
+                name: part.intern((table, name), _longer(name, chains.get(name), rules))
+                for name, rules in placed.rules.get(table, {}).items()
+            },
+        }
+        for table, chains in common.chains.items()
+    }
+    return _Around(single, placed.chains, used, common.sets)
+
+
+class _Common(Struct, frozen=True):
+    """What only networks and the provider's rules change."""
+
+    chains: Mapping[TableId, Mapping[str, Chain]]
+    sets: Mapping[str, IpSet]
+
+
+def _common(scope: Scope, memo: Memo) -> _Common:
     placed = Placed()
     skeleton.place(scope, placed)
     cut_sets = {each.name: each for each in cut.place(scope, placed)}
@@ -135,14 +164,22 @@ def _around(scope: Scope, memo: Memo) -> _Around:
     fixed_range.place(scope, placed)
     network.place(scope, placed)
     security_group.place_provider(scope, placed)
-    used = instance.place(scope, part, placed)
-    floating_ip.place(scope, placed)
-    zones.place(scope, placed)
-    single = {
-        table: {name: part.intern((table, name), Chain(name, tuple(rules))) for name, rules in chains.items()}
-        for table, chains in placed.rules.items()
+    chains = {
+        table: {name: memo.intern((table, name), Chain(name, tuple(rules))) for name, rules in lists.items()}
+        for table, lists in placed.rules.items()
     }
-    return _Around(single, placed.chains, used, part.intern("cut sets", cut_sets))
+    return _Common(chains, memo.intern("cut sets", cut_sets))
+
+
+def _longer(name: str, chain: Chain | None, rules: Sequence[Rule]) -> Chain:
+    """A chain with more rules at its end, where there is one."""
+    return Chain(name, (*(() if chain is None else chain.rules), *rules))
+
+
+def _placed(place: Callable[[Scope, Placed], None], scope: Scope) -> Placed:
+    placed = Placed()
+    place(scope, placed)
+    return placed
 
 
 def _names(resolved: Resolved, memo: Memo) -> Names:

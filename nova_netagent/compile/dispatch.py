@@ -8,14 +8,19 @@ A tree is outlined first and written down when all nodes of a table are known: t
 are hashes, and two that clash must part (``owner.short_ids``).
 """
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
+from nova_netagent.compile.memo import Since
 from nova_netagent.model import values
+from nova_netagent.model.lineage import follow
 from nova_netagent.model.values import FAMILY_BITS, Prefix
 from nova_netagent.netfilter.owner import SHORT, Owner, digest, short_ids
 from nova_netagent.netfilter.rule import Chain, Jump, Physdev, Rule
@@ -26,7 +31,7 @@ _STRIDE = 4
 _SMALLEST = 2
 """Below this many entries a child node would only add a jump."""
 
-T = TypeVar("T")
+E = TypeVar("E")
 
 
 class AddressEntry(Struct, frozen=True, gc=False):
@@ -68,24 +73,44 @@ class Names(Struct, frozen=True, gc=False):
         return self.exceptions.get(key) or f"to-{digest(key)[:SHORT]}"
 
 
+class _Part(Struct, frozen=True, gc=False):
+    """What entries with the same first bits or letters add to a node: rules of its own, or a node below it."""
+
+    rules: tuple[Rule, ...]
+    below: Node | None = None
+
+
+class _Grown(Struct, frozen=True, gc=False):
+    """A node, and what it was made of."""
+
+    entries: Sequence[Any]
+    tail: tuple[Rule, ...]
+    node: Node
+    parted: int
+    """By how many first bits or letters, where all its entries are."""
+    parts: Mapping[Any, _Part]
+    """By these bits or letters, in their order."""
+
+
 class Kept:
     """What was made of each node of a tree, by its key: so that a change makes the nodes above it only."""
 
     def __init__(self) -> None:
-        self._made: dict[str, tuple[tuple[Any, ...], Any]] = {}
-
-    def get(self, key: str, of: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """What was made of the like; otherwise it is made."""
-        known = self._made.get(key)
-        if known is None or known[0] != of:
-            known = self._made[key] = (of, make())
-        made: T = known[1]
-        return made
+        self.grown: dict[str, _Grown] = {}
 
     def prune(self, root: Node) -> None:
         """Forget nodes that are no more, when they have become many."""
-        if len(self._made) > 2 * len(root.keys) + LEAF:
-            self._made = {key: self._made[key] for key in (root.key, *root.keys) if key in self._made}
+        if len(self.grown) > 2 * len(root.keys) + LEAF:
+            self.grown = {key: self.grown[key] for key in (root.key, *root.keys) if key in self.grown}
+
+
+class Written:
+    """The chains below a tree's root, as they were written last in one table."""
+
+    def __init__(self) -> None:
+        self.names: Names | None = None
+        self.root: Node | None = None
+        self.chains: Mapping[str, Chain] = {}
 
 
 Enter = Callable[[str, str], Rule]
@@ -118,24 +143,140 @@ class Way(Struct, frozen=True, gc=False):
         into = [self.enter(child.key, self.owner.chain(self.names[child.key])) for child in node.below]
         return (*node.first, *into, *node.last)
 
-    def below(self, node: Node, kept: Kept) -> Mapping[str, Chain]:
-        """The chains of the nodes below one, by name.
+    def below(self, node: Node, written: Written) -> Mapping[str, Chain]:
+        """The chains of the nodes below one, by name; made from those of last time.
 
-        :param kept: of this tree in this table.
+        :param written: of this tree in this table.
         """
-        chains = self._below(node, kept)
-        kept.prune(node)
-        return chains
+        if written.names != self.names:
+            written.names, written.root, written.chains = self.names, None, {}
+        put: dict[str, Chain] = {}
+        gone: dict[str, None] = {}
+        self._compare(written.root, node, put, gone)
+        last = written.chains
+        others = {name: each for name, each in put.items() if last.get(name) != each}
+        written.root, written.chains = node, follow(last, others, [name for name in gone if name not in put])
+        return written.chains
 
-    def _below(self, node: Node, kept: Kept) -> dict[str, Chain]:
-        chains: dict[str, Chain] = {}
-        for child in node.below:
-            chains |= kept.get(child.key, (child, self.names), partial(self._written, child, kept))
-        return chains
+    def _compare(self, before: Node | None, after: Node, put: dict[str, Chain], gone: dict[str, None]) -> None:
+        """Gather what is other below a node, and the names of what is no longer there."""
+        known = {} if before is None else {child.key: child for child in before.below}
+        for child in after.below:
+            there = known.pop(child.key, None)
+            if there is not child:
+                name = self._name(child.key)
+                put[name] = Chain(name, self.root(child))
+                self._compare(there, child, put, gone)
+        for child in known.values():
+            gone |= dict.fromkeys(map(self._name, (child.key, *child.keys)))
 
-    def _written(self, node: Node, kept: Kept) -> dict[str, Chain]:
-        name = self.owner.chain(self.names[node.key])
-        return {name: Chain(name, self.root(node)), **self._below(node, kept)}
+    def _name(self, key: str) -> str:
+        return self.owner.chain(self.names[key])
+
+
+class _Tree(ABC, Generic[E]):
+    """How a tree is outlined.
+
+    :param tail: ends every node.
+    :param kept: of this tree.
+    """
+
+    def __init__(self, tail: Sequence[Rule], kept: Kept) -> None:
+        self._tail = tuple(tail)
+        self._kept = kept
+
+    def root(self, key: str, entries: Sequence[E], since: Since[E] | None) -> Node:
+        """The whole tree, over entries that are in order."""
+        known = self._kept.grown.get(key)
+        is_known = known is not None and since is not None and known.entries is since.before
+        root = self._node(key, entries, since.others if since is not None and is_known else None)
+        self._kept.prune(root)
+        return root
+
+    def _node(self, key: str, entries: Sequence[E], others: Sequence[E] | None) -> Node:
+        """One node, with those below it.
+
+        :param others: what came and went since it was grown last; ``None``: nobody knows.
+        """
+        known = self._kept.grown.get(key)
+        if known is None or known.tail != self._tail:
+            known = others = None
+        elif known.entries == entries if others is None else not others:
+            return known.node
+        if len(entries) <= LEAF:
+            grown = self._leaf(key, entries)
+        else:
+            grown = self._grow(key, entries, others or (), None if others is None else known)
+        self._kept.grown[key] = grown
+        return grown.node
+
+    def _below(self, key: str, group: Sequence[E], others: Sequence[E] | None, known: _Part | None) -> Node:
+        """A node below another. What is other in it is known where it is the one that was below it last time."""
+        grown = self._kept.grown.get(key)
+        is_known = grown is not None and known is not None and grown.node is known.below
+        return self._node(key, group, others if is_known else None)
+
+    def _parts(
+        self, entries: Sequence[E], count: int, others: Sequence[E], known: _Grown | None
+    ) -> Mapping[Any, _Part]:
+        """What the entries of each label add, in the order of labels.
+
+        :param count: so many bits or letters are a label.
+        :param others: what came and went since ``known``.
+        """
+        if known is None or known.parted != count:
+            made: dict[Any, _Part] = {}
+            high = 0
+            while high < len(entries):
+                label = self._label(entries[high], count)
+                low, high = self._span(entries, label, count, high)
+                made[label] = self._part(label, count, entries[low:high], None, None)
+            return made
+        made = {**known.parts}
+        for label in dict.fromkeys([self._label(each, count) for each in others]):
+            low, high = self._span(entries, label, count, 0)
+            if low < high:
+                its = [each for each in others if self._label(each, count) == label]
+                made[label] = self._part(label, count, entries[low:high], its, known.parts.get(label))
+            else:
+                made.pop(label, None)
+        return dict(sorted(made.items())) if made.keys() - known.parts.keys() else made
+
+    def _leaf(self, key: str, entries: Sequence[E]) -> _Grown:
+        rules = chain.from_iterable(map(self._rules, entries))
+        return _Grown(entries, self._tail, _node(key, rules, (), self._tail), 0, {})
+
+    def _parted(
+        self, key: str, entries: Sequence[E], count: int, parts: Mapping[Any, _Part], last: Sequence[Rule]
+    ) -> _Grown:
+        first = chain.from_iterable([part.rules for part in parts.values()])
+        below = [part.below for part in parts.values() if part.below is not None]
+        return _Grown(entries, self._tail, _node(key, first, below, (*last, *self._tail)), count, parts)
+
+    @abstractmethod
+    def _grow(self, key: str, entries: Sequence[E], others: Sequence[E], known: _Grown | None) -> _Grown:
+        """A node of too many entries for a leaf."""
+
+    @abstractmethod
+    def _rules(self, entry: E) -> Sequence[Rule]:
+        """What an entry says."""
+
+    @abstractmethod
+    def _label(self, entry: E, count: int) -> Any:
+        """The first bits or letters of an entry."""
+
+    @abstractmethod
+    def _span(self, entries: Sequence[E], label: Any, count: int, low: int) -> tuple[int, int]:
+        """From where to where the entries of a label are, from ``low`` on."""
+
+    @abstractmethod
+    def _part(
+        self, label: Any, count: int, group: Sequence[E], others: Sequence[E] | None, known: _Part | None
+    ) -> _Part:
+        """What the entries of a label add.
+
+        :param others: what came and went of them since ``known``.
+        """
 
 
 # --- by address
@@ -163,14 +304,17 @@ def address_tree(entries: Sequence[AddressEntry], kept: Kept, tail: Sequence[Rul
     :param kept: of this tree.
     :param tail: ends every node, where nodes are entered by goto: then all entries must be of one length.
     """
-    return ordered_address_tree(sorted(entries, key=address_order), kept, tail)
+    return ordered_address_tree(sorted(entries, key=address_order), None, kept, tail)
 
 
-def ordered_address_tree(entries: Sequence[AddressEntry], kept: Kept, tail: Sequence[Rule] = ()) -> Node:
-    """``address_tree`` over entries that are in order."""
-    root = _address_node("local", entries, tuple(tail), kept)
-    kept.prune(root)
-    return root
+def ordered_address_tree(
+    entries: Sequence[AddressEntry], since: Since[AddressEntry] | None, kept: Kept, tail: Sequence[Rule] = ()
+) -> Node:
+    """``address_tree`` over entries that are in order.
+
+    :param since: what is other in them than in those before.
+    """
+    return _AddressTree(tail, kept).root("local", entries, since)
 
 
 def address_order(entry: AddressEntry) -> tuple[int, int, str]:
@@ -178,60 +322,55 @@ def address_order(entry: AddressEntry) -> tuple[int, int, str]:
     return -entry.prefix.length, entry.prefix.value, entry.rule.out_interface or ""
 
 
-def _address_node(key: str, entries: Sequence[AddressEntry], tail: tuple[Rule, ...], kept: Kept) -> Node:
-    return kept.get(key, (entries, tail), partial(_grow_addresses, key, entries, tail, kept))
+class _AddressTree(_Tree[AddressEntry]):
+    """By the bits of addresses."""
 
+    def _grow(
+        self, key: str, entries: Sequence[AddressEntry], others: Sequence[AddressEntry], known: _Grown | None
+    ) -> _Grown:
+        inside, around = _inside(entries)
+        if not inside:
+            return self._leaf(key, around)
+        count = _shared_bits(inside) + _STRIDE
+        if not around and _of_one_length(inside) and inside[0].prefix.length > count:
+            return self._parted(key, entries, count, self._parts(entries, count, others, known), ())
+        groups: dict[int, list[AddressEntry]] = {}
+        direct = []
+        for entry in inside:
+            if entry.prefix.length > count:
+                groups.setdefault(self._label(entry, count), []).append(entry)
+            else:
+                direct.append(entry)
+        parts = {label: self._part(label, count, group, None, None) for label, group in sorted(groups.items())}
+        return self._parted(key, entries, 0, parts, [entry.rule for entry in (*direct, *around)])
 
-def _grow_addresses(key: str, entries: Sequence[AddressEntry], tail: tuple[Rule, ...], kept: Kept) -> Node:
-    if len(entries) <= LEAF:
-        return _node(key, [entry.rule for entry in entries], (), tail)
-    inside, around = _part(entries)
-    if not inside:
-        return _node(key, [entry.rule for entry in around], (), tail)
-    family = inside[0].prefix.family
-    split = _shared_bits(inside) + _STRIDE
-    alone: list[AddressEntry] = []
-    below: list[Node] = []
-    groups, direct = _by_bits(inside, FAMILY_BITS[family], split)
-    for value, group in groups:
+    def _rules(self, entry: AddressEntry) -> Sequence[Rule]:
+        return (entry.rule,)
+
+    def _label(self, entry: AddressEntry, count: int) -> int:
+        return entry.prefix.value >> (FAMILY_BITS[entry.prefix.family] - count)
+
+    def _span(self, entries: Sequence[AddressEntry], label: int, count: int, low: int) -> tuple[int, int]:
+        rest = FAMILY_BITS[entries[0].prefix.family] - count
+        low = bisect_left(entries, label << rest, low, key=_VALUE)
+        return low, bisect_left(entries, label + 1 << rest, low, key=_VALUE)
+
+    def _part(
+        self,
+        label: int,
+        count: int,
+        group: Sequence[AddressEntry],
+        others: Sequence[AddressEntry] | None,
+        known: _Part | None,
+    ) -> _Part:
         if len(group) < _SMALLEST:
-            alone += group
-        else:
-            prefix = Prefix(family, value << (FAMILY_BITS[family] - split), split)
-            below.append(_address_node(values.prefix_text(prefix), group, tail, kept))
-    after = [entry.rule for entry in (*direct, *around)]
-    return _node(key, [entry.rule for entry in alone], below, (*after, *tail))
+            return _Part(tuple([entry.rule for entry in group]))
+        family = group[0].prefix.family
+        prefix = Prefix(family, label << (FAMILY_BITS[family] - count), count)
+        return _Part((), self._below(values.prefix_text(prefix), group, others, known))
 
 
-_Groups = Iterable[tuple[int, Sequence[AddressEntry]]]
-
-
-def _by_bits(entries: Sequence[AddressEntry], bits: int, count: int) -> tuple[_Groups, Sequence[AddressEntry]]:
-    """The entries by so many first bits of their addresses, and those that are too wide to have them."""
-    if _of_one_length(entries) and entries[0].prefix.length > count:
-        return _slices(entries, bits - count), ()
-    groups: dict[int, list[AddressEntry]] = {}
-    direct = []
-    for entry in entries:
-        if entry.prefix.length > count:
-            groups.setdefault(entry.prefix.value >> (bits - count), []).append(entry)
-        else:
-            direct.append(entry)
-    return sorted(groups.items()), direct
-
-
-def _slices(entries: Sequence[AddressEntry], shift: int) -> _Groups:
-    """The entries of a list that is in the order of addresses, by the bits that are left when so many are not."""
-    low = 0
-    while low < len(entries):
-        value = entries[low].prefix.value >> shift
-        high = bisect_left(entries, value + 1 << shift, low, key=_value)
-        yield value, entries[low:high]
-        low = high
-
-
-def _value(entry: AddressEntry) -> int:
-    return entry.prefix.value
+_VALUE = attrgetter("prefix.value")
 
 
 def _of_one_length(entries: Sequence[AddressEntry]) -> bool:
@@ -239,12 +378,12 @@ def _of_one_length(entries: Sequence[AddressEntry]) -> bool:
     return entries[0].prefix.length == entries[-1].prefix.length
 
 
-def _part(entries: Sequence[AddressEntry]) -> tuple[list[AddressEntry], list[AddressEntry]]:
+def _inside(entries: Sequence[AddressEntry]) -> tuple[Sequence[AddressEntry], Sequence[AddressEntry]]:
     """Those that the node's bits can part, and those so wide that they are around all others."""
-    inside, around = list(entries), []
-    while inside and inside[-1].prefix.length <= _shared_bits(inside):
-        around.append(inside.pop())
-    return inside, around[::-1]
+    count = len(entries)
+    while count and entries[count - 1].prefix.length <= _shared_bits(entries[:count]):
+        count -= 1
+    return entries[:count], entries[count:]
 
 
 def _shared_bits(entries: Sequence[AddressEntry]) -> int:
@@ -281,50 +420,61 @@ def device_tree(entries: Sequence[DeviceEntry], tail: Sequence[Rule], kept: Kept
 
     :param kept: of this tree.
     """
-    return ordered_device_tree(sorted(entries, key=device_order), tail, kept)
+    return ordered_device_tree(sorted(entries, key=device_order), None, kept, tail)
 
 
-def device_order(entry: DeviceEntry) -> str:
-    """By name."""
-    return entry.device
+device_order = attrgetter("device")
+"""The order of a tree's entries: by name."""
 
 
-def ordered_device_tree(entries: Sequence[DeviceEntry], tail: Sequence[Rule], kept: Kept) -> Node:
-    """``device_tree`` over entries that are in order."""
-    root = _device_node("ports", entries, tuple(tail), kept)
-    kept.prune(root)
-    return root
+def ordered_device_tree(
+    entries: Sequence[DeviceEntry], since: Since[DeviceEntry] | None, kept: Kept, tail: Sequence[Rule] = ()
+) -> Node:
+    """``device_tree`` over entries that are in order.
+
+    :param since: what is other in them than in those before.
+    """
+    return _DeviceTree(tail, kept).root("ports", entries, since)
 
 
-def _device_node(key: str, entries: Sequence[DeviceEntry], tail: tuple[Rule, ...], kept: Kept) -> Node:
-    return kept.get(key, (entries, tail), partial(_grow_devices, key, entries, tail, kept))
+class _DeviceTree(_Tree[DeviceEntry]):
+    """By the letters of names."""
 
+    def _grow(
+        self, key: str, entries: Sequence[DeviceEntry], others: Sequence[DeviceEntry], known: _Grown | None
+    ) -> _Grown:
+        count = _shared_letters(entries) + 1
+        # A device that is named exactly like what all names begin with has no letter more, and is with all of them.
+        is_parted = len(entries[0].device) >= count
+        parts = self._parts(entries, count, others, known if is_parted else None)
+        return self._parted(key, entries, count if is_parted else 0, parts, ())
 
-def _grow_devices(key: str, entries: Sequence[DeviceEntry], tail: tuple[Rule, ...], kept: Kept) -> Node:
-    if len(entries) <= LEAF:
-        return _node(key, [rule for entry in entries for rule in entry.rules], (), tail)
-    shared = _shared_letters(entries)
-    first: list[Rule] = []
-    below: list[Node] = []
-    for letters, group in _by_letters(entries, shared + 1):
-        # A device that is named exactly like the prefix of others has no letters to part by, and is before them.
-        whole = bisect_right(group, letters, key=device_order)
-        if len(group) - whole >= _SMALLEST:
-            below.append(_device_node(f"{letters}+", group[whole:], tail, kept))
-            group = group[:whole]
-        first += [rule for entry in group for rule in entry.rules]
-    return _node(key, first, below, tail)
+    def _rules(self, entry: DeviceEntry) -> Sequence[Rule]:
+        return entry.rules
 
+    def _label(self, entry: DeviceEntry, count: int) -> str:
+        return entry.device[:count]
 
-def _by_letters(entries: Sequence[DeviceEntry], count: int) -> Iterator[tuple[str, Sequence[DeviceEntry]]]:
-    """The entries of a sorted list by so many first letters of their names."""
-    low = 0
-    while low < len(entries):
-        letters = entries[low].device[:count]
+    def _span(self, entries: Sequence[DeviceEntry], label: str, count: int, low: int) -> tuple[int, int]:
+        low = bisect_left(entries, label, low, key=device_order)
         # No letter comes after Unicode's last one.
-        high = bisect_right(entries, f"{letters}\U0010ffff", low, key=device_order)
-        yield letters, entries[low:high]
-        low = high
+        return low, bisect_right(entries, f"{label}\U0010ffff", low, key=device_order)
+
+    def _part(
+        self,
+        label: str,
+        count: int,
+        group: Sequence[DeviceEntry],
+        others: Sequence[DeviceEntry] | None,
+        known: _Part | None,
+    ) -> _Part:
+        # A device that is named exactly like the prefix of others has no letters to part by, and is before them.
+        whole = bisect_right(group, label, key=device_order)
+        if len(group) - whole < _SMALLEST:
+            return _Part(tuple([rule for entry in group for rule in entry.rules]))
+        longer = None if others is None else [each for each in others if each.device != label]
+        below = self._below(f"{label}+", group[whole:], longer, known)
+        return _Part(tuple([rule for entry in group[:whole] for rule in entry.rules]), below)
 
 
 def _shared_letters(entries: Sequence[DeviceEntry]) -> int:

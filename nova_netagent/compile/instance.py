@@ -5,23 +5,25 @@ egress in mangle PREROUTING (W-out-ID), the sender's own addresses in raw PREROU
 (W-senders). An instance that is pending has chains too: they let nothing through.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from nova_netagent.compile import dispatch, egress, ingress, source
-from nova_netagent.compile.dispatch import AddressEntry, DeviceEntry, Kept, Node
+from nova_netagent.compile.dispatch import AddressEntry, DeviceEntry, Kept, Node, Written
 from nova_netagent.compile.floating_ip import DNATED
 from nova_netagent.compile.memo import InOrder, Memo
 from nova_netagent.compile.network import BRIDGED
 from nova_netagent.compile.parts import Placed, Reasoned, Scope, chain_of, network
 from nova_netagent.compile.resolve import Port, Side
 from nova_netagent.compile.uplinks import uplink_of
-from nova_netagent.model import values
+from nova_netagent.model import FloatingIP, values
 from nova_netagent.model.lineage import changed, follow
 from nova_netagent.netfilter.rule import (
     DROP,
@@ -127,7 +129,7 @@ def _place(pieces: Mapping[str, Piece], scope: Scope, memo: Memo) -> _Placed:
 
     def devices(name: str, entries: Callable[[Piece], Sequence[DeviceEntry]], tail: Sequence[Rule]) -> Node:
         ordered = part.in_order(name, pieces, entries, dispatch.device_order)
-        return dispatch.ordered_device_tree(ordered.items, tail, _kept(part, name))
+        return dispatch.ordered_device_tree(ordered.items, ordered.since, _kept(part, name), tail)
 
     receivers = devices("receivers", attrgetter("to_device"), ())
     managed = scope.settings.network.manage_links
@@ -135,15 +137,16 @@ def _place(pieces: Mapping[str, Piece], scope: Scope, memo: Memo) -> _Placed:
     astray = devices("astray", attrgetter("astray"), ())
     for index, family in enumerate(scope.families):
         entries = _addresses(index, family, pieces, scope, part)
-        addresses = dispatch.ordered_address_tree(entries, _kept(part, "addresses", family))
+        kept = _kept(part, "addresses", family)
+        addresses = dispatch.ordered_address_tree(entries.distinct(), entries.since, kept)
         proofs = part.in_order(("sources", family), pieces, _sources(index), dispatch.address_order)
         tail = (source.everything_to(scope.chain("ports")),)
-        sources = dispatch.ordered_address_tree(proofs.items, _kept(part, "sources", family), tail)
+        sources = dispatch.ordered_address_tree(proofs.items, proofs.since, _kept(part, "sources", family), tail)
         judged = part.in_order(("judged", family), pieces, _judged(index), dispatch.device_order)
         ways = _Ways(family, scope, part, placed)
         ways.place_receivers(receivers, addresses)
         ways.place_senders(sources, senders, astray)
-        ways.place_judged(judged.items)
+        ways.place_judged(judged)
     used = {side: part.intern(("used", side), frozenset(users)) for side, users in layer.users.items() if users}
     return _Placed(placed, used)
 
@@ -163,7 +166,7 @@ def _sources(index: int) -> Callable[[Piece], Sequence[AddressEntry]]:
 
 def _addresses(
     index: int, family: Family, pieces: Mapping[str, Piece], scope: Scope, memo: Memo
-) -> Sequence[AddressEntry]:
+) -> InOrder[AddressEntry]:
     """Every address that leads to an instance, in order. A pair does not take over what is a vif's own."""
 
     def ordered(name: str, entries: Callable[[Piece], Sequence[AddressEntry]]) -> InOrder[AddressEntry]:
@@ -171,10 +174,12 @@ def _addresses(
 
     own = ordered("own", lambda piece: piece.families[index].own)
     pairs = ordered("pairs", lambda piece: piece.families[index].pairs)
-    called = list(_called_by_floating_ip(own.by_key(), pairs.by_key(), scope)) if scope.resolved.floating_ips else []
-    if not pairs.items and not called:
-        return own.distinct()
-    return sorted(_distinct([*own.by_key(), *called, *pairs.by_key()]), key=dispatch.address_order)
+    parts = [own, pairs]
+    if family == 4 and scope.resolved.floating_ips:
+        parts.insert(1, _called_by_floating_ip(own, pairs, scope, memo))
+    if not any(part.items for part in parts[1:]):
+        return own
+    return memo.joined(("to instances", family), parts)
 
 
 class _Layer(Struct, frozen=True, gc=False):
@@ -417,24 +422,25 @@ class _Ways:
         self._write("raw", "senders", sources, names, dispatch.enter_source)
         self._write("raw", "ports", ports, names, _INTO_SENDERS)
 
-    def place_judged(self, devices: Sequence[DeviceEntry]) -> None:
+    def place_judged(self, devices: InOrder[DeviceEntry]) -> None:
         """mangle: the vifs whose egress is judged at all."""
-        if not devices:
+        if not devices.items:
             return
-        for bridge in sorted({rule.in_interface for entry in devices for rule in entry.rules}, key=str):
+        for bridge in sorted({rule.in_interface for entry in devices.items for rule in entry.rules}, key=str):
             enter = Rule(Jump(self._scope.chain("ports")), in_interface=bridge)
             self._add("mangle", "PREROUTING", enter)
-        tree = dispatch.ordered_device_tree(devices, (), _kept(self._memo, "judged", self._family))
+        kept = _kept(self._memo, "judged", self._family)
+        tree = dispatch.ordered_device_tree(devices.items, devices.since, kept)
         self._write("mangle", "ports", tree, dispatch.name_nodes(tree.keys), _INTO_SENDERS)
 
     def _add(self, table: str, chain: str, *rules: Rule) -> None:
         self._placed.add(self._family, table, self._scope.chain(chain), *rules)
 
     def _write(self, table: str, root: str, node: Node, names: dispatch.Names, enter: dispatch.Enter) -> None:
-        kept = _kept(self._memo, table, root, self._family)
+        written = self._memo.get(("written", table, root, self._family), (), Written)
         way = dispatch.Way(names, enter, self._scope.owner)
         self._add(table, root, *way.root(node))
-        self._placed.add_chains(self._family, table, way.below(node, kept))
+        self._placed.add_chains(self._family, table, way.below(node, written))
 
 
 _INTO_RECEIVERS = dispatch.enter_names(_sent_to, goto=False)
@@ -442,23 +448,63 @@ _INTO_SENDERS = dispatch.enter_names(_sent_by, goto=True)
 
 
 def _called_by_floating_ip(
-    own: Sequence[AddressEntry], pairs: Sequence[AddressEntry], scope: Scope
-) -> Iterator[AddressEntry]:
+    own: InOrder[AddressEntry], pairs: InOrder[AddressEntry], scope: Scope, memo: Memo
+) -> InOrder[AddressEntry]:
     """What the host sends to a floating IP finds the instance by its fixed IP alone, or a pair of its network.
 
     filter OUTPUT still shows the interface that led to the floating IP (lo, where it is bound).
     """
-    fixed = {values.prefix(each.fixed_ip_address) for each in scope.resolved.floating_ips}
-    yield from (_called(entry, entry.prefix) for entry in own if entry.prefix in fixed)
-    if not pairs:
-        return
-    bridges = {each: _bridges_of(each, scope) for each in fixed}
+    part = memo.part("called")
+    floating_ips, networks = scope.resolved.floating_ips, scope.resolved.networks
+    fixed = part.get("fixed", (floating_ips,), partial(_fixed, floating_ips))
+    in_pairs = part.get("in pairs", (pairs, networks, fixed), partial(_in_pairs, pairs.items, fixed, scope))
+
+    def those_with(text: str, address: values.Prefix) -> tuple[AddressEntry, ...]:
+        return (*_at(own, address), *in_pairs.get(text, ()))
+
+    def concerned(known: tuple[Any, ...]) -> Iterable[str] | None:
+        before, before_in_pairs = known
+        if in_pairs is not before_in_pairs or own.since is None or own.since.before is not before.items:
+            return None
+        return [text for each in own.since.others if (text := values.prefix_text(each.prefix)) in fixed]
+
+    def make(text: str, address: values.Prefix, _last: object) -> tuple[AddressEntry, ...]:
+        return tuple(_called(each, address) for each in those_with(text, address))
+
+    found = part.each("called", fixed, (own, in_pairs), make, those_with, concerned)
+    return part.in_order("in order", found, lambda entries: entries, dispatch.address_order)
+
+
+def _fixed(floating_ips: Iterable[FloatingIP]) -> Mapping[str, values.Prefix]:
+    """The fixed IPs that floating IPs lead to, by their texts."""
+    found = {values.prefix(each.fixed_ip_address) for each in floating_ips}
+    return {values.prefix_text(each): each for each in found}
+
+
+def _at(own: InOrder[AddressEntry], address: values.Prefix) -> Iterable[AddressEntry]:
+    """The entries of an address, by instance."""
+    order = (-address.length, address.value)
+    low = bisect_left(own.places, ((*order,),))
+    high = bisect_left(own.places, ((*order, "\U0010ffff"),), low)
+    rows = zip(own.places[low:high], own.items[low:high], strict=True)
+    return [item for _, item in sorted(rows, key=lambda row: row[0][1:])]
+
+
+def _in_pairs(
+    pairs: Iterable[AddressEntry], fixed: Mapping[str, values.Prefix], scope: Scope
+) -> Mapping[str, list[AddressEntry]]:
+    """The pairs in which fixed IPs are, by the fixed IP's text: of equal ones the first."""
+    bridges = {each: _bridges_of(each, scope) for each in fixed.values()} if pairs else {}
+    found: dict[str, list[AddressEntry]] = {}
     seen: set[tuple[values.Prefix, str | None]] = set()
-    for entry in sorted(pairs, key=dispatch.address_order):
+    for entry in pairs:
         where = entry.prefix, entry.rule.out_interface
         if where not in seen:
             seen.add(where)
-            yield from (_called(entry, each) for each in entry.prefix.among(bridges) if where[1] in bridges[each])
+            for each in entry.prefix.among(bridges):
+                if where[1] in bridges[each]:
+                    found.setdefault(values.prefix_text(each), []).append(entry)
+    return found
 
 
 def _bridges_of(fixed: values.Prefix, scope: Scope) -> frozenset[str | None]:

@@ -6,9 +6,11 @@ costs what it touches, not what the host holds.
 
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from itertools import compress, zip_longest
-from operator import is_, itemgetter, ne
+from itertools import compress, islice, zip_longest
+from operator import eq, is_, itemgetter, ne
 from typing import Any, Generic, NamedTuple, TypeVar, cast
+
+from msgspec import Struct
 
 from nova_netagent.model.lineage import changed, follow, ordered, same_order
 
@@ -167,22 +169,37 @@ class Memo:
 
         :param order: by which they are sorted.
         """
-        before, found = self._before(key, _NOT_IN_ORDER)
+        before, last = self._before(key, _NOT_IN_ORDER)
         others = changed(before, source)
+        found = last
         if len(others) * _FEW > len(source):
-            rows = [
-                (order(item), id_, at, item) for id_, value in source.items() for at, item in enumerate(items(value))
-            ]
-            rows.sort(key=_PLACE)
-            found = InOrder([row[:3] for row in rows], [row[3] for row in rows])
+            found = _of_rows([row for id_, value in source.items() for row in _rows(id_, items(value), order)])
         elif others:
-            found = InOrder(list(found.places), list(found.items))
-            for id_ in others:
-                for at, item in enumerate(items(before[id_]) if id_ in before else ()):
-                    found.remove((order(item), id_, at))
-                for at, item in enumerate(items(source[id_]) if id_ in source else ()):
-                    found.insert((order(item), id_, at), item)
+            found = InOrder(last.places.copy(), last.items.copy(), last.twins)
+            gone = [row for id_ in others if id_ in before for row in _rows(id_, items(before[id_]), order)]
+            come = [row for id_ in others if id_ in source for row in _rows(id_, items(source[id_]), order)]
+            found = last.followed(gone, come) if gone or come else last
         self._used[key] = ((), (source, found))
+        return found
+
+    def joined(self, key: Hashable, parts: Sequence["InOrder[T]"]) -> "InOrder[T]":
+        """What several have in order, as one; of equal order by their turn. Made from that of last time."""
+        before, last = self._before(key, _NOT_JOINED)
+        if len(before) == len(parts) and all(map(is_, before, parts)):
+            found = last
+        elif len(before) == len(parts) and all(map(_is_next, before, parts)):
+            others = [(str(turn), part.since) for turn, part in enumerate(parts) if part is not before[turn]]
+            gone = [_turned(row, turn) for turn, since in others if since is not None for row in since.gone]
+            come = [_turned(row, turn) for turn, since in others if since is not None for row in since.come]
+            found = last.followed(gone, come)
+        else:
+            rows = [
+                _turned(row, str(turn))
+                for turn, part in enumerate(parts)
+                for row in zip(part.places, part.items, strict=True)
+            ]
+            found = _of_rows(rows)
+        self._used[key] = ((), (tuple(parts), found))
         return found
 
     def keys(self, key: Hashable, source: Mapping[str, object]) -> frozenset[str]:
@@ -242,12 +259,37 @@ class _Picked(NamedTuple):
     part: Mapping[str, Any]
 
 
-class InOrder(NamedTuple, Generic[T]):
+Place = tuple[Any, str, int]
+"""The order of an item, the key of the value that has it, its place in the value."""
+
+
+class Since(NamedTuple, Generic[T]):
+    """What is other in a list than in one that was before it."""
+
+    before: Sequence[T]
+    """The very list."""
+    gone: Sequence[tuple[Place, T]]
+    come: Sequence[tuple[Place, T]]
+
+    @property
+    def others(self) -> Sequence[T]:
+        """What came and what went; some of it may have stayed."""
+        return [item for _, item in (*self.gone, *self.come)]
+
+
+class InOrder(Struct, Generic[T], gc=False):
     """What the values of a mapping have, in order; of equal order by key and place in the value."""
 
-    places: list[tuple[Any, str, int]]
-    """The order of each, its key, its place in the value."""
+    places: list[Place]
     items: list[T]
+    twins: int = 0
+    """How many are of the same order as the one before them."""
+    since: Since[T] | None = None
+    """What is other than last time, where that is known."""
+
+    def orders(self) -> Iterable[Any]:
+        """The order of each."""
+        return map(_ORDER, self.places)
 
     def by_key(self) -> list[T]:
         """The same by key, and by place in the value."""
@@ -255,26 +297,66 @@ class InOrder(NamedTuple, Generic[T]):
         return [self.items[at] for at in keys]
 
     def distinct(self) -> list[T]:
-        """Of those of equal order the first; they are neighbours."""
-        orders = list(map(itemgetter(0), self.places))
+        """Of those of equal order the first; they are neighbours. The very list where there are none."""
+        if not self.twins:
+            return self.items
+        orders = list(self.orders())
         return list(compress(self.items, map(ne, orders, (None, *orders))))
 
     def beginning(self, first: str) -> "InOrder[T]":
         """Those whose order is a tuple that begins so."""
         low = bisect_left(self.places, ((first,),))
         high = bisect_left(self.places, ((f"{first}\0",),), low)
-        return InOrder(self.places[low:high], self.items[low:high])
+        return InOrder(self.places[low:high], self.items[low:high], self.twins)
 
-    def insert(self, place: tuple[Any, str, int], item: T) -> None:
+    def followed(self, gone: Sequence[tuple[Place, T]], come: Sequence[tuple[Place, T]]) -> "InOrder[T]":
+        """Another one, without some and with others."""
+        found = InOrder(self.places.copy(), self.items.copy(), self.twins, Since(self.items, gone, come))
+        for place, _ in gone:
+            found.remove(place)
+        for place, item in come:
+            found.insert(place, item)
+        return found
+
+    def insert(self, place: Place, item: T) -> None:
         """Put one more where it belongs."""
         at = bisect_left(self.places, place)
+        self.twins += self._has_twin(place[0], at)
         self.places.insert(at, place)
         self.items.insert(at, item)
 
-    def remove(self, place: tuple[Any, str, int]) -> None:
+    def remove(self, place: Place) -> None:
         """Take the one of this place out."""
         at = bisect_left(self.places, place)
         del self.places[at], self.items[at]
+        self.twins -= self._has_twin(place[0], at)
+
+    def _has_twin(self, order: Any, at: int) -> bool:
+        """Whether one beside this place is of that order."""
+        return any(each[0] == order for each in self.places[max(at - 1, 0) : at + 1])
+
+
+def _rows(id_: str, items: Sequence[T], order: Callable[[T], Any]) -> list[tuple[Place, T]]:
+    """The items of one value, each with its place."""
+    return [((order(item), id_, at), item) for at, item in enumerate(items)]
+
+
+def _of_rows(rows: list[tuple[Place, T]]) -> InOrder[T]:
+    rows.sort(key=_PLACE)
+    found = InOrder([place for place, _ in rows], [item for _, item in rows])
+    found.twins = sum(map(eq, found.orders(), islice(found.orders(), 1, None)))
+    return found
+
+
+def _turned(row: tuple[Place, T], turn: str) -> tuple[Place, T]:
+    """A row among those of others, whose turn is another."""
+    (order, id_, at), item = row
+    return (order, turn + id_, at), item
+
+
+def _is_next(before: InOrder[Any], after: InOrder[Any]) -> bool:
+    """Whether what is other between two is known."""
+    return after is before or (after.since is not None and after.since.before is before.items)
 
 
 class _Indexed(NamedTuple):
@@ -296,7 +378,9 @@ _NONE: Mapping[Any, Any] = {}
 _NO_KEYS: tuple[Mapping[str, object], frozenset[str]] = ({}, frozenset())
 _NOTHING = _Each({}, {}, {})
 _NOT_IN_ORDER: tuple[Mapping[str, Any], InOrder[Any]] = ({}, InOrder([], []))
-_PLACE = itemgetter(0, 1, 2)
+_NOT_JOINED: tuple[tuple[InOrder[Any], ...], InOrder[Any]] = ((), InOrder([], []))
+_ORDER = itemgetter(0)
+_PLACE = itemgetter(0)
 _NOT_MERGED = _Merged((), {})
 _NOT_PICKED = _Picked({}, frozenset(), {})
 _NOT_PAIRED = _Paired({}, {}, {})

@@ -15,7 +15,7 @@ from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.keys import key as key_of
 from nova_netagent.backend.nftables.laid import Laid
 from nova_netagent.backend.nftables.names import BASE_CHAINS, Names
-from nova_netagent.compile.dispatch import AddressEntry, Kept, Way, address_tree, enter_prefix, name_nodes
+from nova_netagent.compile.dispatch import AddressEntry, Kept, Way, Written, address_tree, enter_prefix, name_nodes
 from nova_netagent.model import values
 from nova_netagent.model.lineage import beside, follow
 from nova_netagent.netfilter.owner import Owner
@@ -174,7 +174,7 @@ def test_the_maps_of_the_dispatch_lead_where_the_tree_does(
         entries.append(AddressEntry(prefix, rule))
     tree = address_tree(entries, Kept())
     way = Way(name_nodes(tree.keys), enter_prefix, owner)
-    below = {name.removeprefix("ours-"): chain.rules for name, chain in way.below(tree, Kept()).items()}
+    below = {name.removeprefix("ours-"): chain.rules for name, chain in way.below(tree, Written()).items()}
     chains = {"local": way.root(tree), **below}
     head = "ours-"
     keys = {

@@ -1,6 +1,6 @@
 """Dispatch trees find exactly what a list would, in nodes that stay small."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nova_netagent.compile import dispatch
-from nova_netagent.compile.dispatch import LEAF, AddressEntry, DeviceEntry, Enter, Kept, Node
+from nova_netagent.compile.dispatch import LEAF, AddressEntry, DeviceEntry, Enter, Kept, Node, Written
+from nova_netagent.compile.memo import InOrder, Memo
 from nova_netagent.model import values
 from nova_netagent.model.values import Prefix
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME, Owner
@@ -35,11 +36,28 @@ def written(root: str, tree: Node, enter: Enter, owner: Owner) -> Nodes:
     """The chains of a tree by name, without the wrap name; the root first."""
     way = dispatch.Way(dispatch.name_nodes(tree.keys), enter, owner)
     yield root, way.root(tree)
-    for name, chain in way.below(tree, Kept()).items():
+    for name, chain in way.below(tree, Written()).items():
         yield name.removeprefix(f"{owner.wrap_name}-"), chain.rules
 
 
 thorough = settings(deadline=None, max_examples=150)
+
+TAIL = (Rule(DROP, origin=("tail", "", "")),)
+HEX = st.text("0123456789abcdef", min_size=1, max_size=8)
+LETTERS = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.@=-", max_size=6)
+NAMES = st.one_of(
+    HEX.map(lambda text: f"tap{text}"),
+    st.integers(0, 300).map(lambda number: f"vnet{number}"),
+    LETTERS.map(lambda text: f"t{text}"),
+)
+
+
+def incoming(pattern: str) -> Physdev:
+    return Physdev(incoming=pattern)
+
+
+def device_entry(name: str, target: Target = DROP) -> DeviceEntry:
+    return DeviceEntry(name, (Rule(target, matches=(incoming(name),), origin=(name, "", "")),))
 
 
 def chains_of(nodes: Sequence[tuple[str, tuple[Rule, ...]]], root: str = "local") -> Mapping[str, Sequence[Rule]]:
@@ -151,13 +169,97 @@ def test_a_new_address_among_others_changes_a_few_nodes_only() -> None:
 @given(st.lists(st.sets(st.integers(0, 400), max_size=60), max_size=5), st.sampled_from((4, 6)))
 def test_a_tree_that_is_changed_is_the_one_that_is_made_anew(steps: list[set[int]], family: Family) -> None:
     base = 0x0A000000 if family == 4 else 0xFD << 120
-    grown, put_down = Kept(), Kept()
+    grown, put_down = Kept(), Written()
     for hosts in steps:
         entries = [address_entry(str(n), values.host(values.address_text(family, base + n * n))) for n in sorted(hosts)]
         tree = dispatch.address_tree(entries, grown)
         assert tree == dispatch.address_tree(entries, Kept())
         way = dispatch.Way(dispatch.name_nodes(tree.keys), dispatch.enter_prefix, OWNER)
-        assert way.below(tree, put_down) == way.below(tree, Kept())
+        assert way.below(tree, put_down) == way.below(tree, Written())
+
+
+@thorough
+@given(
+    st.lists(st.sets(st.integers(0, 400), min_size=30, max_size=60), max_size=4),
+    st.sets(st.integers(0, 400), max_size=3),
+    st.sampled_from((4, 6)),
+)
+def test_a_tree_that_is_told_what_changed_is_the_one_that_is_made_anew(
+    steps: list[set[int]], others: set[int], family: Family
+) -> None:
+    base = 0x0A000000 if family == 4 else 0xFD << 120
+    texts = [values.host(values.address_text(family, base + n * n)) for n in range(401)]
+    entries = [(address_entry(str(n), text),) for n, text in enumerate(texts)]
+    memo, kept = Memo(), Kept()
+    for hosts in [each for step in steps for each in (step, step ^ others, step | others, step - others)]:
+        described = {str(n): entries[n] for n in hosts}
+        ordered = memo.in_order("entries", described, tuple, dispatch.address_order)
+        tree = dispatch.ordered_address_tree(ordered.items, ordered.since, kept)
+        assert tree == dispatch.address_tree(ordered.items, Kept())
+        memo.forget_unused()
+
+
+@thorough
+@given(st.lists(st.sets(NAMES, min_size=30, max_size=60), max_size=4), st.sets(NAMES, max_size=3))
+def test_a_tree_of_names_that_is_told_what_changed_is_the_one_that_is_made_anew(
+    steps: list[set[str]], others: set[str]
+) -> None:
+    told = ToldTree()
+    for names in [each for step in steps for each in (step, step ^ others, step | others, step - others)]:
+        told.is_as_made_anew(names)
+
+
+class ToldTree:
+    """A tree of names that is told what came and went."""
+
+    def __init__(self) -> None:
+        self._memo, self._kept = Memo(), Kept()
+        self._entries: dict[str, tuple[DeviceEntry]] = {}
+
+    def is_as_made_anew(self, names: Iterable[str]) -> None:
+        ordered = self.ordered(names)
+        tree = dispatch.ordered_device_tree(ordered.items, ordered.since, self._kept, TAIL)
+        assert tree == dispatch.device_tree(ordered.items, TAIL, Kept())
+
+    def ordered(self, names: Iterable[str]) -> InOrder[DeviceEntry]:
+        described = {name: self._entries.setdefault(name, (device_entry(name),)) for name in names}
+        found = self._memo.in_order("entries", described, tuple, dispatch.device_order)
+        self._memo.forget_unused()
+        return found
+
+
+TAPS = frozenset(f"tap{n:03x}" for n in range(0x200))
+
+
+def test_a_device_comes_that_is_named_as_all_others_begin() -> None:
+    told = ToldTree()
+    for names in (TAPS, {"tap", *TAPS}, TAPS):
+        told.is_as_made_anew(names)
+
+
+def test_a_node_that_was_gone_for_a_while_is_not_the_one_that_it_was() -> None:
+    told = ToldTree()
+    few = {name for name in TAPS if name.startswith("tap13")}
+    longer = {f"{name}z" for name in sorted(few)[:12]}
+    for names in (TAPS, TAPS - few, TAPS - few | longer):
+        told.is_as_made_anew(names)
+
+
+def test_what_a_tree_is_not_told_it_sees() -> None:
+    told = ToldTree()
+    told.is_as_made_anew(TAPS)
+    told.ordered(TAPS - {"tap000"})
+    told.is_as_made_anew(TAPS - {"tap000", "tap1ff"})
+
+
+def test_nodes_that_are_named_otherwise_are_written_anew() -> None:
+    tree = dispatch.address_tree([address_entry(str(n), f"10.1.0.{n}/32") for n in range(100)], Kept())
+    names, written = dispatch.name_nodes(tree.keys), Written()
+    key = tree.below[0].key
+    for each in (names, dispatch.Names({key: "to-00000000"}), names):
+        way = dispatch.Way(each, dispatch.enter_prefix, OWNER)
+        assert way.below(tree, written) == way.below(tree, Written())
+        assert OWNER.chain(each[key]) in way.below(tree, written)
 
 
 def test_what_is_kept_of_a_tree_is_what_it_may_be_again_and_not_much_more() -> None:
@@ -168,7 +270,7 @@ def test_what_is_kept_of_a_tree_is_what_it_may_be_again_and_not_much_more() -> N
     more = dispatch.address_tree([*entries, address_entry("new", "10.1.3.240/32")], kept)
     assert sum(one is other for one, other in zip(first.below, more.below, strict=True)) == len(first.below) - 1
     dispatch.address_tree(entries[:20], kept)
-    assert len(vars(kept)["_made"]) < 20
+    assert len(kept.grown) < 20
 
 
 def test_a_thousand_addresses_are_four_comparisons_deep() -> None:
@@ -188,24 +290,6 @@ def test_many_wider_prefixes_do_not_make_a_list() -> None:
 
 
 # --- devices
-
-
-def incoming(pattern: str) -> Physdev:
-    return Physdev(incoming=pattern)
-
-
-def device_entry(name: str, target: Target = DROP) -> DeviceEntry:
-    return DeviceEntry(name, (Rule(target, matches=(incoming(name),), origin=(name, "", "")),))
-
-
-TAIL = (Rule(DROP, origin=("tail", "", "")),)
-HEX = st.text("0123456789abcdef", min_size=1, max_size=8)
-LETTERS = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.@=-", max_size=6)
-NAMES = st.one_of(
-    HEX.map(lambda text: f"tap{text}"),
-    st.integers(0, 300).map(lambda number: f"vnet{number}"),
-    LETTERS.map(lambda text: f"t{text}"),
-)
 
 
 @thorough

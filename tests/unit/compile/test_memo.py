@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, target
 from hypothesis import strategies as st
 
 from nova_netagent.compile import Compiled, Compiler
@@ -404,6 +404,65 @@ def test_what_is_put_together_from_last_time_is_what_is_put_together_anew(
         expected = {each.name: each for part in parts for each in part.values()}
         assert memo.merged("merged", parts, lambda each: each.name) == expected
         memo.forget_unused()
+
+
+MANY = st.dictionaries(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), st.integers(0, 3), min_size=20)
+FEW = st.dictionaries(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), st.integers(0, 3), max_size=2)
+
+
+@given(st.lists(st.tuples(MANY, MANY), max_size=3), FEW, FEW)
+def test_what_is_in_order_is_in_order_whatever_came_and_went(
+    steps: list[tuple[dict[str, int], dict[str, int]]], put: dict[str, int], others: dict[str, int]
+) -> None:
+    """Some of it changes, by which the order of last time is followed by the next one, or much of it."""
+    memo = Memo()
+    followed = 0
+    for left, right in [
+        each
+        for one, two in steps
+        for each in (
+            (one, two),
+            (one | put, two),
+            (one | put, two | others),
+            (_without(one, others), _without(two, put)),
+        )
+    ]:
+        first = memo.in_order("first", left, lambda value: [value] * value, lambda value: -value)
+        second = memo.in_order("second", right, lambda value: [value] * value, lambda value: -value)
+        joined = memo.joined("joined", [first, second])
+        rows = sorted(
+            (-value, turn, key, at)
+            for turn, its in enumerate((left, right))
+            for key, value in its.items()
+            for at in range(value)
+        )
+        assert first.places == [(order, key, at) for order, turn, key, at in rows if turn == 0]
+        assert joined.places == [(order, f"{turn}{key}", at) for order, turn, key, at in rows]
+        for found in (first, second, joined):
+            assert found.items == [-place[0] for place in found.places]
+            assert found.distinct() == sorted(set(found.items), reverse=True)
+            assert found.twins == len(found.items) - len(found.distinct())
+            followed += found.since is not None
+        memo.forget_unused()
+    target(followed)
+
+
+def _without(mapping: dict[str, int], others: dict[str, int]) -> dict[str, int]:
+    return {key: value for key, value in mapping.items() if key not in others}
+
+
+def test_what_is_other_in_what_is_in_order_is_told() -> None:
+    memo = Memo()
+    hosts = {str(n): n for n in range(20)}
+    first = memo.in_order("in order", hosts, lambda value: (value,), lambda value: value)
+    memo.forget_unused()
+    after = memo.in_order(
+        "in order", _without(hosts, {"7": 0}) | {"8": 80}, lambda value: (value,), lambda value: value
+    )
+    assert first.since is None
+    assert after.since is not None
+    assert after.since.before is first.items
+    assert sorted(after.since.others) == [7, 8, 80]
 
 
 def test_what_is_put_together_of_the_same_is_the_same_object() -> None:
