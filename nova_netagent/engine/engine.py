@@ -551,9 +551,11 @@ class Engine:
         same = self._applied is self._state
         self._meddled = None
         self._sweep_traces()
+        chainless = self._chainless
         with self._metrics.resync_seconds.time():
             outcome = self._apply(verify=True)
-        if same and outcome:
+        awaited = bool(chainless) and not self._chainless  # its chain came: what follows from that undoes nobody's work
+        if same and outcome and not awaited:
             for op, count in outcome.edits.items():
                 self._metrics.drift_repairs_total.labels(op).inc(count)
             LOG.warning("somebody had changed what is ours; repaired: %s", _some(outcome.lines()))

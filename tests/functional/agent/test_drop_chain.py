@@ -3,7 +3,7 @@
 from nova_netagent.netfilter.rule import FAMILIES
 from nova_netagent.testing import make_group, make_rule
 from tests.functional.agent.cloud import Cloud
-from tests.functional.agent.kernel import eventually
+from tests.functional.agent.kernel import eventually, metric
 from tests.lab import Lab, Udp, arrives, needs, refused
 from tests.lab.tables import iptables
 
@@ -56,6 +56,7 @@ def test_what_is_refused_is_dropped_until_the_chain_is_there(lab: Lab, backend: 
     cloud.agent.resync()
     assert is_enforced()
     assert ends_in_the_chain(cloud)
+    assert metric(cloud.agent, "drift_repairs_total") == 0, "nobody is blamed for it"
     take_all_away(cloud)
     if backend == "iptables":  # nobody tells
         cloud.agent.resync()
