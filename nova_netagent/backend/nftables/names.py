@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from nova_netagent.backend.nft.objects import BaseHook, Chain
 from nova_netagent.netfilter.hooks import HOOKS, priority
-from nova_netagent.netfilter.owner import POSTROUTING_BOTTOM
+from nova_netagent.netfilter.owner import FILTER_TOP, POSTROUTING_BOTTOM
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
 
 FILTER = "filter"
@@ -24,6 +24,8 @@ _OWN = re.compile(
     r"|(?P<mangle>egress-ok|egress-done|services|(?:out|sge|lge)-[0-9a-f]{8})"
     r"|(?P<raw>senders|no-server|unspecified|zones|src-[0-9a-f]{8}))\Z"
 )
+_SHARED = {FILTER_TOP: FILTER, POSTROUTING_BOTTOM: "nat"}
+"""The chains without a wrap name, and their tables; with the wrap name ``nova`` they would look wrapped."""
 BEFORE_OTHERS = 5
 """So far before the priority at which iptables has the table, and most other programs theirs."""
 
@@ -47,8 +49,8 @@ def _logical(head: str, physical: str) -> tuple[str, str]:
     if physical in BASE_CHAINS:
         table, _, chain = physical.partition("-")
         return table, chain
-    if physical == POSTROUTING_BOTTOM:
-        return "nat", physical
+    if physical in _SHARED:
+        return _SHARED[physical], physical
     if not physical.startswith(head):
         table, dot, name = physical.partition(".")
         return (table, name) if dot and table in OTHERS else (FILTER, physical)
@@ -62,8 +64,10 @@ def _logical(head: str, physical: str) -> tuple[str, str]:
 def _physical(head: str, table: str, chain: str) -> str:
     if chain in BUILTIN_CHAINS[table]:
         return f"{table}-{chain}"
+    if _SHARED.get(chain) == table:
+        return chain
     if not chain.startswith(head):
-        return chain if table == FILTER or chain == POSTROUTING_BOTTOM else f"{table}.{chain}"
+        return chain if table == FILTER else f"{table}.{chain}"
     name = chain.removeprefix(head)
     return chain if table == _owner(name) else f"{head}{table}-{name}"
 

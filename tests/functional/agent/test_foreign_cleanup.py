@@ -51,11 +51,12 @@ def without_taps(host: Namespace) -> dict[str, Any]:
 
 
 @ON_BOTH
-def test_nothing_of_ours_is_left(lab: Lab, backend: str) -> None:
+@pytest.mark.parametrize("wrap_name", ["nova-netagent", "nova"])
+def test_nothing_of_ours_is_left(lab: Lab, backend: str, wrap_name: str) -> None:
     host = lab.host()
     host.sysctl("net/bridge/bridge-nf-call-iptables", 0)
     before, found = kernel(host), settings_of(host)
-    cloud = Cloud(lab, host=host, backend=backend)
+    cloud = Cloud(lab, {"firewall": {"wrap_name": wrap_name}}, host=host, backend=backend)
     use(cloud)
     assert len({name for name in SYSCTLS if host.sysctl(name) != found[name]}) >= 4
     cloud.agent.stop()

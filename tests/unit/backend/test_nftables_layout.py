@@ -3,6 +3,7 @@
 import ipaddress
 from itertools import product
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -273,9 +274,10 @@ CHAINS = (
 )
 
 
-def test_every_chain_of_every_table_has_a_name_of_its_own() -> None:
-    names = Names("ours")
-    chains = [(table, f"ours-{name}") for table in BUILTIN_CHAINS for name in CHAINS]
+@pytest.mark.parametrize("wrap_name", ["ours", "nova", "nova-filter"])
+def test_every_chain_of_every_table_has_a_name_of_its_own(wrap_name: str) -> None:
+    names = Names(wrap_name)
+    chains = [(table, f"{wrap_name}-{name}") for table in BUILTIN_CHAINS for name in CHAINS]
     chains += [(table, name) for table, builtin in BUILTIN_CHAINS.items() for name in builtin]
     chains += [
         ("filter", "nova-filter-top"),
@@ -286,6 +288,7 @@ def test_every_chain_of_every_table_has_a_name_of_its_own() -> None:
     physical = [names.physical(*each) for each in chains]
     assert len(set(physical)) == len(physical)
     assert [names.logical(each) for each in physical] == chains
+    assert {"nova-filter-top", "nova-postrouting-bottom"} <= set(physical)
 
 
 def test_our_base_chains_come_in_the_order_of_the_tables_and_before_others() -> None:
