@@ -78,7 +78,7 @@ class Store:
     def load(self) -> DesiredState:
         """The saved state.
 
-        :raises StoreError: a body does not read: the message names the object.
+        :raises StoreError: an object does not read: the message names it; or something else is missing.
         """
         kinds: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
         try:
@@ -86,14 +86,16 @@ class Store:
             for kind, id_, *row in self._db.execute("SELECT kind, id, body, revision, changes, since FROM object"):
                 try:
                     kinds[kind][id_] = _entry(kind, *row)
-                except (KeyError, msgspec.MsgspecError) as error:
+                except (KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
                     raise StoreError(f"{self._path}: {kind} {id_} does not read: {error}") from error
             stones = self._db.execute("SELECT kind, id, revision, at FROM tombstone ORDER BY at").fetchall()
-            (sequence,) = self._db.execute("SELECT value FROM counter WHERE name = 'sequence'").fetchone()
+            sequence = self._db.execute("SELECT value FROM counter WHERE name = 'sequence'").fetchone()
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}") from error
+        if sequence is None:
+            raise StoreError(f"{self._path}: the counter 'sequence' is not there")
         tombstones = {(kind, id_): Tombstone(revision, at) for kind, id_, revision, at in stones}
-        return DesiredState(**kinds, tombstones=tombstones, sequence=sequence)
+        return DesiredState(**kinds, tombstones=tombstones, sequence=sequence[0])
 
     def save(self, old: DesiredState, new: DesiredState) -> None:
         """Make the new state durable; what is the same object in both is not written.

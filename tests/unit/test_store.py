@@ -99,6 +99,22 @@ def test_a_body_that_does_not_read_names_its_object(tmp_path: Path) -> None:
         store.load()
 
 
+@pytest.mark.parametrize("since", ["", "[", "7", "[[]]", b"\xff"])
+def test_claims_that_do_not_read_name_their_object(tmp_path: Path, since: object) -> None:
+    store = Store(tmp_path / "state.db")
+    store.save(DesiredState(), a_state())
+    store._db.execute("UPDATE object SET since = ? WHERE kind = 'instances'", (since,))
+    with pytest.raises(StoreError, match=f"instances {make_instance(1).id} does not read"):
+        store.load()
+
+
+def test_a_store_without_its_counter_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    store._db.execute("DELETE FROM counter")
+    with pytest.raises(StoreError, match=r"state\.db: .*sequence"):
+        store.load()
+
+
 def test_a_save_that_fails_saves_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "state.db")
     state = fold(DesiredState(), Put(OBJECTS[0]), 0.0)
