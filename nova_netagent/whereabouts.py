@@ -98,7 +98,7 @@ class Whereabouts:
         for packet_sent, link in self._sent(first, flow):
             try:
                 if link is None:
-                    yield scene.from_host(packet_sent)
+                    yield scene.from_host(packet_sent, out_interface=self._near(first, flow))
                     continue
                 port = scene.ports.get(link)
                 if port is not None:
@@ -117,6 +117,12 @@ class Whereabouts:
         led = (Rule(first.led),)
         nat = {TableId(first.packet.family, "nat"): {"PREROUTING": led, "OUTPUT": led}}
         return replace(self._scene, tables={**self._scene.tables, **nat})
+
+    def _near(self, first: First, flow: Flow) -> str | None:
+        """The bridge by which the host calls an instance as a neighbour, routed or not; ``None``: it does not."""
+        bridge = self.own.get(first.packet.source)
+        beside = first.led is None and any(seat.bridge == bridge for seat in self._seats(first.reached, flow))
+        return bridge if beside else None
 
     def _sent(self, first: First, flow: Flow) -> Iterator[tuple[Packet, str | None]]:
         """By which links a packet may come, None for the host itself."""
@@ -148,16 +154,20 @@ class Whereabouts:
             yield from (seat.device for seat in self._strangers[bridge])
 
     def _seats(self, address: str, flow: Flow) -> list[_Seat]:
-        zones_ = self._zones[flow.family]
-        found = [seat for seat in self._by_address.get(address, ()) if zones_.get(seat.bridge, 0) == flow.zone]
+        found = [seat for seat in self._by_address.get(address, ()) if self._has_zone_of(seat.bridge, flow)]
         if not found and self._by_prefix:
             wanted = values.prefix(address)
             found = [
                 seat
                 for prefix, seat in self._by_prefix
-                if prefix.contains(wanted) and zones_.get(seat.bridge, 0) == flow.zone
+                if prefix.contains(wanted) and self._has_zone_of(seat.bridge, flow)
             ]
         return found
+
+    def _has_zone_of(self, bridge: str, flow: Flow) -> bool:
+        """Whether a flow may be a bridge's: what is for the host itself has no zone (compile/zones.py)."""
+        zone = self._zones[flow.family].get(bridge, 0)
+        return zone == flow.zone or (not flow.zone and any(self.own.get(each) == bridge for each in flow.addresses))
 
     @cached_property
     def _by_address(self) -> Mapping[str, list[_Seat]]:

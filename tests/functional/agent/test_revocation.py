@@ -119,6 +119,25 @@ def test_what_the_host_itself_may_no_longer_say(site: Site, family: int) -> None
         assert beside.lives()
 
 
+def test_what_the_host_says_and_is_told_where_nothing_is_routed(site: Site) -> None:
+    """These flows have no zone, and others on that bridge have one."""
+    network = make_network(1, gateway=None, dhcp_server="10.1.0.1", gateway_v6=None)
+    groups = ports(4, 80, 81), ports(4, 80, 81, group=2, direction="egress")
+    site.describe(network, *groups, make_instance(1, (1, 2)))
+    with (
+        talking(site.host, site.vm1, 80) as said,
+        talking(site.vm1, site.host, 80, to="10.1.0.1") as told,
+        talking(site.host, site.vm1, 81) as said_beside,
+        talking(site.vm1, site.host, 81, to="10.1.0.1") as told_beside,
+    ):
+        site.put(ports(4, 81))
+        assert said.is_dead()
+        assert all(each.lives() for each in (told, said_beside, told_beside))
+        site.put(ports(4, 81, group=2, direction="egress"))
+        assert told.is_dead()
+        assert all(each.lives() for each in (said_beside, told_beside))
+
+
 def test_a_group_is_taken_from_an_instance(site: Site, family: int) -> None:
     groups = ports(family, 80), ports(family, 81, group=2)
     site.describe(*groups, make_instance(1, (1, 2)), make_instance(2, (1,)))

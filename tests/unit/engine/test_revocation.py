@@ -525,6 +525,19 @@ def test_a_network_is_routed_no_longer(host: Host) -> None:
     assert host.flows.tracked == []
 
 
+def test_where_nothing_is_routed_the_hosts_own_flows_are_judged_too(tmp_path: Path) -> None:
+    """They have no zone. Those of others without one are not of this bridge."""
+    host = Host(tmp_path, replace(SETTINGS, network=replace(SETTINGS.network, allow_same_net_traffic=False)))
+    served = make_network(1, gateway=None, dhcp_server="10.1.0.1")
+    host.put(served, make_group(1, WEB, SSH), make_instance(1, (1,)), make_instance(2))
+    zone = zones(host.engine._compiled.scope.resolved, 4)["br1"]
+    web, ssh = tcp("10.1.0.1", "10.1.0.2"), tcp("10.1.0.1", "10.1.0.2", 22)
+    bridged, other = tcp("10.1.0.3", "10.1.0.2", zone=zone), tcp(OUTSIDE, "10.1.0.2")
+    host.flows.tracked = [web, ssh, bridged, other]
+    host.put(make_group(1, SSH))
+    assert host.flows.tracked == [ssh, other]
+
+
 def test_other_peoples_translations_are_judged_by_where_they_lead(host: Host) -> None:
     """An operator's own port forwarding, and the metadata service."""
     to_ssh, to_web = (
