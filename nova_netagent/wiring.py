@@ -41,21 +41,19 @@ def open_store(settings: Settings) -> Store:
     return store
 
 
-def _choose_backend(settings: Settings) -> str:
-    """Which packet filter it shall be, saying why.
+def _choose_backend(settings: Settings) -> tuple[str, str]:
+    """Which packet filter it shall be, and why.
 
     :raises Undecided: it is left to us, and cannot be known.
     """
     owner, configured = Owner(settings.firewall.wrap_name), settings.firewall.backend
-    chosen, why = str(configured), "so it is configured"
-    if configured == "auto":
-        try:
-            found = worlds.look_at_iptables(owner), worlds.look_at_nftables(owner)
-        except (OSError, BackendError) as error:
-            raise worlds.Undecided(f"[firewall] backend = auto: cannot see what this host has: {error}") from error
-        chosen, why = worlds.choose(*found)
-    LOG.info("the packet filter is %s: %s", chosen, why)
-    return chosen
+    if configured != "auto":
+        return str(configured), "so it is configured"
+    try:
+        found = worlds.look_at_iptables(owner), worlds.look_at_nftables(owner)
+    except (OSError, BackendError) as error:
+        raise worlds.Undecided(f"[firewall] backend = auto: cannot see what this host has: {error}") from error
+    return worlds.choose(*found)
 
 
 def _in_the_way(chosen: str, owner: Owner) -> Sequence[str]:
@@ -160,11 +158,13 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
     :param on_change: called from other threads when links changed or a server ended.
     """
     events = metrics.dnsmasq_events_total
-    chosen = _choose_backend(settings)
+    chosen, why = _choose_backend(settings)
     commits = Commits()
+    rules = _open_backend(chosen, settings.firewall, commits)
+    LOG.info("the packet filter is %s: %s; see our rules with %s", chosen, why, rules.see_with)
     frames, warnings = open_frames(settings, commits)
     return Host(
-        rules=_open_backend(chosen, settings.firewall, commits),
+        rules=rules,
         leftovers=partial(_open_leftovers, chosen, settings.firewall),
         links=open_links(settings, on_change),
         frames=frames,

@@ -404,6 +404,14 @@ def test_what_others_put_where_ours_would_be_stays(lab: Lab, backend: str) -> No
     assert kernel(host) == before
 
 
+@pytest.mark.parametrize(
+    ("backend", "command"), [("iptables", "iptables-legacy-save"), ("nftables", f"nft list table ip {W}")]
+)
+def test_the_first_line_of_the_log_says_how_to_see_the_rules(lab: Lab, backend: str, command: str) -> None:
+    agent = lab.agent(lab.host(), {**CONFIG, "firewall": {"backend": backend}})
+    assert f"see our rules with {command}" in agent.log.splitlines()[0]
+
+
 # --- found out
 
 

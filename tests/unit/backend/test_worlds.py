@@ -69,7 +69,8 @@ def test_what_cannot_be_seen_is_not_guessed_and_does_not_matter_when_it_is_confi
     monkeypatch.setattr(worlds, "look_at_iptables", denied)
     with pytest.raises(Undecided, match="cannot see what this host has"):
         wiring._choose_backend(Settings())
-    assert wiring._choose_backend(Settings(firewall=FirewallSettings(backend="nftables"))) == "nftables"
+    chosen, _ = wiring._choose_backend(Settings(firewall=FirewallSettings(backend="nftables")))
+    assert chosen == "nftables"
     with pytest.raises(Unavailable, match=r"cannot see whether rules of others are in the way: .*not permitted"):
         wiring._in_the_way("nftables", Owner("ours"))
 
