@@ -1,6 +1,7 @@
 """netagentctl: the operator's tool."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from nova_netagent.ctl import diag, explain, host, objects, offline
 from nova_netagent.ctl.graph.command import graph
 from nova_netagent.ctl.kinds import kind
-from nova_netagent.ctl.outcome import HELP, OK, USAGE, Failure
+from nova_netagent.ctl.outcome import FAILED, HELP, OK, USAGE, Failure
 from nova_netagent.ctl.place import CONFIG_FILE, SOCKET
 from nova_netagent.ctl.render import render
 from nova_netagent.ctl.screen import complain
@@ -26,8 +27,10 @@ _STATES = ("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
-    args = parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of another encoding shows what it can
     try:
+        args = parser().parse_args(argv)
         code: int = args.run(Session(args))
         sys.stdout.flush()
         return code
@@ -35,11 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(failure))
         return failure.code
     except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing is to be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _flush_nothing()  # whoever read our output has seen enough
         return OK
+    except OSError as error:
+        _flush_nothing()
+        complain(f"{error.filename or 'standard output'}: {error.strerror}")
+        return FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _flush_nothing() -> None:
+    """Have nothing left that would be written at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Version(argparse.Action):

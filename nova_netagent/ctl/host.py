@@ -102,7 +102,8 @@ def export(session: Session) -> int:
         return OK
     import json
 
-    session.screen.line(json.dumps(answer.document, indent=2, ensure_ascii=False))
+    # UTF-8, whatever the terminal is: apply reads it again.
+    session.screen.body(json.dumps(answer.document, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     return OK
 
 

@@ -27,7 +27,7 @@ class Screen:
         print(text)
 
     def body(self, data: bytes) -> None:
-        """The API's JSON as it came."""
+        """JSON for a program, the API's as it came: UTF-8."""
         sys.stdout.flush()
         sys.stdout.buffer.write(data + b"\n")
         sys.stdout.buffer.flush()

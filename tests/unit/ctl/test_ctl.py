@@ -666,6 +666,25 @@ def test_a_bundle_without_an_agent(tmp_path: Path) -> None:
     assert ctl("diag", "-o", str(tmp_path / "no" / "b.tar.gz"), env={"PATH": str(tmp_path)}).code == 1
 
 
+def test_a_disk_that_is_full(ctl: Ctl) -> None:
+    command = [sys.executable, "-m", "nova_netagent.cmd.ctl", "--socket", ctl.options[1], "export"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (1, "netagentctl: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("words", [["list", "--help"], ["list", "networks"], ["export"]])
+def test_a_terminal_without_all_letters(ctl: Ctl, words: list[str]) -> None:
+    label = document(make_network(9, label="Büro №1"))
+    ctl("set", "networks", "-f", "-", given=json.dumps(label).encode())
+    command = [sys.executable, "-m", "nova_netagent.cmd.ctl", "--socket", ctl.options[1], *words]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
+    if words == ["export"]:
+        assert "Büro №1" in [each["label"] for each in json.loads(done.stdout)["networks"]]
+
+
 def test_a_reader_that_has_seen_enough(ctl: Ctl) -> None:
     command = (
         f"{sys.executable} -m nova_netagent.cmd.ctl --socket {ctl.options[1]} export | true; echo ${{PIPESTATUS[0]}}"
