@@ -94,7 +94,8 @@ def _any_case(word: str) -> str:
 
 _BYTE = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"({_BYTE}\.){{3}}{_BYTE}"
-_UNICAST_BYTE = r"([1-9]|[1-9][0-9]|1[01][0-9]|12[0-68-9]|1[3-9][0-9]|2[01][0-9]|22[0-3])"
+_UNICAST_BYTE = r"([1-9]|[1-9][0-9]|1[01][0-9]|12[0-68-9]|1[3-9][0-9]|2[01][0-9]|22[0-3]|24[0-9]|25[0-5])"
+_BROADCAST = r"255(\.255){3}"
 _HOST4 = rf"{_UNICAST_BYTE}\.({_BYTE}\.){{2}}{_BYTE}"
 _H16 = "[0-9A-Fa-f]{1,4}"
 _LS32 = f"({_H16}:{_H16}|{_IPV4})"
@@ -131,8 +132,8 @@ def _meta(alias: Any) -> str:
 
 _BY_ALIAS: Mapping[str, Schema] = {
     _meta(objects.Uuid): _whole("[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"),
-    _meta(objects.Ip): _whole(f"{_HOST4}|{_IPV6}") | {"not": _whole("::1?|[Ff]{2}.*")},
-    _meta(objects.Ipv4): _whole(_HOST4),
+    _meta(objects.Ip): _whole(f"{_HOST4}|{_IPV6}") | {"not": _whole(f"{_BROADCAST}|::1?|[Ff]{{2}}.*")},
+    _meta(objects.Ipv4): _whole(_HOST4) | {"not": _whole(_BROADCAST)},
     _meta(objects.Ipv6): _whole(_IPV6),
     _meta(objects.Cidr): _whole(f"{_CIDR4}|{_CIDR6}"),
     _meta(objects.Mac): _whole("[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}"),

@@ -115,6 +115,20 @@ def test_whatever_is_accepted_fits_the_schema(data: st.DataObject, state: State)
     schema("State").validate(json.loads(json.dumps(body)))
 
 
+@pytest.mark.parametrize("address", ["240.0.0.1", "255.0.0.1", "255.255.255.254", "223.255.255.255", "1.0.0.0"])
+def test_an_address_of_whatever_class_that_is_accepted_fits_the_schema(address: str) -> None:
+    network = {"id": ID, "label": "a", "bridge": "b", "cidr": "240.0.0.0/24", "gateway": "240.0.0.1", "dns1": address}
+    vif = {"id": ID, "address": "fa:16:3e:00:00:01", "network_id": ID, "fixed_ips": [address]}
+    floating = {"id": address, "fixed_ip_address": "10.0.0.1"}
+    bodies = {
+        "networks": [network],
+        "instances": [{"id": ID, "security_groups": [], "vifs": [vif]}],
+        "floating_ips": [floating],
+    }
+    wire.convert_state(bodies)
+    schema("State").validate(bodies)
+
+
 @given(states())
 def test_answers_fit_their_schemas(state: State) -> None:
     client = TestClient(make_app(StubEngine().agent()))
@@ -204,7 +218,8 @@ def _fitting(found: dict[str, Any]) -> st.SearchStrategy[Any]:
         ("Network", "bridge", ["", "a" * 16, "a b", "eth0+", ".a", "a/b", "!a"]),
         ("Network", "cidr", ["10.0.0.0/33", "10.0.0/8", "010.0.0.0/8", "fd00::/64", "10.0.0.0/-1", "10.0.0.0/"]),
         ("Network", "cidr_v6", ["fd00::/129", "10.0.0.0/8", "::g/1", "1:2:3:4:5:6:7:8:9/1", ":::/1"]),
-        ("Network", "gateway", ["10.0.0.256", "10.0.0", "::1"]),
+        ("Network", "gateway", ["10.0.0.256", "10.0.0", "::1", "224.0.0.1", "127.0.0.1", "255.255.255.255"]),
+        ("Network", "dns1", ["::1", "ff02::1", "224.0.0.1", "255.255.255.255"]),
         ("Network", "gateway_v6", ["10.0.0.1", "fe80::1%eth0", "1::2::3"]),
         ("Network", "label", ["a" * 256, "a\nb", "a\x7f", "a\xa0b"]),
         ("Network", "vlan", [0, 4095, "1", True]),
