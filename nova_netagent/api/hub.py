@@ -298,6 +298,13 @@ class Server:
             _shutdown(sock, socket.SHUT_RDWR)
         return finished
 
+    def listen(self, listener: socket.socket) -> None:
+        """Accept on another socket from now on, and close the one before. Connections that there are go on."""
+        self._accepting.kill()
+        self._listener.close()
+        self._listener = greenio.GreenSocket(listener)
+        self._accepting = eventlet.spawn(self._accept)
+
     def has_callers(self) -> bool:
         """Whether somebody waits to be accepted, or has said something that nobody has read yet. For any thread."""
         if self._listener.family != socket.AF_UNIX:

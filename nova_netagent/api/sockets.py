@@ -26,24 +26,52 @@ class UnixListener:
 
     def __init__(self, path: str, mode: int = 0o660, group: str | None = None) -> None:
         self._path = Path(path)
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._mode, self._wanted_group = mode, group
+        self.socket, self._name = self._listening()
+
+    def _listening(self) -> tuple[socket.socket, int]:
+        """A socket that listens, and what holds its name."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        name: int | None = None
         try:
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._remove_stale()
-            self.socket.bind(path)
+            listener.bind(str(self._path))
             # While this is open nobody else's file is given our inode's number.
-            self._name = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            name = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
+            group = self._wanted_group
             if group is not None and (wanted := _group_id(group)) != self._path.stat().st_gid:
                 os.chown(self._path, -1, wanted)  # which a service manager may forbid altogether
-            self._path.chmod(mode)
+            self._path.chmod(self._mode)
             self.group = self._path.stat().st_gid
-            self.socket.listen(BACKLOG)  # until here nobody is let in, whatever the mode was
-        except OSError as error:
-            self.socket.close()
-            raise ListenFailed(f"{path}: {error.strerror or error}") from error
-        except ListenFailed:
-            self.socket.close()
-            raise
+            listener.listen(BACKLOG)  # until here nobody is let in, whatever the mode was
+        except (OSError, ListenFailed) as error:
+            listener.close()
+            if name is not None:
+                os.close(name)
+            if isinstance(error, ListenFailed):
+                raise
+            raise ListenFailed(f"{self._path}: {error.strerror or error}") from error
+        return listener, name
+
+    def renew(self) -> bool:
+        """Listen on a new socket where somebody has taken the name away, since nobody could come by the old one.
+
+        :returns: whether ``socket`` is another now; the old one is left to be closed.
+        :raises ListenFailed: it cannot be made, or the name is somebody else's now.
+        """
+        if self._has_name():
+            return False
+        before = self._name
+        self.socket, self._name = self._listening()
+        os.close(before)
+        return True
+
+    def _has_name(self) -> bool:
+        try:
+            return os.path.samestat(self._path.lstat(), os.fstat(self._name))
+        except OSError:
+            return False
 
     def _remove_stale(self) -> None:
         try:
@@ -57,11 +85,8 @@ class UnixListener:
 
     def remove(self) -> None:
         """Take the name away, if it is still this socket's and not a successor's."""
-        try:
-            if os.path.samestat(self._path.lstat(), os.fstat(self._name)):
-                self._path.unlink()
-        except FileNotFoundError:
-            return
+        if self._has_name():
+            self._path.unlink(missing_ok=True)
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:

@@ -168,6 +168,8 @@ class Daemon:
         self._signals: set[signal.Signals] = set()
         self._was_ready = False
         self._told = ""
+        self._deaf = ""
+        """Why nobody can call."""
 
     def _open_group_log(self) -> "GroupLog | None":
         """The log of security groups, if it is on and this kernel can tell; else no rule of it is made."""
@@ -217,6 +219,7 @@ class Daemon:
         while thread.is_alive() and not self._signals & {signal.SIGTERM, signal.SIGINT}:
             hub.rest(1.0)
             self._tell_readiness()
+            self._listen_again()
             self._obey()
         systemd.notify("STOPPING=1", "STATUS=finishing the requests in flight")
         return self._stop(hub, thread)
@@ -260,9 +263,23 @@ class Daemon:
 
         api = self._settings.api
         self._listener = sockets.UnixListener(api.socket, api.socket_mode, api.socket_group)
-        hub.serve(self._listener.socket, make_app(agent, by_peer(self._listener.group)))
+        self._server = hub.serve(self._listener.socket, make_app(agent, by_peer(self._listener.group)))
         if self._tcp is not None:
             self._tcp.serve()
+
+    def _listen_again(self) -> None:
+        """Let callers come, also where somebody has taken the socket's name away."""
+        from nova_netagent.api import sockets
+
+        failure, self._deaf = self._deaf, ""
+        try:
+            if self._listener.renew():
+                self._server.listen(self._listener.socket)
+                LOG.warning("%s had been taken away, and is there again", self._settings.api.socket)
+        except sockets.ListenFailed as error:
+            self._deaf = str(error)
+            if self._deaf != failure:
+                LOG.error("nobody can call: %s", error)
 
     def _stop(self, hub: "Hub", thread: threading.Thread) -> int:
         from nova_netagent.api.agent import Unanswered

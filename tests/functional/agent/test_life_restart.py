@@ -355,6 +355,27 @@ def test_many_signals_during_many_requests(town: Town) -> None:
     town.agent.stop()
 
 
+# --- its socket
+
+
+@ON_ONE
+def test_a_socket_that_was_taken_away_is_there_again(town: Town) -> None:
+    agent = town.agent
+    kept = UnixConnection(agent.socket, 5)
+    kept.request("GET", "/livez")
+    assert kept.getresponse().read()
+    for _ in range(3):
+        agent.socket.unlink()
+        eventually(agent.socket.exists, 2)
+        eventually(lambda: agent.request("GET", "/readyz")[0] == 200, 1)
+    kept.request("GET", "/livez")
+    assert kept.getresponse().status == 200, "who was connected still is"
+    assert "had been taken away" in agent.log
+    agent.stop()
+    assert not agent.socket.exists()
+    agent.start()
+
+
 # --- SIGUSR2 and the service manager
 
 

@@ -97,3 +97,35 @@ def test_a_successor_s_socket_is_not_removed(path: str) -> None:
     second.remove()
     assert not os.path.exists(path)
     second.socket.close()
+
+
+def test_a_name_that_was_taken_away_is_had_again(path: str) -> None:
+    listener = UnixListener(path, 0o600)
+    first = listener.socket
+    assert not listener.renew()
+    os.unlink(path)
+    os.rmdir(os.path.dirname(path))
+    assert listener.renew()
+    first.close()
+    assert somebody_listens(path)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert not listener.renew()
+    listener.remove()
+    assert not os.path.exists(path)
+    listener.socket.close()
+
+
+def test_a_name_that_is_another_s_now_is_left_to_it_until_it_goes(path: str) -> None:
+    listener = UnixListener(path)
+    first, descriptors = listener.socket, len(os.listdir("/proc/self/fd"))
+    os.unlink(path)
+    other = UnixListener(path)
+    for _ in range(3):
+        with pytest.raises(ListenFailed, match="another program listens there"):
+            listener.renew()
+    other.remove()
+    other.socket.close()
+    assert listener.renew()
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 2, "the first socket, and the name of the other"
+    first.close()
+    listener.socket.close()
