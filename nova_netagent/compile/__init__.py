@@ -133,9 +133,8 @@ def _around(scope: Scope, memo: Memo) -> _Around:
     common = part.get("common", of_networks, partial(_common, scope, part.part("common")))
     placed = Placed()
     used = instance.place(scope, part, placed)
-    of_floating_ips = (resolved.floating_ips, resolved.networks)
-    placed.add_all(part.get("floating IPs", of_floating_ips, partial(_placed, floating_ip.place, scope)))
-    placed.add_all(part.get("zones", (resolved.networks,), partial(_placed, zones.place, scope)))
+    floating_ip.place(scope, part, placed)
+    placed.add_all(part.get("zones", (resolved.networks,), partial(_zones, scope)))
     single = {
         table: {
             **chains,
@@ -176,9 +175,9 @@ def _longer(name: str, chain: Chain | None, rules: Sequence[Rule]) -> Chain:
     return Chain(name, (*(() if chain is None else chain.rules), *rules))
 
 
-def _placed(place: Callable[[Scope, Placed], None], scope: Scope) -> Placed:
+def _zones(scope: Scope) -> Placed:
     placed = Placed()
-    place(scope, placed)
+    zones.place(scope, placed)
     return placed
 
 
