@@ -108,9 +108,10 @@ class Written:
     """The chains below a tree's root, as they were written last in one table."""
 
     def __init__(self) -> None:
-        self.names: Names | None = None
         self.root: Node | None = None
         self.chains: Mapping[str, Chain] = {}
+        self.entered: dict[str, Rule] = {}
+        """By a node's key the rule that leads to it."""
 
 
 Enter = Callable[[str, str], Rule]
@@ -131,32 +132,31 @@ def name_nodes(keys: tuple[str, ...]) -> Names:
     return Names({digests[long]: f"to-{name}" for long, name in short_ids(digests).items() if long[:SHORT] != name})
 
 
-class Way(Struct, frozen=True, gc=False):
+class Way(Struct, frozen=True):
     """A tree as it is written in one table."""
 
     names: Names
     enter: Enter
     owner: Owner
+    written: Written
+    """As it was written last, with the same names."""
 
     def root(self, node: Node) -> tuple[Rule, ...]:
         """The rules of a node: its own, and into those below it."""
-        into = [self.enter(child.key, self.owner.chain(self.names[child.key])) for child in node.below]
+        entered = self.written.entered
+        into = [entered.get(child.key) or self._enter(child.key) for child in node.below]
         return (*node.first, *into, *node.last)
 
-    def below(self, node: Node, written: Written) -> Mapping[str, Chain]:
-        """The chains of the nodes below one, by name; made from those of last time.
-
-        :param written: of this tree in this table.
-        """
-        if written.names != self.names:
-            written.names, written.root, written.chains = self.names, None, {}
+    def below(self, node: Node) -> Mapping[str, Chain]:
+        """The chains of the nodes below one, by name; made from those of last time."""
         put: dict[str, Chain] = {}
         gone: dict[str, None] = {}
-        self._compare(written.root, node, put, gone)
-        last = written.chains
+        self._compare(self.written.root, node, put, gone)
+        last = self.written.chains
         others = {name: each for name, each in put.items() if last.get(name) != each}
-        written.root, written.chains = node, follow(last, others, [name for name in gone if name not in put])
-        return written.chains
+        self.written.root = node
+        self.written.chains = follow(last, others, [name for name in gone if name not in put])
+        return self.written.chains
 
     def _compare(self, before: Node | None, after: Node, put: dict[str, Chain], gone: dict[str, None]) -> None:
         """Gather what is other below a node, and the names of what is no longer there."""
@@ -168,7 +168,13 @@ class Way(Struct, frozen=True, gc=False):
                 put[name] = Chain(name, self.root(child))
                 self._compare(there, child, put, gone)
         for child in known.values():
-            gone |= dict.fromkeys(map(self._name, (child.key, *child.keys)))
+            for key in (child.key, *child.keys):
+                gone[self._name(key)] = None
+                self.written.entered.pop(key, None)
+
+    def _enter(self, key: str) -> Rule:
+        rule = self.written.entered[key] = self.enter(key, self._name(key))
+        return rule
 
     def _name(self, key: str) -> str:
         return self.owner.chain(self.names[key])

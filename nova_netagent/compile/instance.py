@@ -437,10 +437,13 @@ class _Ways:
         self._placed.add(self._family, table, self._scope.chain(chain), *rules)
 
     def _write(self, table: str, root: str, node: Node, names: dispatch.Names, enter: dispatch.Enter) -> None:
-        written = self._memo.get(("written", table, root, self._family), (), Written)
-        way = dispatch.Way(names, enter, self._scope.owner)
+        where = (self._family, table, root)
+        # Interned: the names of nodes are other ones when hashes of their keys come to clash.
+        names = self._memo.intern(("names", *where), names)
+        written = self._memo.get(("written", *where), (names,), Written)
+        way = dispatch.Way(names, enter, self._scope.owner, written)
         self._add(table, root, *way.root(node))
-        self._placed.add_chains(self._family, table, way.below(node, written))
+        self._placed.add_chains(self._family, table, way.below(node))
 
 
 _INTO_RECEIVERS = dispatch.enter_names(_sent_to, goto=False)

@@ -169,9 +169,9 @@ def _resolve(
     ports = _ports(state, networks, groups, holders, part.intern("host's own", named.hosts_own), refused, part)
     routed = part.get("routed floating IPs", (state.floating_ips, networks), lambda: _routed(state, networks.values()))
     fixed = {address: claimed.oldest[claim][1] for address, claim in routed.items() if claim in claimed.oldest}
-    troubled = part.get("troubled", (ports,), lambda: _troubled(ports))
-    missing = _missing(groups, described, who_names(groups, memo), part)
-    for key, found in (*troubled.items(), *missing.items()):
+    for id_ in part.index("troubled", ports, _troubled).get("", ()):
+        problems.setdefault(("instances", id_), []).extend(each for port in ports[id_] for each in port.problems)
+    for key, found in _missing(groups, described, who_names(groups, memo), part).items():
         problems.setdefault(key, []).extend(found)
     return Resolved(
         networks=networks,
@@ -189,13 +189,9 @@ def _resolve(
     )
 
 
-def _troubled(ports: Mapping[str, tuple[Port, ...]]) -> Mapping[Key, list[Problem]]:
-    found: dict[Key, list[Problem]] = {}
-    for id_, its_ports in ports.items():
-        for port in its_ports:
-            if port.problems:
-                found.setdefault(("instances", id_), []).extend(port.problems)
-    return found
+def _troubled(_id: str, ports: tuple[Port, ...]) -> Iterable[str]:
+    """Instances by nothing, if anything is wrong with them."""
+    return ("",) if any(port.problems for port in ports) else ()
 
 
 def _missing(

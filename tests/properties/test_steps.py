@@ -88,6 +88,20 @@ def test_what_is_compiled_step_by_step_is_what_is_compiled_at_once(events: list[
         assert told(compiler.compile(state)) == told(Compiler(asked).compile(state))
 
 
+def test_nodes_whose_names_come_to_clash_are_written_anew() -> None:
+    """tap10308+ and tap11c75+ have the same first eight digits of their SHA-1 (test_dispatch.py)."""
+    names = [f"{letters}{digit}" for letters in ("tap10308", "tap11c75") for digit in "0123"]
+    names += [f"{letters}{digit}0" for letters in ("tap1030", "tap11c7") for digit in "0123abcdef"]
+    instances = [make_instance(n, vifs=(make_vif(n, devname=name),)) for n, name in enumerate(reversed(names), 1)]
+    asked = make_settings()
+    compiler, state = Compiler(asked), DesiredState()
+    events: list[Event] = [Put(make_network()), *map(Put, instances)]
+    events += [Delete("instances", each.id) for each in reversed(instances)]
+    for event in events:
+        state = fold(state, event, 0.0)
+        assert told(compiler.compile(state)) == told(Compiler(asked).compile(state))
+
+
 def told(compiled: Compiled) -> object:
     """All that is asked of the host."""
     tables = {id_: table.chains for id_, table in compiled.ruleset.tables.items()}

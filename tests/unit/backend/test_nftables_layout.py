@@ -174,8 +174,8 @@ def test_the_maps_of_the_dispatch_lead_where_the_tree_does(
         rule = Rule(Jump(f"c{host}"), destination=values.prefix_text(prefix), matches=(CALLED,))
         entries.append(AddressEntry(prefix, rule))
     tree = address_tree(entries, Kept())
-    way = Way(name_nodes(tree.keys), enter_prefix, owner)
-    below = {name.removeprefix("ours-"): chain.rules for name, chain in way.below(tree, Written()).items()}
+    way = Way(name_nodes(tree.keys), enter_prefix, owner, Written())
+    below = {name.removeprefix("ours-"): chain.rules for name, chain in way.below(tree).items()}
     chains = {"local": way.root(tree), **below}
     head = "ours-"
     keys = {

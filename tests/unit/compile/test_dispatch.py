@@ -34,9 +34,9 @@ def device_tree(
 
 def written(root: str, tree: Node, enter: Enter, owner: Owner) -> Nodes:
     """The chains of a tree by name, without the wrap name; the root first."""
-    way = dispatch.Way(dispatch.name_nodes(tree.keys), enter, owner)
+    way = dispatch.Way(dispatch.name_nodes(tree.keys), enter, owner, Written())
     yield root, way.root(tree)
-    for name, chain in way.below(tree, Written()).items():
+    for name, chain in way.below(tree).items():
         yield name.removeprefix(f"{owner.wrap_name}-"), chain.rules
 
 
@@ -174,8 +174,11 @@ def test_a_tree_that_is_changed_is_the_one_that_is_made_anew(steps: list[set[int
         entries = [address_entry(str(n), values.host(values.address_text(family, base + n * n))) for n in sorted(hosts)]
         tree = dispatch.address_tree(entries, grown)
         assert tree == dispatch.address_tree(entries, Kept())
-        way = dispatch.Way(dispatch.name_nodes(tree.keys), dispatch.enter_prefix, OWNER)
-        assert way.below(tree, put_down) == way.below(tree, Written())
+        one, other = (
+            dispatch.Way(dispatch.name_nodes(tree.keys), dispatch.enter_prefix, OWNER, written)
+            for written in (put_down, Written())
+        )
+        assert (one.root(tree), one.below(tree)) == (other.root(tree), other.below(tree))
 
 
 @thorough
@@ -250,16 +253,6 @@ def test_what_a_tree_is_not_told_it_sees() -> None:
     told.is_as_made_anew(TAPS)
     told.ordered(TAPS - {"tap000"})
     told.is_as_made_anew(TAPS - {"tap000", "tap1ff"})
-
-
-def test_nodes_that_are_named_otherwise_are_written_anew() -> None:
-    tree = dispatch.address_tree([address_entry(str(n), f"10.1.0.{n}/32") for n in range(100)], Kept())
-    names, written = dispatch.name_nodes(tree.keys), Written()
-    key = tree.below[0].key
-    for each in (names, dispatch.Names({key: "to-00000000"}), names):
-        way = dispatch.Way(each, dispatch.enter_prefix, OWNER)
-        assert way.below(tree, written) == way.below(tree, Written())
-        assert OWNER.chain(each[key]) in way.below(tree, written)
 
 
 def test_what_is_kept_of_a_tree_is_what_it_may_be_again_and_not_much_more() -> None:
