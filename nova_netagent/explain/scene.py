@@ -78,6 +78,16 @@ class LiveScene(Scene):
         """Whether the host itself takes what is sent to an address."""
         return super().takes(destination) or self.ask(Asked(destination)).kind in ("local", "broadcast")
 
+    def why_not_taken(self, packet: Packet) -> str | None:
+        """Why the host does not take a packet that is for itself: the reverse path filter, or an address of the loop's.
+
+        IPv4's routing says so; what is for everybody has no route.
+        """
+        if packet.family == 6 or (super().takes(packet.destination) and packet.destination not in self.local):
+            return None
+        found = self.ask(Asked(packet.destination, packet.source, packet.in_interface, packet.mark))
+        return found.reason if found.kind == "unreachable" and self.takes(packet.destination) else None
+
     def stays_bridged(self, packet: Packet, port: Port | None) -> str | None:
         """The port to which a frame is bridged whose new destination is on the bridge that it came by."""
         if port is None or packet.to_local_address or self.takes(packet.destination):

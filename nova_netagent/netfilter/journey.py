@@ -132,7 +132,7 @@ class Scene:
         :param sender: a bridge port, or another interface.
         :param bridged_to: the port that the bridge gives the frame out by; ``None``: the host
             gets it, and routes it or takes it. What is for everybody goes both ways, one at a time.
-        :raises NoRoute: it has to be routed, and there is no route.
+        :raises NoRoute: it has to be routed, and there is no route; or the host takes nothing of the kind.
         """
         port = self.ports.get(sender)
         if port is None:
@@ -165,6 +165,7 @@ class Scene:
                 return trip.end()  # it is not routed any more
         if trip.packet.to_local_address or self.takes(destination):
             trip.packet = replace(trip.packet, to_local_address=destination in self.local or redirected)
+            trip.arrive()
             trip.pass_hook("INPUT")
         else:
             trip.packet = replace(trip.packet, out_interface=trip.route())
@@ -220,6 +221,10 @@ class Scene:
         """Whether the host itself takes what is sent to an address: its own, and what is everybody's."""
         wanted = values.prefix(destination)
         return destination in self.local or any(everybody.contains(wanted) for everybody in _EVERYBODY)
+
+    def why_not_taken(self, packet: Packet) -> str | None:
+        """Why the host does not take a packet that came by a link and is for itself; ``None``: it does."""
+        return None
 
     def stays_bridged(self, packet: Packet, port: Port | None) -> str | None:
         """The port to which a frame is bridged whose new destination is on the bridge that it came by.
@@ -302,6 +307,14 @@ class _Trip:
         except NoRoute as error:
             error.journey = self.end()
             raise
+
+    def arrive(self) -> None:
+        """It is for the host itself. :raises NoRoute: which does not take it."""
+        reason = self._scene.why_not_taken(self.packet)
+        if reason is not None:
+            error = NoRoute(reason)
+            error.journey = self.end()
+            raise error
 
     def leave(self) -> None:
         """The last hook; the interface that it came by and its MAC are not known there."""

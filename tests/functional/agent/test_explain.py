@@ -30,7 +30,7 @@ from tests.functional.agent.test_foreign_rules import restore
 from tests.functional.agent.test_random_states import CONFIGS, PACKETS, Places, Sent, packets, states
 from tests.functional.agent.witness import Disagreement, packet_of
 from tests.functional.conftest import ON_IPTABLES, ON_NFTABLES
-from tests.lab import Forged, Ip, Namespace, Seen, Tcp, arrives, connect, iptables, needs
+from tests.lab import Forged, Ip, Namespace, Seen, Tcp, Udp, arrives, connect, iptables, needs, refused
 from tests.lab.probes import IpProbe
 from tests.lab.tables import command
 
@@ -367,6 +367,31 @@ def test_nothing_leads_there(site: Site) -> None:
     site.host.run(["ip", "route", "add", "unreachable", "172.31.255.1/32"])
     found = site.agent.explain({"proto": "tcp", "src": "10.1.0.2:5000", "dst": "172.31.255.1:80"})
     assert (found["verdict"], found["reason"]) == ("NO ROUTE", "the host would not forward it")
+
+
+def test_what_the_host_itself_would_not_take_is_said(site: Site) -> None:
+    """By routing, before any rule of INPUT."""
+    site.describe(make_instance(1))
+    strange = Forged(Udp(9, source_port=5000, to="192.0.2.10"), source="10.1.0.77", via=site.host.mac)
+    to_loop = Forged(Udp(9, source_port=5000, to="127.0.0.1"), via=site.gateway_mac(site.vm1))
+
+    def said(sender: Namespace, probe: Forged) -> tuple[str, str]:
+        question = asked(site, sender, site.host, probe) | {"src": f"{probe.source or sender.ip4}:5000"}
+        found = site.agent.explain(question)
+        return found["verdict"], found["reason"]
+
+    assert said(site.outside, strange)[0] == "ACCEPT"
+    assert arrives(site.outside, site.host, strange)
+    site.host.sysctl("net/ipv4/conf/eth0/rp_filter", 1)
+    try:
+        verdict, reason = said(site.outside, strange)
+        assert verdict == "NO ROUTE"
+        assert "reverse path filter" in reason or "its source is not one" in reason
+        assert refused(site.outside, site.host, strange)
+    finally:
+        site.host.sysctl("net/ipv4/conf/eth0/rp_filter", 0)
+    assert said(site.vm1, to_loop)[0] == "NO ROUTE"
+    assert refused(site.vm1, site.host, to_loop)
 
 
 def test_status_says_where_to_see_the_rules(site: Site) -> None:
