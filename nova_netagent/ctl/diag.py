@@ -109,7 +109,7 @@ def _gathered(session: Session) -> Iterator[tuple[str, str]]:
     for name, target in _CALLS.items():
         yield name, _without_secrets(_tried(lambda target=target: agent.get(target).body.decode()))
     for file in session.all_config_files:
-        yield f"config/{Path(file).name}", redaction.of_options(_tried(lambda file=file: Path(file).read_text()))
+        yield f"config{Path(file).absolute()}", redaction.of_options(_tried(lambda file=file: Path(file).read_text()))
     yield "log.txt", redaction.line_by_line(_tried(lambda: _end_of_log(session.all_config_files)))
     for name, command in _COMMANDS.items():
         yield name, redaction.line_by_line(_output(command))

@@ -633,7 +633,7 @@ def test_a_bundle_holds_what_there_is_and_no_secret(ctl: Ctl, tmp_path: Path) ->
     everything = "\n".join(texts.values())
     for secret in ("hunter2", "s3cret", "t0ken"):
         assert secret not in everything
-    assert "transport_url = rabbit://***@broker:5672/" in texts["bundle/config/netagent.conf"]
+    assert "transport_url = rabbit://***@broker:5672/" in texts[f"bundle/config{config}"]
     assert texts["bundle/journal.txt"] == "agent: started\nagent: X-Auth-Token: ***\n"
     assert "token = ***" in [each["label"] for each in json.loads(texts["bundle/state.json"])["networks"]]
 
@@ -654,6 +654,18 @@ def test_a_bundle_holds_the_end_of_the_log_where_it_is_a_file(tmp_path: Path, na
     assert text.endswith("\nthe last but one\nX-Auth-Token: ***\n")
     assert len(text) < log.stat().st_size
     assert text.startswith("long ago\n")
+
+
+def test_a_bundle_has_each_file_of_the_configuration(ctl: Ctl, tmp_path: Path) -> None:
+    options = []
+    for number, folder in enumerate((tmp_path / "a", tmp_path / "b")):
+        folder.mkdir()
+        (folder / "netagent.conf").write_text(f"[DEFAULT]\nhost = host{number}\n")
+        options += ["--config-file", str(folder / "netagent.conf")]
+    assert ctl(*options, "diag", "-o", str(tmp_path / "b.tar.gz"), env={"PATH": str(tmp_path)}).code == 0
+    with tarfile.open(tmp_path / "b.tar.gz") as opened:
+        found = [each.name for each in opened if "/config/" in each.name]
+    assert found == [f"b/config{tmp_path}/{folder}/netagent.conf" for folder in "ab"]
 
 
 def test_a_bundle_without_an_agent(tmp_path: Path) -> None:
