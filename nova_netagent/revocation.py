@@ -85,11 +85,15 @@ class Revocation:
     def prepare(self, compiled: Compiled) -> None:
         """Note that flows will have to be cut when this is in the kernel, in case nobody lives to do it.
 
-        :raises StoreError: it cannot be noted.
+        Without room for the note the rules are not kept waiting: what they forbid would stay open.
         """
-        if not self._owed and (self._before is None or self._concerned(compiled)):
+        if self._owed or not (self._before is None or self._concerned(compiled)):
+            return
+        try:
             self._store.owe_cuts(True)
             self._owed = True
+        except StoreError as error:
+            LOG.warning("flows that are no longer allowed may go on if the agent is killed now: %s", error)
 
     def cut_by(self, end: str) -> Collection[Key]:
         """The objects whose change cut the flow that has an end; none when that is not remembered."""

@@ -136,3 +136,19 @@ def test_rules_are_repaired_while_nothing_can_be_noted(disk: Disk) -> None:
     DRIFT[disk.backend]["a verdict is turned"](disk.host)
     assert disk.agent.resync()["repaired"]
     assert kernel(disk.host) == before
+
+
+def test_a_start_on_a_full_disk_enforces_what_is_stored(disk: Disk) -> None:
+    """Somebody flushed the rules while no agent was there."""
+    disk.network(1)
+    disk.put(make_group(1, make_rule(1)))
+    disk.instance(1, (1,))
+    before = kernel(disk.host)
+    disk.agent.kill9()
+    DRIFT[disk.backend]["the ruleset is flushed" if disk.backend == "nftables" else "every table is emptied"](disk.host)
+    disk.fill()
+    disk.agent.start()
+    assert kernel(disk.host) == before
+    disk.empty()
+    eventually(lambda: disk.agent.request("GET", "/v1/status")[1]["failure"] == "", 5)
+    assert disk.agent.resync()["repaired"] == []
