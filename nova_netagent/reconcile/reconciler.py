@@ -19,7 +19,7 @@ from nova_netagent.reconcile.outcome import Outcome
 from nova_netagent.reconcile.rules import Rules
 from nova_netagent.services import DhcpPlan, plan_dhcp
 from nova_netagent.settings import FirewallSettings
-from nova_netagent.store import Store
+from nova_netagent.store import Store, StoreError
 
 SERVERS_END = 5.0
 """Seconds that a cleanup waits for DHCP servers to end."""
@@ -38,6 +38,8 @@ class Reconciler:
         self._frames = OwnFrames(host, metrics)
         self._host = host
         self._ports: Mapping[str, tuple[Port, ...]] | None = None
+        self._half = Outcome()
+        """What attempts did that got no further than the rules: flows may have been let in before."""
 
     def apply(self, compiled: Compiled, *, verify: bool) -> Outcome:
         """Make the host be as compiled.
@@ -47,19 +49,31 @@ class Reconciler:
         :raises RuleRefused: the kernel refused a table; the tables before it are applied.
         :raises Unavailable: the kernel cannot be reached; links may have been prepared.
         :raises TableChanged: somebody kept changing a table through every attempt.
+        :raises StoreError: links cannot be noted, and are as they were; the rules are applied.
         """
         outcome = Outcome()
-        if verify:
-            self.links.renew_notes()
-        link_plan = self._prepare_links(compiled, outcome, verify=verify)
+        try:
+            if verify:
+                self.links.renew_notes()
+            link_plan = self._prepare_links(compiled, outcome, verify=verify)
+        except StoreError:  # no link may be made that cannot be noted; what the rules forbid is not left open for that
+            self._enforce(compiled, self._half, verify=verify)
+            raise
+        waits = self._enforce(compiled, outcome, verify=verify)
+        self._finish(compiled, link_plan, outcome, verify=verify, waits=waits)
+        outcome.add(self._half)
+        self._half = Outcome()
+        return outcome
+
+    def _enforce(self, compiled: Compiled, outcome: Outcome, *, verify: bool) -> Collection[str]:
+        """Let nobody claim more than he may; then the rules. The devices of vifs that may claim more after these."""
         ports, known = compiled.scope.resolved.ports, self._ports
         waits = self._narrow(compiled, outcome)
         gone = self._past(compiled) if known is None else leavers(known, ports)
         if gone:  # who stays at other addresses would answer for these, and nobody's groups would be asked
             self._host.links.forget(gone)
         self.rules.apply(compiled.ruleset, outcome, verify=verify, meanwhile=lambda: compiled.servers)
-        self._finish(compiled, link_plan, outcome, verify=verify, waits=waits)
-        return outcome
+        return waits
 
     def apply_links(self, compiled: Compiled) -> Outcome:
         """Make links and addresses as desired, and what depends on those that there are; leave the rules alone.

@@ -13,7 +13,7 @@ from tests.functional.agent.forkserver import ForkedAgent
 from tests.functional.agent.kernel import eventually, kernel
 from tests.functional.agent.meddling import DRIFT
 from tests.functional.conftest import ON_ONE
-from tests.lab import Lab, needs, privileges
+from tests.lab import Lab, Namespace, needs, privileges
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "real_root")
 
@@ -138,17 +138,32 @@ def test_rules_are_repaired_while_nothing_can_be_noted(disk: Disk) -> None:
     assert kernel(disk.host) == before
 
 
-def test_a_start_on_a_full_disk_enforces_what_is_stored(disk: Disk) -> None:
-    """Somebody flushed the rules while no agent was there."""
+def rules(host: Namespace) -> list[Any]:
+    """What judges IP, of whichever packet filter."""
+    found = kernel(host)
+    of_ip = {name: text for name, text in found["nf_tables"].items() if not name.startswith("table bridge ")}
+    return [found["IPv4"], found["IPv6"], found["sets"], of_ip]
+
+
+@pytest.mark.parametrize("comes", [False, True], ids=["", "a link comes meanwhile"])
+def test_a_start_on_a_full_disk_enforces_what_is_stored(disk: Disk, comes: bool) -> None:
+    """Somebody flushed the rules while no agent was there; a link that comes cannot be noted, nor joined."""
     disk.network(1)
     disk.put(make_group(1, make_rule(1)))
     disk.instance(1, (1,))
-    before = kernel(disk.host)
+    disk.put(make_instance(2))
+    before = rules(disk.host)
     disk.agent.kill9()
     DRIFT[disk.backend]["the ruleset is flushed" if disk.backend == "nftables" else "every table is emptied"](disk.host)
+    if comes:
+        disk.guest(2)
     disk.fill()
-    disk.agent.start()
-    assert kernel(disk.host) == before
+    disk.agent.start(ready=not comes)
+    eventually(lambda: rules(disk.host) == before, 2)
+    assert disk.host.links.all().get("tap2", {"master": None})["master"] is None
     disk.empty()
+    disk.agent.wait_ready()
+    if comes:
+        eventually(lambda: disk.host.links.all()["tap2"]["master"] == "br1", 5)
     eventually(lambda: disk.agent.request("GET", "/v1/status")[1]["failure"] == "", 5)
     assert disk.agent.resync()["repaired"] == []
