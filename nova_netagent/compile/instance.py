@@ -135,6 +135,8 @@ def _place(pieces: Mapping[str, Piece], scope: Scope, memo: Memo) -> _Placed:
     managed = scope.settings.network.manage_links
     senders = devices("senders", attrgetter("from_device"), (source.UNPROVED,) if managed else ())
     astray = devices("astray", attrgetter("astray"), ())
+    whose = (scope.resolved.networks, bool(scope.resolved.ports))
+    bridges = part.get("bridges", whose, partial(_enter_bridges, scope))
     for index, family in enumerate(scope.families):
         entries = _addresses(index, family, pieces, scope, part)
         kept = _kept(part, "addresses", family)
@@ -143,7 +145,7 @@ def _place(pieces: Mapping[str, Piece], scope: Scope, memo: Memo) -> _Placed:
         tail = (source.everything_to(scope.chain("ports")),)
         sources = dispatch.ordered_address_tree(proofs.items, proofs.since, _kept(part, "sources", family), tail)
         judged = part.in_order(("judged", family), pieces, _judged(index), dispatch.device_order)
-        ways = _Ways(family, scope, part, placed)
+        ways = _Ways(family, scope, part, placed, bridges)
         ways.place_receivers(receivers, addresses)
         ways.place_senders(sources, senders, astray)
         ways.place_judged(judged)
@@ -381,11 +383,33 @@ def _origin(port: Port) -> Origin:
 # --- the ways to them
 
 
+class _Bridges(Struct, frozen=True, gc=False):
+    """The rules about bridges and their uplinks, before those about vifs."""
+
+    to_ports: tuple[Rule, ...]
+    to_senders: tuple[Rule, ...]
+    receiving: tuple[Rule, ...]
+    """Uplinks that receive."""
+    sending: tuple[Rule, ...]
+
+
+def _enter_bridges(scope: Scope) -> _Bridges:
+    to_ports, to_senders = Jump(scope.chain("ports"), goto=True), Jump(scope.chain("senders"))
+    bridges = _bridges(scope)
+    return _Bridges(
+        to_ports=tuple(Rule(to_ports, out_interface=bridge, matches=(BRIDGED,)) for bridge in bridges),
+        to_senders=tuple(Rule(to_senders, in_interface=bridge) for bridge in bridges),
+        receiving=tuple(_uplinks_pass(_sent_to, False, scope)),
+        sending=tuple(_uplinks_pass(_sent_by, True, scope)),
+    )
+
+
 class _Ways:
     """Writes the ways to the instances in one family."""
 
-    def __init__(self, family: Family, scope: Scope, memo: Memo, placed: Placed) -> None:
+    def __init__(self, family: Family, scope: Scope, memo: Memo, placed: Placed, bridges: _Bridges) -> None:
         self._family = family
+        self._bridges = bridges
         self._scope = scope
         self._memo = memo
         self._placed = placed
@@ -394,10 +418,8 @@ class _Ways:
         """filter: bridged frames find the receiving vif by port; routed packets, and the host's own, by address."""
         scope = self._scope
         names = dispatch.name_nodes((*ports.keys, *addresses.keys))
-        for bridge in _bridges(scope):
-            enter = Rule(Jump(scope.chain("ports"), goto=True), out_interface=bridge, matches=(BRIDGED,))
-            self._add("filter", "local", enter)
-        self._add("filter", "ports", *_uplinks_pass(_sent_to, False, scope))
+        self._add("filter", "local", *self._bridges.to_ports)
+        self._add("filter", "ports", *self._bridges.receiving)
         self._write("filter", "ports", ports, names, _INTO_RECEIVERS)
         if scope.settings.network.manage_links:  # other people's bridges are theirs
             self._add("filter", "ports", _NOBODYS)
@@ -409,15 +431,13 @@ class _Ways:
         An address leads to its vif in fewer and cheaper comparisons than a port's name (a third, measured
         at 5,000 vifs), so that it is looked at first.
         """
-        scope = self._scope
         tree = "astray "
         judged = (*sources.keys, *ports.keys)
         taken = dispatch.name_nodes((*judged, *(tree + key for key in astray.keys)))
         if astray.first or astray.below:
             self._write("raw", "PREROUTING", astray, dispatch.Names(taken.exceptions, tree), dispatch.enter_interfaces)
-        for bridge in _bridges(scope):
-            self._add("raw", "PREROUTING", Rule(Jump(scope.chain("senders")), in_interface=bridge))
-        self._add("raw", "senders", *_uplinks_pass(_sent_by, True, scope))
+        self._add("raw", "PREROUTING", *self._bridges.to_senders)
+        self._add("raw", "senders", *self._bridges.sending)
         names = taken if not astray.keys else dispatch.name_nodes(judged)
         self._write("raw", "senders", sources, names, dispatch.enter_source)
         self._write("raw", "ports", ports, names, _INTO_SENDERS)

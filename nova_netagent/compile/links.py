@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nova_netagent.compile.floating_ip import interface_of
 from nova_netagent.compile.memo import Memo
@@ -70,6 +71,20 @@ class Links(Struct, frozen=True):
 
 def links_of(scope: Scope, memo: Memo) -> Links:
     """The links that a state wants; without ``manage_links`` bridges and ports are somebody else's."""
+    part = memo.part("links")
+    resolved = scope.resolved
+    still = part.get("of networks", (resolved.networks,), partial(_of_networks, scope))
+    floating = part.get("floating", (resolved.floating_ips, resolved.networks), partial(_floating_addresses, scope))
+    return replace(
+        still,
+        ports=part.get("ports", (resolved.networks, resolved.ports), partial(_ports, scope, memo)),
+        addresses=part.get("addresses", (still, floating), lambda: (*still.addresses, *floating)),
+        filter_bridges=bool(resolved.networks) or bool(resolved.ports),
+    )
+
+
+def _of_networks(scope: Scope) -> Links:
+    """What networks ask for, whatever instances and floating IPs there are."""
     networks = scope.networks
     managed = scope.settings.network.manage_links
     uplinks = scope.resolved.uplinks
@@ -82,19 +97,12 @@ def links_of(scope: Scope, memo: Memo) -> Links:
         mtu = each.mtu or scope.settings.network.network_device_mtu
         bridges.setdefault(each.bridge, Bridge(each.bridge, mtu, leads.get(each.bridge)))
         addresses += _gateway_addresses(each, scope)
-    for floating in scope.resolved.floating_ips:
-        interface = interface_of(floating, scope)
-        if interface is not None:
-            origin = ("floating_ips", floating.id)
-            addresses.append(Address(interface, values.host(floating.id), False, True, origin))
-    resolved = scope.resolved
-    ports = memo.part("links").get("ports", (resolved.networks, resolved.ports), partial(_ports, scope, memo))
     return Links(
         bridges=bridges,
-        ports=ports,
+        ports={},
         addresses=tuple(addresses),
         forward=frozenset(family for family in scope.families if any(each.routed(family) for each in networks)),
-        filter_bridges=bool(networks) or bool(scope.resolved.ports),
+        filter_bridges=bool(networks),
         uplinks={each.device: each.bridge for each in uplinks.values()},
         vlans={
             each.device: Vlan(each.device, each.interface, each.vlan, bridges[each.bridge].mtu)
@@ -102,6 +110,16 @@ def links_of(scope: Scope, memo: Memo) -> Links:
             if each.vlan is not None
         },
     )
+
+
+def _floating_addresses(scope: Scope) -> tuple[Address, ...]:
+    found = []
+    for floating in scope.resolved.floating_ips:
+        interface = interface_of(floating, scope)
+        if interface is not None:
+            origin = ("floating_ips", floating.id)
+            found.append(Address(interface, values.host(floating.id), False, True, origin))
+    return tuple(found)
 
 
 def _ports(scope: Scope, memo: Memo) -> dict[str, str]:
