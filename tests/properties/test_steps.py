@@ -4,6 +4,7 @@ The host has so many instances that a step concerns a few of them: then what was
 made anew but followed, and one that is left out would be seen.
 """
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -64,7 +65,8 @@ PAIR = AllowedAddressPair(ip_address="10.1.0.0/25")
 ANYTHING = AllowedAddressPair(ip_address="0.0.0.0/0")
 
 
-@settings(max_examples=80)
+@pytest.mark.parametrize("managed", [True, False])
+@settings(max_examples=60)
 @example([Put(make_network(2, bridge_interface="eth0")), Put(make_network(1, dhcp_server="10.1.0.2"))])
 @example([Put(make_network(9, id=f"{network_id(1)[:8]}-ffff-4000-8000-00000000ffff"))])
 @example([Put(make_provider_rule()), Delete("provider_rules", provider_rule_id(1))])
@@ -78,12 +80,10 @@ ANYTHING = AllowedAddressPair(ip_address="0.0.0.0/0")
     ]
 )
 @given(st.lists(steps(), min_size=4, max_size=12))
-def test_what_is_compiled_step_by_step_is_what_is_compiled_at_once(events: list[Event]) -> None:
-    asked = make_settings()
-    compiler = Compiler(asked)
-    state = fold(DesiredState(), Replace(CROWD), 0.0)
-    told(compiler.compile(state))
-    for event in events:
+def test_what_is_compiled_step_by_step_is_what_is_compiled_at_once(managed: bool, events: list[Event]) -> None:
+    asked = make_settings(manage_links=managed)
+    compiler, state = Compiler(asked), DesiredState()
+    for event in (Replace(State(networks=CROWD.networks)), Replace(CROWD), *events):
         state = fold(state, event, 0.0)
         assert told(compiler.compile(state)) == told(Compiler(asked).compile(state))
 
