@@ -1,8 +1,9 @@
 """Where a table's chains are in our one table of nf_tables, which has raw, mangle, nat and filter in it.
 
 A chain keeps its name. Where several tables have a chain of one name it is filter's (nat's,
-if filter has none), and the others have their table's name in it: mangle's ``W-ports`` is
-``W-mangle-ports``. What are built-in chains on iptables are base chains here: ``filter-FORWARD``.
+if filter has none), and the others have their table's first letter in it: mangle's ``W-ports`` is
+``W-m-ports``. With that, too, none is longer than 28 characters, as on iptables. What are built-in
+chains there are base chains here: ``filter-FORWARD``.
 """
 
 import re
@@ -18,6 +19,7 @@ from nova_netagent.netfilter.text import BUILTIN_CHAINS
 
 FILTER = "filter"
 OTHERS = tuple(name for name in BUILTIN_CHAINS if name != FILTER)
+_BY_LETTER = {name[0]: name for name in BUILTIN_CHAINS}
 
 _OWN = re.compile(
     r"(?:(?P<nat>PREROUTING|POSTROUTING|snat|float-snat)"
@@ -54,9 +56,9 @@ def _logical(head: str, physical: str) -> tuple[str, str]:
     if not physical.startswith(head):
         table, dot, name = physical.partition(".")
         return (table, name) if dot and table in OTHERS else (FILTER, physical)
-    table, dash, name = physical.removeprefix(head).partition("-")
-    if dash and table in BUILTIN_CHAINS:
-        return table, head + name
+    letter, dash, name = physical.removeprefix(head).partition("-")
+    if dash and letter in _BY_LETTER:
+        return _BY_LETTER[letter], head + name
     return _owner(physical.removeprefix(head)), physical
 
 
@@ -69,7 +71,7 @@ def _physical(head: str, table: str, chain: str) -> str:
     if not chain.startswith(head):
         return chain if table == FILTER else f"{table}.{chain}"
     name = chain.removeprefix(head)
-    return chain if table == _owner(name) else f"{head}{table}-{name}"
+    return chain if table == _owner(name) else f"{head}{table[0]}-{name}"
 
 
 def _owner(name: str) -> str:

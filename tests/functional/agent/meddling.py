@@ -138,7 +138,7 @@ _NFTABLES: dict[str, Meddling] = {
         "delete element OURS W-PREROUTING-floating { 198.51.100.1 }",
         "add element OURS W-PREROUTING-floating { 198.51.100.1 : 10.1.0.3 }",
     ),
-    "a floating IP leads nowhere": of_ip("flush map OURS W-nat-OUTPUT-floating"),
+    "a floating IP leads nowhere": of_ip("flush map OURS W-n-OUTPUT-floating"),
     "a fixed IP shows as another": of_ip(
         "add element OURS W-float-snat-fixed-itself { 10.1.0.3 . 10.1.0.3 : 1.2.3.4 }"
     ),

@@ -16,10 +16,11 @@ from nova_netagent.backend.nftables.keys import Key
 from nova_netagent.backend.nftables.keys import key as key_of
 from nova_netagent.backend.nftables.laid import Laid
 from nova_netagent.backend.nftables.names import BASE_CHAINS, Names
+from nova_netagent.compile import Compiler
 from nova_netagent.compile.dispatch import AddressEntry, Kept, Way, Written, address_tree, enter_prefix, name_nodes
-from nova_netagent.model import values
+from nova_netagent.model import AllowedAddressPair, values
 from nova_netagent.model.lineage import beside, follow
-from nova_netagent.netfilter.owner import Owner
+from nova_netagent.netfilter.owner import MAX_CHAIN_NAME, Owner
 from nova_netagent.netfilter.packet import Packet, matches, walk
 from nova_netagent.netfilter.rule import (
     ACCEPT,
@@ -32,6 +33,8 @@ from nova_netagent.netfilter.rule import (
     Snat,
 )
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
+from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_network, make_rule, make_vif
+from tests.unit.compile.world import make_settings, state_of
 
 HOSTS = ("10.0.0.1/32", "10.0.0.2/32", "10.0.0.3/32")
 LINKS = ("eth0", "eth1")
@@ -289,6 +292,20 @@ def test_every_chain_of_every_table_has_a_name_of_its_own(wrap_name: str) -> Non
     assert len(set(physical)) == len(physical)
     assert [names.logical(each) for each in physical] == chains
     assert {"nova-filter-top", "nova-postrouting-bottom"} <= set(physical)
+
+
+def test_no_name_of_ours_is_longer_than_28_characters() -> None:
+    """As on iptables; "mangle-POSTROUTING" is a base chain, and has no wrap name."""
+    names = Names("fourteen-chars")
+    asked = make_settings(wrap_name="fourteen-chars", egress_default="deny")
+    unrouted = make_network(2, gateway=None, gateway_v6=None)
+    pair = AllowedAddressPair(ip_address="10.1.0.128/25")
+    instances = [make_instance(n, (1,), vifs=(make_vif(n, allowed_address_pairs=(pair,)),)) for n in range(1, 40)]
+    group = make_group(1, make_rule(1), make_rule(2, direction="egress"))
+    compiled = Compiler(asked).compile(state_of(make_network(), unrouted, group, *instances, make_floating_ip()))
+    found = [names.physical(id_.name, name) for id_, table in compiled.ruleset.tables.items() for name in table.chains]
+    assert len(found) > 150
+    assert [name for name in found if len(name) > MAX_CHAIN_NAME] == []
 
 
 def test_our_base_chains_come_in_the_order_of_the_tables_and_before_others() -> None:
