@@ -51,7 +51,7 @@ class UnixListener:
                 os.close(name)
             if isinstance(error, ListenFailed):
                 raise
-            raise ListenFailed(f"{self._path}: {error.strerror or error}") from error
+            raise ListenFailed(f"[api] socket = {self._path}: {error.strerror or error}") from error
         return listener, name
 
     def renew(self) -> bool:
@@ -76,11 +76,11 @@ class UnixListener:
     def _remove_stale(self) -> None:
         try:
             if not stat.S_ISSOCK(self._path.lstat().st_mode):
-                raise ListenFailed(f"{self._path} is there already and is no socket")
+                raise ListenFailed(f"[api] socket = {self._path}: it is there already and is no socket")
         except FileNotFoundError:
             return
         if somebody_listens(self._path):
-            raise ListenFailed(f"{self._path}: another program listens there")
+            raise ListenFailed(f"[api] socket = {self._path}: another program listens there")
         self._path.unlink(missing_ok=True)
 
     def remove(self) -> None:

@@ -21,7 +21,7 @@ T = TypeVar("T", bound=Object | State | Question)
 _MISSING = "Object missing required field "
 _UNKNOWN = "Object contains unknown field "
 
-_CANONICAL: dict[str, Callable[[str], str]] = {FloatingIP.KIND: values.ipv4}
+_CANONICAL: dict[str, Callable[[str], str]] = {FloatingIP.KIND: values.host_ipv4}
 """What an id is, where it is not a UUID."""
 
 

@@ -351,6 +351,12 @@ def test_a_list_of_many_is_written_aside(client: TestClient, engine: StubEngine)
         ("GET", "/v1/networks?limit=%D9%A3", "limit", "'\u0663' is not an integer from 1 to 10000"),
         ("GET", "/v1/networks?limit=1&limit=2", "limit", "is given twice"),
         ("GET", "/v1/networks?marker=x", "marker", "'x' is not a UUID"),
+        (
+            "GET",
+            "/v1/floating-ips?marker=255.255.255.255",
+            "marker",
+            "255.255.255.255 is not an address that a host can have",
+        ),
         ("PUT", f"{NETWORK}?wait=maybe", "wait", "'maybe' is not true or false"),
         ("PUT", f"{NETWORK}?revision=1", "revision", "is not a parameter of this call, which takes wait"),
         ("DELETE", f"{NETWORK}?revision=-1", "revision", f"'-1' is not an integer from 0 to {2**63 - 1}"),
