@@ -40,7 +40,7 @@ class Address(Struct, frozen=True):
     """With the prefix length of the interface, host bits kept: ``10.0.0.1/24``."""
     scope_link: bool
     announce: bool
-    """Tell the neighbours, by gratuitous ARP when it is new, and of an IPv6 one when its MAC is."""
+    """Tell the neighbours when it is new, or its MAC is: by gratuitous ARP, or an IPv6 one's advertisement."""
     origin: Key | None
 
 

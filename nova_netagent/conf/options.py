@@ -91,7 +91,11 @@ _NETWORK: Sequence[cfg.Opt] = (
         help="The physical interface of VLAN networks; wins over a network's bridge_interface.",
     ),
     cfg.BoolOpt("allow_same_net_traffic", default=True, help="Let in whatever comes from the vif's own network."),
-    cfg.BoolOpt("send_arp_for_ha", default=True, help="Announce new addresses by gratuitous ARP."),
+    cfg.BoolOpt(
+        "send_arp_for_ha",
+        default=True,
+        help="Announce new addresses by gratuitous ARP, and IPv6 gateways by advertisements.",
+    ),
     cfg.IntOpt(
         "send_arp_for_ha_count",
         default=3,

@@ -17,7 +17,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from nova_netagent.backend import Unavailable
 from nova_netagent.backend.links import holdings, neighbours, routes
-from nova_netagent.backend.links.arp import Announcer
+from nova_netagent.backend.links.announcements import Announcer
 from nova_netagent.backend.links.holdings import Holdings, MoveFailed
 from nova_netagent.backend.links.image import LinkImage
 from nova_netagent.backend.links.protocol import LinksFailed
@@ -51,7 +51,7 @@ class KernelLinks:
     """The links of the network namespace that the thread is in.
 
     :param host: the host's name, by which its MACs differ from another's that was cloned from it.
-    :param announcements: how often a new address is announced by gratuitous ARP; 0 is never.
+    :param announcements: how often a new address is announced to its neighbours; 0 is never.
     :param on_change: called, from any thread, when links changed since the last ``read`` and when
         a ``read`` finds that they did.
     """
@@ -277,14 +277,7 @@ class KernelLinks:
     def _set_mac(self, bridge: str, new: NewMac) -> None:
         self._set(bridge, address=new.mac)
         for cidr in new.announce:
-            self._announce(bridge, cidr)
-
-    def _announce(self, interface: str, cidr: str) -> None:
-        if ":" in cidr:
-            # The kernel advertises it whenever the MAC changes (ip-sysctl, ndisc_notify).
-            self._write_sysctls({f"net/ipv6/conf/{interface}/ndisc_notify": "1"})
-        else:
-            self._announcer.announce(interface, cidr, self._announcements)
+            self._announcer.announce(bridge, cidr, self._announcements)
 
     def _holder(self, interface: str, cidr: str) -> str | None:
         """The MAC of an interface that has an address."""
@@ -341,7 +334,7 @@ class KernelLinks:
         self._route.addr("add", index=index, address=str(host.ip), prefixlen=host.network.prefixlen, **options)
         self._image.assume(index, f"{host.ip}/{host.network.prefixlen}")
         if address.announce:
-            self._announce(address.interface, address.cidr)
+            self._announcer.announce(address.interface, address.cidr, self._announcements)
 
     def _remove_address(self, device: str, cidr: str) -> None:
         host = ipaddress.ip_interface(cidr)

@@ -12,6 +12,7 @@ from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import addresses, eventually, kernel, metric
 from tests.functional.conftest import ON_BOTH
 from tests.lab import Lab, Namespace, needs, ping
+from tests.lab.frames import arp, icmp, ip, mac_bytes, packed
 
 pytestmark = [needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge"), ON_BOTH]
 
@@ -129,6 +130,38 @@ def test_a_network_that_moves_to_another_bridge_takes_its_ports_along(cloud: Clo
     assert cloud.host.links.all()["tap1"]["master"] == "other"
     assert not cloud.host.links.exists("br1")
     assert ping(guest, "10.1.0.1")
+
+
+def test_its_gateways_are_announced_where_they_come_to(cloud: Cloud) -> None:
+    """Guests hold on to the MAC that they know: in IPv6 half a minute, and seconds more until they ask anew."""
+    cloud.network(1)
+    guest = cloud.instance(1)
+    wire = guest.wire("eth0")
+    heard: list[bytes] = []
+
+    def hears(claim: bytes) -> bool:
+        heard.extend(seen.data for seen in wire.read())
+        return any(claim in data for data in heard)
+
+    with wire.listening():
+        cloud.put(make_network(1, bridge="other"))
+        mac = str(cloud.host.links.all()["other"]["mac"])
+        gateway = "fd00:1::1"
+        told = packed(gateway) + bytes((2, 1)) + mac_bytes(mac)
+        advertisement = ip(gateway, "ff02::1", 58, icmp(gateway, "ff02::1", 136, 0, told, rest=0xA0000000), ttl=255)
+        eventually(lambda: hears(advertisement), 5)
+        eventually(lambda: hears(arp(1, mac, "10.1.0.1", "10.1.0.1")), 5)
+
+
+def test_a_guest_believes_at_once_that_its_gateway_is_another(cloud: Cloud) -> None:
+    cloud.network(1)
+    guest = cloud.instance(1)
+    known = ["ip", "neigh", "replace", "fd00:1::1", "lladdr", "02:00:00:00:99:99", "dev", "eth0", "nud", "reachable"]
+    cloud.delete(make_network(1))
+    guest.run(known)
+    cloud.put(make_network(1))
+    eventually(lambda: "02:00:00:00:99:99" not in guest.run(["ip", "neigh", "show", "fd00:1::1"]).stdout, 5)
+    assert ping(guest, "fd00:1::1")
 
 
 def test_a_bridge_that_was_there_is_used_and_left(cloud: Cloud) -> None:

@@ -1,8 +1,10 @@
-"""Gratuitous ARP: tell the neighbours of a new address without waiting for anybody.
+"""Tell the neighbours of a new address, without waiting for anybody: gratuitous ARP, and its like in IPv6.
 
 nova ran arping(8), which blocked a second for each repetition. Here the first
 announcement goes out at once and the others when their time comes (RFC 5227, section 3:
-a sender announces an address by an ARP request for itself).
+a sender announces an address by an ARP request for itself; RFC 4861, section 7.2.6: it
+advertises itself to all nodes, unsolicited). The kernel would advertise an IPv6 address when
+its link gets another MAC (ip-sysctl, ndisc_notify), but not one that is new on its link.
 """
 
 import socket
@@ -10,18 +12,47 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 
-_ETH_P_ARP = 0x0806
+_ETH_P_ARP, _ETH_P_IPV6 = 0x0806, 0x86DD
 _BROADCAST = b"\xff" * 6
+_ALL_NODES = socket.inet_pton(socket.AF_INET6, "ff02::1")
+_ALL_NODES_MAC = bytes.fromhex("333300000001")
+_ICMPV6 = 58
+_ADVERTISEMENT = 136
+_ROUTER, _OVERRIDE = 1 << 31, 1 << 29
+_TARGET_MAC = 2
 _SPACING = 1.0
-"""Seconds between two announcements, as arping has it."""
+"""Seconds between two announcements, as arping has it; also RETRANS_TIMER of RFC 4861."""
 
 
 def announcement(mac: str, address: str) -> bytes:
-    """The Ethernet frame by which ``mac`` claims an IPv4 address."""
+    """The Ethernet frame by which ``mac`` claims an address."""
     sender = bytes.fromhex(mac.replace(":", ""))
+    return _advertisement(sender, address) if ":" in address else _gratuitous_arp(sender, address)
+
+
+def _gratuitous_arp(sender: bytes, address: str) -> bytes:
     own = socket.inet_aton(address)
     header = _BROADCAST + sender + struct.pack("!H", _ETH_P_ARP)
     return header + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + sender + own + bytes(6) + own
+
+
+def _advertisement(sender: bytes, address: str) -> bytes:
+    """An unsolicited neighbour advertisement of a gateway's: without its flag of a router it would be none any more."""
+    own = socket.inet_pton(socket.AF_INET6, address)
+    what = own + struct.pack("!BB", _TARGET_MAC, 1) + sender
+    about = own + _ALL_NODES + struct.pack("!II", 8 + len(what), _ICMPV6)
+    unsummed = struct.pack("!BBHI", _ADVERTISEMENT, 0, 0, _ROUTER | _OVERRIDE) + what
+    summed = unsummed[:2] + struct.pack("!H", _checksum(about + unsummed)) + unsummed[4:]
+    header = struct.pack("!IHBB", 6 << 28, len(summed), _ICMPV6, 255) + own + _ALL_NODES
+    return _ALL_NODES_MAC + sender + struct.pack("!H", _ETH_P_IPV6) + header + summed
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet checksum of an even number of bytes (RFC 1071)."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
 
 
 class Announcer:
