@@ -12,7 +12,8 @@ The kernel takes 28 characters, W has at most 14, so NAME has at most 13.
             | "to-" 8HEX               a node of a dispatch tree
     KIND    = "inst" | "vif" | "net" | "out" | "src" | "sgi" | "sge" | "lgi" | "lge"
 
-(No chain is called "established" any more; one that an older agent left is swept.)
+(No chain is called "established" any more; one that an older agent left is swept. So is, in our own
+tables of nf_tables, one that has the name of iptables' table in its own, as ``W-mangle-ports`` had.)
 
 Sets are named ``W-g4-8HEX`` and ``W-g6-8HEX``, and ``W-cut4`` and ``W-cut6``.
 """
@@ -33,6 +34,7 @@ _CHAIN = re.compile(
     r"(INPUT|FORWARD|OUTPUT|PREROUTING|POSTROUTING|local|ports|established|discovery|provider|sg-fallback"
     r"|senders|no-server|unspecified|services|egress-ok|egress-done|snat|float-snat|cut|zones|(inst|vif|net|out|src|sgi|sge|lgi|lge|to)-[0-9a-f]{8})\Z"
 )
+_FORMER = re.compile(f"(raw|mangle|nat)-{_CHAIN.pattern}")
 _SET = re.compile(r"(g[46]-[0-9a-f]{8}|cut[46])\Z")
 
 FILTER_TOP = "nova-filter-top"
@@ -60,6 +62,11 @@ class Owner(Struct, frozen=True):
         """Whether a chain is ours, also one that the state does not know."""
         head = f"{self.wrap_name}-"
         return name.startswith(head) and _CHAIN.match(name, len(head)) is not None
+
+    def owns_in_own_table(self, name: str) -> bool:
+        """Whether a chain of a table that is ours alone is ours, or an older agent's."""
+        head = f"{self.wrap_name}-"
+        return self.owns_chain(name) or (name.startswith(head) and _FORMER.match(name, len(head)) is not None)
 
     def owns_set(self, name: str) -> bool:
         """Whether a set is ours, also one that the state does not know."""

@@ -260,7 +260,7 @@ class Rules:
         return plan_table(
             encoded,
             self._backend.read(table.id, fresh=verify),
-            owns=self._owner.owns_chain,
+            owns=self._owns(self._backend),
             jumps_to=self._backend.jumps_to,
             placement=None if self._backend.own_tables else beside,
             keep_position=not verify,
@@ -321,8 +321,11 @@ class Rules:
 
     def _plan_removal(self, backend: Backend[Any], table: Table) -> TablePlan[Any]:
         actual = backend.read(table.id, fresh=True)
-        owns = self._owner.owns_chain
-        return plan_removal(backend.encode(table), actual, owns=owns, jumps_to=backend.jumps_to)
+        return plan_removal(backend.encode(table), actual, owns=self._owns(backend), jumps_to=backend.jumps_to)
+
+    def _owns(self, backend: Backend[Any]) -> Callable[[str], bool]:
+        """Tells whether a chain is ours, by its name."""
+        return self._owner.owns_in_own_table if backend.own_tables else self._owner.owns_chain
 
     def _commit_all(
         self,

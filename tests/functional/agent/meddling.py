@@ -148,6 +148,12 @@ _NFTABLES: dict[str, Meddling] = {
     "a set is flushed": of_ip("flush set OURS W-g4-b0000001"),
     "a chain of our grammar": of_ip("add chain OURS W-inst-deadbeef", "add rule OURS W-inst-deadbeef accept"),
     "a chain of another table's": of_ip("add chain OURS W-out-deadbeef"),
+    "chains of an older agent's names": of_ip(
+        "add chain OURS W-mangle-ports",
+        "add rule OURS W-mangle-ports jump W-inst-a0000001",
+        "add chain OURS W-raw-to-deadbeef",
+        "add rule OURS W-raw-to-deadbeef jump W-mangle-ports",
+    ),
     "a set of our grammar": of_ip("add set OURS W-g4-deadbeef { type ipv4_addr; flags interval; }"),
 }
 

@@ -52,6 +52,18 @@ def test_the_names_of_the_grammar_are_ours(name: str) -> None:
     assert len(Owner("x" * 14).chain(name)) <= MAX_CHAIN_NAME
 
 
+@pytest.mark.parametrize("name", ["mangle-ports", "raw-to-0123abcd", "nat-OUTPUT"])
+def test_an_older_agents_names_are_ours_in_a_table_that_is_ours_alone(name: str) -> None:
+    assert OWNER.owns_in_own_table(f"nova-netagent-{name}")
+    assert not OWNER.owns_chain(f"nova-netagent-{name}")
+    assert not Owner("nova").owns_in_own_table(f"nova-netagent-{name}")
+
+
+@pytest.mark.parametrize("name", ["theirs", "mangle-theirs", "filter-ports", "mangle-raw-ports", "mangle-portsx"])
+def test_other_names_are_not_ours_there_either(name: str) -> None:
+    assert not OWNER.owns_in_own_table(f"nova-netagent-{name}")
+
+
 def test_every_chain_of_the_skeleton_is_of_the_grammar() -> None:
     assert {name for names in CHAINS.values() for name in names} <= set(PLAIN)
 
