@@ -552,13 +552,15 @@ def _missing_remotes(group: Group, described: frozenset[str]) -> Iterable[Proble
 
 def _routed(state: DesiredState, networks: Iterable[Network]) -> Mapping[str, Claim]:
     """For each floating IP in a range that is routed here the claim of whoever has it as a fixed IP."""
-    ranges = [(values.prefix(each.cidr), each.id) for each in networks if each.cidr is not None and each.routed(4)]
-    return {
-        id_: ("address", network_id, id_)
-        for id_ in state.floating_ips
-        for range_, network_id in ranges
-        if range_.contains(values.prefix(id_))
-    }
+    ranges = {values.prefix(each.cidr): each.id for each in networks if each.cidr is not None and each.routed(4)}
+    lengths = {each.length for each in ranges}
+    found: dict[str, Claim] = {}
+    for id_ in state.floating_ips:
+        address = values.prefix(id_)
+        # Routed ranges do not overlap: one of them has it at most.
+        for network_id in filter(None, [ranges.get(address.within(length)) for length in lengths]):
+            found[id_] = ("address", network_id, id_)
+    return found
 
 
 def _floating_ips(

@@ -52,6 +52,14 @@ class Prefix(NamedTuple):
         """
         return filter(self.contains, hosts) if not self.is_host else (self,) if self in hosts else ()
 
+    def within(self, length: int) -> "Prefix":
+        """The prefix of so many bits in which it is.
+
+        :param length: no more than its own.
+        """
+        rest = FAMILY_BITS[self.family] - length
+        return Prefix(self.family, self.value >> rest << rest, length)
+
     @property
     def is_host(self) -> bool:
         """Whether it is a single address."""
