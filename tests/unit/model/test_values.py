@@ -137,6 +137,8 @@ def test_containing_and_overlapping(one: Prefix, other: Prefix) -> None:
     assert one.overlaps(other) == (same_family and a.overlaps(b))
     assert one.contains(one)
     assert one.overlaps(other) == other.overlaps(one)
+    if same_family and one.length <= other.length:
+        assert (other.within(one.length) == one) == one.contains(other)
 
 
 @given(st.text(max_size=12))
