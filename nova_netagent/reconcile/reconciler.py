@@ -6,6 +6,7 @@ after it. Ports leave their bridge before their rules go and join it after these
 
 from collections.abc import Collection, Mapping
 
+from nova_netagent.backend import BackendError
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.resolve import Port
 from nova_netagent.host import Host
@@ -39,7 +40,7 @@ class Reconciler:
         self._host = host
         self._ports: Mapping[str, tuple[Port, ...]] | None = None
         self._half = Outcome()
-        """What attempts did that got no further than the rules: flows may have been let in before."""
+        """What attempts did that came to the rules, but not to their end: flows may have been let in before."""
 
     def apply(self, compiled: Compiled, *, verify: bool) -> Outcome:
         """Make the host be as compiled.
@@ -49,7 +50,8 @@ class Reconciler:
         :raises RuleRefused: the kernel refused a table; the tables before it are applied.
         :raises Unavailable: the kernel cannot be reached; links may have been prepared.
         :raises TableChanged: somebody kept changing a table through every attempt.
-        :raises StoreError: links cannot be noted, and are as they were; the rules are applied.
+        :raises StoreError: links cannot be noted, and are as they were, or not be struck from the notes; the rules are
+            applied.
         """
         outcome = Outcome()
         try:
@@ -60,7 +62,11 @@ class Reconciler:
             self._enforce(compiled, self._half, verify=verify)
             raise
         waits = self._enforce(compiled, outcome, verify=verify)
-        self._finish(compiled, link_plan, outcome, verify=verify, waits=waits)
+        try:
+            self._finish(compiled, link_plan, outcome, verify=verify, waits=waits)
+        except (BackendError, StoreError):
+            self._half.add(outcome)
+            raise
         outcome.add(self._half)
         self._half = Outcome()
         return outcome

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from nova_netagent.model import document
-from nova_netagent.testing import make_group, make_instance, make_network, make_rule
+from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_network, make_rule
 from tests.functional.agent.cloud import CONFIG, Cloud
+from tests.functional.agent.flows import talking
 from tests.functional.agent.forkserver import ForkedAgent
 from tests.functional.agent.kernel import eventually, kernel
 from tests.functional.agent.meddling import DRIFT
+from tests.functional.agent.nft import nft
 from tests.functional.conftest import ON_ONE
 from tests.lab import Lab, Namespace, needs, privileges
 
@@ -167,3 +169,24 @@ def test_a_start_on_a_full_disk_enforces_what_is_stored(disk: Disk, comes: bool)
         eventually(lambda: disk.host.links.all()["tap2"]["master"] == "br1", 5)
     eventually(lambda: disk.agent.request("GET", "/v1/status")[1]["failure"] == "", 5)
     assert disk.agent.resync()["repaired"] == []
+
+
+@needs("nftables", "program:nft")
+def test_what_came_in_before_a_start_on_a_full_disk_is_cut_when_there_is_room(disk: Disk) -> None:
+    """An address is wanted no more: it is taken away, and cannot be struck from the notes."""
+    disk.network(1)
+    disk.put(make_group(1, make_rule(1, protocol="tcp", port_range_min=81, port_range_max=81)))
+    guest = disk.instance(1, (1,))
+    disk.put(make_floating_ip(1, 1))
+    disk.agent.kill9()
+    disk.agent.configure({"firewall": {"backend": disk.backend}})
+    DRIFT[disk.backend]["the ruleset is flushed" if disk.backend == "nftables" else "every table is emptied"](disk.host)
+    # Somebody's rule has connections tracked meanwhile.
+    nft(disk.host, "add table inet operators", "add chain inet operators c", "add rule inet operators c ct state new")
+    with talking(disk.outside, guest, 80) as stray:
+        disk.fill()
+        disk.agent.start(ready=False)
+        eventually(lambda: "next attempt" in disk.agent.log, 5)
+        disk.empty()
+        disk.agent.wait_ready()
+        assert stray.is_dead()

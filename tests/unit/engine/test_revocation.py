@@ -17,6 +17,7 @@ from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import CUT_SECONDS, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
 from nova_netagent.settings import MetadataSettings, Settings
+from nova_netagent.store import StoreError
 from nova_netagent.testing import (
     group_id,
     make_floating_ip,
@@ -196,6 +197,20 @@ def test_somebody_flushed_the_rules(host: Host) -> None:
     host.flows.tracked = [stray, web, docker, hosts]
     host.engine.resync()
     assert host.flows.tracked == [web, docker, hosts]
+
+
+def test_somebody_flushed_the_rules_and_the_repair_came_to_no_end(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("disk full")
+
+    host.flows.tracked = [tcp(OUTSIDE, "10.1.0.2", 99)]
+    host.backend.change(TableId(4, "filter"), "FORWARD", [])
+    monkeypatch.setattr(host.engine.store, "forget_made", full)
+    host.engine.resync()
+    assert "disk full" in host.engine.view.failure
+    monkeypatch.undo()
+    host.engine.resync()
+    assert host.flows.tracked == []
 
 
 def test_one_that_announced_itself_goes_with_its_instance_only(host: Host) -> None:
