@@ -130,7 +130,7 @@ def _around(scope: Scope, memo: Memo) -> _Around:
     part = memo.part("around")
     resolved = scope.resolved
     of_networks = (resolved.networks, resolved.provider_rules, scope.names)
-    common = part.get("common", of_networks, partial(_common, scope, part.part("common")))
+    common = part.get("common", of_networks, partial(_common, scope, part))
     placed = Placed()
     used = instance.place(scope, part, placed)
     floating_ip.place(scope, part, placed)
@@ -156,6 +156,7 @@ class _Common(Struct, frozen=True):
 
 
 def _common(scope: Scope, memo: Memo) -> _Common:
+    part = memo.part("common")
     placed = Placed()
     skeleton.place(scope, placed)
     cut_sets = {each.name: each for each in cut.place(scope, placed)}
@@ -164,10 +165,10 @@ def _common(scope: Scope, memo: Memo) -> _Common:
     network.place(scope, placed)
     security_group.place_provider(scope, placed)
     chains = {
-        table: {name: memo.intern((table, name), Chain(name, tuple(rules))) for name, rules in lists.items()}
+        table: {name: part.intern((table, name), Chain(name, tuple(rules))) for name, rules in lists.items()}
         for table, lists in placed.rules.items()
     }
-    return _Common(chains, memo.intern("cut sets", cut_sets))
+    return _Common(chains, part.intern("cut sets", cut_sets))
 
 
 def _longer(name: str, chain: Chain | None, rules: Sequence[Rule]) -> Chain:

@@ -175,7 +175,6 @@ class Memo:
         if len(others) * _FEW > len(source):
             found = _of_rows([row for id_, value in source.items() for row in _rows(id_, items(value), order)])
         elif others:
-            found = InOrder(last.places.copy(), last.items.copy(), last.twins)
             gone = [row for id_ in others if id_ in before for row in _rows(id_, items(before[id_]), order)]
             come = [row for id_ in others if id_ in source for row in _rows(id_, items(source[id_]), order)]
             found = last.followed(gone, come) if gone or come else last

@@ -158,6 +158,14 @@ def test_a_network_that_changes_changes_its_instances() -> None:
     assert {f"filter:inst-a{number:07x}" for number in range(1, 30)} <= changed
 
 
+def test_a_network_more_leaves_the_others_chains_also_where_an_instance_came_before() -> None:
+    told = Told()
+    told.tell(Put(make_instance(30, (1,))))
+    changed = changed_by(told, Put(make_network(2)))
+    assert "filter:net-e0000002" in changed
+    assert not {"filter:net-e0000001", "filter:provider", "mangle:cut", "raw:no-server"} & changed
+
+
 def test_what_all_vifs_of_a_network_hear_is_changed_in_one_place() -> None:
     told = Told()
     changed = changed_by(told, Put(make_network(1, dhcp_server="10.1.0.250")))
