@@ -478,8 +478,11 @@ class Engine:
 
     def _succeed(self, outcome: Outcome, verify: bool) -> None:
         changed = _touched(self._applied, self._state)
-        drifted = verify and self._applied is self._state and outcome.rules
+        drifted = bool(outcome.drift) or (verify and self._applied is self._state and outcome.rules)
         self._revocation.applied(self._compiled, drifted=drifted, forgotten=outcome.forgotten, changed=changed)
+        if outcome.drift and self._why == "change":
+            self._count_repairs(outcome.drift)
+            LOG.warning("somebody had changed what is ours; repaired with a change: %d edits", outcome.drift.total())
         self._applied = self._state
         left = self._note_left(tried=verify)
         self._log(outcome, verify)
@@ -556,8 +559,7 @@ class Engine:
             outcome = self._apply(verify=True)
         awaited = bool(chainless) and not self._chainless  # its chain came: what follows from that undoes nobody's work
         if same and outcome and not awaited:
-            for op, count in outcome.edits.items():
-                self._metrics.drift_repairs_total.labels(op).inc(count)
+            self._count_repairs(outcome.edits)
             LOG.warning("somebody had changed what is ours; repaired: %s", _some(outcome.lines()))
         self._verified = time.monotonic()
         if self._refused and not self.view.failure:
@@ -568,6 +570,10 @@ class Engine:
         if self._settings.security_group_log.groups:
             self._count_limited()
         return list(outcome.lines()) if same else []
+
+    def _count_repairs(self, edits: Mapping[str, int]) -> None:
+        for op, count in edits.items():
+            self._metrics.drift_repairs_total.labels(op).inc(count)
 
     def _count_limited(self) -> None:
         try:

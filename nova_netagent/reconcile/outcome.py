@@ -22,6 +22,8 @@ class Outcome:
     edits: Counter[str] = field(default_factory=Counter)
     plans: list[Callable[[], Iterable[str]]] = field(default_factory=list)
     """What was carried out, each to be read by people when somebody asks."""
+    drift: Counter[str] = field(default_factory=Counter)
+    """Those of the edits that undo what somebody else did to chains that were right."""
     forgotten: bool = False
     """Whether a set of the ends of flows that were cut had to be made, which holds none."""
     link_failures: dict[str, str] = field(default_factory=dict)
@@ -36,6 +38,7 @@ class Outcome:
         """What a part of the attempt did to the rules."""
         self.edits += part.edits
         self.plans += part.plans
+        self.drift += part.drift
         self.forgotten |= part.forgotten
 
     def note(self, kind: str, plan: Plan) -> None:

@@ -3,13 +3,14 @@
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from nova_netagent.backend import Backend, BackendError, RuleRefused
+from nova_netagent.backend import Backend, BackendError, RuleRefused, TableChanged
 from nova_netagent.compile import ALL_TABLES
 from nova_netagent.compile.skeleton import hooks
 from nova_netagent.host import Leftovers
@@ -48,6 +49,9 @@ class Rules:
         self._open_leftovers = leftovers
         self._metrics = metrics
         self._tables: dict[TableId, Table] = {}
+        """What stands in the kernel, as far as that is known."""
+        self._stood: dict[TableId, Table] = {}
+        """What was put there last, and can only be another by somebody else's doing."""
         self._sets: Mapping[str, IpSet] | None = None
 
     def apply(
@@ -178,9 +182,11 @@ class Rules:
             with self._backend.locked():
                 self._metrics.lock_wait_seconds.observe(self._backend.lock_wait)
                 self._commit(ruleset, changed, done, meanwhile, verify)
-        except BackendError:
+        except BackendError as error:
             if not self._backend.atomic:
                 outcome.add(done)
+            if not isinstance(error, TableChanged):
+                self._stood.clear()  # some tables may be as they should be by now, and others not
             raise
         outcome.add(done)
 
@@ -199,14 +205,20 @@ class Rules:
         set_plan = plan_sets(ruleset.sets, actual_sets, self._owner.owns_set)
         outcome.forgotten = any(each.type == "hash:ip,port,ip" for each in set_plan.create)
         before = {table.id: self._tables.pop(table.id, None) for table in changed}
+
+        def plan_of(table: Table) -> TablePlan[Any]:
+            plan = self._plan_table(table, verify)
+            outcome.drift += _repairs(plan, self._stood.get(table.id), table)
+            return plan
+
         with self._backend.transaction():
             self._backend.prepare_sets(set_plan)
-            self._commit_all(changed, partial(self._plan_table, verify=verify), outcome, self._backend, meanwhile)
+            self._commit_all(changed, plan_of, outcome, self._backend, meanwhile)
             swept = self._sweep(left, outcome)
             self._finish_sets(set_plan, self._backend)
         self._sets = ruleset.sets
         for table in changed:
-            self._tables[table.id] = table
+            self._tables[table.id] = self._stood[table.id] = table
             self._count_rules(table, before[table.id])
         outcome.note("set", self._carried_out(set_plan, self._backend) if verify else set_plan)
         if swept:
@@ -373,6 +385,15 @@ def _reasons(table: Table, encoded: EncodedTable[Any], chain: str) -> Iterator[t
     """Each key of a chain of ours with what it is there for; nothing where the chain is not described."""
     if chain in table.chains:
         yield from zip(encoded.chains[chain], table.chains[chain].origins(), strict=True)
+
+
+def _repairs(plan: TablePlan[Any], stood: Table | None, table: Table) -> Counter[str]:
+    """The edits of chains that are wanted as they were put there: somebody else has changed them."""
+    if stood is None or not plan.edits:
+        return Counter()
+    others = lineage.changed(stood.chains, table.chains)
+    wanted = {name for name in others if stood.chains.get(name) != table.chains.get(name)}
+    return TablePlan(plan.table, tuple(edit for edit in plan.edits if edit.chain not in wanted)).counts()
 
 
 def _ordered(ruleset: Ruleset) -> list[Table]:

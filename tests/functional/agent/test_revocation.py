@@ -510,7 +510,8 @@ def test_nothing_is_cut_when_nothing_is_narrowed(site: Site) -> None:
         assert cut(site) == before
 
 
-def test_flows_that_were_let_in_while_the_rules_were_gone(site: Site) -> None:
+@pytest.mark.parametrize("by", ["resync", "change"])
+def test_flows_that_were_let_in_while_the_rules_were_gone(site: Site, by: str) -> None:
     site.describe(ports(4, 81), make_instance(1, (1,)))
     with talking(site.outside, site.vm1, 81) as allowed:
         if site.backend == "nftables":
@@ -518,7 +519,10 @@ def test_flows_that_were_let_in_while_the_rules_were_gone(site: Site) -> None:
         else:
             iptables(site.host, "-t filter -F FORWARD")
         with talking(site.outside, site.vm1, 80) as stray:
-            site.agent.resync()
+            if by == "change":
+                site.put(make_instance(2, (1,)))
+            else:
+                site.agent.resync()
             assert stray.is_dead()
         assert allowed.lives()
 

@@ -10,12 +10,14 @@ from nova_netagent import revocation
 from nova_netagent.backend import Unavailable
 from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.compile.zones import zones
+from nova_netagent.engine import NotApplied
 from nova_netagent.events import Delete, Put
 from nova_netagent.model import AllowedAddressPair, Instance
 from nova_netagent.netfilter.flow import EXPECTED, Addresses, Flow, Side
 from nova_netagent.netfilter.owner import Owner
-from nova_netagent.netfilter.rule import CUT_SECONDS, TableId
+from nova_netagent.netfilter.rule import CUT_SECONDS, Rule, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
+from nova_netagent.revoke import EVERYBODY
 from nova_netagent.settings import MetadataSettings, Settings
 from nova_netagent.store import StoreError
 from nova_netagent.testing import (
@@ -197,6 +199,28 @@ def test_somebody_flushed_the_rules(host: Host) -> None:
     host.flows.tracked = [stray, web, docker, hosts]
     host.engine.resync()
     assert host.flows.tracked == [web, docker, hosts]
+
+
+def test_somebody_flushed_the_rules_and_a_change_repairs_them(host: Host) -> None:
+    host.flows.tracked = [tcp(OUTSIDE, "10.1.0.2", 99), web := tcp(OUTSIDE, "10.1.0.2")]
+    host.backend.change(TableId(4, "filter"), "FORWARD", [])
+    host.put(make_instance(3, (1,)))
+    assert host.flows.tracked == [web]
+    repaired = host.metrics.registry.get_sample_value("netagent_drift_repairs_total", {"what": "insert"})
+    assert repaired == 2
+
+
+def test_what_the_kernel_took_a_part_of_and_is_wanted_no_more_is_nobodys_drift(host: Host) -> None:
+    def busy(rule: Rule) -> bool:
+        if rule.destination == "10.1.0.4/32":
+            raise Unavailable("out of memory")
+        return False
+
+    host.backend.refuse = busy
+    with pytest.raises(NotApplied):
+        host.put(make_instance(3, (1,)))
+    host.delete(make_instance(3))
+    assert EVERYBODY not in host.flows.looks
 
 
 def test_somebody_flushed_the_rules_and_the_repair_came_to_no_end(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
