@@ -99,7 +99,9 @@ class OwnLinks:
         ours = {bridge: set[str]() for device, bridge in links.uplinks.items() if self._is_joined(device, bridge)}
         for each in links.addresses:
             ours.get(each.interface, set()).add(each.cidr)
-        self._backend.remember(ours)
+        actual = self._backend.read().links
+        joined = [name for device, name in links.uplinks.items() if device in actual and actual[device].master == name]
+        self._backend.remember(ours, joined)
 
     def problems(self, desired: Links) -> Mapping[str, str]:
         """By link why it cannot be had: an interface is not there, or what should be a bridge is none."""

@@ -130,14 +130,14 @@ class KernelLinks:
         links = self._actual().links
         return {name: " ".join(_holdings_of(links[name].index).keys()) for name in names if name in links}
 
-    def remember(self, bridges: Mapping[str, Collection[str]]) -> None:
-        """Keep in mind what bridges hold; a bridge that is not there, down, or made anew, is remembered as it was."""
+    def remember(self, bridges: Mapping[str, Collection[str]], joined: Collection[str]) -> None:
+        """Keep in mind what bridges hold; of one that is not there, down, or waits for its uplink, what it held."""
         links = self._actual().links
         known = {name: each for name, each in self._remembered.items() if name in bridges}
         for name, ours in bridges.items():
             if name in links and links[name].up:
                 index = links[name].index
-                if name not in known or known[name].has == index:
+                if name in joined or name not in known or known[name].has == index:
                     known[name] = _Remembered(index, _holdings_of(index).without(ours), index)
         self._remembered = known
 

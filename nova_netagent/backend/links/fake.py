@@ -106,13 +106,13 @@ class FakeLinks:
         """What links hold; a route between spaces as one word."""
         return {name: " ".join(sorted(self._holdings(name))) for name in names if name in self.links}
 
-    def remember(self, bridges: Mapping[str, Collection[str]]) -> None:
+    def remember(self, bridges: Mapping[str, Collection[str]], joined: Collection[str]) -> None:
         """Keep in mind what bridges hold."""
         known = {name: each for name, each in self._remembered.items() if name in bridges}
         for name, ours in bridges.items():
             if name in self.links and self.links[name].up:
                 index = self.links[name].index
-                if name not in known or known[name][1] == index:
+                if name in joined or name not in known or known[name][1] == index:
                     known[name] = self._holdings(name) - set(ours), index
         self._remembered = known
 

@@ -31,8 +31,11 @@ class LinksBackend(Protocol):
     def held(self, names: Iterable[str]) -> Mapping[str, str]:
         """What links hold that is not the kernel's own: addresses, and names of routes, between spaces."""
 
-    def remember(self, bridges: Mapping[str, Collection[str]]) -> None:
-        """Keep in mind what bridges hold, but for the addresses named: it is given again if they are made anew."""
+    def remember(self, bridges: Mapping[str, Collection[str]], joined: Collection[str]) -> None:
+        """Keep in mind what bridges hold, but for the addresses named: it is given again if they are made anew.
+
+        :param joined: those whose uplink is a port of theirs: they hold all that they shall, whoever made them.
+        """
 
     def route(self, asked: Asked) -> Route:
         """Where the host sends a packet, or would take it."""

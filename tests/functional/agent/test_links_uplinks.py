@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from nova_netagent.model import document
 from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_network, make_rule
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import cleanup, eventually, kernel, metric
-from tests.functional.conftest import ON_BOTH
+from tests.functional.conftest import ON_BOTH, ON_ONE
 from tests.functional.links.held import ROUTER, advertise, furnish, held
 from tests.lab import Flood, Lab, Namespace, connect, needs, ping, tcp
 from tests.lab.frames import ETH_ARP, arp
@@ -146,6 +147,24 @@ def test_what_a_bridge_held_comes_back_also_when_its_interface_does_later(cloud:
     eventually(lambda: held(host, "br1", without=OURS) == before, 2)
     cloud.delete(FLAT)
     assert held(host, "eth0") == before
+
+
+@ON_ONE
+def test_what_somebody_gives_a_bridge_that_he_made_anew_is_what_comes_back(cloud: Cloud) -> None:
+    host, agent = cloud.host, cloud.agent
+    cloud.put(FLAT)
+    agent.signal(signal.SIGSTOP)
+    host.links.delete("br1")
+    host.links.add_bridge("br1")
+    host.links.set("eth0", master="br1")
+    host.links.add_address("br1", "192.0.2.77/24")
+    agent.signal(signal.SIGCONT)
+    agent.resync()
+    before = held(host, "br1", without=OURS)
+    host.links.set("br1", up=False)
+    eventually(lambda: host.links.all()["br1"]["up"], 2)
+    agent.resync()
+    assert held(host, "br1", without=OURS) == before
 
 
 def test_an_interface_that_comes_later_is_taken_and_one_that_is_taken_is_left(cloud: Cloud, lab: Lab) -> None:
