@@ -1,5 +1,6 @@
 """diag: what a report of a problem needs, in one file and without secrets."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,8 @@ def _gathered(session: Session) -> Iterator[tuple[str, str]]:
     for name, target in _CALLS.items():
         yield name, _without_secrets(_tried(lambda target=target: agent.get(target).body.decode()))
     for file in session.all_config_files:
-        yield f"config{Path(file).absolute()}", redaction.of_options(_tried(lambda file=file: Path(file).read_text()))
+        # Without a "..", at which tar cuts a name off.
+        yield f"config{os.path.abspath(file)}", redaction.of_options(_tried(lambda file=file: Path(file).read_text()))
     yield "log.txt", redaction.line_by_line(_tried(lambda: _end_of_log(session.all_config_files)))
     for name, command in _COMMANDS.items():
         yield name, redaction.line_by_line(_output(command))

@@ -661,7 +661,7 @@ def test_a_bundle_has_each_file_of_the_configuration(ctl: Ctl, tmp_path: Path) -
     for number, folder in enumerate((tmp_path / "a", tmp_path / "b")):
         folder.mkdir()
         (folder / "netagent.conf").write_text(f"[DEFAULT]\nhost = host{number}\n")
-        options += ["--config-file", str(folder / "netagent.conf")]
+        options += ["--config-file", str(folder / ".." / folder.name / "netagent.conf")]
     assert ctl(*options, "diag", "-o", str(tmp_path / "b.tar.gz"), env={"PATH": str(tmp_path)}).code == 0
     with tarfile.open(tmp_path / "b.tar.gz") as opened:
         found = [each.name for each in opened if "/config/" in each.name]
