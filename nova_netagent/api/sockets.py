@@ -5,6 +5,7 @@ import grp
 import os
 import socket
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 
 BACKLOG = 1024
@@ -31,27 +32,24 @@ class UnixListener:
 
     def _listening(self) -> tuple[socket.socket, int]:
         """A socket that listens, and what holds its name."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        name: int | None = None
-        try:
-            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._remove_stale()
-            listener.bind(str(self._path))
-            # While this is open nobody else's file is given our inode's number.
-            name = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
-            group = self._wanted_group
-            if group is not None and (wanted := _group_id(group)) != self._path.stat().st_gid:
-                os.chown(self._path, -1, wanted)  # which a service manager may forbid altogether
-            self._path.chmod(self._mode)
-            self.group = self._path.stat().st_gid
-            listener.listen(BACKLOG)  # until here nobody is let in, whatever the mode was
-        except (OSError, ListenFailed) as error:
-            listener.close()
-            if name is not None:
-                os.close(name)
-            if isinstance(error, ListenFailed):
-                raise
-            raise ListenFailed(f"[api] socket = {self._path}: {error.strerror or error}") from error
+        with ExitStack() as undone:
+            try:
+                listener = undone.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                self._remove_stale()
+                listener.bind(str(self._path))
+                # While this is open nobody else's file is given our inode's number.
+                name = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
+                undone.callback(os.close, name)
+                group = self._wanted_group
+                if group is not None and (wanted := _group_id(group)) != self._path.stat().st_gid:
+                    os.chown(self._path, -1, wanted)  # which a service manager may forbid altogether
+                self._path.chmod(self._mode)
+                self.group = self._path.stat().st_gid
+                listener.listen(BACKLOG)  # until here nobody is let in, whatever the mode was
+            except OSError as error:
+                raise ListenFailed(f"[api] socket = {self._path}: {error.strerror or error}") from error
+            undone.pop_all()
         return listener, name
 
     def renew(self) -> bool:

@@ -2,6 +2,7 @@
 
 import grp
 import os
+import resource
 import socket
 import stat
 import tempfile
@@ -112,6 +113,22 @@ def test_a_name_that_was_taken_away_is_had_again(path: str) -> None:
     assert not listener.renew()
     listener.remove()
     assert not os.path.exists(path)
+    listener.socket.close()
+
+
+def test_a_name_that_was_taken_away_is_had_again_when_there_are_descriptors(path: str) -> None:
+    listener = UnixListener(path)
+    first = listener.socket
+    os.unlink(path)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(ListenFailed, match="Too many open files"):
+            listener.renew()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert listener.renew()
+    first.close()
     listener.socket.close()
 
 
