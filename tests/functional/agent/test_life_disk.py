@@ -171,6 +171,25 @@ def test_a_start_on_a_full_disk_enforces_what_is_stored(disk: Disk, comes: bool)
     assert disk.agent.resync()["repaired"] == []
 
 
+@ON_ONE
+def test_a_start_on_a_full_disk_after_a_clean_stop(disk: Disk) -> None:
+    """No file of the store is there but the store."""
+    disk.network(1)
+    disk.put(make_group(1, make_rule(1)))
+    disk.instance(1, (1,))
+    disk.agent.stop()
+    before = rules(disk.host)
+    DRIFT[disk.backend]["the ruleset is flushed" if disk.backend == "nftables" else "every table is emptied"](disk.host)
+    disk.fill()
+    disk.agent.start()
+    assert rules(disk.host) == before
+    assert disk.code("PUT", PATH, BIG) == 503
+    disk.empty()
+    assert disk.code("PUT", PATH, BIG) == 201
+    disk.agent.restart()
+    assert len(disk.agent.get("security-groups")) == 2
+
+
 @needs("nftables", "program:nft")
 def test_what_came_in_before_a_start_on_a_full_disk_is_cut_when_there_is_room(disk: Disk) -> None:
     """An address is wanted no more: it is taken away, and cannot be struck from the notes."""
