@@ -31,6 +31,8 @@ STOP_SECONDS = 20.0
 """How long requests in flight may take once the agent is told to stop."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """malloc.h"""
+_FORKED_SECONDS = 1.0
+"""So long what an agent that was killed had just forked may have its claim: until it is the program that it becomes."""
 STUCK_SECONDS = 60.0
 """How old the engine's heartbeat may be: a commit of the largest tables takes a second."""
 _HELP = """\
@@ -112,12 +114,16 @@ def _claim(state_path: str) -> int:
         descriptor = os.open(state_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise RuntimeError(f"[DEFAULT] state_path = {state_path}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RuntimeError(f"{state_path}: another agent works with this state") from None
-    return descriptor
+    patience = time.monotonic() + _FORKED_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > patience:
+                os.close(descriptor)
+                raise RuntimeError(f"{state_path}: another agent works with this state") from None
+        time.sleep(0.01)
 
 
 def collect_rarely() -> None:

@@ -1,5 +1,7 @@
 """How it ends when it cannot begin: 2 for bad configuration or arguments, 1 for anything else, in one line."""
 
+import fcntl
+import os
 import signal
 import sqlite3
 import time
@@ -235,6 +237,19 @@ def test_a_second_agent_is_refused_and_the_first_goes_on(cloud: Cloud) -> None:
     assert "Traceback" not in said
     assert kernel(cloud.host) == before
     cloud.network(2)
+
+
+def test_what_a_killed_agent_had_just_forked_is_waited_for(lab: Lab) -> None:
+    """It has the claim until it is the program that it becomes: a restart at once found another agent there."""
+    agent = prepared(lab)
+    claim = os.open(agent.state_path, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(claim, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as started:
+        ready = started.submit(agent.start)
+        time.sleep(0.7)
+        os.close(claim)
+        ready.result()
+    agent.stop()
 
 
 def test_a_second_agent_on_the_same_state_is_refused(cloud: Cloud, tmp_path: Path) -> None:
