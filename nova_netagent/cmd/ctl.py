@@ -27,6 +27,8 @@ _STATES = ("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
+    # Whoever started us may have closed it.
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of another encoding shows what it can
     try:

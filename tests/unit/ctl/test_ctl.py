@@ -685,6 +685,12 @@ def test_a_disk_that_is_full(ctl: Ctl) -> None:
     assert (done.returncode, done.stderr) == (1, "netagentctl: standard output: No space left on device\n")
 
 
+def test_a_standard_output_that_is_closed(ctl: Ctl) -> None:
+    command = f"{sys.executable} -m nova_netagent.cmd.ctl --socket {ctl.options[1]} export >&-"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("words", [["list", "--help"], ["list", "networks"], ["export"]])
 def test_a_terminal_without_all_letters(ctl: Ctl, words: list[str]) -> None:
     label = document(make_network(9, label="Büro №1"))
