@@ -5,7 +5,6 @@ egress in mangle PREROUTING (W-out-ID), the sender's own addresses in raw PREROU
 (W-senders). An instance that is pending has chains too: they let nothing through.
 """
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -483,7 +482,8 @@ def _called_by_floating_ip(
     in_pairs = part.get("in pairs", (pairs, networks, fixed), partial(_in_pairs, pairs.items, fixed, scope))
 
     def those_with(text: str, address: values.Prefix) -> tuple[AddressEntry, ...]:
-        return (*_at(own, address), *in_pairs.get(text, ()))
+        of_vifs = own.beginning(-address.length, address.value)  # as dispatch.address_order begins
+        return (*of_vifs.by_key(), *in_pairs.get(text, ()))
 
     def concerned(known: tuple[Any, ...]) -> Iterable[str] | None:
         before, before_in_pairs = known
@@ -502,15 +502,6 @@ def _fixed(floating_ips: Iterable[FloatingIP]) -> Mapping[str, values.Prefix]:
     """The fixed IPs that floating IPs lead to, by their texts."""
     found = {values.prefix(each.fixed_ip_address) for each in floating_ips}
     return {values.prefix_text(each): each for each in found}
-
-
-def _at(own: InOrder[AddressEntry], address: values.Prefix) -> Iterable[AddressEntry]:
-    """The entries of an address, by instance."""
-    order = (-address.length, address.value)
-    low = bisect_left(own.places, ((*order,),))
-    high = bisect_left(own.places, ((*order, "\U0010ffff"),), low)
-    rows = zip(own.places[low:high], own.items[low:high], strict=True)
-    return [item for _, item in sorted(rows, key=lambda row: row[0][1:])]
 
 
 def _in_pairs(

@@ -4,7 +4,7 @@ The model is frozen, so an object that is the same object gives the same result:
 costs what it touches, not what the host holds.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import compress, islice, zip_longest
 from operator import eq, is_, itemgetter, ne
@@ -302,10 +302,10 @@ class InOrder(Struct, Generic[T], gc=False):
         orders = list(self.orders())
         return list(compress(self.items, map(ne, orders, (None, *orders))))
 
-    def beginning(self, first: str) -> "InOrder[T]":
+    def beginning(self, *first: object) -> "InOrder[T]":
         """Those whose order is a tuple that begins so."""
-        low = bisect_left(self.places, ((first,),))
-        high = bisect_left(self.places, ((f"{first}\0",),), low)
+        low = bisect_left(self.places, (first,))
+        high = bisect_right(self.places, first, low, key=lambda place: place[0][: len(first)])
         return InOrder(self.places[low:high], self.items[low:high], self.twins)
 
     def followed(self, gone: Sequence[tuple[Place, T]], come: Sequence[tuple[Place, T]]) -> "InOrder[T]":

@@ -168,6 +168,7 @@ def _resolve(
     holders = part.intern("holders", claimed.holders)
     ports = _ports(state, networks, groups, holders, part.intern("host's own", named.hosts_own), refused, part)
     routed = part.get("routed floating IPs", (state.floating_ips, networks), lambda: _routed(state, networks.values()))
+    ranges = part.get("ranges", (networks,), lambda: _Ranges(networks.values()))
     fixed = {address: claimed.oldest[claim][1] for address, claim in routed.items() if claim in claimed.oldest}
     for id_ in part.index("troubled", ports, _troubled).get("", ()):
         problems.setdefault(("instances", id_), []).extend(each for port in ports[id_] for each in port.problems)
@@ -179,7 +180,7 @@ def _resolve(
         groups=groups,
         known_groups=part.keys("known groups", groups),
         floating_ips=part.intern(
-            "floating IPs", tuple(_floating_ips(state, networks, ports, fixed, without, problems))
+            "floating IPs", tuple(_floating_ips(state, networks, ports, fixed, ranges, without, problems))
         ),
         provider_rules=part.intern(
             "provider rules", tuple(r for r in state.of(ProviderRule) if ("provider_rules", r.id) not in refused)
@@ -550,17 +551,23 @@ def _missing_remotes(group: Group, described: frozenset[str]) -> Iterable[Proble
     ]
 
 
+class _Ranges:
+    """Networks' IPv4 ranges: which of them has an address is looked up, not looked for in every network."""
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self._ids = {values.prefix(each.cidr): each.id for each in networks if each.cidr is not None}
+        self._lengths = {each.length for each in self._ids}
+
+    def holder(self, address: values.Prefix) -> str | None:
+        """A network whose range has an address: the only one, of those that are routed here."""
+        return next(filter(None, (self._ids.get(address.within(length)) for length in self._lengths)), None)
+
+
 def _routed(state: DesiredState, networks: Iterable[Network]) -> Mapping[str, Claim]:
     """For each floating IP in a range that is routed here the claim of whoever has it as a fixed IP."""
-    ranges = {values.prefix(each.cidr): each.id for each in networks if each.cidr is not None and each.routed(4)}
-    lengths = {each.length for each in ranges}
-    found: dict[str, Claim] = {}
-    for id_ in state.floating_ips:
-        address = values.prefix(id_)
-        # Routed ranges do not overlap: one of them has it at most.
-        for network_id in filter(None, [ranges.get(address.within(length)) for length in lengths]):
-            found[id_] = ("address", network_id, id_)
-    return found
+    ranges = _Ranges(each for each in networks if each.routed(4))
+    holders = ((id_, ranges.holder(values.prefix(id_))) for id_ in state.floating_ips)
+    return {id_: ("address", network_id, id_) for id_, network_id in holders if network_id is not None}
 
 
 def _floating_ips(
@@ -568,6 +575,7 @@ def _floating_ips(
     networks: Mapping[str, Network],
     ports: Mapping[str, tuple[Port, ...]],
     fixed: Mapping[str, Claim],
+    ranges: _Ranges,
     without: Mapping[Key, str],
     problems: dict[Key, list[Problem]],
 ) -> Iterable[FloatingIP]:
@@ -578,7 +586,6 @@ def _floating_ips(
     entries = state.floating_ips.values()
     if not entries:
         return
-    ranges = [values.prefix(network.cidr) for network in networks.values() if network.cidr is not None]
     own = {
         address: network.id for network in networks.values() for address in (network.gateway, network.server) if address
     }
@@ -597,7 +604,7 @@ def _floating_ips(
 
 def _floating_problem(
     floating: FloatingIP,
-    ranges: list[values.Prefix],
+    ranges: _Ranges,
     own: Mapping[str, str],
     fixed_here: Mapping[str, Claim],
     ports: Mapping[str, tuple[Port, ...]],
@@ -614,7 +621,6 @@ def _floating_problem(
         if any(fixed in port.addresses for port in ports.get(floating.instance_id, ()) if port.network):
             return None
         return "pending", f"waits for instance {floating.instance_id} with fixed IP {fixed}"
-    address = values.prefix(fixed)
-    if any(range_.contains(address) for range_ in ranges):
+    if ranges.holder(values.prefix(fixed)) is not None:
         return None
     return "pending", f"waits for a network that holds {fixed}"

@@ -12,11 +12,12 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 
+from nova_netagent.model.protocols import ICMPV6
+
 _ETH_P_ARP, _ETH_P_IPV6 = 0x0806, 0x86DD
 _BROADCAST = b"\xff" * 6
 _ALL_NODES = socket.inet_pton(socket.AF_INET6, "ff02::1")
 _ALL_NODES_MAC = bytes.fromhex("333300000001")
-_ICMPV6 = 58
 _ADVERTISEMENT = 136
 _ROUTER, _OVERRIDE = 1 << 31, 1 << 29
 _TARGET_MAC = 2
@@ -40,10 +41,10 @@ def _advertisement(sender: bytes, address: str) -> bytes:
     """An unsolicited neighbour advertisement of a gateway's: without its flag of a router it would be none any more."""
     own = socket.inet_pton(socket.AF_INET6, address)
     what = own + struct.pack("!BB", _TARGET_MAC, 1) + sender
-    about = own + _ALL_NODES + struct.pack("!II", 8 + len(what), _ICMPV6)
+    about = own + _ALL_NODES + struct.pack("!II", 8 + len(what), ICMPV6)
     unsummed = struct.pack("!BBHI", _ADVERTISEMENT, 0, 0, _ROUTER | _OVERRIDE) + what
     summed = unsummed[:2] + struct.pack("!H", _checksum(about + unsummed)) + unsummed[4:]
-    header = struct.pack("!IHBB", 6 << 28, len(summed), _ICMPV6, 255) + own + _ALL_NODES
+    header = struct.pack("!IHBB", 6 << 28, len(summed), ICMPV6, 255) + own + _ALL_NODES
     return _ALL_NODES_MAC + sender + struct.pack("!H", _ETH_P_IPV6) + header + summed
 
 
