@@ -459,6 +459,7 @@ class Engine:
             except (RuleRefused, ValueError):
                 return False
             made.forgotten |= outcome.forgotten
+            made.drift += outcome.drift
             outcome = made
             return True
 

@@ -40,7 +40,7 @@ class Reconciler:
         self._host = host
         self._ports: Mapping[str, tuple[Port, ...]] | None = None
         self._half = Outcome()
-        """What attempts did that came to the rules, but not to their end: flows may have been let in before."""
+        """What attempts did that did not come to their end: flows may have been let in before."""
 
     def apply(self, compiled: Compiled, *, verify: bool) -> Outcome:
         """Make the host be as compiled.
@@ -55,21 +55,24 @@ class Reconciler:
         """
         outcome = Outcome()
         try:
-            if verify:
-                self.links.renew_notes()
-            link_plan = self._prepare_links(compiled, outcome, verify=verify)
-        except StoreError:  # no link may be made that cannot be noted; what the rules forbid is not left open for that
-            self._enforce(compiled, self._half, verify=verify)
-            raise
-        waits = self._enforce(compiled, outcome, verify=verify)
-        try:
-            self._finish(compiled, link_plan, outcome, verify=verify, waits=waits)
+            self._attempt(compiled, outcome, verify=verify)
         except (BackendError, StoreError):
             self._half.add(outcome)
             raise
         outcome.add(self._half)
         self._half = Outcome()
         return outcome
+
+    def _attempt(self, compiled: Compiled, outcome: Outcome, *, verify: bool) -> None:
+        try:
+            if verify:
+                self.links.renew_notes()
+            link_plan = self._prepare_links(compiled, outcome, verify=verify)
+        except StoreError:  # no link may be made that cannot be noted; what the rules forbid is not left open for that
+            self._enforce(compiled, outcome, verify=verify)
+            raise
+        waits = self._enforce(compiled, outcome, verify=verify)
+        self._finish(compiled, link_plan, outcome, verify=verify, waits=waits)
 
     def _enforce(self, compiled: Compiled, outcome: Outcome, *, verify: bool) -> Collection[str]:
         """Let nobody claim more than he may; then the rules. The devices of vifs that may claim more after these."""

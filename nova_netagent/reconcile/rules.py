@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from nova_netagent.backend import Backend, BackendError, RuleRefused, TableChanged
+from nova_netagent.backend import Backend, BackendError, RuleRefused
 from nova_netagent.compile import ALL_TABLES
 from nova_netagent.compile.skeleton import hooks
 from nova_netagent.host import Leftovers
@@ -49,9 +49,9 @@ class Rules:
         self._open_leftovers = leftovers
         self._metrics = metrics
         self._tables: dict[TableId, Table] = {}
-        """What stands in the kernel, as far as that is known."""
-        self._stood: dict[TableId, Table] = {}
-        """What was put there last, and can only be another by somebody else's doing."""
+        """What was put into the kernel last, whole."""
+        self._in_doubt: dict[TableId, set[str]] = {}
+        """By table that an attempt since may have changed: the chains in which it may have done so."""
         self._sets: Mapping[str, IpSet] | None = None
 
     def apply(
@@ -174,7 +174,7 @@ class Rules:
                 }
 
     def _attempt(self, ruleset: Ruleset, outcome: Outcome, meanwhile: Callable[[], object], verify: bool) -> None:
-        changed = [table for table in _ordered(ruleset) if verify or not _same(self._tables.get(table.id), table)]
+        changed = [table for table in _ordered(ruleset) if verify or not self._stands(table)]
         if not changed and ruleset.sets is self._sets:
             return
         done = Outcome()
@@ -182,11 +182,9 @@ class Rules:
             with self._backend.locked():
                 self._metrics.lock_wait_seconds.observe(self._backend.lock_wait)
                 self._commit(ruleset, changed, done, meanwhile, verify)
-        except BackendError as error:
+        except BackendError:
             if not self._backend.atomic:
                 outcome.add(done)
-            if not isinstance(error, TableChanged):
-                self._stood.clear()  # some tables may be as they should be by now, and others not
             raise
         outcome.add(done)
 
@@ -204,11 +202,13 @@ class Rules:
         self._sets = None
         set_plan = plan_sets(ruleset.sets, actual_sets, self._owner.owns_set)
         outcome.forgotten = any(each.type == "hash:ip,port,ip" for each in set_plan.create)
-        before = {table.id: self._tables.pop(table.id, None) for table in changed}
+        for table in changed:
+            self._doubt(table)
 
         def plan_of(table: Table) -> TablePlan[Any]:
             plan = self._plan_table(table, verify)
-            outcome.drift += _repairs(plan, self._stood.get(table.id), table)
+            if table.id in self._tables:
+                outcome.drift += _edits_but(plan, self._in_doubt[table.id])
             return plan
 
         with self._backend.transaction():
@@ -218,12 +218,27 @@ class Rules:
             self._finish_sets(set_plan, self._backend)
         self._sets = ruleset.sets
         for table in changed:
-            self._tables[table.id] = self._stood[table.id] = table
-            self._count_rules(table, before[table.id])
+            self._count_rules(table, self._tables.get(table.id))
+            self._tables[table.id] = table
+        self._in_doubt.clear()
         outcome.note("set", self._carried_out(set_plan, self._backend) if verify else set_plan)
         if swept:
             names = ", ".join(str(table.id) for table in left)
             LOG.info("nothing of ours has to be in %s: swept what was left there, %d edits", names, swept)
+
+    def _stands(self, table: Table) -> bool:
+        """Whether a table is what was put into the kernel last, for all that we did."""
+        known = self._tables.get(table.id)
+        if table.id in self._in_doubt:
+            return False
+        return known is table or (known is not None and known.chains == table.chains)
+
+    def _doubt(self, table: Table) -> None:
+        """Note that a table is about to be edited: until all are in, nobody knows whether it was."""
+        known = self._tables.get(table.id, table).chains
+        others = lineage.changed(known, table.chains)
+        edited = {name for name in others if known.get(name) != table.chains.get(name)}
+        self._in_doubt[table.id] = self._in_doubt.get(table.id, set()) | edited
 
     def _not_asked_for(self, ruleset: Ruleset) -> list[Table]:
         """The tables in use for which nothing is compiled, as IPv6's when it is switched off: nothing of ours stays."""
@@ -387,21 +402,13 @@ def _reasons(table: Table, encoded: EncodedTable[Any], chain: str) -> Iterator[t
         yield from zip(encoded.chains[chain], table.chains[chain].origins(), strict=True)
 
 
-def _repairs(plan: TablePlan[Any], stood: Table | None, table: Table) -> Counter[str]:
-    """The edits of chains that are wanted as they were put there: somebody else has changed them."""
-    if stood is None or not plan.edits:
-        return Counter()
-    others = lineage.changed(stood.chains, table.chains)
-    wanted = {name for name in others if stood.chains.get(name) != table.chains.get(name)}
-    return TablePlan(plan.table, tuple(edit for edit in plan.edits if edit.chain not in wanted)).counts()
+def _edits_but(plan: TablePlan[Any], chains: Collection[str]) -> Counter[str]:
+    """The edits of other chains than these."""
+    return TablePlan(plan.table, tuple(edit for edit in plan.edits if edit.chain not in chains)).counts()
 
 
 def _ordered(ruleset: Ruleset) -> list[Table]:
     return in_order(ruleset.tables.values())
-
-
-def _same(known: Table | None, table: Table) -> bool:
-    return known is table or (known is not None and known.chains == table.chains)
 
 
 def _pattern(text: str) -> re.Pattern[str] | None:

@@ -7,16 +7,17 @@ import pytest
 from msgspec.structs import replace
 
 from nova_netagent import revocation
-from nova_netagent.backend import Unavailable
+from nova_netagent.backend import BackendError, RuleRefused, Unavailable
 from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.compile.zones import zones
-from nova_netagent.engine import NotApplied
+from nova_netagent.engine import Change, NotApplied
 from nova_netagent.events import Delete, Put
 from nova_netagent.model import AllowedAddressPair, Instance
 from nova_netagent.netfilter.flow import EXPECTED, Addresses, Flow, Side
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import CUT_SECONDS, Rule, TableId
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
+from nova_netagent.plan.sets import SetPlan
 from nova_netagent.revoke import EVERYBODY
 from nova_netagent.settings import MetadataSettings, Settings
 from nova_netagent.store import StoreError
@@ -235,6 +236,42 @@ def test_somebody_flushed_the_rules_and_the_repair_came_to_no_end(host: Host, mo
     monkeypatch.undo()
     host.engine.resync()
     assert host.flows.tracked == []
+
+
+@pytest.mark.parametrize("error", [RuleRefused, Unavailable])
+def test_somebody_flushed_the_rules_and_a_change_that_failed_repairs_them(
+    host: Host, error: type[BackendError]
+) -> None:
+    """Part of it is in by then; what the kernel refuses is left out, and what it cannot take now is tried again."""
+
+    def refuse(rule: Rule) -> bool:
+        if rule.destination == "10.1.0.4/32":
+            raise error("not this one")
+        return False
+
+    host.flows.tracked = [tcp(OUTSIDE, "10.1.0.2", 99), web := tcp(OUTSIDE, "10.1.0.2")]
+    host.backend.change(TableId(4, "filter"), "FORWARD", [])
+    host.backend.refuse = refuse
+    host.engine.serve([Change(Put(make_instance(3, (1,))))])
+    host.backend.refuse = lambda rule: False
+    host.engine.resync()
+    assert host.flows.tracked == [web]
+
+
+def test_somebody_flushed_the_rules_and_the_repair_broke_off(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in by then, and the next attempt finds nothing to repair."""
+
+    def busy(_: SetPlan) -> None:
+        raise Unavailable("out of memory")
+
+    host.flows.tracked = [tcp(OUTSIDE, "10.1.0.2", 99), web := tcp(OUTSIDE, "10.1.0.2")]
+    host.backend.change(TableId(4, "filter"), "FORWARD", [])
+    monkeypatch.setattr(host.backend, "finish_sets", busy)
+    host.engine.resync()
+    assert host.engine.view.failure == "out of memory"
+    monkeypatch.undo()
+    host.engine.resync()
+    assert host.flows.tracked == [web]
 
 
 def test_one_that_announced_itself_goes_with_its_instance_only(host: Host) -> None:
