@@ -1,9 +1,10 @@
 """What is laid out from last time is what is laid out anew."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nova_netagent.backend.frames import layout
+from nova_netagent.backend.frames.layout import Elements
 from nova_netagent.backend.frames.plan import image_of, plan_frames
 from nova_netagent.backend.nft.objects import interface_name, key
 from nova_netagent.netfilter.frames import Closed, Frames, Gateway, Isolated, Secured
@@ -48,13 +49,27 @@ def test_from_frames_to_frames(steps: list[Frames]) -> None:
             )
 
 
+def ranges(elements: Elements, kind: str) -> list[tuple[bytes, bytes]]:
+    """As whom may be spoken, from first to last: a port with an address, in ARP also a MAC."""
+    found = (each for name in ("hosts", "prefixes") for each in elements[f"{kind}-{name}"].values())
+    return [(each.key, each.end or each.key) for each in found]
+
+
+A_PREFIX = Frames(secured=(Secured("tap1", MACS[0], (("2001:db8::/64", MACS[0]),)),))
+AN_ADDRESS_OF_IT = Frames(
+    secured=(Secured("tap1", MACS[0], (("2001:db8::/64", MACS[1]), ("2001:db8::1/128", MACS[0]))),)
+)
+
+
 @given(frames(), frames())
+@example(A_PREFIX, AN_ADDRESS_OF_IT)
 def test_at_a_start_nobody_claims_more_than_the_kernel_let_him(before: Frames, after: Frames) -> None:
     held = layout.elements(before)
     asked = [each.device for each in after.secured]
     found = layout.elements(narrowed(after, layout.passing(after, held), asked, asked))
-    for name in ("arp-hosts", "arp-prefixes", "nd-hosts", "nd-prefixes"):
-        assert found[name].keys() <= held[name].keys()
+    for kind in ("arp", "nd"):
+        let = ranges(held, kind)
+        assert all(any(low <= first and last <= high for low, high in let) for first, last in ranges(found, kind))
     own = {key((interface_name(each.device), layout._mac(each.mac))) for each in after.secured}
     assert found["macs"].keys() <= held["macs"].keys() | own
     shut = {each.device for each in before.closed} & {*asked}
