@@ -15,7 +15,8 @@ class Watch:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._closed = False
-        threading.Thread(target=self._run, name="dhcp", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="dhcp", daemon=True)
+        self._thread.start()
 
     def add(self, pidfd: int) -> None:
         """Watch a process, by its descriptor; to close that is to end it."""
@@ -25,11 +26,12 @@ class Watch:
         """Call no more."""
         self._closed = True
         os.eventfd_write(self._wake, 1)
+        self._thread.join()
+        self._epoll.close()
+        os.close(self._wake)
 
     def _run(self) -> None:
         while not self._closed:
             self._epoll.poll()
             if not self._closed:
                 self._on_end()
-        self._epoll.close()
-        os.close(self._wake)

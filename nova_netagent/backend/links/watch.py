@@ -17,20 +17,22 @@ class Watch:
         self._epoll = select.epoll()
         self._epoll.register(fileno, select.EPOLLIN | select.EPOLLONESHOT)
         self._closed = False
-        threading.Thread(target=self._run, name="links", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="links", daemon=True)
+        self._thread.start()
 
     def rearm(self) -> None:
         """The socket was read: call again when there is more."""
         self._epoll.modify(self._fileno, select.EPOLLIN | select.EPOLLONESHOT)
 
     def close(self) -> None:
-        """Call no more."""
+        """Call no more. The socket is open until then."""
         self._closed = True
         self._epoll.modify(self._fileno, select.EPOLLOUT)  # wakes the thread: a socket can always be written to
+        self._thread.join()
+        self._epoll.close()
 
     def _run(self) -> None:
         while not self._closed:
             self._epoll.poll()
             if not self._closed:
                 self._on_change()
-        self._epoll.close()

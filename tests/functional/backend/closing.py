@@ -1,9 +1,13 @@
-"""Opens what an agent opens of its host, closes it, and prints what this process has open before and after, as JSON."""
+"""Opens what an agent opens of its host, closes it, and prints what this process has open and runs before and after.
+
+As JSON.
+"""
 
 import json
 import os
 import sys
 import tempfile
+import threading
 from typing import Any
 
 import msgspec
@@ -14,10 +18,11 @@ from nova_netagent.settings import Settings
 from nova_netagent.wiring import open_host
 
 
-def descriptors() -> list[str]:
-    """What is open, without the numbers of sockets."""
+def held() -> list[str]:
+    """What is open, without the numbers of sockets; and the threads."""
     names = [f"/proc/self/fd/{each}" for each in os.listdir("/proc/self/fd")]
-    return sorted(os.readlink(each).partition("[")[0] for each in names if os.path.lexists(each))
+    opened = sorted(os.readlink(each).partition("[")[0] for each in names if os.path.lexists(each))
+    return opened + sorted(each.name for each in threading.enumerate())
 
 
 def use(host: Host) -> None:
@@ -37,7 +42,7 @@ def use(host: Host) -> None:
 
 def life(settings: Settings) -> Host:
     """One host, from its opening to its end."""
-    host = open_host(settings, Metrics())
+    host = open_host(settings, Metrics(), on_change=lambda: None)
     try:
         use(host)
     finally:
@@ -51,9 +56,9 @@ def main() -> None:
         values: Any = {"state_path": folder, "firewall": {"backend": sys.argv[1]}}
         settings = msgspec.convert(values, Settings)
         life(settings)  # what a process opens once it keeps
-        before = descriptors()
+        before = held()
         hosts = [life(settings) for _ in range(3)]
-        after = descriptors()
+        after = held()
     print(json.dumps({"hosts": len(hosts), "before": before, "after": after}))
 
 
