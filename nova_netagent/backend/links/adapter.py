@@ -318,7 +318,9 @@ class KernelLinks:
         known = self._remembered.get(bridge)
         if known is not None:
             index = self._index(bridge)
-            holdings.give(known.holdings, known.read_from, index)
+            # What it has is newer than what it had: a lease may have been renewed meanwhile.
+            missing = known.holdings.without([*holdings.read(index).keys()])
+            holdings.give(missing, known.read_from, index)
             known.has = index
 
     def _add_address(self, address: Address) -> None:

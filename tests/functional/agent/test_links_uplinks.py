@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -127,7 +128,7 @@ def test_what_somebody_undoes_is_done_again_at_once(cloud: Cloud, command: str) 
         eventually(lambda: held(host, "br1", without=OURS) == before, 2)
         eventually(lambda: ping(guest, "10.1.0.1"), 2)
         eventually(lambda: ping(cloud.outside, host), 2)
-    assert metric(cloud.agent, "drift_repairs_total", what="link") > 0
+    eventually(lambda: metric(cloud.agent, "drift_repairs_total", what="link") > 0, 2)
     cloud.delete(make_instance(1), FLAT)
     assert held(host, "eth0") == before
 
@@ -238,6 +239,28 @@ def test_a_default_route_that_was_learned_goes_on_being_renewed(cloud: Cloud) ->
     host.run([*shown[:3], "del", "default", "via", ROUTER, "dev", "br1"])
     advertise(router)
     eventually(lambda: f"via {ROUTER} dev br1" in host.run(shown).stdout, 1)
+
+
+@ON_ONE
+def test_a_lease_that_is_renewed_on_the_interface_is_renewed_on_the_bridge(cloud: Cloud) -> None:
+    host = cloud.host
+
+    def renew(seconds: int) -> None:
+        for address in ("192.0.2.77/24", "2001:db8:77::1/64"):
+            host.run(["ip", "addr", "add", address, "dev", "eth0", "valid_lft", f"{seconds}", "preferred_lft", "50"])
+
+    def left() -> list[int]:
+        shown = host.run(["ip", "addr", "show", "dev", "br1"]).stdout
+        return [int(each) for each in re.findall(r"valid_lft (\d+)sec", shown)]
+
+    renew(60)
+    cloud.put(FLAT)
+    assert len(left()) == 2
+    for _ in range(2):
+        renew(600)
+        eventually(lambda: min(left()) > 500, 2)
+        cloud.agent.resync()
+        assert min(left()) > 500
 
 
 @pytest.mark.parametrize("interface", [None, "br1", "eth0"])
