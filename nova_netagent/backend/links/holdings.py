@@ -27,15 +27,17 @@ _HOP = struct.Struct("=HBBi")
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _REQUEST, _ACK, _REPLACE, _CREATE, _APPEND = 0x1, 0x4, 0x100, 0x400, 0x800
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_FLAGS = 1, 2, 3, 8
-_IFA_F_NODAD = 0x02
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_FLAGS, _IFA_RT_PRIORITY = 1, 2, 3, 8, 9
+_IFA_F_NODAD, _IFA_F_PERMANENT, _IFA_F_NOPREFIXROUTE = 0x02, 0x80, 0x200
 _SCOPE_LINK = 253
-_RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH = 4, 5, 6, 9
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 4, 5, 6, 9
 _RTA_CACHEINFO, _RTA_PREF, _RTA_EXPIRES = 12, 20, 23
 _CACHEINFO_EXPIRES = struct.Struct("=8xi")
 _USER_HZ = 100
 _RTPROT_KERNEL = 2
 _RTN_UNICAST = 1
+_RT_TABLE_LOCAL = 255
+_KERNELS_METRIC = {socket.AF_INET: 0, socket.AF_INET6: 256}
 _RTM_F_CLONED = 0x200
 _RTNH_F_ONLINK = 4
 
@@ -77,17 +79,19 @@ def read(index: int) -> Holdings:
 
     :raises MoveFailed: the kernel does not tell.
     """
-    addresses = tuple(
+    listed = [
         bytes(body)
         for body in _list(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, index))
-        if _ADDRESS.unpack_from(body)[4] == index and _ADDRESS.unpack_from(body)[3] < _SCOPE_LINK
-    )
+        if _ADDRESS.unpack_from(body)[4] == index
+    ]
+    addresses = tuple(body for body in listed if not _is_near(body))
+    kernels = {network for body in listed for network in _led_by_kernel(body)}
     by_link = netlink.attribute(_RTA_OIF, struct.pack("=i", index))
     routes = tuple(
-        _by(bytes(body), index)
+        _by(body, index)
         for family in (socket.AF_INET, socket.AF_INET6)
-        for body in _list(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + by_link)
-        if body[0] == family and _is_moved(body, index)
+        for body in map(bytes, _list(_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + by_link))
+        if body[0] == family and _is_moved(body, index, kernels)
     )
     return Holdings(addresses, routes)
 
@@ -135,12 +139,50 @@ def _give(kernel: socket.socket, holdings: Holdings, old: int, new: int) -> None
             _send(kernel, _NEWROUTE, _CREATE | _APPEND, _through(body, old, new), "a route", errno.EEXIST)
 
 
-def _is_moved(body: bytes | memoryview, index: int) -> bool:
+_Network = tuple[int, bytes, int, int | None]
+"""Family, address, length and metric of a route to a network of an address; ``None``: of any metric."""
+
+
+def _is_near(body: bytes) -> bool:
+    """Whether an address is one of its link's own, which stays."""
+    return int(_ADDRESS.unpack_from(body)[3]) >= _SCOPE_LINK
+
+
+def _led_by_kernel(body: bytes) -> Iterator[_Network]:
+    """The networks to which routes come and go with an address.
+
+    Programs that ask the kernel for none (IFA_F_NOPREFIXROUTE) make one of their own and call it the kernel's:
+    NetworkManager, systemd-networkd. Those of an IPv6 address with a lifetime the kernel leaves (ipv6_del_addr).
+    """
+    family, length, short, *_ = _ADDRESS.unpack_from(body)
+    found = netlink.parse(body[_ADDRESS.size :])
+    (flags,) = struct.unpack("=I", found.get(_IFA_FLAGS, struct.pack("=I", short)))
+    (metric,) = struct.unpack("=I", found.get(_IFA_RT_PRIORITY, bytes(4)))
+    ends = [(found[_IFA_ADDRESS], length)]
+    if family == socket.AF_INET6 and _IFA_LOCAL in found:
+        ends.append((found[_IFA_LOCAL], 128))
+    if _is_near(body):
+        yield from ((family, *_masked(*end), None) for end in ends)
+    elif not flags & _IFA_F_NOPREFIXROUTE and (family == socket.AF_INET or flags & _IFA_F_PERMANENT):
+        yield from ((family, *_masked(*end), metric or _KERNELS_METRIC[family]) for end in ends)
+
+
+def _masked(address: bytes, length: int) -> tuple[bytes, int]:
+    bits = len(address) * 8 - length
+    return (int.from_bytes(address) >> bits << bits).to_bytes(len(address)), length
+
+
+def _is_moved(body: bytes, index: int, kernels: Collection[_Network]) -> bool:
     """Whether a route is of a link and not the kernel's own (it comes and goes with its address)."""
-    protocol, kind, flags = _ROUTE.unpack_from(body)[5], _ROUTE.unpack_from(body)[7], _ROUTE.unpack_from(body)[8]
-    if protocol == _RTPROT_KERNEL or kind != _RTN_UNICAST or flags & _RTM_F_CLONED:
+    family, length, _, _, table, protocol, _, kind, flags = _ROUTE.unpack_from(body)
+    if kind != _RTN_UNICAST or flags & _RTM_F_CLONED or index not in _links_of(body):
         return False
-    return index in _links_of(bytes(body))
+    if protocol != _RTPROT_KERNEL:
+        return True
+    found = netlink.parse(body[_ROUTE.size :])
+    network = family, found.get(_RTA_DST, bytes(16 if family == socket.AF_INET6 else 4)), length
+    (metric,) = struct.unpack("=I", found.get(_RTA_PRIORITY, bytes(4)))
+    return table != _RT_TABLE_LOCAL and (*network, metric) not in kernels and (*network, None) not in kernels
 
 
 def _by(body: bytes, index: int) -> bytes:

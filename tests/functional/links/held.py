@@ -1,10 +1,11 @@
 """What a link holds, as ip(8) tells it, and a link that holds something of every kind."""
 
 import re
+import struct
 from collections.abc import Collection
 
 from tests.lab import Namespace
-from tests.lab.frames import ETH_IPV6, ICMPV6, ethernet, icmp, ip
+from tests.lab.frames import ETH_IPV6, ICMPV6, ethernet, icmp, ip, packed
 
 ROUTER = "fe80::99"
 Held = tuple[list[str], list[str]]
@@ -44,8 +45,18 @@ def furnish(host: Namespace, device: str = "eth0") -> None:
         host.run(["ip", *command.split()])
 
 
-def advertise(router: Namespace, lifetime: int = 1800) -> None:
-    """Send a router advertisement with a default route of so many seconds and no prefix (RFC 4861, section 4.2)."""
-    message = icmp(ROUTER, "ff02::1", 134, 0, bytes(8), rest=64 << 24 | lifetime)
+def advertise(
+    router: Namespace, lifetime: int = 1800, *, prefix: str | None = None, valid: int = 0, autonomous: bool = True
+) -> None:
+    """Send a router advertisement with a default route of so many seconds (RFC 4861, section 4.2).
+
+    :param prefix: a /64 that is on the link, for so many seconds.
+    :param autonomous: whether addresses are made of the prefix.
+    """
+    content = bytes(8)
+    if prefix is not None:
+        flags = 0x80 | (0x40 if autonomous else 0)
+        content += struct.pack("!BBBBIIxxxx", 3, 4, 64, flags, valid, valid) + packed(prefix)
+    message = icmp(ROUTER, "ff02::1", 134, 0, content, rest=64 << 24 | lifetime)
     packet = ip(ROUTER, "ff02::1", ICMPV6, message, ttl=255)
     router.wire().send(ethernet("33:33:00:00:00:01", router.mac, ETH_IPV6, packet))

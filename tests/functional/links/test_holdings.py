@@ -98,6 +98,65 @@ def test_a_lease_that_is_renewed_on_the_old_link_is_renewed_on_the_new(lab: Lab)
 
 
 @needs("program:ip")
+def test_routes_to_its_own_networks_that_a_program_made_itself(lab: Lab) -> None:
+    """NetworkManager and systemd-networkd have the kernel make none, and call theirs the kernel's."""
+    host = lab.host()
+    host.run(["ip", "addr", "flush", "dev", "eth0"])
+    for command in (
+        "-4 addr add 192.0.2.10/24 dev eth0 noprefixroute",
+        "-4 route add 192.0.2.0/24 dev eth0 proto kernel scope link src 192.0.2.10 metric 100",
+        "-4 route add default via 192.0.2.1 dev eth0 proto dhcp src 192.0.2.10 metric 100",
+        "-4 addr add 169.254.7.7/16 dev eth0 scope link noprefixroute",
+        "-4 route add 169.254.0.0/16 dev eth0 proto kernel scope link src 169.254.7.7 metric 100",
+        "-6 addr add 2001:db8:2::10/64 dev eth0 noprefixroute nodad",
+        "-6 route add 2001:db8:2::/64 dev eth0 proto kernel metric 100",
+        "-6 route add default via 2001:db8:2::1 dev eth0 proto ra metric 100",
+        "-6 addr add fe80::7/64 dev eth0 noprefixroute nodad",
+        "-6 route add fe80::/64 dev eth0 proto kernel metric 1024",
+    ):
+        host.run(["ip", *command.split()])
+    before, leads = held(host, "eth0"), _kernels_routes(host, "eth0")
+    near = {route for route in leads if route.startswith(("169.254.", "fe80:"))}
+    assert len(near) == 2
+    _enslave(host)
+    assert held(host, "br0") == before
+    assert _kernels_routes(host, "eth0") == near, "what is for the link itself stays"
+    assert _kernels_routes(host, "br0") >= leads - near
+    assert ping(lab.outside, host)
+    assert ping(lab.outside, host.ip6)
+    _release(host)
+    assert held(host, "eth0") == before
+    assert _kernels_routes(host, "eth0") == leads
+
+
+def _kernels_routes(host: Namespace, device: str) -> set[str]:
+    """The routes of a link that the kernel is said to have made, without times."""
+    shown = [host.run(["ip", f"-{family}", "route", "show", "dev", device]).stdout for family in (4, 6)]
+    found = (line.strip() for text in shown for line in text.splitlines() if "proto kernel" in line)
+    return {re.sub(r"expires \d+sec", "expires", line) for line in found}
+
+
+@needs("program:ip")
+@pytest.mark.parametrize("lifetime", [600, 0xFFFFFFFF])
+@pytest.mark.parametrize("autonomous", [True, False])
+def test_the_route_to_a_prefix_that_a_router_advertised(lab: Lab, lifetime: int, autonomous: bool) -> None:
+    """The kernel does not take it along with the address that it made itself; and one may be without an address."""
+    host, router = lab.host(), lab.outside
+    host.sysctl("net.ipv6.conf.default.accept_ra", 2)
+    router.links.add_address("eth0", "2001:db8:77::99/64")
+    advertise(router, prefix="2001:db8:77::", valid=lifetime, autonomous=autonomous)
+    prefix = f"2001:db8:77::/64 proto kernel metric 256 {'expires' if lifetime == 600 else ''}".strip()
+    eventually(lambda: any(prefix in each for each in _kernels_routes(host, "eth0")), 2)
+    leads = _kernels_routes(host, "eth0")
+    _enslave(host)
+    assert not any("2001:db8" in each for each in _kernels_routes(host, "eth0"))
+    assert any(prefix in each for each in _kernels_routes(host, "br0"))
+    assert ping(host, "2001:db8:77::99")
+    _release(host)
+    assert _kernels_routes(host, "eth0") == leads
+
+
+@needs("program:ip")
 def test_a_default_route_that_a_router_advertised_stays_the_kernels_own(lab: Lab) -> None:
     """So that the next advertisement renews it, and one with no lifetime withdraws it."""
     host, router = lab.host(), lab.outside
