@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from nova_netagent.model import KINDS, DesiredState, Entry, Key, Object, State, Tombstone, claims
+from nova_netagent.model import KINDS, DesiredState, Entry, Key, Object, State, Tombstone, claims, says_the_same
 from nova_netagent.model.lineage import follow
 from nova_netagent.model.state import TOMBSTONE_SECONDS
 
@@ -90,7 +90,7 @@ def _is_below(stored: Object, revision: int | None) -> bool:
 
 
 def _refuse_contradiction(stored: Object, item: Object) -> None:
-    if item.revision == stored.revision and item.revision is not None and item != stored:
+    if item.revision == stored.revision and item.revision is not None and not says_the_same(item, stored):
         raise LateRevision(f"revision {item.revision} of {item.id} is stored with another body")
 
 
@@ -98,8 +98,11 @@ def _put(state: DesiredState, item: Object) -> DesiredState:
     """Store an object. One without a revision has the stored one: what is below that was said before it."""
     entries = state.entries(item.KIND)
     old = entries.get(item.id)
-    if old is not None and item.revision is None and old.object.revision is not None:
-        item = replace(item, revision=old.object.revision)
+    if old is not None and old.object.revision is not None:
+        if item.revision == old.object.revision:
+            return state  # it says the same, or was refused
+        if item.revision is None:
+            item = replace(item, revision=old.object.revision)
     if old is not None and old.object == item:
         return state
     next_ = state.sequence + 1

@@ -15,6 +15,7 @@ from nova_netagent.model.objects import (
     State,
     Vif,
     document,
+    says_the_same,
 )
 from nova_netagent.model.state import Claim, DesiredState, Entry, Key, Tombstone, claims
 
@@ -39,5 +40,6 @@ __all__ = [
     "claims",
     "document",
     "protocols",
+    "says_the_same",
     "values",
 ]

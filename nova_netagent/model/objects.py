@@ -450,6 +450,28 @@ TYPES: tuple[type[Object], ...] = (Network, SecurityGroup, ProviderRule, Instanc
 KINDS: dict[str, type[Object]] = {cls.KIND: cls for cls in TYPES}
 
 
+_UNORDERED = ("members", "rules", "security_groups", "allowed_address_pairs")
+"""Lists that are sets by nature: a database gives them as it likes."""
+
+
+def says_the_same(one: Object, other: Object) -> bool:
+    """Whether two objects are equal but for the order of what is a set by nature.
+
+    The order of vifs and of their fixed IPs counts: DHCP gives the first.
+    """
+    return one == other or (type(one) is type(other) and _without_order(one) == _without_order(other))
+
+
+def _without_order(item: Body) -> dict[str, object]:
+    found: dict[str, object] = asdict(item)
+    for field in _UNORDERED:
+        if found.get(field) is not None:
+            found[field] = frozenset(getattr(item, field))
+    if isinstance(item, Instance):
+        found["vifs"] = [_without_order(vif) for vif in item.vifs]
+    return found
+
+
 class State(Body, frozen=True, kw_only=True):
     """Everything that a host must enforce, as one body."""
 

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
-from nova_netagent.model import DesiredState, Object, State, Tombstone
+from nova_netagent.model import AllowedAddressPair, DesiredState, Object, State, Tombstone
 from nova_netagent.model.state import TOMBSTONE_SECONDS
 from nova_netagent.testing import (
     group_id,
@@ -25,6 +25,7 @@ EMPTY = DesiredState()
 NOW = 1_000_000.0
 DAY = 86400.0
 KEY = ("networks", network_id(1))
+ID, OTHER = group_id(1), group_id(2)
 
 
 def after(*events: Event, state: DesiredState = EMPTY, now: float = NOW) -> DesiredState:
@@ -103,6 +104,51 @@ def test_an_update_with_a_lower_revision_is_late(stored: int, given: int) -> Non
 def test_an_update_with_the_same_revision_and_another_body_is_refused() -> None:
     with pytest.raises(LateRevision, match="with another body"):
         fold(after(network(5)), network(5, label="other"), NOW)
+
+
+PAIRS = (AllowedAddressPair(ip_address="10.50.0.0/24"), AllowedAddressPair(ip_address="10.51.0.0/24"))
+ELSEWHERE = ("10.1.0.8", "10.1.0.9")
+IN_ANOTHER_ORDER = [
+    (make_group(1, members=ELSEWHERE, revision=5), make_group(1, members=ELSEWHERE[::-1], revision=5)),
+    (make_group(1, make_rule(1), make_rule(2), revision=5), make_group(1, make_rule(2), make_rule(1), revision=5)),
+    (make_instance(1, (1, 2), revision=5), make_instance(1, (2, 1), revision=5)),
+    (
+        make_instance(1, vifs=(make_vif(1, allowed_address_pairs=PAIRS, security_groups=(ID, OTHER)),), revision=5),
+        make_instance(
+            1, vifs=(make_vif(1, allowed_address_pairs=PAIRS[::-1], security_groups=(OTHER, ID)),), revision=5
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("stored", "given"), IN_ANOTHER_ORDER)
+def test_what_is_a_set_by_nature_is_the_same_in_any_order(stored: Object, given: Object) -> None:
+    """A controller reads it from a database, which promises none; refused, its whole state would be."""
+    state = after(Put(stored), Put(make_network(1)))
+    assert fold(state, Put(given), NOW) is state
+    assert fold(state, whole(given, make_network(1)), NOW) is state
+    unnumbered = replace(given, revision=None)
+    for event in (Put(unnumbered), Put(replace(given, revision=6))):
+        assert state.entries(stored.KIND) is not fold(state, event, NOW).entries(stored.KIND), "as it was told last"
+
+
+VIFS = (make_vif(1), make_vif(2))
+
+
+@pytest.mark.parametrize(
+    ("stored", "given"),
+    [
+        (make_instance(1, vifs=VIFS, revision=5), make_instance(1, vifs=VIFS[::-1], revision=5)),
+        (
+            make_instance(1, vifs=(make_vif(1, fixed_ips=ELSEWHERE),), revision=5),
+            make_instance(1, vifs=(make_vif(1, fixed_ips=ELSEWHERE[::-1]),), revision=5),
+        ),
+        (make_group(1, members=ELSEWHERE, revision=5), make_group(1, members=ELSEWHERE[:1], revision=5)),
+    ],
+)
+def test_where_the_first_is_another_or_one_is_missing_it_is_not_the_same(stored: Object, given: Object) -> None:
+    with pytest.raises(LateRevision, match="with another body"):
+        fold(after(Put(stored)), Put(given), NOW)
 
 
 @pytest.mark.parametrize(("stored", "given"), [(5, 6), (0, 1), (5, 2**63 - 1), (None, 0), (None, 7)])
