@@ -69,24 +69,45 @@ def _without_expired(state: DesiredState, now: float) -> DesiredState:
     return replace(state, tombstones=follow(state.tombstones, {}, gone))
 
 
+def kept(state: DesiredState, event: Replace, now: float) -> Mapping[Key, str]:
+    """The objects of a whole state that are newer here, and stay as they are when it is folded, each with why."""
+    state = _without_expired(state, now)
+    found = (((item.KIND, item.id), _why_behind(state, item)) for item in event.state.objects())
+    return {key: why for key, why in found if why is not None}
+
+
 def _refuse_late(state: DesiredState, item: Object) -> None:
-    key = (item.KIND, item.id)
-    tombstone = state.tombstones.get(key)
-    if tombstone is not None and (item.revision is None or item.revision <= tombstone.revision):
-        raise LateRevision(f"{item.id} was deleted with revision {tombstone.revision}: only a higher one makes it anew")
-    entry = state.entries(item.KIND).get(item.id)
+    tombstone = state.tombstones.get((item.KIND, item.id))
+    if tombstone is not None and item.revision is None:
+        raise LateRevision(_deleted(item.id, tombstone))
+    why = _why_behind(state, item)
+    if why is not None:
+        raise LateRevision(why)
+    entry = _entry(state, (item.KIND, item.id))
     if entry is not None:
-        _refuse_below(entry.object, item.revision)
         _refuse_contradiction(entry.object, item)
 
 
-def _refuse_below(stored: Object, revision: int | None) -> None:
-    if _is_below(stored, revision):
-        raise LateRevision(f"revision {revision} of {stored.id} is below the stored {stored.revision}")
+def _why_behind(state: DesiredState, item: Object) -> str | None:
+    """Why an object is late, if an update or a deletion overtook it on its way here."""
+    if item.revision is None:
+        return None
+    key = (item.KIND, item.id)
+    tombstone = state.tombstones.get(key)
+    if tombstone is not None and item.revision <= tombstone.revision:
+        return _deleted(item.id, tombstone)
+    entry = _entry(state, key)
+    return None if entry is None else _why_below(entry.object, item.revision)
 
 
-def _is_below(stored: Object, revision: int | None) -> bool:
-    return revision is not None and stored.revision is not None and revision < stored.revision
+def _deleted(id_: str, tombstone: Tombstone) -> str:
+    return f"{id_} was deleted with revision {tombstone.revision}: only a higher one makes it anew"
+
+
+def _why_below(stored: Object, revision: int) -> str | None:
+    if stored.revision is None or revision >= stored.revision:
+        return None
+    return f"revision {revision} of {stored.id} is below the stored {stored.revision}"
 
 
 def _refuse_contradiction(stored: Object, item: Object) -> None:
@@ -122,8 +143,9 @@ def _delete(state: DesiredState, key: Key, revision: int | None, now: float) -> 
     kind, id_ = key
     entry = state.entries(kind).get(id_)
     if revision is not None:
-        if entry is not None:
-            _refuse_below(entry.object, revision)
+        why = None if entry is None else _why_below(entry.object, revision)
+        if why is not None:
+            raise LateRevision(why)
         buried = state.tombstones.get(key)
         if buried is None or buried.revision < revision:
             # The youngest is the last, so that none but the first need be asked for its age.
@@ -143,7 +165,7 @@ def _replace(state: DesiredState, wanted: State, now: float, since: DesiredState
     for item in wanted.objects():
         key = (item.KIND, item.id)
         old = _entry(found, key)
-        if _entry(since, key) is old and not _is_behind(state, item):
+        if _entry(since, key) is old and _why_behind(state, item) is None:
             if old is not None:
                 _refuse_contradiction(old.object, item)
             state = _put(state, item)
@@ -152,17 +174,6 @@ def _replace(state: DesiredState, wanted: State, now: float, since: DesiredState
 
 def _entry(state: DesiredState, key: Key) -> Entry | None:
     return state.entries(key[0]).get(key[1])
-
-
-def _is_behind(state: DesiredState, item: Object) -> bool:
-    """Whether a sync's object was overtaken by an update or a deletion on its way here."""
-    if item.revision is None:
-        return False
-    tombstone = state.tombstones.get((item.KIND, item.id))
-    if tombstone is not None and item.revision <= tombstone.revision:
-        return True
-    entry = _entry(state, (item.KIND, item.id))
-    return entry is not None and _is_below(entry.object, item.revision)
 
 
 def _with_kind(state: DesiredState, kind: str, entries: Mapping[str, Entry]) -> DesiredState:

@@ -6,8 +6,9 @@ from typing import Literal, get_args
 
 from msgspec import Struct, json
 
+from nova_netagent.engine import Answer
 from nova_netagent.history import Attempt
-from nova_netagent.model import KINDS
+from nova_netagent.model import KINDS, Key
 from nova_netagent.status import State, View
 
 STATES: tuple[str, ...] = get_args(State)
@@ -69,6 +70,22 @@ class Plan(Struct, frozen=True):
     plan: Sequence[str]
 
 
+class Kept(Struct, frozen=True):
+    """An object that is newer here than the state that was sent: it stays as it is."""
+
+    kind: str
+    id: str
+    message: str
+
+
+class StatePlan(Struct, frozen=True):
+    """What a whole state would change in the kernel, a line each."""
+
+    plan: Sequence[str]
+    kept: Sequence[Kept]
+    """The objects that would stay as they are, though the state says otherwise."""
+
+
 class Repairs(Struct, frozen=True):
     """What a resync found changed by somebody else and put right, a line each."""
 
@@ -83,6 +100,8 @@ class StateChanged(Struct, frozen=True):
     """How many objects are in each state."""
     kinds: Mapping[str, Counts]
     """The same for each kind."""
+    kept: Sequence[Kept]
+    """The objects that stayed as they are, though the state says otherwise."""
 
 
 class LiveRule(Struct, frozen=True):
@@ -191,6 +210,18 @@ def refusal(code: int, message: str, field: str | None = None) -> Error:
 def refusal_body(code: int, message: str, field: str | None = None) -> bytes:
     """The same as JSON."""
     return json.encode(refusal(code, message, field))
+
+
+def state_changed(answer: Answer) -> StateChanged:
+    """What became of a whole state."""
+    kinds = {kind: {each: answer.counts.get(kind, {}).get(each, 0) for each in STATES} for kind in KINDS}
+    change: Literal["updated", "unchanged"] = "unchanged" if answer.change == "unchanged" else "updated"
+    return StateChanged(change, totals(kinds), kinds, told(answer.kept))
+
+
+def told(kept: Mapping[Key, str]) -> Sequence[Kept]:
+    """What stays as it is, in order of kind and id."""
+    return [Kept(*key, why) for key, why in sorted(kept.items())]
 
 
 def troubles(view: View) -> list[Trouble]:

@@ -10,13 +10,13 @@ from msgspec.structs import replace
 from nova_netagent.api import wire
 from nova_netagent.api.access import Level, require
 from nova_netagent.api.agent import Agent
-from nova_netagent.api.answers import STATES, LiveChains, Plan, Plans, Repairs, StateChanged, totals
+from nova_netagent.api.answers import LiveChains, Plan, Plans, Repairs, StateChanged, StatePlan, state_changed, told
 from nova_netagent.api.requests import boolean, integer, one_of, parameters, read_body
 from nova_netagent.engine import Change, Informant, Look, NotApplied
 from nova_netagent.events import Replace
 from nova_netagent.explain.question import Question
 from nova_netagent.explain.report import Trace
-from nova_netagent.model import KINDS, State, document
+from nova_netagent.model import State, document
 from nova_netagent.model.objects import Invalid
 
 T = TypeVar("T")
@@ -47,13 +47,17 @@ class WholeState:
         state = self._agent.offload(lambda: wire.decode_state(data))
         resp.data = wire.encode(self._planned(state) if dry_run else self._applied(state))
 
-    def _planned(self, state: State) -> Plan:
-        return Plan(self._agent.submit(Look(lambda engine: engine.inspect().plan(Replace(state)), meanwhile=True)))
+    def _planned(self, state: State) -> StatePlan:
+        event = Replace(state)
+
+        def plan(engine: Informant) -> StatePlan:
+            known = engine.inspect()
+            return StatePlan(known.plan(event), told(known.kept(event)))
+
+        return self._agent.submit(Look(plan, meanwhile=True))
 
     def _applied(self, state: State) -> StateChanged:
-        answer = self._agent.submit(Change(Replace(state)))
-        kinds = {kind: {each: answer.counts.get(kind, {}).get(each, 0) for each in STATES} for kind in KINDS}
-        return StateChanged("unchanged" if answer.change == "unchanged" else "updated", totals(kinds), kinds)
+        return state_changed(self._agent.submit(Change(Replace(state))))
 
 
 class _Look:

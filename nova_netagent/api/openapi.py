@@ -170,7 +170,7 @@ def _host_paths() -> dict[str, Any]:
 def _state() -> Schema:
     whole = {kind: [each] for kind, each in _examples().items()}
     schema = reference("State")
-    changed = {"anyOf": [reference("StateChanged"), reference("Plan")]}
+    changed = {"anyOf": [reference("StateChanged"), reference("StatePlan")]}
     dry_run = {"type": "boolean", "default": False}
     return {
         "get": _operation(

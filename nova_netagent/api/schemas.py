@@ -26,6 +26,7 @@ _ANSWERS = (
     answers.Versions,
     answers.Health,
     answers.Plan,
+    answers.StatePlan,
     answers.Plans,
     answers.Repairs,
     answers.StateChanged,

@@ -4,9 +4,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from nova_netagent.ctl.client import Answer
 from nova_netagent.ctl.kinds import KINDS
 from nova_netagent.ctl.outcome import DIFFERENT, FAILED, OK, PENDING
-from nova_netagent.ctl.screen import GAP
+from nova_netagent.ctl.screen import GAP, complain
 from nova_netagent.ctl.session import Session
 
 Document = dict[str, Any]
@@ -110,17 +111,26 @@ def export(session: Session) -> int:
 def apply(session: Session) -> int:
     """``apply -f FILE``: the plan, then what became of it."""
     body, screen = session.read_input(), session.screen
-    if session.args.dry_run:
-        return _print_lines(session, "PUT", "/v1/state?dry_run=true", "plan", body)
-    if not screen.json:
-        _print_lines(session, "PUT", "/v1/state?dry_run=true", "plan", body)
+    if session.args.dry_run or not screen.json:
+        planned = session.agent.request("PUT", "/v1/state?dry_run=true", body).accepted()
+        code = _print_answer(session, planned, "plan")
+        if session.args.dry_run:
+            return _complain_of_kept(planned) or code
     answer = session.agent.request("PUT", "/v1/state", body).accepted()
     counts = answer.document["counts"]
     if screen.json:
         screen.body(answer.body)
     else:
         screen.line(", ".join(f"{counts.get(state, 0)} {screen.state(state)}" for state in _STATES))
-    return FAILED if counts.get("error") else PENDING if counts.get("pending") else OK
+    return _complain_of_kept(answer) or (FAILED if counts.get("error") else PENDING if counts.get("pending") else OK)
+
+
+def _complain_of_kept(answer: Answer) -> int:
+    """Tell which objects the state is older than: the host is not as it says."""
+    kept = answer.document.get("kept", ())  # an agent of an older version does not tell
+    for each in kept:
+        complain(f"{each['kind']}: {each['message']}; it stays as it is")
+    return FAILED if kept else OK
 
 
 def plan(session: Session) -> int:
@@ -137,9 +147,13 @@ def resync(session: Session) -> int:
 _NOTHING = {"plan": "nothing to change", "repaired": "nothing to repair"}
 
 
-def _print_lines(session: Session, method: str, target: str, key: str, body: bytes | None = None) -> int:
+def _print_lines(session: Session, method: str, target: str, key: str) -> int:
+    """Ask, and print the lines of the answer."""
+    return _print_answer(session, session.agent.request(method, target).accepted(), key)
+
+
+def _print_answer(session: Session, answer: Answer, key: str) -> int:
     """Print the lines of an answer; with --exit-code their presence is an exit status."""
-    answer = session.agent.request(method, target, body).accepted()
     lines: Sequence[str] = answer.document[key]
     if session.screen.json:
         session.screen.body(answer.body)

@@ -26,7 +26,7 @@ from nova_netagent.engine.inspection import Inspection
 from nova_netagent.engine.limited import Limited
 from nova_netagent.engine.requests import Answer, Change, Look, NotApplied, Request, Wake
 from nova_netagent.engine.troubles import troubles
-from nova_netagent.events import Delete, LateRevision, Put, Replace, fold
+from nova_netagent.events import Delete, LateRevision, Put, Replace, fold, kept
 from nova_netagent.history import History, Why
 from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
@@ -353,7 +353,7 @@ class Engine:
                 return Answer("deleted" if id_ in found.entries(kind) else "missing")
             case Replace():
                 changed = "unchanged" if found is made else "updated"
-                return Answer(changed, counts=self.view.counts())
+                return Answer(changed, counts=self.view.counts(), kept=kept(found, change.event, self._clock()))
 
     # --- applying
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from nova_netagent.backend import Unavailable, trace
 from nova_netagent.backend.trace import Watch
 from nova_netagent.compile import Compiled, Compiler
-from nova_netagent.events import Event, fold
+from nova_netagent.events import Event, Replace, fold, kept
 from nova_netagent.explain.answer import World, explain
 from nova_netagent.explain.live import LiveRules
 from nova_netagent.explain.owners import with_owners
@@ -47,6 +47,10 @@ class Inspection(NamedTuple):
         """
         state = self.state if event is None else fold(self.state, event, self.clock())
         return self.reconciler.plan(self.compiler().compile(state, self.left_out))
+
+    def kept(self, event: Replace) -> Mapping[Key, str]:
+        """The objects of a whole state that are newer here, and would stay as they are, each with why."""
+        return kept(self.state, event, self.clock())
 
     def explain(self, question: Question) -> Explanation:
         """What becomes of a packet, by the rules that the kernel has now.

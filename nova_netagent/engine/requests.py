@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from nova_netagent.engine.inspection import Inspection
 from nova_netagent.events import Event
 from nova_netagent.history import History
-from nova_netagent.model import Object
+from nova_netagent.model import Key, Object
 from nova_netagent.status import Status, View
 
 T = TypeVar("T")
@@ -28,6 +28,8 @@ class Answer:
     object: Object | None = None
     """The object of a Put, as it is stored."""
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    kept: Mapping[Key, str] = field(default_factory=dict)
+    """Of a Replace the objects that are newer here and stayed as they are, each with why."""
 
 
 @dataclass

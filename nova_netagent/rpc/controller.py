@@ -87,6 +87,8 @@ class Controller:
             return False
         applied: Answer = self._have(Change(Replace(self._state(answer), since), source="rpc"))
         LOG.info("the controller's state of %s was applied: %s", self._host, applied.change)
+        for (kind, _), why in applied.kept.items():
+            LOG.warning("the controller's state is older in %s: %s; it stays as it is", kind, why)
         return True
 
     def _state(self, answer: object) -> State:

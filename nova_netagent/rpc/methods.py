@@ -9,7 +9,7 @@ import msgspec
 
 from nova_netagent.api import wire
 from nova_netagent.api.agent import Agent
-from nova_netagent.api.answers import STATES, Repairs, StateChanged, totals
+from nova_netagent.api.answers import Repairs, state_changed
 from nova_netagent.api.errors import ObjectFailed
 from nova_netagent.api.health import report
 from nova_netagent.api.requests import REVISION_MAX
@@ -52,7 +52,7 @@ class Netagent:
     def sync(self, state: Any) -> Asked:
         """Make the host match a whole state; answers how its objects fare."""
         wanted = wire.convert_state(judged(state, "state"))
-        return Asked((Change(Replace(wanted), source="rpc"),), state_changed)
+        return Asked((Change(Replace(wanted), source="rpc"),), lambda answer: _plain(state_changed(answer)))
 
     def get(self, kind: Any, id: Any = None) -> Asked:  # noqa: A002
         """One object with its status, or without an id all of a kind."""
@@ -75,12 +75,6 @@ class Netagent:
             return _plain(Repairs(repaired))
 
         return Asked((Look(lambda engine: engine.resync()),), answer)
-
-
-def state_changed(answer: Answer) -> object:
-    """What became of a whole state."""
-    kinds = {kind: {each: answer.counts.get(kind, {}).get(each, 0) for each in STATES} for kind in KINDS}
-    return _plain(StateChanged("unchanged" if answer.change == "unchanged" else "updated", totals(kinds), kinds))
 
 
 def known_kind(kind: Any) -> str:

@@ -13,7 +13,7 @@ from nova_netagent.api.agent import About, Agent, Asks
 from nova_netagent.backend import Unavailable
 from nova_netagent.backend.trace import Watch
 from nova_netagent.engine import Answer, Change, Look, NotApplied
-from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold
+from nova_netagent.events import Delete, Event, LateRevision, Put, Replace, fold, kept
 from nova_netagent.explain.question import Question
 from nova_netagent.explain.report import (
     Doubt,
@@ -168,7 +168,8 @@ class StubEngine:
                 return Answer("deleted" if id_ in before.entries(kind) else "missing")
             case Replace():
                 same = before is self.view.state
-                return Answer("unchanged" if same else "updated", counts=self.view.counts())
+                told = kept(before, event, STARTED)
+                return Answer("unchanged" if same else "updated", counts=self.view.counts(), kept=told)
 
     def _troubles(self, state: DesiredState) -> Iterator[tuple[Key, tuple[State, str]]]:
         for key, reason in self.refused.items():
@@ -195,6 +196,9 @@ class StubEngine:
             raise self.read_failure
         state = self.view.state if event is None else fold(self.view.state, event, STARTED)
         return sorted(f"{'+' if state.entries(k).get(i) else '-'} {k} {i}" for k, i in _touched(self._kernel, state))
+
+    def kept(self, event: Replace) -> Mapping[Key, str]:
+        return kept(self.view.state, event, STARTED)
 
     def resync(self) -> list[str]:
         self.view = replace(self.view, failure=self.failure)

@@ -63,6 +63,19 @@ def test_a_state_is_planned_applied_and_exported(client: TestClient) -> None:
     assert client.simulate_get("/v1/plan").json == {"plan": []}
 
 
+def test_what_a_state_is_older_in_stays_and_is_told(client: TestClient) -> None:
+    newer = make_network(1, revision=7)
+    client.simulate_put(path(newer), json=body(newer))
+    older = document(State(networks=(make_network(1, revision=6, label="older"),)))
+    kept = [
+        {"kind": "networks", "id": newer.id, "message": f"revision 6 of {newer.id} is below the stored 7"},
+    ]
+    assert client.simulate_put("/v1/state?dry_run=true", json=older).json == {"plan": [], "kept": kept}
+    result = client.simulate_put("/v1/state", json=older).json
+    assert (result["change"], result["kept"]) == ("unchanged", kept)
+    assert client.simulate_get("/v1/state").json == document(State(networks=(newer,)))
+
+
 def test_a_second_network_on_the_same_range_is_503_and_stays(client: TestClient) -> None:
     client.simulate_put(path(make_network(1)), json=body(make_network(1)))
     clash = make_network(2, cidr="10.1.0.0/25", gateway="10.1.0.2")

@@ -22,6 +22,7 @@ from nova_netagent.testing import (
     make_provider_rule,
     make_rule,
     network_id,
+    provider_rule_id,
 )
 from tests.unit.api.stub_engine import CHAINS, StubEngine
 from tests.unit.api.test_objects import error
@@ -56,6 +57,7 @@ def test_a_state_is_answered_with_counts_by_status(client: TestClient) -> None:
             "instances": {**NONE, "done": 1, "pending": 1},
             "floating_ips": {**NONE, "done": 1},
         },
+        "kept": [],
     }
 
 
@@ -76,7 +78,7 @@ def test_what_a_state_does_not_name_is_removed(client: TestClient) -> None:
 
 def test_a_dry_run_tells_and_changes_nothing(client: TestClient) -> None:
     result = put_state(client, document(State(networks=(make_network(1),))), "dry_run=true")
-    assert (result.status_code, result.json) == (200, {"plan": [f"+ networks {network_id(1)}"]})
+    assert (result.status_code, result.json) == (200, {"plan": [f"+ networks {network_id(1)}"], "kept": []})
     assert client.simulate_get("/v1/state").json == document(State())
 
 
@@ -85,6 +87,25 @@ def test_a_state_that_contradicts_a_revision_is_409(client: TestClient) -> None:
     for query in ("", "dry_run=true"):
         result = put_state(client, {"networks": [document(make_network(1, revision=7, label="b"))]}, query)
         assert error(result)["code"] == 409
+
+
+def test_what_is_newer_here_than_a_state_is_told(client: TestClient) -> None:
+    put_state(client, document(STATE))
+    client.simulate_delete(f"/v1/provider-rules/{provider_rule_id(1)}", params={"revision": 4})
+    older = {
+        "networks": [document(make_network(1, revision=6, label="older")), document(make_network(2))],
+        "provider_rules": [document(make_provider_rule(1, revision=4))],
+    }
+    buried = f"{provider_rule_id(1)} was deleted with revision 4: only a higher one makes it anew"
+    kept = [
+        {"kind": "networks", "id": network_id(1), "message": f"revision 6 of {network_id(1)} is below the stored 7"},
+        {"kind": "provider_rules", "id": provider_rule_id(1), "message": buried},
+    ]
+    assert put_state(client, older, "dry_run=true").json["kept"] == kept
+    assert put_state(client, older).json["kept"] == kept
+    assert client.simulate_get("/v1/state").json == document(
+        State(networks=(make_network(1, revision=7), make_network(2)))
+    )
 
 
 def test_one_bad_object_refuses_a_state_as_a_whole(client: TestClient) -> None:

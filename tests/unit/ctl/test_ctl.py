@@ -328,6 +328,16 @@ def test_a_dry_run_prints_the_plan_and_changes_nothing(ctl: Ctl) -> None:
     assert json.loads(ctl("export").out) == document(STATE)
 
 
+def test_a_state_that_is_older_than_what_is_here_is_told_and_fails(ctl: Ctl) -> None:
+    ctl("set", "networks", "-f", "-", given=body(make_network(1), revision=7))
+    older = {**document(STATE), "networks": [body(make_network(1, label="older"), revision=6)]}
+    told = f"netagentctl: networks: revision 6 of {network_id(1)} is below the stored 7; it stays as it is\n"
+    assert ctl("apply", "-f", "-", "--dry-run", given=older).said == (1, "nothing to change\n", told)
+    assert ctl("apply", "-f", "-", given=older).said == (1, "nothing to change\n5 done, 1 pending, 0 error\n", told)
+    assert ctl("apply", "-f", "-", "--format", "json", given=older).code == 1
+    assert json.loads(ctl.out)["kept"][0]["id"] == network_id(1)
+
+
 def test_a_state_that_is_refused(ctl: Ctl) -> None:
     assert ctl("apply", "-f", "-", given={"networks": [{"id": "x"}]}).said == (
         1,
