@@ -77,6 +77,13 @@ class Host:
     can_trace: bool = False
     """Whether the kernel can tell of real packets which rules they meet."""
 
+    def meddled(self) -> bool:
+        """Whether the kernel tells that others changed rules or frames of ours; told once.
+
+        :raises BackendError: it does not say now.
+        """
+        return self.rules.meddled() or (self.frames is not None and self.frames.meddled())
+
     def close(self) -> None:
         """Close sockets and descriptors; the kernel keeps everything, and servers go on."""
         self.rules.close()

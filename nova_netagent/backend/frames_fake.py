@@ -47,6 +47,7 @@ class FakeFrames:
         self.before_commit: Callable[[], None] = lambda: None
         """A fault: what another program does just before a commit of ours."""
         self._wrap_name = wrap_name
+        self._held: Frames | None = None
 
     def supported(self) -> str | None:
         """Why this kernel cannot hold it."""
@@ -88,11 +89,20 @@ class FakeFrames:
             self.table = self._edited(plan)
             self.generation += 1
             self.commits += 1
+        self._held = desired
         return self._lines(plan)
+
+    def meddled(self) -> bool:
+        """Whether others changed the table since it held what was desired; told once."""
+        if self._held is None or not plan_frames(_image(self.table), layout.elements(self._held)):
+            return False
+        self._held = None
+        return True
 
     def remove(self) -> list[str]:
         """Take the table away."""
         self._reach()
+        self._held = None
         if self.table is None:
             return []
         self.table = None

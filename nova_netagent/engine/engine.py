@@ -282,11 +282,11 @@ class Engine:
         self._metrics.pending_oldest_seconds.set(0 if self._pending_since is None else now - self._pending_since)
 
     def _was_meddled_with(self, now: float) -> bool:
-        """Whether somebody changed our rules, as far as the kernel tells of it, and has had time to finish."""
+        """Whether somebody changed our rules or frames, as far as the kernel tells, and has had time to finish."""
         if now >= self._looked + LOOK_SECONDS:
             self._looked = now
             try:
-                if self.host.rules.meddled() and self._meddled is None:
+                if self.host.meddled() and self._meddled is None:
                     self._meddled = now
             except BackendError:
                 return False  # what asks next will say so

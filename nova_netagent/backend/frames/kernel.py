@@ -125,6 +125,24 @@ class KernelFrames:
         self._held = laid
         return self._lines(plan)
 
+    def meddled(self) -> bool:
+        """Whether others changed our table since it held what was desired; told once.
+
+        :raises TableChanged: it keeps changing; asked again, it is told all the same.
+        :raises Unavailable: the kernel does not say; likewise.
+        """
+        if self._held is None or self._known is None:
+            return False
+        known, image = self._known
+        generation = self._kernel.generation()
+        spared = self._commits.spared(self._table, known, generation)
+        # It is read once: who changes anything meanwhile counts the generation up, and is looked for the next time.
+        if not spared and plan_frames(self._read(), self._held.elements):
+            self._held = None
+            return True
+        self._known = generation, image
+        return False
+
     def remove(self) -> list[str]:
         """Take the table away with all that is in it; the edits, one a line. Raises what ``apply`` does."""
         self._known = self._held = None

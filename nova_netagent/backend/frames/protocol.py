@@ -42,6 +42,15 @@ class FramesBackend(Protocol):
         :raises Unavailable: the kernel cannot do it now.
         """
 
+    def meddled(self) -> bool:
+        """Whether others changed what is ours since it held what was desired; told once.
+
+        Nothing is read back as long as nobody else has changed anything of nf_tables.
+
+        :raises TableChanged: it keeps changing; asked again, it is told all the same.
+        :raises Unavailable: the kernel does not say; likewise.
+        """
+
     def remove(self) -> list[str]:
         """Take everything away; the edits, one a line. Raises what ``apply`` does."""
 

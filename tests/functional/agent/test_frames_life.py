@@ -104,6 +104,16 @@ def test_by_itself_within_the_resync_interval(lab: Lab, backend: str) -> None:
     eventually(lambda: repaired in cloud.agent.log, 1)  # it is said when all of it is done
 
 
+@pytest.mark.parametrize("what", ["the table is emptied", "a MAC is added"])
+def test_by_itself_long_before_the_next_resync(lab: Lab, backend: str, what: str) -> None:
+    """As every restart of a service that loads a ruleset of its own empties all others."""
+    cloud = furnished(Cloud(lab, {"firewall": {"resync_interval": 3600}}, backend=backend))
+    before = listed(cloud.host)
+    cloud.host.run(["nft", MEDDLINGS[what]])
+    assert listed(cloud.host) != before
+    eventually(lambda: listed(cloud.host) == before, 4)
+
+
 def test_the_next_change_repairs_what_it_meets(shared: Cloud) -> None:
     """Whoever changes anything of nf_tables is noticed by its generation: the table is read anew."""
     before = listed(shared.host)

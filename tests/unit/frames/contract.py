@@ -219,6 +219,19 @@ class FramesContract:
         assert _texts(world.frames) == rules
         assert world.frames.plan(EVERYTHING) == []
 
+    @pytest.mark.parametrize("what", DRIFTS)
+    def test_drift_is_told_to_who_asks(self, world: World, what: str) -> None:
+        assert not world.frames.meddled()
+        world.frames.apply(EVERYTHING)
+        assert not world.frames.meddled()
+        world.touch()
+        assert not world.frames.meddled()
+        assert world.frames.apply(EVERYTHING) == []
+        world.drift(what)
+        assert world.frames.meddled()
+        world.frames.apply(EVERYTHING)
+        assert not world.frames.meddled()
+
     def test_a_table_asleep_that_lacks_a_hook_is_made_anew(self, world: World) -> None:
         world.frames.apply(EVERYTHING)
         expected = world.frames.read()
