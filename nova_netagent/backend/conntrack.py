@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nova_netagent.backend import netlink
-from nova_netagent.model.values import Prefix
+from nova_netagent.model import values
 from nova_netagent.netfilter.flow import Addresses, Flow, Side
 from nova_netagent.netfilter.rule import Family
 
@@ -32,9 +32,7 @@ _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 _ICMP = {4: (5, 6), 6: (8, 9)}
 _PROTOINFO_TCP, _FLAGS_ORIGINAL, _BE_LIBERAL = 1, 4, 0x08
 """IP_CT_TCP_FLAG_BE_LIBERAL: what tcp_new() gives to a connection that it picks up mid-stream."""
-_SOCKET_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FAMILIES: dict[int, Family] = {socket.AF_INET: 4, socket.AF_INET6: 6}
-_SIZE = {4: 4, 6: 16}
 _COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 _BATCH = 256
 _BUFFER = 4 << 20
@@ -112,7 +110,7 @@ class Conntrack:
         return self._socket
 
     def _deletion(self, flow: Flow) -> bytes:
-        return self._message(_DELETE, _ACK, _SOCKET_FAMILY[flow.family], flow.handle)
+        return self._message(_DELETE, _ACK, values.SOCKET_FAMILY[flow.family], flow.handle)
 
     def _message(self, kind: int, flags: int, family: int, attributes: bytes) -> bytes:
         self._sequence += 1
@@ -120,7 +118,7 @@ class Conntrack:
         return netlink.message(kind, _REQUEST | flags, self._sequence, body)
 
     def _dump(self, of: Addresses) -> Iterator[Flow]:
-        needles = [_packed(each) for each in of.single]
+        needles = [values.packed(each) for each in of.single]
         skim = not of.everybody and not of.prefixes and len(needles) <= _FEW
         is_wanted = _filter(of)
         kernel = self._open()
@@ -186,11 +184,11 @@ def _filter(of: Addresses) -> Callable[[bytes, Family], bool]:
     """
     if of.everybody:
         return lambda body, family: True
-    single = {_packed(each) for each in of.single}
+    single = {values.packed(each) for each in of.single}
     ranges = [(each.family, *_range(each)) for each in of.prefixes]
 
     def is_wanted(body: bytes, family: Family) -> bool:
-        size = _SIZE[family]
+        size = values.FAMILY_BITS[family] // 8
         at = _GENERIC.size
         for _ in (_ORIGINAL, _REPLY):
             for offset in (at + 3 * netlink.ATTRIBUTE.size, at + 4 * netlink.ATTRIBUTE.size + size):
@@ -203,14 +201,9 @@ def _filter(of: Addresses) -> Callable[[bytes, Family], bool]:
     return is_wanted
 
 
-def _range(prefix: Prefix) -> tuple[bytes, bytes]:
-    size = _SIZE[4 if prefix.family == 4 else 6]
-    last = prefix.value | ((1 << (8 * size - prefix.length)) - 1)
-    return prefix.value.to_bytes(size, "big"), last.to_bytes(size, "big")
-
-
-def _packed(address: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+def _range(prefix: values.Prefix) -> tuple[bytes, bytes]:
+    size = values.FAMILY_BITS[prefix.family] // 8
+    return prefix.value.to_bytes(size, "big"), prefix.last.to_bytes(size, "big")
 
 
 def _parsed(data: bytes) -> dict[int, bytes]:
@@ -244,7 +237,7 @@ def _again(kind: int, value: bytes) -> bytes:
 
 def _side(known: dict[int, bytes], family: Family) -> Side:
     ip, proto = _parsed(known[_IP]), _parsed(known[_PROTO])
-    source, destination = (socket.inet_ntop(_SOCKET_FAMILY[family], ip[each]) for each in _ADDRESSES[family])
+    source, destination = (values.unpacked(ip[each]) for each in _ADDRESSES[family])
     type_, code = _ICMP[family]
     if type_ in proto:
         return Side(source, destination, icmp=(proto[type_][0], proto[code][0]))

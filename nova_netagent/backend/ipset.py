@@ -57,7 +57,6 @@ _BY_NAME, _BY_INDEX = 6, 7
 _SO_IP_SET = 83
 _NO_INDEX = 65535
 
-_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 NO_SUBSYSTEM = errno.EINVAL
 """The answer of a kernel without ipset to any of our messages."""
@@ -117,7 +116,7 @@ class Ipset:
             _set_name(name)
             + attribute(_ATTR_TYPENAME, type_.encode() + b"\0")
             + attribute(_ATTR_REVISION, bytes([self._revision(type_, family)]))
-            + attribute(_ATTR_FAMILY, bytes([_FAMILIES[family]]))
+            + attribute(_ATTR_FAMILY, bytes([values.SOCKET_FAMILY[family]]))
             + attribute(_ATTR_DATA | NESTED, options)
         )
         self._command(_CREATE, body, f"cannot make the set {name}", flags=_EXCLUSIVE)
@@ -218,7 +217,7 @@ class Ipset:
         known = self._revisions.get((type_, family))
         if known is None:
             body = attribute(_ATTR_TYPENAME, type_.encode() + b"\0") + attribute(
-                _ATTR_FAMILY, bytes([_FAMILIES[family]])
+                _ATTR_FAMILY, bytes([values.SOCKET_FAMILY[family]])
             )
             answer = next(iter(self._ask(_TYPE, body, f"cannot use {type_}")))
             highest, lowest = answer[_ATTR_REVISION][0], answer[_ATTR_REVISION_MIN][0]
@@ -345,15 +344,14 @@ def _encode_end(member: str, number: int) -> bytes:
 def _is_end(fields: dict[int, bytes], end: str) -> bool:
     address, port, peer = end.split(",")
     here, there = (fields[kind][4:] for kind in (_DATA_IP, _DATA_IP2))
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    wanted = (socket.inet_pton(family, address), socket.inet_pton(family, peer), int(port.removeprefix("tcp:")))
+    wanted = (values.packed(address), values.packed(peer), int(port.removeprefix("tcp:")))
     return (here, there, int.from_bytes(fields[_DATA_PORT], "big")) == wanted
 
 
 def _address(kind: int, text: str) -> bytes:
-    family = socket.AF_INET6 if ":" in text else socket.AF_INET
-    inner = (1 if family == socket.AF_INET else 2) | _BIG_ENDIAN
-    return attribute(kind | NESTED, attribute(inner, socket.inet_pton(family, text)))
+    packed = values.packed(text)
+    inner = (1 if len(packed) == 4 else 2) | _BIG_ENDIAN
+    return attribute(kind | NESTED, attribute(inner, packed))
 
 
 def _end(fields: dict[int, bytes]) -> str:
@@ -362,8 +360,7 @@ def _end(fields: dict[int, bytes]) -> str:
 
 
 def _text(address: bytes) -> str:
-    raw = address[4:]
-    return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
+    return values.unpacked(address[4:])
 
 
 def _member(fields: dict[int, bytes]) -> str:

@@ -31,6 +31,7 @@ from nova_netagent.backend.nft.expressions import Base, Expression, Meta
 from nova_netagent.backend.nft.netlink import Netlink, lacks_nf_tables
 from nova_netagent.backend.nft.objects import BaseHook, Chain, Family, TableId
 from nova_netagent.backend.nft.statements import Field, equals, rule
+from nova_netagent.model import values
 
 LOG = logging.getLogger(__name__)
 
@@ -48,7 +49,6 @@ _TURN = 0.2
 """Seconds after which it is looked whether to leave off."""
 _MOST = 20_000
 """So many rules are enough."""
-_SOCKET_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _LOGGERS = Path("/proc/sys/net/netfilter/nf_log")
 _TABLES = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
 _LEGACY = "nfnetlink_log"
@@ -188,7 +188,7 @@ class Tracer:
             return
         try:
             self._legacy = LogGroup(_GROUP, _ROOM)
-            logger = _LOGGERS / str(_SOCKET_FAMILY[self._family].value)
+            logger = _LOGGERS / str(values.SOCKET_FAMILY[self._family].value)
             before = logger.read_text().strip()
             if before != _LEGACY:
                 self._note.write_text(f"{logger.name} {before}\n")
@@ -293,7 +293,7 @@ def put_back(note: Path) -> bool:
         LOG.warning("what a trace may have left is not known: %s", error)
         return False
     try:
-        if family in {str(each.value) for each in _SOCKET_FAMILY.values()}:
+        if family in {str(each.value) for each in values.SOCKET_FAMILY.values()}:
             (_LOGGERS / family).write_text(before)
         note.unlink(missing_ok=True)
     except OSError as error:
@@ -331,10 +331,9 @@ _PORT, _ICMP_TYPE = Field("", 2, base=Base.TRANSPORT, offset=2), Field("", 1, ba
 
 def _tests(watched: Watched) -> Sequence[Expression]:
     family = watched.family
-    version = _SOCKET_FAMILY[family]
-    asked = [(_FAMILY, bytes((version.value,)))]
+    asked = [(_FAMILY, bytes((values.SOCKET_FAMILY[family],)))]
     for offset, address in zip(_OFFSETS[family], (watched.source, watched.destination), strict=True):
-        packed = socket.inet_pton(version, address)
+        packed = values.packed(address)
         asked.append((Field("", len(packed), base=Base.NETWORK, offset=offset), packed))
     asked.append((_PROTOCOL, bytes((watched.protocol,))))
     if watched.destination_port is not None:

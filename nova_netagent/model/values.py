@@ -26,7 +26,7 @@ _LENGTH = re.compile(r"[0-9]{1,3}\Z")
 _OF_NO_MAC = 0xFE80_0000_0000_0000_0200_00FF_FE00_0000
 """The link-local address of a MAC of zeros: all but the bits in which a MAC has ones."""
 FAMILY_BITS = {4: 32, 6: 128}
-_ADDRESS_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+SOCKET_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 class Prefix(NamedTuple):
@@ -92,11 +92,23 @@ def uuid(text: str) -> str:
 @lru_cache(32768)
 def ip(text: str) -> str:
     """An IPv4 or IPv6 address in canonical form (inet_ntop(3))."""
-    family = socket.AF_INET6 if ":" in text else socket.AF_INET
     try:
-        return socket.inet_ntop(family, socket.inet_pton(family, text))
+        return unpacked(packed(text))
     except (OSError, ValueError):
         raise ValueError(f"{text!r} is not an IP address") from None
+
+
+def packed(address: str) -> bytes:
+    """An address as packets have it.
+
+    :raises OSError: it is none.
+    """
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def unpacked(octets: bytes | memoryview) -> str:
+    """The canonical text of an address as packets have it, of 4 or 16 bytes."""
+    return socket.inet_ntop(socket.AF_INET if len(octets) == 4 else socket.AF_INET6, octets)
 
 
 def ipv4(text: str) -> str:
@@ -125,11 +137,11 @@ def prefix(text: str) -> Prefix:
             raise ValueError(f"{text!r} is not a CIDR: the prefix length is 0 to {bits}")
         length = int(length_text)
     try:
-        packed = socket.inet_pton(_ADDRESS_FAMILY[family], address)
+        value = int.from_bytes(packed(address), "big")
     except (OSError, ValueError):
         raise ValueError(f"{text!r} is not a CIDR") from None
     host_bits = bits - length
-    return Prefix(family, int.from_bytes(packed, "big") >> host_bits << host_bits, length)
+    return Prefix(family, value >> host_bits << host_bits, length)
 
 
 _NO_HOST = tuple(
@@ -139,8 +151,7 @@ _NO_HOST = tuple(
 
 def address_text(family: int, value: int) -> str:
     """The canonical text of an address given as an unsigned integer."""
-    packed = value.to_bytes(FAMILY_BITS[family] // 8, "big")
-    return socket.inet_ntop(_ADDRESS_FAMILY[family], packed)
+    return unpacked(value.to_bytes(FAMILY_BITS[family] // 8, "big"))
 
 
 @lru_cache(32768)

@@ -208,8 +208,7 @@ def plan_links(
     """
     astray = tuple(name for name, each in desired.vlans.items() if _is_astray(each, actual, made))
     if astray:
-        others = {name: link for name, link in actual.links.items() if name not in astray}
-        return replace(plan_links(desired, replace(actual, links=others), made, sysctls, held), remake_vlans=astray)
+        actual = replace(actual, links={name: link for name, link in actual.links.items() if name not in astray})
     held = held or {}
     addresses = {(each.interface, each.cidr): each for each in desired.addresses}
     wanted_made = _wanted(desired)
@@ -290,7 +289,7 @@ def plan_links(
             for device, bridge in (name.split(" "),)
             if device in actual.links and _is_bridge(bridge, actual)
         ),
-        remake_vlans=(),
+        remake_vlans=astray,
         add_vlans=add_vlans,
         add_bridges=add_bridges,
         set_mac=set_mac,

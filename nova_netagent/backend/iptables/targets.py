@@ -17,6 +17,7 @@ from nova_netagent.backend.iptables.layout import (
     extension,
     standard_target,
 )
+from nova_netagent.model import values
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME
 from nova_netagent.netfilter.rule import (
     ChecksumFill,
@@ -53,7 +54,6 @@ _FILL = b"\x01"
 
 _MAP_ADDRESS, _MAP_PORT = 0x01, 0x02
 _PORT_UNREACHABLE = {4: 3, 6: 4}
-_ADDRESS_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ADDRESS_SIZE = {4: 4, 6: 16}
 
 
@@ -122,7 +122,7 @@ def _prefix(text: str) -> bytes:
 
 def _packed(address: str, family: Family) -> bytes:
     try:
-        return socket.inet_pton(_ADDRESS_FAMILY[family], address)
+        return socket.inet_pton(values.SOCKET_FAMILY[family], address)
     except OSError:
         raise ValueError(f"{address!r} is not an IPv{family} address") from None
 
@@ -192,4 +192,4 @@ def _decode(name: str, data: bytes, family: Family) -> Target | None:
 
 
 def _address(data: bytes, family: Family) -> str:
-    return socket.inet_ntop(_ADDRESS_FAMILY[family], data[: _ADDRESS_SIZE[family]])
+    return values.unpacked(data[: _ADDRESS_SIZE[family]])

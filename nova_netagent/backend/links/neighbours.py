@@ -45,7 +45,7 @@ def answered(indexes: Container[int]) -> list[tuple[int, str, str]]:
 
     :raises OSError: the kernel cannot be asked.
     """
-    found = (known for family in (socket.AF_INET, socket.AF_INET6) for known in _list(family))
+    found = (known for family in values.SOCKET_FAMILY.values() for known in _list(family))
     return [(each.index, each.address, each.mac) for each in found if each.index in indexes and each.mac is not None]
 
 
@@ -109,22 +109,21 @@ def _known_of(kernel: socket.socket, index: int, address: str) -> Iterator[_Know
 
 def _known_among(index: int, cidr: str) -> Iterator[_Known]:
     prefix = values.prefix(cidr)
-    for known in _list(socket.AF_INET6 if prefix.family == 6 else socket.AF_INET, index):
+    for known in _list(values.SOCKET_FAMILY[prefix.family], index):
         if known.index == index and prefix.contains(values.prefix(known.address)):
             yield known
 
 
 def _known(answer: memoryview) -> _Known:
-    family, index, state, _, _ = _NEIGHBOUR.unpack_from(answer)
+    _, index, state, _, _ = _NEIGHBOUR.unpack_from(answer)
     attributes = netlink.parse(answer[_NEIGHBOUR.size :])
     mac = attributes.get(_MAC)
-    return _Known(index, socket.inet_ntop(family, attributes[_ADDRESS]), state, None if mac is None else mac.hex(":"))
+    return _Known(index, values.unpacked(attributes[_ADDRESS]), state, None if mac is None else mac.hex(":"))
 
 
 def _question(index: int, address: str, state: int = 0) -> bytes:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    packed = socket.inet_pton(family, address)
-    return _NEIGHBOUR.pack(family, index, state, 0, 0) + netlink.attribute(_ADDRESS, packed)
+    family = values.SOCKET_FAMILY[values.prefix(address).family]
+    return _NEIGHBOUR.pack(family, index, state, 0, 0) + netlink.attribute(_ADDRESS, values.packed(address))
 
 
 def _ask(kernel: socket.socket, kind: int, flags: int, body: bytes) -> bytes | None:

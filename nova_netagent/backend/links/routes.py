@@ -13,6 +13,7 @@ from typing import Literal
 from msgspec import Struct
 
 from nova_netagent.backend import netlink
+from nova_netagent.model import values
 
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NLMSG_ERROR = 2
@@ -56,11 +57,11 @@ class Route(Struct, frozen=True):
 
 def ask(asked: Asked) -> Route:
     """One question, one answer; in the network namespace that the thread is in."""
-    family = socket.AF_INET6 if ":" in asked.destination else socket.AF_INET
-    length = 128 if family == socket.AF_INET6 else 32
-    attributes = [(_RTA_DST, socket.inet_pton(family, asked.destination))]
+    destination = values.prefix(asked.destination)
+    family = values.SOCKET_FAMILY[destination.family]
+    attributes = [(_RTA_DST, values.packed(asked.destination))]
     if asked.source is not None:
-        attributes.append((_RTA_SRC, socket.inet_pton(family, asked.source)))
+        attributes.append((_RTA_SRC, values.packed(asked.source)))
     try:
         if asked.interface is not None:
             attributes.append((_RTA_IIF, struct.pack("=I", socket.if_nametoindex(asked.interface))))
@@ -68,16 +69,16 @@ def ask(asked: Asked) -> Route:
         return Route("unreachable", reason=f"there is no link {asked.interface}")
     if asked.mark:
         attributes.append((_RTA_MARK, struct.pack("=I", asked.mark)))
-    source_length = length if asked.source is not None else 0
-    body = _ROUTE.pack(family, length, source_length, 0, 0, 0, 0, 0, _RTM_F_LOOKUP_TABLE)
+    source_length = destination.length if asked.source is not None else 0
+    body = _ROUTE.pack(family, destination.length, source_length, 0, 0, 0, 0, 0, _RTM_F_LOOKUP_TABLE)
     body += b"".join(netlink.attribute(kind, value) for kind, value in attributes)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as once:
         once.send(netlink.message(_RTM_GETROUTE, _REQUEST, 1, body))
         answer = once.recv(1 << 16)
-    return _parsed(answer, family)
+    return _parsed(answer)
 
 
-def _parsed(answer: bytes, family: int) -> Route:
+def _parsed(answer: bytes) -> Route:
     ((kind, _, _, body),) = netlink.messages(answer)
     if kind == _NLMSG_ERROR:
         (code,) = struct.unpack_from("=i", body)
@@ -85,7 +86,7 @@ def _parsed(answer: bytes, family: int) -> Route:
     route_type = _ROUTE.unpack_from(body)[7]
     found = netlink.parse(body[_ROUTE.size :])
     interface = _name(found[_RTA_OIF]) if _RTA_OIF in found else None
-    source = socket.inet_ntop(family, found[_RTA_PREFSRC]) if _RTA_PREFSRC in found else None
+    source = values.unpacked(found[_RTA_PREFSRC]) if _RTA_PREFSRC in found else None
     known = _KINDS.get(route_type)
     if known is None:
         return Route("unreachable", interface, source, "a route says that it is unreachable, prohibited or dropped")

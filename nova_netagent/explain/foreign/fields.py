@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from nova_netagent.model import protocols
+from nova_netagent.model import protocols, values
 from nova_netagent.netfilter.foreign import Surroundings, address_type, cast
 from nova_netagent.netfilter.hooks import FRAME_HOOKS
 from nova_netagent.netfilter.packet import ALL_OF_A_MARK, Packet
@@ -307,10 +307,7 @@ def _address(family: int, number: int, at: int, size: int) -> Read:
     def read(packet: Packet, around: Around) -> bytes | None:
         if packet.family != family:
             return None
-        packed = socket.inet_pton(
-            socket.AF_INET if family == 4 else socket.AF_INET6, (packet.source, packet.destination)[number]
-        )
-        return packed[at : at + size]
+        return values.packed((packet.source, packet.destination)[number])[at : at + size]
 
     return read
 

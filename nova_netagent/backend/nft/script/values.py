@@ -1,9 +1,9 @@
 """Values in nft(8)'s words. Source: nftables' src/datatype.c, src/ct.c, src/proto.c, src/fib.c."""
 
-import socket
 import sys
 from collections.abc import Mapping
 
+from nova_netagent.model import values
 from nova_netagent.netfilter.text import protocol_text
 
 ETHERNET = "ether"
@@ -30,7 +30,7 @@ _ADDRESS_TYPES = {1: "unicast", 2: "local", 3: "broadcast", 4: "anycast", 5: "mu
 
 def address(value: bytes) -> str:
     """An address of either family."""
-    return socket.inet_ntop(socket.AF_INET if len(value) == 4 else socket.AF_INET6, value)
+    return values.unpacked(value)
 
 
 def addresses(low: bytes, high: bytes) -> str:
