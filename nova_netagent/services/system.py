@@ -266,7 +266,10 @@ class HostProcess:
         code = None if self._popen is None else self._popen.wait()
         if code is None:
             return "ended"
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if code >= 0:
+            return f"ended with exit code {code}"
+        names = {each.value: each.name for each in signal.Signals}  # of the real-time ones two have one
+        return f"was killed by {names.get(-code, f'signal {-code}')}"
 
     def ready(self) -> bool:
         """It writes its pid file when its sockets are bound, and then reads its hosts."""

@@ -128,6 +128,18 @@ def test_signals_that_the_agent_blocks_reach_dnsmasq(site: Site) -> None:
 # --- dnsmasq dies
 
 
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGRTMIN + 1, "signal 35")])
+def test_whatever_signal_ends_it_is_told_and_it_is_started_again(
+    site: Site, caplog: pytest.LogCaptureFixture, number: int, name: str
+) -> None:
+    """The real-time signals between the first and the last have no name in Python."""
+    site.describe(make_network(1))
+    before = site.kill(number=number)
+    site.turn_until(lambda: site.pids().get("br1", [before]) != [before])
+    site.settle()
+    assert f"(process {before}) was killed by {name}" in caplog.text
+
+
 def test_killed_at_random_no_lease_is_lost(site: Site) -> None:
     numbers = range(1, 6)
     site.describe(make_network(1), *(make_instance(number) for number in numbers))
