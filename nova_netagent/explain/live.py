@@ -35,7 +35,6 @@ from nova_netagent.netfilter.rule import (
     Target,
 )
 
-"""Of iptables' tables (linux/netfilter_ipv4.h)."""
 CUT_DIRECTIONS = ("src,src,dst", "dst,dst,src")
 """How the set of what was cut is asked, by either end."""
 _REQUEST, _REPLY = 1, 2
@@ -181,7 +180,6 @@ class LiveRules:
         self._loaded_legacy = frozenset(() if others.legacy is None else others.legacy.loaded_tables())
         self._tables: dict[TableId, LiveTable] = {}
         self._instead: Ruleset | None = None
-        self._walked: dict[tuple[TableId, str], Sequence[Rule]] = {}
         self._cut: dict[tuple[str, str], float | None] = {}
         self.doubts: dict[Place, None] = {}
         self.assumed: frozenset[Place] = frozenset()
