@@ -7,7 +7,6 @@ the engine published.
 
 import logging
 import os
-import select
 import socket
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import IO
 
 from msgspec import Struct
 
+from nova_netagent.backend.netlink import readable
 from nova_netagent.backend.nflog import Logged, LogGroup, Overrun
 from nova_netagent.compile.group_log import mark
 from nova_netagent.compile.security_group import without_remote
@@ -69,7 +69,7 @@ class GroupLog:
     def _run(self) -> None:
         known: Known | None = None
         while not self._stopping.is_set():
-            if not select.select([self._group], [], [], _TURN)[0]:
+            if not readable([self._group], _TURN):
                 continue
             state = self._state()
             if known is None or known.state is not state:

@@ -3,10 +3,12 @@
 Sources: netlink(7), linux/netlink.h, lib/nlattr.c.
 """
 
+import math
+import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from struct import Struct
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 HEADER = Struct("=IHHII")
 """Of a message: length, kind, flags, sequence, port."""
@@ -19,12 +21,31 @@ _SO_RCVBUFFORCE = 33
 Data = TypeVar("Data", bytes, memoryview)
 
 
+class _Numbered(Protocol):
+    def fileno(self) -> int: ...
+
+
+S = TypeVar("S", bound=_Numbered)
+
+
 def let_wait(sock: socket.socket, size: int) -> None:
     """Let so many bytes wait to be read, or as many as who is not privileged may; more are lost (socket(7))."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
     except PermissionError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+
+def readable(sockets: Iterable[S], seconds: float) -> list[S]:
+    """Those of some sockets that have something to be read, as soon as one has, or none within so many seconds.
+
+    Whatever their numbers are: select(2) knows no descriptor from 1024 on, and the API may have thousands.
+    """
+    numbers = {each.fileno(): each for each in sockets}
+    poll = select.poll()
+    for number in numbers:
+        poll.register(number, select.POLLIN)
+    return [numbers[number] for number, _ in poll.poll(math.ceil(seconds * 1000))]
 
 
 def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:

@@ -5,7 +5,6 @@ nothing; the threshold is how many packets it gathers before it sends).
 """
 
 import errno
-import select
 import socket
 from collections.abc import Iterator
 from struct import Struct
@@ -14,7 +13,7 @@ from msgspec import Struct as Value
 from msgspec.structs import replace
 
 from nova_netagent.backend import Unavailable
-from nova_netagent.backend.netlink import attribute, let_wait, message, messages, parse
+from nova_netagent.backend.netlink import attribute, let_wait, message, messages, parse, readable
 
 _NETLINK_NETFILTER, _SUBSYSTEM = 12, 4
 _PACKET, _CONFIG = 0, 1
@@ -106,7 +105,7 @@ class LogGroup:
     def _configure(self, body: bytes) -> None:
         request = _NFGEN.pack(0, 0, self._group) + body
         self._socket.send(message(_SUBSYSTEM << 8 | _CONFIG, _REQUEST | _ACKNOWLEDGE, 1, request))
-        if not select.select([self._socket], [], [], 1.0)[0]:
+        if not readable([self._socket], 1.0):
             raise Unavailable("NFLOG: the kernel does not answer")
         for _, _, _, content in messages(self._socket.recv(_READ)):
             number = -_ERROR.unpack_from(content)[0]

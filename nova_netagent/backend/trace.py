@@ -11,7 +11,6 @@ net/netfilter/nf_log.c.
 """
 
 import logging
-import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from types import TracebackType
 from msgspec import Struct
 
 from nova_netagent.backend import BackendError, RuleRefused, Unavailable
-from nova_netagent.backend.netlink import let_wait, messages
+from nova_netagent.backend.netlink import let_wait, messages, readable
 from nova_netagent.backend.nflog import Logged, LogGroup, Overrun
 from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.attributes import parse, read_long, read_number, read_signed, read_string
@@ -153,7 +152,7 @@ class Tracer:
         if self._legacy is not None:
             heard.append(self._legacy)
         while (left := end - time.monotonic()) > 0:
-            for each in select.select(heard, [], [], left)[0]:
+            for each in readable(heard, left):
                 yield from self._read() if each is self._socket else self._read_legacy()
 
     def bases(self) -> dict[tuple[Family, str, str], tuple[int, int]]:

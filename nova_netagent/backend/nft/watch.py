@@ -5,13 +5,12 @@ Sources: linux/netfilter/nfnetlink_compat.h (``NFNLGRP_NFTABLES``), net/netfilte
 the generation that it made.
 """
 
-import select
 import socket
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from nova_netagent.backend.netlink import let_wait, messages
+from nova_netagent.backend.netlink import let_wait, messages, readable
 from nova_netagent.backend.nft.attributes import parse, read_number, read_string
 from nova_netagent.backend.nft.objects import TableId
 
@@ -84,7 +83,7 @@ class Watch:
             try:
                 data = self._socket.recv(_READ)
             except BlockingIOError:
-                if not select.select([self._socket], [], [], max(0.0, end - time.monotonic()))[0]:
+                if not readable([self._socket], max(0.0, end - time.monotonic())):
                     return None
                 continue
             except OSError:

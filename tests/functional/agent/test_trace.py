@@ -1,8 +1,11 @@
 """explain --trace: real packets, and the rules that the kernel says they met."""
 
+import os
+import resource
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -245,3 +248,18 @@ def test_cleanup_sweeps_it(make_site: SiteMaker) -> None:
     assert loggers(site.host) == before
     assert not armed(site.host)
     assert not (site.agent.state_path / "trace").exists()
+
+
+def test_of_an_agent_with_thousands_of_connections(site: Site) -> None:
+    """select(2) knows no descriptor from 1024 on."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, limit[1]), limit[1]))
+    try:
+        with ExitStack() as connections:
+            for _ in range(1100):
+                each = connections.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                each.connect(str(site.agent.socket))
+            eventually(lambda: len(os.listdir(f"/proc/{site.agent.pid}/fd")) > 1100, 5)
+            assert traced(site, site.outside, site.vm1, Tcp(80))["verdict"] == "ACCEPT"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
