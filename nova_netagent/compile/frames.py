@@ -16,6 +16,7 @@ from nova_netagent.compile.source import own_sources
 from nova_netagent.compile.uplinks import uplink
 from nova_netagent.model import Network, values
 from nova_netagent.netfilter.frames import Closed, Frames, Isolated, Redirected, Secured
+from nova_netagent.netfilter.rule import FAMILIES
 
 _Judged = TypeVar("_Judged", Secured, Closed)
 _device = attrgetter("device")
@@ -54,6 +55,7 @@ def _of_vifs(scope: Scope, memo: Memo) -> WantedFrames:
     frames = Frames(
         secured=tuple(part.in_order("secured", judged, partial(_of_kind, Secured), _device).items),
         isolated=tuple(_isolated(scope.networks, scope)),
+        unjudged=tuple(family for family in FAMILIES if family not in scope.families),
     )
     if not scope.settings.network.manage_links:  # on a bridge of ours what is closed is no port
         closed = part.in_order("closed", judged, partial(_of_kind, Closed), _device)

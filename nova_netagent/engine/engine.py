@@ -146,7 +146,8 @@ class Engine:
             )
         warnings = self.host.warnings
         if len(self._compiler.families) < len(wanted):
-            warnings += ("this kernel lacks tables of IPv6: instances' IPv6 is not filtered",)
+            passes = "not filtered" if self.host.frames is None else "refused"
+            warnings += (f"this kernel lacks tables of IPv6: instances' IPv6 is {passes}",)
         if not self._compiler.has_nat:
             warnings += ("this kernel lacks the nat table of IPv4: no floating IPs, no SNAT, no metadata service",)
         if self._settings.metadata.metadata_host is None:

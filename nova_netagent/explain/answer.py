@@ -217,10 +217,30 @@ class _Case:
         except NoRoute as error:
             journey = error.journey or Journey("DROP", packet, ())
             return End("NO ROUTE", journey, str(error))
+        unjudged = self._unjudged(_leaves_by(journey.packet), journey.packet)
+        if journey.verdict == "ACCEPT" and unjudged is not None:
+            return End("DROP", journey, unjudged)
         return End(journey.verdict, journey)  # type: ignore[arg-type]
+
+    def _unjudged(self, device: str | None, packet: Packet) -> str | None:
+        """Why no packet of its family passes there: no rules of that family are on this host."""
+        frames = self._world.compiled.frames.frames
+        if packet.family not in frames.unjudged or device is None or self._world.host.frames is None:
+            return None
+        holder = self._scene.holder(packet.destination, device)
+        port = device if holder is None else holder.device
+        if port not in {each.device for each in frames.secured}:
+            return None
+        return (
+            f"there are no rules of IPv{packet.family} on this host (use_ipv6, or what its kernel lacks):"
+            f" {port}, with port security, neither sends nor is sent any"
+        )
 
     def _frame_refused(self) -> str | None:
         """Why a port's frames go nowhere, whatever is in them."""
+        return self._nobodys() or self._unjudged(self._sender, self._packet)
+
+    def _nobodys(self) -> str | None:
         port = self._scene.ports.get(self._sender or "")
         if port is None:
             return None

@@ -13,7 +13,7 @@ from itertools import pairwise
 from msgspec import Struct
 
 from nova_netagent.model import values
-from nova_netagent.netfilter.rule import Origin
+from nova_netagent.netfilter.rule import Family, Origin
 
 
 class Secured(Struct, frozen=True, gc=False):
@@ -82,6 +82,8 @@ class Frames(Struct, frozen=True, gc=False):
     gateways: tuple[Gateway, ...] = ()
     hairpins: tuple[str, ...] = ()
     """Ports in hairpin mode: what they send to a group does not come back to them."""
+    unjudged: tuple[Family, ...] = ()
+    """Families whose packets meet no rules on this host: no vif with port security sends one, or is sent one."""
 
 
 Range = tuple[int, int]

@@ -14,14 +14,15 @@ _NOBODYS = ("networks", "", "unknown port")
 def narrowed(frames: Frames, before: Frames, devices: Collection[str], ports: Collection[str]) -> Frames:
     """The frames that a host shall pass; of some devices no more than before: what was closed stays closed.
 
-    The same object where that is all that it shall.
+    Of a family that met no rules before nothing passes either. The same object where that is all that it shall.
 
     :param ports: the devices that are on bridges of ours: who was nobody there was closed, or is about to be.
     """
     had = {each.device: each.addresses for each in before.secured if each.device in devices}
     shut = {each.device for each in before.closed if each.device in devices}
     shut |= {device for device in devices if device in ports and device not in had}
-    if not had and not shut:
+    unjudged = tuple(sorted({*before.unjudged, *frames.unjudged}))
+    if not had and not shut and unjudged == frames.unjudged:
         return frames
     closed = tuple(Closed(device, _NOBODYS) for device in sorted(shut))
     secured = tuple(
@@ -32,7 +33,7 @@ def narrowed(frames: Frames, before: Frames, devices: Collection[str], ports: Co
         if each.device not in shut
     )
     others = (each for each in frames.closed if each.device not in shut)
-    return replace(frames, secured=secured, closed=(*others, *closed))
+    return replace(frames, secured=secured, closed=(*others, *closed), unjudged=unjudged)
 
 
 def frames_on(wanted: WantedFrames, actual: ActualLinks) -> Frames:

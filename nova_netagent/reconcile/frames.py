@@ -61,6 +61,8 @@ class OwnFrames:
         whole = self._on_host(wanted)
         if less == whole:
             return ()
+        if less.unjudged != whole.unjudged:  # no vif may send anything of a family yet
+            return {each.device for each in whole.secured}
         others = {each.device for each in {*less.secured} ^ {*whole.secured}}
         return others | {each.device for each in {*less.closed} ^ {*whole.closed}}
 

@@ -34,6 +34,7 @@ _SAMPLE = Frames(
     redirected=(Redirected("192.0.2.2/32", "198.51.100.0/24", inverted=True),),
     gateways=(Gateway("tap0", "02:00:00:00:00:03"),),
     hairpins=("tap0",),
+    unjudged=(6,),
 )
 """One of each, to find out what the kernel can do."""
 

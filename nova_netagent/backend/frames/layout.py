@@ -27,6 +27,7 @@ from nova_netagent.backend.nft.objects import (
     ETHER_DESTINATION,
     ETHER_SOURCE,
     ETHER_TYPE,
+    ETHERNET_TYPE,
     IIFNAME,
     INTERFACE_NAME,
     IPV4_ADDRESS,
@@ -58,7 +59,7 @@ from nova_netagent.backend.nft.statements import (
 from nova_netagent.model import values
 from nova_netagent.model.lineage import follow
 from nova_netagent.netfilter.frames import Box, Closed, Frames, Secured, boxes, without_contained
-from nova_netagent.netfilter.rule import Origin
+from nova_netagent.netfilter.rule import Family, Origin
 
 Elements = Mapping[str, Mapping[bytes, Element]]
 """By set, the elements by key."""
@@ -87,6 +88,7 @@ CHAINS = {
     )
 }
 
+_ETHERTYPES: Mapping[Family, bytes] = {4: b"\x08\x00", 6: b"\x86\xdd"}
 _NETWORK, _TRANSPORT = Base.NETWORK, Base.TRANSPORT
 _ARP_SENDER_MAC = Field("arp saddr ether", 6, base=_NETWORK, offset=8)
 _ARP_SENDER = Field("arp saddr ip", 4, base=_NETWORK, offset=14)
@@ -131,6 +133,7 @@ SETS = {
         Set("uplinks", (INTERFACE_NAME,), comment="uplinks that bridged DHCP does not cross"),
         Set("redirected", (IPV4_ADDRESS, IPV4_ADDRESS), interval=True, comment="what this host routes, from and to"),
         Set("hairpins", (raw(IIFNAME, INTERFACE_NAME), raw(OIFNAME, INTERFACE_NAME)), comment="from a port back to it"),
+        Set("unjudged", (ETHERNET_TYPE,), comment="what meets no rules of IP on this host"),
         Set("gateways", (INTERFACE_NAME,), ETHER_ADDRESS, comment="the bridge's MAC, to which frames are redirected"),
     )
 }
@@ -140,7 +143,7 @@ def _rules() -> Iterator[tuple[str, Rule]]:
     """Every rule with its chain, in order."""
     accept, back = goes(Verdict.ACCEPT), goes(Verdict.RETURN)
     drop = (COUNTED, goes(Verdict.DROP))
-    ip, ipv6 = equals(ETHER_TYPE, b"\x08\x00", "ip"), equals(ETHER_TYPE, b"\x86\xdd", "ip6")
+    ip, ipv6 = equals(ETHER_TYPE, _ETHERTYPES[4], "ip"), equals(ETHER_TYPE, _ETHERTYPES[6], "ip6")
     arp, rarp = equals(ETHER_TYPE, b"\x08\x06", "arp"), equals(ETHER_TYPE, b"\x80\x35", "0x8035")
     secured, closed = within("secured", IIFNAME), within("closed", IIFNAME)
 
@@ -196,6 +199,7 @@ def _rules() -> Iterator[tuple[str, Rule]]:
     yield "from-vif-rarp", rule(*drop, comment="RARP in another's name")
 
     # Asked in two steps: a later fragment has no type, and must not be taken for an advertisement.
+    yield "from-vif-ipv6", rule(within("unjudged", ETHER_TYPE), *drop, comment="no rules judge it")
     icmpv6 = equals(Field("", 1, key=Meta.L4PROTO), b"\x3a", "")
     advertisement = equals(Field("icmpv6 type", 1, base=_TRANSPORT), b"\x88", "nd-neighbor-advert")
     yield "from-vif-ipv6", rule(unsaid(ipv6), unsaid(icmpv6), advertisement, goes(Verdict.GOTO, "from-vif-nd"))
@@ -209,7 +213,9 @@ def _rules() -> Iterator[tuple[str, Rule]]:
         yield "to-port", rule(unsaid(arp), within("isolated", OIFNAME, address), *drop, comment="each host's own")
 
     # A tagged frame would not meet the IP rules: bridge-nf-filter-vlan-tagged is 0.
-    for ethertype in (ip, ipv6, arp, rarp):
+    yield "to-vif", rule(ip, accept)
+    yield "to-vif", rule(within("unjudged", ETHER_TYPE), *drop, comment="no rules judge it")
+    for ethertype in (ipv6, arp, rarp):
         yield "to-vif", rule(ethertype, accept)
     yield "to-vif", rule(*drop, comment="no ethertype for an instance")
 
@@ -273,14 +279,18 @@ def lay_out(frames: Frames, last: Laid | None = None) -> Laid:
 
 
 def passing(asked: Frames, held: Elements) -> Frames:
-    """What the vifs of some frames may claim of it already where these elements are held, and who of them is closed."""
+    """What the vifs of some frames may claim of it already where these elements are held, and who of them is closed.
+
+    Also the families of which nobody may send or be sent anything.
+    """
     secured = [
         replace(each, addresses=tuple(own for own in each.addresses if _may_claim(each, own, held)))
         for each in asked.secured
         if interface_name(each.device) in held["secured"]
     ]
     closed = [Closed(each.device) for each in asked.secured if interface_name(each.device) in held["closed"]]
-    return Frames(secured=tuple(secured), closed=tuple(closed))
+    unjudged = (family for family, ethertype in _ETHERTYPES.items() if ethertype in held["unjudged"])
+    return Frames(secured=tuple(secured), closed=tuple(closed), unjudged=tuple(unjudged))
 
 
 def _may_claim(vif: Secured, own: tuple[str, str], held: Elements) -> bool:
@@ -342,6 +352,8 @@ def _elements(frames: Frames) -> Iterator[tuple[str, Element]]:
     for gateway in frames.gateways:
         yield "ports", _device(gateway.device)
         yield "gateways", Element(interface_name(gateway.device), data=_mac(gateway.mac))
+    for family in frames.unjudged:
+        yield "unjudged", Element(_ETHERTYPES[family])
     for box in boxes(frames.redirected):
         yield "redirected", _of_box(box)
 

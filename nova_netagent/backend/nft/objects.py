@@ -71,11 +71,13 @@ class DataType(Struct, frozen=True):
 IPV4_ADDRESS = DataType(7, 4)
 IPV6_ADDRESS = DataType(8, 16)
 ETHER_ADDRESS = DataType(9, 6)
+ETHERNET_TYPE = DataType(10, 2)
 INET_PROTOCOL = DataType(12, 1)
 INET_SERVICE = DataType(13, 2)
 INTERFACE_NAME = DataType(41, 16, byte_order=1)
 VERDICT = DataType(0xFFFFFF00, 16, byte_order=0)
 """What becomes of a packet: an element's data are the attributes of a verdict."""
+_ETHERNET_TYPES = {b"\x08\x00": "ip", b"\x86\xdd": "ip6"}
 
 
 def raw(field: Field, alike: DataType) -> DataType:
@@ -193,6 +195,8 @@ def _text(type_: DataType, value: bytes) -> str:
             return socket.inet_ntop(socket.AF_INET, value)
         case DataType(number=8):
             return socket.inet_ntop(socket.AF_INET6, value)
+        case DataType(number=10):
+            return _ETHERNET_TYPES.get(value) or f"0x{value.hex()}"
         case _:
             return value.hex(":")
 

@@ -1,5 +1,6 @@
 """use_ipv6 switched off and on again: in IPv6's tables is what is asked for, whatever was asked for before."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from nova_netagent.testing import make_group, make_instance, make_provider_rule, make_rule
+from nova_netagent.testing import make_group, make_instance, make_provider_rule, make_rule, make_vif
 from tests.functional.agent.cloud import CONFIG
-from tests.functional.agent.kernel import eventually, kernel, metric, tables
+from tests.functional.agent.kernel import ctl, eventually, hindered, kernel, metric, tables
 from tests.functional.agent.meddling import DRIFT
 from tests.functional.agent.nft import W, held, nft
 from tests.functional.agent.test_backends import OTHER
 from tests.functional.agent.test_life_restart import Town
-from tests.lab import Flood, Lab, Namespace, Tcp, connect, iptables, needs, refused
+from tests.lab import Flood, Icmp, Lab, Namespace, Tcp, connect, iptables, needs, ping, refused
 from tests.lab.tables import Family
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge", "nftables", "program:nft")
@@ -39,11 +40,11 @@ def town(lab: Lab, backend: str) -> Town:
     return made
 
 
-def switch(town: Town, *, use_ipv6: bool, backend: str = "", ready: bool = True) -> None:
+def switch(town: Town, *, use_ipv6: bool, backend: str = "", ready: bool = True, lock_timeout: int = 10) -> None:
     """Change the option and start again."""
     if town.agent.running:
         town.agent.stop()
-    firewall = {"backend": backend or town.backend}
+    firewall = {"backend": backend or town.backend, "lock_timeout": lock_timeout}
     town.agent.configure({**CONFIG, "DEFAULT": {"use_ipv6": use_ipv6}, "firewall": firewall})
     town.agent.start(ready=ready)
 
@@ -79,9 +80,9 @@ def ipv4_untouched(town: Town) -> Iterator[None]:
 
 @contextmanager
 def no_packet_lost(town: Town) -> Iterator[None]:
-    """Of IPv4; in IPv6 the host is no router meanwhile."""
+    """Of IPv4; in IPv6 nothing passes meanwhile."""
     routed, bridged = Flood(town.outside, town.vm1), Flood(town.vm1, town.vm2)
-    floods = [routed, bridged, Flood(town.vm1, town.vm2, family=6), Flood(town.outside, "198.51.100.1")]
+    floods = [routed, bridged, Flood(town.outside, "198.51.100.1")]
     with ExitStack() as stack:
         for flood in floods:
             stack.enter_context(flood)
@@ -115,13 +116,37 @@ def test_switched_off_nothing_is_left_and_switched_on_it_is_as_before(town: Town
         assert any("gre" in line for line in tables(town.host, 6)["filter"])
         assert "table ip6 others chain idle" in held(town.host)
         assert refused(town.outside, town.vm1, Tcp(22))
-        assert connection.alive(2.0)
+        assert not connection.alive(0.5)
         with ipv4_untouched(town):
             switch(town, use_ipv6=True)
         assert ours(town.host, 6) == before
         assert_settled(town)
         assert refused(town.outside, town.vm1, Tcp(22, family=6))
         assert connection.alive(2.0)
+
+
+def test_while_it_is_off_no_vif_with_port_security_sends_or_is_sent_any(town: Town) -> None:
+    free = [town.instance(n, (1,), vifs=(make_vif(n, port_security_enabled=False),)) for n in (3, 4)]
+    judged = [(town.vm1, town.vm2), (free[0], town.vm1), (town.vm1, free[0])]
+    assert all(ping(*each, family=6) for each in judged)
+    switch(town, use_ipv6=False)
+    for sender, receiver in judged:
+        assert refused(sender, receiver, Icmp(family=6))
+        assert ping(sender, receiver)
+    assert ping(*free, family=6)
+    told = json.loads(ctl(town.agent, "--format", "json", "status"))["warnings"]
+    assert not [each for each in told if "IPv6" in each], "it was asked for"
+
+
+def test_switched_on_nothing_passes_before_there_are_rules(town: Town) -> None:
+    switch(town, use_ipv6=False)
+    with hindered(town.host, town.backend) as release:
+        switch(town, use_ipv6=True, ready=False, lock_timeout=1)
+        eventually(lambda: "next attempt" in town.agent.log, 30)
+        assert refused(town.vm1, town.vm2, Icmp(family=6))
+        release()
+        town.agent.wait_ready()
+    assert ping(town.vm1, town.vm2, family=6)
 
 
 def test_what_is_deleted_while_it_is_off_is_not_there_when_it_is_on_again(town: Town) -> None:

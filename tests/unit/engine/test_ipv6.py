@@ -88,7 +88,7 @@ def test_a_family_that_cannot_be_served_any_more_is_not_left_half_done(host: Hos
     before = of_ipv4(host)
     del host.backend.chains[RAW]
     host.restart()
-    assert host.engine.view.warnings == ("this kernel lacks tables of IPv6: instances' IPv6 is not filtered",)
+    assert host.engine.view.warnings == ("this kernel lacks tables of IPv6: instances' IPv6 is refused",)
     assert (of_ours(host, 6), of_ipv4(host)) == (set(), before)
     assert (plan(host), host.engine.resync()) == ([], [])
 

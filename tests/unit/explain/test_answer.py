@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.expressions import Expression, Verdict
@@ -174,6 +175,18 @@ def test_a_stranger_on_the_bridge(host: Host) -> None:
     found = explain(host, "10.1.0.9:5000", "10.1.0.2:80", in_dev="stranger")
     assert found.verdict == "DROP"
     assert found.reason.startswith("stranger is a port of br1, and nobody's")
+
+
+@pytest.mark.parametrize(("src", "dst", "port"), [(2, 3, "tap1"), (9, 3, "tap2"), (3, 9, "tap2")])
+def test_ipv6_that_meets_no_rules(host: Host, src: int, dst: int, port: str) -> None:
+    host.put(make_instance(3, vifs=(make_vif(8, port_security_enabled=False),)))
+    host.links.add_link("tap8")
+    host.settings = replace(host.settings, use_ipv6=False)
+    host.restart()
+    found = explain(host, f"[fd00:1::{src}]:5000", f"[fd00:1::{dst}]:80", in_dev=f"tap{src - 1}")
+    assert (found.verdict, found.certain) == ("DROP", True)
+    assert f"no rules of IPv6 on this host (use_ipv6, or what its kernel lacks): {port}, with" in found.reason
+    assert explain(host, "[fd00:1::9]:5000", "[fd00:1::1]:80", in_dev="tap8").verdict == "ACCEPT"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from nova_netagent.netfilter.frames import Closed, Frames, Gateway, Isolated, Re
 BRIDGE_MAC = "02:00:00:00:00:fe"
 EMPTY = {
     "ports", "secured", "closed", "macs", "arp-hosts", "arp-prefixes", "rarp-hosts", "nd-hosts", "nd-prefixes",
-    "isolated", "uplinks", "redirected", "gateways", "hairpins",
+    "isolated", "uplinks", "redirected", "gateways", "hairpins", "unjudged",
 }  # fmt: skip
 
 
@@ -49,6 +49,7 @@ EVERYTHING = Frames(
     redirected=(Redirected("10.1.0.1/32", "10.1.0.0/24", inverted=True, origin=("floating_ips", "198.51.100.1", "")),),
     gateways=(Gateway("tap1", BRIDGE_MAC), Gateway("eth1", BRIDGE_MAC)),
     hairpins=("tap1", "tap2"),
+    unjudged=(6,),
 )
 
 DRIFTS = (
@@ -124,6 +125,7 @@ class FramesContract:
             "uplinks": {"eth1"},
             "hairpins": {"tap1 . tap1", "tap2 . tap2"},
             "redirected": {"10.1.0.1 . 0.0.0.0-10.0.255.255", "10.1.0.1 . 10.1.1.0-255.255.255.255"},
+            "unjudged": {"ip6"},
             "gateways": {f"tap1 : {BRIDGE_MAC}", f"eth1 : {BRIDGE_MAC}"},
         }
 

@@ -33,6 +33,7 @@ def frames(draw: st.DrawFn) -> Frames:
         isolated=tuple(Isolated("eth0", "192.0.2.9") for _ in range(draw(st.integers(0, 1)))),
         gateways=tuple(Gateway("tap1", MACS[0]) for _ in range(draw(st.integers(0, 1)))),
         hairpins=tuple(sorted(draw(st.sets(st.sampled_from(DEVICES))))),
+        unjudged=draw(st.sampled_from(((), (6,)))),
     )
 
 
@@ -72,6 +73,7 @@ def test_at_a_start_nobody_claims_more_than_the_kernel_let_him(before: Frames, a
         assert all(any(low <= first and last <= high for low, high in let) for first, last in ranges(found, kind))
     own = {key((interface_name(each.device), layout._mac(each.mac))) for each in after.secured}
     assert found["macs"].keys() <= held["macs"].keys() | own
+    assert found["unjudged"].keys() >= held["unjudged"].keys()
     shut = {each.device for each in before.closed} & {*asked}
     assert {interface_name(device) for device in shut} <= found["closed"].keys() - found["secured"].keys()
 
