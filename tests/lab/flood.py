@@ -54,8 +54,8 @@ class Flood:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
 
-    def stop(self, grace: float = 0.3) -> None:
-        """Send no more, and wait a little for what is still on its way."""
+    def stop(self, grace: float = 2.0) -> None:
+        """Send no more, and wait for what is still on its way: on a busy processor, for as long as others have it."""
         self._stop.set()
         self._thread.join()
         deadline = time.monotonic() + grace
