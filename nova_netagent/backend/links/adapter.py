@@ -20,7 +20,7 @@ from nova_netagent.backend.links import holdings, neighbours, routes
 from nova_netagent.backend.links.announcements import Announcer
 from nova_netagent.backend.links.holdings import Holdings, MoveFailed
 from nova_netagent.backend.links.image import LinkImage
-from nova_netagent.backend.links.protocol import LinksFailed
+from nova_netagent.backend.links.protocol import LEAST_MTU_OF_IPV6, LinksFailed, too_small_for_ipv6
 from nova_netagent.backend.links.watch import Watch
 from nova_netagent.compile.links import Address, Bridge, Vlan
 from nova_netagent.plan.links import ActualLinks, Join, LinkPlan, NewMac, Release
@@ -35,6 +35,10 @@ _IFA_F_NODAD = 0x02
 _HAIRPIN = 1
 _ALL_FRAMES = 0xFFFD
 """Every group but that of PAUSE, which the kernel refuses: frames for a bridge itself pass like others."""
+
+
+class _Refused(Exception):
+    """The kernel refuses an edit, and it is known why."""
 
 
 class _Remembered(Struct):
@@ -240,7 +244,7 @@ class KernelLinks:
                 self._failures[name] = f"{errno.errorcode.get(error.code, error.code)} {error}"
         except KeyError:
             pass  # the link went away; a new one will be announced
-        except (OSError, MoveFailed) as error:
+        except (OSError, MoveFailed, _Refused) as error:
             self._failures[name] = str(error)
 
     def _index(self, name: str) -> int:
@@ -333,10 +337,25 @@ class KernelLinks:
         if address.scope_link:
             options["scope"] = _SCOPE_LINK
         index = self._index(address.interface)
-        self._route.addr("add", index=index, address=str(host.ip), prefixlen=host.network.prefixlen, **options)
+        try:
+            self._route.addr("add", index=index, address=str(host.ip), prefixlen=host.network.prefixlen, **options)
+        except NetlinkError as error:
+            why = self._why_no_ipv6(address.interface) if host.version == 6 else None
+            if why is None:
+                raise
+            raise _Refused(why) from error
         self._image.assume(index, f"{host.ip}/{host.network.prefixlen}")
         if address.announce:
             self._announcer.announce(address.interface, address.cidr, self._announcements)
+
+    def _why_no_ipv6(self, name: str) -> str | None:
+        """Why a link has no IPv6 address at all, where that is so."""
+        mtu = self._image.read().links[name].mtu
+        if mtu < LEAST_MTU_OF_IPV6:
+            return too_small_for_ipv6(mtu)
+        switch = f"net/ipv6/conf/{name}/disable_ipv6"
+        off = self.read_sysctls((switch,)).get(switch) == "1"
+        return f"IPv6 is switched off there: {_PROC_SYS}/{switch} is 1" if off else None
 
     def _remove_address(self, device: str, cidr: str) -> None:
         host = ipaddress.ip_interface(cidr)

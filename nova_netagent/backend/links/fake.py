@@ -5,7 +5,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from nova_netagent.backend.links.protocol import LinksFailed
+from nova_netagent.backend.links.protocol import LEAST_MTU_OF_IPV6, LinksFailed, too_small_for_ipv6
 from nova_netagent.backend.links.routes import Asked, Route
 from nova_netagent.compile.links import Bridge, Vlan
 from nova_netagent.model import values
@@ -307,6 +307,8 @@ class FakeLinks:
     def _add_address(self, key: tuple[str, str]) -> None:
         assert key[0] in self.links, f"there is no {key[0]}"
         assert key not in self.addresses, f"{key} is there already"
+        if ":" in key[1] and self.links[key[0]].mtu < LEAST_MTU_OF_IPV6:
+            raise Refused(too_small_for_ipv6(self.links[key[0]].mtu))
         self.addresses.add(key)
 
     def _write_sysctls(self, values: Mapping[str, str]) -> None:

@@ -16,6 +16,17 @@ class LinksFailed(Exception):
         self.reasons = reasons
 
 
+LEAST_MTU_OF_IPV6 = 1280
+
+
+def too_small_for_ipv6(mtu: int) -> str:
+    """Why a link has no IPv6 address, for people."""
+    return (
+        f"its MTU is {mtu}, and IPv6 needs {LEAST_MTU_OF_IPV6} (RFC 8200, section 5): "
+        "that of its network, [network] network_device_mtu, or else of its ports"
+    )
+
+
 class LinksBackend(Protocol):
     """Reads and edits links. One thread only.
 

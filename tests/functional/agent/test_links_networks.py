@@ -107,10 +107,24 @@ def test_the_mtu_of_networks_that_name_none(lab: Lab, backend: str) -> None:
 def test_an_address_that_the_kernel_refuses_is_no_drift(lab: Lab, backend: str) -> None:
     cloud = Cloud(lab, {"network": {"network_device_mtu": 1279}}, backend=backend)
     network = make_network(1)
-    status, _ = cloud.agent.request("PUT", f"/v1/networks/{network.id}", document(network))
+    status, answer = cloud.agent.request("PUT", f"/v1/networks/{network.id}", document(network))
     assert (status, cloud.status(network)["state"]) == (503, "error")
+    assert "its MTU is 1279, and IPv6 needs 1280" in answer["error"]["message"]
+    assert "[network] network_device_mtu" in answer["error"]["message"]
     assert cloud.agent.resync() == {"repaired": []}
     assert metric(cloud.agent, "drift_repairs_total") == 0
+
+
+def test_a_host_on_which_ipv6_is_switched_off(cloud: Cloud) -> None:
+    cloud.host.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
+    network = make_network(1)
+    status, answer = cloud.agent.request("PUT", f"/v1/networks/{network.id}", document(network))
+    off = "br1: IPv6 is switched off there: /proc/sys/net/ipv6/conf/br1/disable_ipv6 is 1"
+    assert (status, off in answer["error"]["message"]) == (503, True)
+    assert cloud.host.links.has_address("br1", "10.1.0.1/24")
+    cloud.host.sysctl("net.ipv6.conf.br1.disable_ipv6", 0)
+    cloud.agent.resync()
+    assert cloud.status(network)["state"] == "done"
 
 
 def test_what_changes_is_changed_and_the_rest_stays(cloud: Cloud) -> None:

@@ -191,6 +191,17 @@ class LinksContract:
         assert (answer.status.state, answer.status.message) == ("error", "eth9: there is no such interface")
         assert links.held("br1") == GIVEN
 
+    def test_an_mtu_that_is_too_small_for_ipv6_is_told(self, links: LinksWorld, host: Host) -> None:
+        links.set_mtu("eth1", 1279)
+        status = fared(host, make_network(1, bridge_interface="eth1"))
+        assert status.state == "error"
+        assert status.message.startswith("br1: its MTU is 1279, and IPv6 needs 1280")
+        assert links.held("br1") == {"10.1.0.1/24"}
+        links.set_mtu("eth1", 1280)
+        self.look(host)
+        assert links.held("br1") == GIVEN
+        assert self.steady(host)
+
     def test_what_cannot_be_a_port_is_told(self, links: LinksWorld, host: Host) -> None:
         links.add_bridge("br9")
         (answer,) = host.put(make_network(1, bridge_interface="br9"))
