@@ -262,6 +262,8 @@ class KernelLinks:
         mac = (uplink and uplink.mac) or _own_mac(self._host, bridge.name)
         self._route.link("add", ifname=bridge.name, kind="bridge", address=mac, br_stp_state=0, br_forward_delay=0)
         self._write_sysctls({f"net/ipv6/conf/{bridge.name}/accept_ra": "0"})
+        if uplink is not None and self._ipv6_disabled(uplink.name) == "0":
+            self._write_sysctls({_disable_ipv6(bridge.name): "0"})  # whatever new links have: it gets what that holds
         # Set afterwards: an MTU given at creation is lost when the first port joins.
         self._set(bridge.name, state="up", **({"mtu": bridge.mtu} if bridge.mtu else {}))
 
@@ -353,9 +355,13 @@ class KernelLinks:
         mtu = self._image.read().links[name].mtu
         if mtu < LEAST_MTU_OF_IPV6:
             return too_small_for_ipv6(mtu)
-        switch = f"net/ipv6/conf/{name}/disable_ipv6"
-        off = self.read_sysctls((switch,)).get(switch) == "1"
-        return f"IPv6 is switched off there: {_PROC_SYS}/{switch} is 1" if off else None
+        if self._ipv6_disabled(name) == "1":
+            return f"IPv6 is switched off there: {_PROC_SYS}/{_disable_ipv6(name)} is 1"
+        return None
+
+    def _ipv6_disabled(self, name: str) -> str | None:
+        """``1`` or ``0``; ``None`` where the kernel has no IPv6 for a link at all."""
+        return self.read_sysctls((_disable_ipv6(name),)).get(_disable_ipv6(name))
 
     def _remove_address(self, device: str, cidr: str) -> None:
         host = ipaddress.ip_interface(cidr)
@@ -392,6 +398,10 @@ class KernelLinks:
                 (_PROC_SYS / name).write_text(value)
             except OSError as error:
                 self._failures[name] = str(error)
+
+
+def _disable_ipv6(name: str) -> str:
+    return f"net/ipv6/conf/{name}/disable_ipv6"
 
 
 def _read(path: str) -> str:

@@ -242,6 +242,17 @@ def test_a_default_route_that_was_learned_goes_on_being_renewed(cloud: Cloud) ->
 
 
 @ON_ONE
+def test_a_bridge_has_ipv6_where_its_interface_has_it_and_new_links_have_none(cloud: Cloud) -> None:
+    host = cloud.host
+    host.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
+    before = held(host, "eth0")
+    cloud.put(FLAT)
+    assert held(host, "br1", without=OURS) == before
+    cloud.delete(FLAT)
+    assert held(host, "eth0") == before
+
+
+@ON_ONE
 def test_a_lease_that_is_renewed_on_the_interface_is_renewed_on_the_bridge(cloud: Cloud) -> None:
     host = cloud.host
 
