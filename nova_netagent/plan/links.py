@@ -87,6 +87,8 @@ class Questions(Struct, frozen=True):
     sysctls: tuple[str, ...]
     held: tuple[str, ...]
     """The links whose holdings count."""
+    led: tuple[tuple[str, str], ...] = ()
+    """The addresses that should have a route to their network: interface and CIDR."""
 
 
 class LinkPlan(Struct, frozen=True):
@@ -110,6 +112,8 @@ class LinkPlan(Struct, frozen=True):
     set_up: tuple[str, ...]
     join: tuple[Join, ...]
     add_addresses: tuple[Address, ...]
+    add_routes: tuple[tuple[str, str], ...]
+    """Interface and CIDR of addresses whose route to their network somebody took away."""
     add_ports: Mapping[str, str]
     sysctls_after: Mapping[str, str]
     remove_bridges: tuple[str, ...]
@@ -142,6 +146,7 @@ class LinkPlan(Struct, frozen=True):
         yield from ((name, f"link: {name} up") for name in self.set_up)
         yield from ((each.device, f"link: + uplink {each.device} of {each.bridge}") for each in self.join)
         yield from ((each.interface, f"address: + {each.cidr} on {each.interface}") for each in self.add_addresses)
+        yield from ((device, f"route: + network of {cidr} on {device}") for device, cidr in self.add_routes)
         yield from ((device, f"link: + port {device} on {bridge}") for device, bridge in self.add_ports.items())
         yield from ((name, f"sysctl: {name} = {value}") for name, value in self.sysctls_after.items())
         yield from ((name, f"link: - bridge {name}") for name in self.remove_bridges)
@@ -154,7 +159,8 @@ def questions(
     """What has to be looked up for a plan.
 
     :param forwarding: whether the host forwards IPv6 already.
-    :param closely: see as well whether routes lead by an uplink that is joined already; addresses are seen anyway.
+    :param closely: see as well whether routes lead by an uplink that is joined already, and to the networks of our
+        addresses; addresses are seen anyway.
     """
     before, after = sysctls_of(desired, actual, made, forwarding=forwarding)
     held = []
@@ -164,7 +170,23 @@ def questions(
         if _is_new(device, bridge, actual, made) and ("bridge", bridge) not in made:
             held.append(bridge)
     accept = [_accept_ra(device) for device, bridge in desired.uplinks.items() if _is_off(device, bridge, actual)]
-    return Questions((*before, *after, *accept, FORWARD_IPV6), tuple(held))
+    led = tuple(_led(desired, actual, made)) if closely else ()
+    return Questions((*before, *after, *accept, FORWARD_IPV6), tuple(held), led)
+
+
+def _led(desired: Links, actual: ActualLinks, made: Container[Made]) -> Iterator[tuple[str, str]]:
+    """The addresses of ours to whose network the kernel made a route, and the link-local ones of our bridges."""
+    wanted = {each.interface for each in desired.addresses}
+    # A link that is down has no routes, one of a VRF has them in a table of its own.
+    names = {name for name in wanted & actual.links.keys() if actual.links[name].up and not actual.links[name].master}
+    for each in sorted(actual.addresses):
+        if each[0] in names and not each[1].endswith(("/32", "/128")) and _whose(*each) in made:
+            yield each
+
+
+def _whose(interface: str, cidr: str) -> Made:
+    """What was made when an address came: itself, or the bridge whose own it is."""
+    return ("bridge", interface) if cidr.startswith("fe80:") else ("address", f"{interface} {cidr}")
 
 
 def sysctls_of(
@@ -199,12 +221,14 @@ def plan_links(
     made: Mapping[Made, str],
     sysctls: Mapping[str, str],
     held: Mapping[str, str] | None = None,
+    unled: Collection[tuple[str, str]] = (),
 ) -> LinkPlan:
     """The edits that make links, addresses and sysctls as desired.
 
     :param made: what we noted as made by us.
     :param sysctls: the present value of every sysctl of ``questions`` that this host has.
     :param held: what each link of ``questions`` holds.
+    :param unled: those addresses of ``questions`` to whose network no route leads.
     """
     astray = tuple(name for name, each in desired.vlans.items() if _is_astray(each, actual, made))
     if astray:
@@ -270,6 +294,7 @@ def plan_links(
         *(("port", device) for device in add_ports),
     ]
     changed += [("address", f"{each.interface} {each.cidr}") for each in add_addresses]
+    changed += [_whose(*each) for each in unled]
     changed += [("sysctl", name) for name in (*changed_before, *changed_after)]
     changed += [(kind, name) for name in (*set_up, *set_mac) for kind in ("vlan", "bridge", "port")]
     changed += [("uplink", f"{name} {desired.uplinks[name]}") for name in set_up if name in desired.uplinks]
@@ -297,6 +322,7 @@ def plan_links(
         set_up=set_up,
         join=join,
         add_addresses=add_addresses,
+        add_routes=tuple(unled),
         add_ports=add_ports,
         sysctls_after=changed_after,
         remove_bridges=tuple(name for kind, name in going if kind == "bridge" and _is_bridge(name, actual)),

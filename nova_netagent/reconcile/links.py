@@ -51,7 +51,8 @@ class OwnLinks:
     def plan(self, desired: Links, *, closely: bool = False) -> LinkPlan:
         """What makes the links be as desired.
 
-        :param closely: see as well whether somebody's routes lead by an uplink, whose bridge should have them.
+        :param closely: see as well whether somebody's routes lead by an uplink, whose bridge should have them, and
+            whether those to our addresses' networks are there.
         """
         actual, known = self._backend.read(), self._settled
         if known is not None and not closely and known[0] is desired and known[1] is actual:
@@ -59,7 +60,8 @@ class OwnLinks:
         forwarding = self._backend.read_sysctls((FORWARD_IPV6,)).get(FORWARD_IPV6) == "1"
         asked = questions(desired, actual, self._made, forwarding=forwarding, closely=closely)
         sysctls, held = self._backend.read_sysctls(asked.sysctls), self._backend.held(asked.held)
-        plan = plan_links(desired, actual, self._made, sysctls, held)
+        unled = self._backend.unled(asked.led) if asked.led else ()
+        plan = plan_links(desired, actual, self._made, sysctls, held, unled)
         self._settled = None if plan or plan.make or plan.forget else (desired, actual, plan)
         return plan
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 from pyroute2.netlink.exceptions import NetlinkError
 
 from nova_netagent.backend import Unavailable
-from nova_netagent.backend.links import holdings, neighbours, routes
+from nova_netagent.backend.links import connected, holdings, neighbours, routes
 from nova_netagent.backend.links.announcements import Announcer
 from nova_netagent.backend.links.holdings import Holdings, MoveFailed
 from nova_netagent.backend.links.image import LinkImage
@@ -134,6 +134,16 @@ class KernelLinks:
         links = self._actual().links
         return {name: " ".join(_holdings_of(links[name].index).keys()) for name in names if name in links}
 
+    def unled(self, addresses: Collection[tuple[str, str]]) -> Collection[tuple[str, str]]:
+        """Those addresses to whose network the kernel has no route by the interface."""
+        links = self._actual().links
+        try:
+            led = connected.networks()
+        except OSError as error:
+            raise Unavailable(f"the routes cannot be read: {error.strerror}") from error
+        networks = {each: str(ipaddress.ip_interface(each[1]).network) for each in addresses if each[0] in links}
+        return tuple(each for each, network in networks.items() if (links[each[0]].index, network) not in led)
+
     def remember(self, bridges: Mapping[str, Collection[str]], joined: Collection[str]) -> None:
         """Keep in mind what bridges hold; of one that is not there, down, or waits for its uplink, what it held."""
         links = self._actual().links
@@ -179,6 +189,8 @@ class KernelLinks:
                 self._try(join.device, partial(self._join, join))
             for address in plan.add_addresses:
                 self._try(address.interface, partial(self._add_address, address))
+            for device, cidr in plan.add_routes:
+                self._try(device, partial(self._lead, device, cidr))
             for device, master in plan.add_ports.items():
                 self._try(device, partial(self._add_port, device, master))
             self._write_sysctls(plan.sysctls_after)
@@ -349,6 +361,9 @@ class KernelLinks:
         self._image.assume(index, f"{host.ip}/{host.network.prefixlen}")
         if address.announce:
             self._announcer.announce(address.interface, address.cidr, self._announcements)
+
+    def _lead(self, device: str, cidr: str) -> None:
+        connected.lead(self._index(device), cidr)
 
     def _why_no_ipv6(self, name: str) -> str | None:
         """Why a link has no IPv6 address at all, where that is so."""

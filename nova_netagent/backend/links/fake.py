@@ -33,6 +33,8 @@ class FakeLinks:
         self.addresses: set[tuple[str, str]] = set()
         self.routes: set[tuple[str, str]] = set()
         """Interface and route of all that somebody set."""
+        self.unled_addresses: set[tuple[str, str]] = set()
+        """Those whose route to their network somebody took away."""
         self.sysctls: dict[str, str] = dict(_SYSCTLS)
         self.neighbours: dict[tuple[str, str], str] = {}
         """By link and address, the MAC that answered last; empty: nobody did."""
@@ -106,6 +108,10 @@ class FakeLinks:
         """What links hold; a route between spaces as one word."""
         return {name: " ".join(sorted(self._holdings(name))) for name in names if name in self.links}
 
+    def unled(self, addresses: Collection[tuple[str, str]]) -> Collection[tuple[str, str]]:
+        """Those whose route was taken away."""
+        return [each for each in addresses if each in self.unled_addresses]
+
     def remember(self, bridges: Mapping[str, Collection[str]], joined: Collection[str]) -> None:
         """Keep in mind what bridges hold."""
         known = {name: each for name, each in self._remembered.items() if name in bridges}
@@ -160,6 +166,9 @@ class FakeLinks:
         for address in plan.add_addresses:
             key = (address.interface, address.cidr)
             self._edit(failures, key[0], f"+ {key[1]}", partial(self._add_address, key))
+        for each in plan.add_routes:
+            edit = f"+ network of {each[1]}"
+            self._edit(failures, each[0], edit, partial(self.unled_addresses.remove, each))
         for device, master in plan.add_ports.items():
             edit = f"+ port {device}"
             self._edit(failures, device, edit, partial(self.set_master, device, master))

@@ -42,6 +42,9 @@ class LinksBackend(Protocol):
     def held(self, names: Iterable[str]) -> Mapping[str, str]:
         """What links hold that is not the kernel's own: addresses, and names of routes, between spaces."""
 
+    def unled(self, addresses: Collection[tuple[str, str]]) -> Collection[tuple[str, str]]:
+        """Those addresses, as interface and CIDR, to whose network the kernel has no route by the interface."""
+
     def remember(self, bridges: Mapping[str, Collection[str]], joined: Collection[str]) -> None:
         """Keep in mind what bridges hold, but for the addresses named: it is given again if they are made anew.
 

@@ -137,6 +137,44 @@ def test_what_changes_is_changed_and_the_rest_stays(cloud: Cloud) -> None:
     assert cloud.host.links.index("br1") == index, "the bridge is the same"
 
 
+def routes(host: Namespace, device: str) -> set[str]:
+    """The routes of a link, as ip(8) shows them."""
+    shown = (host.run(["ip", f"-{family}", "route", "show", "dev", device]).stdout for family in (4, 6))
+    return {line.strip() for text in shown for line in text.splitlines()}
+
+
+def test_the_routes_to_its_range_come_back(cloud: Cloud) -> None:
+    """Nothing but the kernel makes them, and once only; with the source that the host had."""
+    host = cloud.host
+    cloud.network(1)
+    guest = cloud.instance(1)
+    host.links.add_bridge("br2")
+    for address in ("10.2.0.77/24", "172.16.0.1/16"):
+        host.links.add_address("br2", address)
+    cloud.network(2)
+    host.links.wait_running("br1")
+    before = {name: routes(host, name) for name in ("br1", "br2")}
+    for command in (
+        "-4 route flush dev br1",
+        "-6 route flush dev br1",
+        "route del 10.2.0.0/24",
+        "route del 172.16.0.0/16",
+    ):
+        host.run(["ip", *command.split()])
+    assert "route: + network of 10.1.0.1/24 on br1" in cloud.agent.request("GET", "/v1/plan")[1]["plan"]
+    assert cloud.agent.resync()["repaired"]
+    assert routes(host, "br1") == before["br1"]
+    assert routes(host, "br2") == {each for each in before["br2"] if "172.16." not in each}, (
+        "not what is somebody else's"
+    )
+    assert ping(guest, "10.1.0.1")
+    assert ping(guest, "fd00:1::1")
+    assert cloud.agent.resync() == {"repaired": []}
+    cloud.delete(make_network(2))
+    host.links.delete_address("br2", "10.2.0.77/24")
+    assert not any("10.2." in each or "fd00:" in each for each in routes(host, "br2"))
+
+
 def test_a_network_that_moves_to_another_bridge_takes_its_ports_along(cloud: Cloud) -> None:
     cloud.network(1)
     guest = cloud.instance(1)

@@ -88,6 +88,10 @@ class KernelWorld:
         for thing in things:
             self._ip(f"{'route' if _is_route(thing) else 'addr'} del {thing} dev {name}")
 
+    def lose_routes(self, name: str) -> None:
+        for family in ("-4", "-6"):
+            self._ip(f"{family} route flush dev {name}")
+
     def answered(self, bridge: str, address: str, mac: str, *, permanent: bool = False) -> None:
         state = "permanent" if permanent else "reachable" if mac else "failed"
         self._ip(f"neigh add {address} {'lladdr' if mac else ''} {mac} dev {bridge} nud {state}")

@@ -65,6 +65,9 @@ class LinksWorld(Protocol):
     def take(self, name: str, *things: str) -> None:
         """Somebody takes them away."""
 
+    def lose_routes(self, name: str) -> None:
+        """Somebody takes a link's routes away, the kernel's own as well."""
+
     def answered(self, bridge: str, address: str, mac: str, *, permanent: bool = False) -> None:
         """Somebody answered for an address, or without ``mac`` nobody; ``permanent``: an operator wrote it down."""
 
@@ -99,7 +102,9 @@ class LinksContract:
 
     def steady(self, host: Host) -> bool:
         """Whether nothing is left to do, also for one who looks closely."""
-        return [line for line in host.engine.inspect().plan() if line.startswith(("link", "address", "sysctl"))] == []
+        return [
+            line for line in host.engine.inspect().plan() if line.startswith(("link", "address", "route", "sysctl"))
+        ] == []
 
     def clean_up(self, host: Host) -> None:
         engine = host.engine
@@ -190,6 +195,15 @@ class LinksContract:
         assert answer.status is not None
         assert (answer.status.state, answer.status.message) == ("error", "eth9: there is no such interface")
         assert links.held("br1") == GIVEN
+
+    def test_the_routes_to_our_networks_come_back(self, links: LinksWorld, host: Host, flat: Object) -> None:
+        links.lose_routes("br1")
+        assert not self.steady(host)
+        assert {"route: + network of 10.1.0.1/24 on br1", "route: + network of fd00:1::1/64 on br1"} <= set(
+            host.engine.resync()
+        )
+        assert self.steady(host)
+        assert links.held("br1") == GIVEN | set(OWN), "what the host held by others' routes is not ours to make"
 
     def test_an_mtu_that_is_too_small_for_ipv6_is_told(self, links: LinksWorld, host: Host) -> None:
         links.set_mtu("eth1", 1279)

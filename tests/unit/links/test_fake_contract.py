@@ -64,6 +64,10 @@ class FakeWorld:
     def take(self, name: str, *things: str) -> None:
         self.links._take(name, map(_named, things))
 
+    def lose_routes(self, name: str) -> None:
+        self.links.routes = {each for each in self.links.routes if each[0] != name}
+        self.links.unled_addresses |= {each for each in self.links.addresses if each[0] == name}
+
     def answered(self, bridge: str, address: str, mac: str, *, permanent: bool = False) -> None:
         self.links.neighbours[bridge, address] = mac
         if permanent:
