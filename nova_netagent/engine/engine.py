@@ -190,7 +190,11 @@ class Engine:
         self._why: Why = "start"
 
     def close(self) -> None:
-        """Close store and host; the kernel keeps everything."""
+        """Close store and host; the kernel keeps everything, and the notes say what of it we made."""
+        try:
+            self.reconciler.links.renew_notes()  # a cleanup may have struck them since everything was read back
+        except StoreError as error:
+            LOG.warning("whoever comes next may not know what links and addresses we made: %s", error)
         self.host.close()
         self.store.close()
 

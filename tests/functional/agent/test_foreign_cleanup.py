@@ -8,7 +8,7 @@ import pytest
 from nova_netagent.testing import make_group, make_instance, make_network, make_rule
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.foreign import DOCKER_4
-from tests.functional.agent.kernel import addresses, cleanup, kernel, lock_held
+from tests.functional.agent.kernel import addresses, cleanup, eventually, kernel, lock_held
 from tests.functional.agent.nft import W, nft
 from tests.functional.agent.test_foreign_rules import BESIDE, restore, saved, use
 from tests.functional.conftest import ON_BOTH, ON_IPTABLES
@@ -135,6 +135,16 @@ def test_beside_a_running_agent_everything_is_put_back(cloud: Cloud) -> None:
     cleanup(cloud.agent)
     assert cloud.agent.resync()["repaired"]
     assert kernel(cloud.host) == before
+    cloud.agent.stop()
+    cleanup(cloud.agent)
+    assert "br1" not in str(without_taps(cloud.host))
+
+
+@ON_BOTH
+def test_what_a_running_agent_put_back_goes_when_it_is_stopped_before_it_read_everything_back(cloud: Cloud) -> None:
+    use(cloud)
+    cleanup(cloud.agent)
+    eventually(lambda: "br1" in cloud.host.links.all(), 1)
     cloud.agent.stop()
     cleanup(cloud.agent)
     assert "br1" not in str(without_taps(cloud.host))
