@@ -55,6 +55,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._boot: str | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None)
@@ -130,15 +131,11 @@ class Store:
                 db.execute("UPDATE counter SET value = ? WHERE name = 'sequence'", (new.sequence,))
 
     def begin_boot(self, boot: str) -> None:
-        """Forget what was made in another boot of this host: it is gone, and what is there now is somebody else's.
+        """Have what was made in another boot of this host forgotten: what is there now is somebody else's.
 
-        :raises StoreError: nothing was forgotten.
+        It is struck when something new is noted, and not before: a full disk hinders no start.
         """
-        with self._transaction() as db:
-            if db.execute("SELECT id FROM boot").fetchone() != (boot,):
-                db.execute("DELETE FROM made")
-                db.execute("DELETE FROM boot")
-                db.execute("INSERT INTO boot VALUES (?)", (boot,))
+        self._boot = boot
 
     def made(self) -> Mapping[Made, str]:
         """What we made in the kernel, and for each what was found there before.
@@ -147,16 +144,25 @@ class Store:
         """
         try:
             rows = self._db.execute("SELECT kind, name, found FROM made").fetchall()
+            past = self._is_past(self._db)
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}") from error
-        return {(kind, name): found for kind, name, found in rows}
+        return {} if past else {(kind, name): found for kind, name, found in rows}
 
     def note_made(self, things: Mapping[Made, str]) -> None:
         """Note what is about to be made: before it is, so that a crash leaves nothing unknown."""
         if things:
             rows = [(kind, name, found) for (kind, name), found in things.items()]
             with self._transaction() as db:
+                if self._is_past(db):
+                    db.execute("DELETE FROM made")
+                    db.execute("DELETE FROM boot")
+                    db.execute("INSERT INTO boot VALUES (?)", (self._boot,))
                 db.executemany("INSERT OR IGNORE INTO made VALUES (?, ?, ?)", rows)
+
+    def _is_past(self, db: sqlite3.Connection) -> bool:
+        """Whether what is noted was made in another boot."""
+        return self._boot is not None and db.execute("SELECT id FROM boot").fetchone() != (self._boot,)
 
     def forget_made(self, things: Iterable[Made]) -> None:
         """Forget what is gone from the kernel."""

@@ -1,6 +1,7 @@
 """A disk that is full or cannot be written: what cannot be kept is refused, and nothing changes."""
 
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ class Disk(Cloud):
     def empty(self) -> None:
         """Give the room back."""
         self.host.run(["rm", str(self.agent.state_path / "ballast")])
+
+    def sql(self, statement: str) -> None:
+        """Have the store be another while no agent is there."""
+        program = f"import sqlite3; db = sqlite3.connect('state.db'); db.execute({statement!r}); db.commit(); db.close()"
+        self.host.run([sys.executable, "-c", program], cwd=self.agent.state_path)
 
     def forbid(self) -> None:
         """Have every write of the agent to a file fail, as on a file system that became read-only."""
@@ -168,6 +174,24 @@ def test_a_start_on_a_full_disk_enforces_what_is_stored(disk: Disk, comes: bool)
     if comes:
         eventually(lambda: disk.host.links.all()["tap2"]["master"] == "br1", 5)
     eventually(lambda: disk.agent.request("GET", "/v1/status")[1]["failure"] == "", 5)
+    assert disk.agent.resync()["repaired"] == []
+
+
+@ON_ONE
+def test_a_start_on_a_full_disk_after_a_reboot(disk: Disk) -> None:
+    """Nothing of what is there is known to be ours: it cannot be noted, and the rules do not wait for that."""
+    disk.network(1)
+    disk.put(make_group(1, make_rule(1)))
+    disk.instance(1, (1,))
+    disk.agent.stop()
+    disk.sql("UPDATE boot SET id = 'another'")
+    before = rules(disk.host)
+    DRIFT[disk.backend]["the ruleset is flushed" if disk.backend == "nftables" else "every table is emptied"](disk.host)
+    disk.fill()
+    disk.agent.start(ready=False)
+    eventually(lambda: rules(disk.host) == before, 5)
+    disk.empty()
+    disk.agent.wait_ready()
     assert disk.agent.resync()["repaired"] == []
 
 
