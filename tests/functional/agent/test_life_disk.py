@@ -42,7 +42,7 @@ class Disk(Cloud):
 
     def sql(self, statement: str) -> None:
         """Have the store be another while no agent is there."""
-        program = f"import sqlite3; db = sqlite3.connect('state.db'); db.execute({statement!r}); db.commit(); db.close()"
+        program = f"import sqlite3; store = sqlite3.connect('state.db'); store.execute({statement!r}); store.commit()"
         self.host.run([sys.executable, "-c", program], cwd=self.agent.state_path)
 
     def forbid(self) -> None:
