@@ -7,8 +7,7 @@ from typing import Any
 
 from msgspec import inspect
 
-SHOWN = 80
-"""How much of what was sent is repeated in an answer, in characters."""
+from nova_netagent.model.values import SHOWN
 
 _STEP = re.compile(r"\.([^.\[\]`]+)|\[(\d+)\]")
 

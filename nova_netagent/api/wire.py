@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from nova_netagent.api.fields import SHOWN, Path, allowed, fields_at, shown
+from nova_netagent.api.fields import Path, allowed, fields_at, shown
 from nova_netagent.explain.question import Question
 from nova_netagent.model import KINDS, FloatingIP, Invalid, Object, State, document, values
 from nova_netagent.status import Status
@@ -217,7 +217,7 @@ def _refusal(error: msgspec.ValidationError, value: object, cls: type) -> BadReq
     if text.startswith(_UNKNOWN):
         name = text.removeprefix(_UNKNOWN).strip("`")
         known = ", ".join(fields_at(cls, path))
-        return BadRequest(str(path / name)[:SHOWN], f"is not a field here; these are: {known}")
+        return BadRequest(str(path / name)[: values.SHOWN], f"is not a field here; these are: {known}")
     if not path:
         return BadRequest(None, f"the body is {shown(value)}, not {allowed(cls, path)}")
     return BadRequest(str(path), f"{shown(path.of(value))} is not {allowed(cls, path)}")

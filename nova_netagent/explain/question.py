@@ -142,8 +142,8 @@ def parse_end(text: str) -> tuple[str, int | None]:
     found = _BRACKETED.match(text) or _WITH_PORT.match(text)
     address, port = (text, None) if found is None else (found[1], found[2])
     if port is not None and (len(port) > 9 or int(port) > 65535):
-        raise ValueError(f"{port} is not a port: 0 to 65535")
+        raise ValueError(f"{port[: values.SHOWN]} is not a port: 0 to 65535")
     try:
         return values.ip(address), None if port is None else int(port)
     except ValueError:
-        raise ValueError(f"{text!r} is not an address, nor ADDRESS:PORT (IPv6: [ADDRESS]:PORT)") from None
+        raise ValueError(f"{values.shown(text)} is not an address, nor ADDRESS:PORT (IPv6: [ADDRESS]:PORT)") from None

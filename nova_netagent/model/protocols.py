@@ -4,6 +4,8 @@ Source: the protocol list of Neutron's security-group API and the IANA protocol
 numbers; see ``docs/compatibility.md``.
 """
 
+from nova_netagent.model import values
+
 NUMBERS = {
     "ip": 0,
     "hopopt": 0,
@@ -55,11 +57,11 @@ def parse(value: str | int) -> str | int:
             name = _SPELT.get(value.lower())
             if name is None:
                 known = ", ".join(sorted(NUMBERS))
-                raise ValueError(f"{value!r} is not a protocol: a number from 0 to 255 or one of {known}")
+                raise ValueError(f"{values.shown(value)} is not a protocol: a number from 0 to 255 or one of {known}")
             return name
         value = int(value) if len(value) <= 3 else 256
     if not 0 <= value <= 255:
-        raise ValueError(f"{given!r} is not a protocol number: 0 to 255")
+        raise ValueError(f"{values.shown(given)} is not a protocol number: 0 to 255")
     return value
 
 

@@ -25,6 +25,8 @@ _LENGTH = re.compile(r"[0-9]{1,3}\Z")
 
 _OF_NO_MAC = 0xFE80_0000_0000_0000_0200_00FF_FE00_0000
 """The link-local address of a MAC of zeros: all but the bits in which a MAC has ones."""
+SHOWN = 80
+"""How much of what was given is repeated in a refusal, in characters."""
 FAMILY_BITS = {4: 32, 6: 128}
 SOCKET_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -79,13 +81,19 @@ class Prefix(NamedTuple):
         return self.family != 4 or self.length >= 31 or address.value not in (self.value, self.last)
 
 
+def shown(value: object) -> str:
+    """What was given, as a refusal repeats it: not a megabyte of it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
 def uuid(text: str) -> str:
     """A UUID in its RFC 4122 text form, lower case."""
     if _UUID.match(text):
         return text
     lowered = text.lower()
     if not _UUID.match(lowered):
-        raise ValueError(f"{text!r} is not a UUID")
+        raise ValueError(f"{shown(text)} is not a UUID")
     return lowered
 
 
@@ -95,7 +103,7 @@ def ip(text: str) -> str:
     try:
         return unpacked(packed(text))
     except (OSError, ValueError):
-        raise ValueError(f"{text!r} is not an IP address") from None
+        raise ValueError(f"{shown(text)} is not an IP address") from None
 
 
 def packed(address: str) -> bytes:
@@ -114,14 +122,14 @@ def unpacked(octets: bytes | memoryview) -> str:
 def ipv4(text: str) -> str:
     """An IPv4 address in canonical form."""
     if ":" in text:
-        raise ValueError(f"{text!r} is not an IPv4 address")
+        raise ValueError(f"{shown(text)} is not an IPv4 address")
     return ip(text)
 
 
 def ipv6(text: str) -> str:
     """An IPv6 address in canonical form."""
     if ":" not in text:
-        raise ValueError(f"{text!r} is not an IPv6 address")
+        raise ValueError(f"{shown(text)} is not an IPv6 address")
     return ip(text)
 
 
@@ -134,12 +142,12 @@ def prefix(text: str) -> Prefix:
     length = bits
     if slash:
         if not _LENGTH.match(length_text) or int(length_text) > bits:
-            raise ValueError(f"{text!r} is not a CIDR: the prefix length is 0 to {bits}")
+            raise ValueError(f"{shown(text)} is not a CIDR: the prefix length is 0 to {bits}")
         length = int(length_text)
     try:
         value = int.from_bytes(packed(address), "big")
     except (OSError, ValueError):
-        raise ValueError(f"{text!r} is not a CIDR") from None
+        raise ValueError(f"{shown(text)} is not a CIDR") from None
     host_bits = bits - length
     return Prefix(family, value >> host_bits << host_bits, length)
 
@@ -188,16 +196,19 @@ def mac(text: str) -> str:
     """A unicast Ethernet address, lower case with colons."""
     lowered = text.lower()
     if not _MAC.match(lowered):
-        raise ValueError(f"{text!r} is not a MAC address like fa:16:3e:00:00:01")
+        raise ValueError(f"{shown(text)} is not a MAC address like fa:16:3e:00:00:01")
     if int(lowered[:2], 16) & 1 or lowered == "00:00:00:00:00:00":
-        raise ValueError(f"{text!r} is not a unicast address")
+        raise ValueError(f"{shown(text)} is not a unicast address")
     return lowered
 
 
 def hostname(text: str) -> str:
     """The name of a host, as DNS and dnsmasq's files take it."""
     if not _HOSTNAME.match(text):
-        raise ValueError(f"{text!r} is not a host name: up to 255 letters, digits and any of - _ .")
+        raise ValueError(
+            f"{shown(text)} is not a host name: up to 255 letters, digits and any of - _ .,"
+            " the first and the last a letter, a digit or _"
+        )
     return text
 
 
@@ -206,7 +217,7 @@ def domain(text: str) -> str:
     stripped = text.strip(".")
     if stripped and (len(stripped) > 253 or not _DOMAIN.match(stripped)):
         raise ValueError(
-            f"{text!r} is not a domain: up to 253 letters, digits and any of - _ ., no more than 63 between dots"
+            f"{shown(text)} is not a domain: up to 253 letters, digits and any of - _ ., no more than 63 between dots"
         )
     return stripped
 
@@ -214,10 +225,10 @@ def domain(text: str) -> str:
 def interface(text: str) -> str:
     """The name of a network interface: 1 to 15 characters (netdevice(7) IFNAMSIZ)."""
     if text in _NO_INTERFACE:
-        raise ValueError(f"{text!r} is not the name of an interface that can be used here")
+        raise ValueError(f"{shown(text)} is not the name of an interface that can be used here")
     if not _INTERFACE.match(text):
         raise ValueError(
-            f"{text!r} is not an interface name: 1 to 15 letters, digits and any of _ . @ = -,"
+            f"{shown(text)} is not an interface name: 1 to 15 letters, digits and any of _ . @ = -,"
             " the first a letter, a digit or _"
         )
     return text
@@ -226,7 +237,7 @@ def interface(text: str) -> str:
 def printable(text: str) -> str:
     """Free text of a person: at most 255 printable characters."""
     if len(text) > 255 or not text.isprintable():
-        raise ValueError(f"{text[:40]!r} is not a text of at most 255 printable characters")
+        raise ValueError(f"{shown(text)} is not a text of at most 255 printable characters")
     return text
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nova_netagent.model import values
+from nova_netagent.model import protocols, values
 from nova_netagent.model.values import Prefix
 
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
@@ -90,6 +90,15 @@ def test_what_is_no_value_is_refused_with_a_reason(parse: Callable[[str], str], 
     with pytest.raises(ValueError, match=r".") as caught:
         parse(text)
     assert "\n" not in str(caught.value) or "\n" in text
+
+
+@pytest.mark.parametrize("parse", {parse: None for parse, _ in BAD} | {protocols.parse: None})
+@pytest.mark.parametrize("text", ["\0" * 1_000_000, f"10.0.0.0/{'1' * 1_000_000}"])
+def test_a_refusal_repeats_no_megabyte(parse: Callable[[str], str], text: str) -> None:
+    """It is written to the log, and read by a person."""
+    with pytest.raises(ValueError, match=r"… is not") as caught:
+        parse(text)
+    assert len(str(caught.value)) < 400
 
 
 ANY_IP = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
