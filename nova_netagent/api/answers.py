@@ -50,6 +50,12 @@ class Version(Struct, frozen=True):
     links: tuple[Link, ...]
 
 
+class VersionAnswer(Struct, frozen=True):
+    """One version, as OpenStack's services answer it at its own path."""
+
+    version: Version
+
+
 class Versions(Struct, frozen=True):
     """Which program answers, and which versions of the API it speaks."""
 

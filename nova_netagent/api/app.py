@@ -7,7 +7,7 @@ import falcon
 from nova_netagent.api import errors
 from nova_netagent.api.access import Access, Gate, anybody
 from nova_netagent.api.agent import Agent
-from nova_netagent.api.health import Live, MetricsText, Ready, Root, StatusReport
+from nova_netagent.api.health import Live, MetricsText, OneVersion, Ready, Root, StatusReport
 from nova_netagent.api.host import Chains, Explain, LastPlans, PlanNow, Resync, WholeState
 from nova_netagent.api.objects import Collection, Item, path_of
 from nova_netagent.api.openapi import description
@@ -35,6 +35,7 @@ def make_app(agent: Agent, gate: Gate = anybody) -> "falcon.App[falcon.Request, 
 def _routes(agent: Agent) -> dict[str, Any]:
     routes = {
         "/": Root(agent),
+        "/v1": OneVersion(),
         "/openapi.json": Description(agent),
         "/livez": Live(agent),
         "/readyz": Ready(agent),

@@ -14,6 +14,7 @@ from nova_netagent.api.answers import (
     Link,
     Report,
     Version,
+    VersionAnswer,
     Versions,
     counts_by_kind,
     totals,
@@ -22,6 +23,7 @@ from nova_netagent.api.answers import (
 from nova_netagent.api.requests import parameters
 from nova_netagent.status import Connection
 
+V1 = Version("v1.0", "CURRENT", (Link("self", "/v1/"), Link("describedby", "/openapi.json")))
 NOT_READY = "the stored state was not applied yet"
 
 
@@ -33,9 +35,15 @@ class Root:
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Name and versions."""
-        links = (Link("self", "/v1/"), Link("describedby", "/openapi.json"))
-        current = Version("v1.0", "CURRENT", links)
-        resp.data = wire.encode(Versions("nova-netagent", self._agent.about().version, (current,)))
+        resp.data = wire.encode(Versions("nova-netagent", self._agent.about().version, (V1,)))
+
+
+class OneVersion:
+    """``/v1``, where the versions' links lead."""
+
+    def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
+        """What is told of the version."""
+        resp.data = wire.encode(VersionAnswer(V1))
 
 
 class Live:

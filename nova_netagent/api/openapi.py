@@ -264,8 +264,10 @@ def _health_paths() -> dict[str, Any]:
     schema = {"description": "This.", "content": {"application/json": {"schema": {"type": "object"}}}}
     well = {200: ("It is.", reference("Health"), {"ok": True})}
     versions = {200: ("The versions.", reference("Versions"), None)}
+    version = {200: ("The version.", reference("VersionAnswer"), None)}
     return {
         "/": {"get": _operation("versions", "Name and versions.", versions)},
+        "/v1": {"get": _operation("version", "What is told of this version.", version)},
         "/openapi.json": {
             "get": {"operationId": "openapi", "summary": "This description.", "responses": {"200": schema}}
         },

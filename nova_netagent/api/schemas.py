@@ -24,6 +24,7 @@ _ANSWERS = (
     Status,
     answers.Error,
     answers.Versions,
+    answers.VersionAnswer,
     answers.Health,
     answers.Plan,
     answers.StatePlan,

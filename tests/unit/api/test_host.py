@@ -283,6 +283,9 @@ def test_the_versions(client: TestClient) -> None:
     found = client.simulate_get("/").json
     assert (found["name"], found["version"]) == ("nova-netagent", "1.2.3")
     assert [each["id"] for each in found["versions"]] == ["v1.0"]
+    links = {each["rel"]: client.simulate_get(each["href"]) for each in found["versions"][0]["links"]}
+    assert links["self"].json == {"version": found["versions"][0]}
+    assert links["describedby"].json["openapi"] == "3.1.0"
 
 
 # --- HEAD (RFC 9110, 9.3.2)
