@@ -36,7 +36,8 @@ def call(method: Method, arguments: Mapping[str, Any]) -> Asked:
     known = inspect.signature(method).parameters
     for name in arguments:
         if name not in known:
-            raise bad(name, f"is not an argument here; these are: {', '.join(known)}")
+            these = f"these are: {', '.join(known)}" if known else "there are none"
+            raise bad(name, f"is not an argument here; {these}")
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise bad(name, "is required")

@@ -91,6 +91,8 @@ def judged(value: Any, name: str) -> Any:
         raise bad(name, f"{value!r:.80} is not an object of JSON")
     try:
         return wire.parse(json.dumps(value).encode())
+    except wire.BadRequest as error:
+        raise wire.BadRequest(error.field or name, error.message) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise bad(name, f"is no JSON: {error}") from None
 

@@ -18,6 +18,9 @@ from nova_netagent.rpc.asked import Asked, Method
 from nova_netagent.rpc.errors import NotFound, bad
 from nova_netagent.status import Status
 
+_DIGITS = 19
+"""As many has the highest number of nova's database."""
+
 Release = Callable[[str, str, str, str], None]
 """Gives a lease back: of a bridge, its server, an address and a MAC; raises OSError."""
 
@@ -241,7 +244,8 @@ def _refuse_trouble(status: Status | None) -> None:
     :raises ObjectFailed: with the reason.
     """
     if status is not None and status.state != "done":
-        raise ObjectFailed(f"it is {status.state}: {status.message}")
+        state = "in error" if status.state == "error" else status.state
+        raise ObjectFailed(f"it is {state}: {status.message}")
 
 
 def _placed(state: DesiredState, floating: FloatingIP) -> FloatingIP:
@@ -271,7 +275,9 @@ def _network_key(name: str, value: Any) -> str | int:
     """A network's UUID, or the number that nova's database has for it."""
     if type(value) is int:
         return value
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    if not isinstance(value, str):
+        raise bad(name, f"{value!r:.80} is neither a network's id nor nova's number of it")
+    if value.isascii() and value.isdigit() and len(value) <= _DIGITS:
         return int(value)
     return _uuid(name, value)
 

@@ -65,7 +65,7 @@ class Endpoint:
 
 
 def _begin(name: str, method: Method, submit: Submit, wire: Wire) -> Any:
-    def begin(_context: object, **arguments: Any) -> Work:
+    def begin(_context: object, /, **arguments: Any) -> Work:
         try:
             asked = call(method, arguments)
         except Exception as error:

@@ -84,6 +84,7 @@ def test_a_resync_repairs_and_tells(node: Node, caller: Any) -> None:
         ("delete", {"kind": "networks", "id": network_id(1), "revision": "one"}, "revision"),
         ("sync", {"state": {"networks": [{"id": network_id(1)}]}}, "networks[0].label"),
         ("get", {"kind": "networks", "id": 3}, "id"),
+        ("resync", {"_context": {}}, "_context"),
     ],
 )
 def test_a_bad_argument_is_named(node: Node, caller: Any, method: str, arguments: Any, field: str) -> None:

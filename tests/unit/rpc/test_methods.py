@@ -31,8 +31,14 @@ def test_what_is_no_kind_is_refused(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [{"label": "\ud800"}, {"mtu": float("nan")}])
 def test_what_json_of_the_api_would_refuse_is_refused_here(value: Any) -> None:
-    with pytest.raises(BadRequest):
+    with pytest.raises(BadRequest) as refused:
         judged(value, "body")
+    assert refused.value.field == "body"
+
+
+def test_a_method_without_arguments_takes_none(remote: Remote) -> None:
+    with pytest.raises(errors.BadArgument, match="force: is not an argument here; there are none"):
+        remote("resync", force=True)
 
 
 def test_what_cannot_be_had_is_raised(remote: Remote) -> None:

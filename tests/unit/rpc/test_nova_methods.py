@@ -70,7 +70,7 @@ def test_what_would_come_to_nothing_changes_nothing(remote: Remote) -> None:
 def test_a_failure_is_undone_as_nova_undoes_it_on_its_side(remote: Remote, before: Any) -> None:
     remote.held(make_network(1), make_instance(1), *([] if before is None else [before]))
     remote.engine.refused[("floating_ips", FLOATING)] = "no device eth0"
-    with pytest.raises(ObjectFailed, match="no device eth0"):
+    with pytest.raises(ObjectFailed, match="it is in error: no device eth0"):
         remote("_associate_floating_ip", **ASSOCIATE)
     found = floating(remote)
     assert (found and found.fixed_ip_address) == (before and before.fixed_ip_address)
@@ -216,6 +216,7 @@ def test_a_lease_is_released_by_the_server_of_its_own_network(remote: Remote) ->
         ("setup_networks_on_host", {"instance_id": instance_id(1), "host": "node-1", "teardown": "no"}, "teardown"),
         ("rpc_setup_network_on_host", {"network_id": None}, "network_id"),
         ("rpc_setup_network_on_host", {"network_id": True}, "network_id"),
+        ("rpc_setup_network_on_host", {"network_id": "9" * 5000}, "network_id"),
         ("update_dns", {"network_ids": 7}, "network_ids"),
         ("update_dns", {"network_ids": [7, "seven"]}, "network_ids[1]"),
         ("release_dhcp", {"dev": "br1", "address": "10.1.0.2", "vif_address": "x"}, "vif_address"),
