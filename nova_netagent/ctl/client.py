@@ -19,16 +19,24 @@ class Answer(NamedTuple):
 
     status: int
     body: bytes
+    at: str
+    """Where it was asked, for messages."""
 
     @property
     def document(self) -> Any:
-        """The body, parsed."""
-        return json.loads(self.body)
+        """The body, parsed.
+
+        :raises Failure: it is no JSON: somebody else answers there.
+        """
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            raise self._somebody_else() from None
 
     def accepted(self) -> "Answer":
         """The answer itself, unless it is a refusal.
 
-        :raises Failure: naming the field and the reason.
+        :raises Failure: naming the field and the reason, or that it is not the agent's.
         """
         if self.status < 400:
             return self
@@ -47,8 +55,11 @@ class Answer(NamedTuple):
         try:
             error = self.document["error"]
             return f"{shown(error['field'])}: {error['message']}" if error.get("field") else str(error["message"])
-        except (ValueError, KeyError, TypeError):
-            return f"the agent answered {self.status}"
+        except (KeyError, TypeError):
+            raise self._somebody_else() from None
+
+    def _somebody_else(self) -> Failure:
+        return Failure(UNREACHABLE, f"{self.at}: what answers there is not the agent (HTTP status {self.status})")
 
 
 class Client:
@@ -146,4 +157,4 @@ def _parse(data: bytes, at: str) -> Answer:
     length = headers.get("content-length", "")
     if length.isdigit() and int(length) != len(body):
         raise Failure(UNREACHABLE, f"{at}: the answer broke off")
-    return Answer(int(words[1]), body)
+    return Answer(int(words[1]), body, at)

@@ -24,7 +24,12 @@ def check_config(session: Session) -> int:
     except conf.ConfigError as error:
         raise Failure(USAGE, str(error)) from None
     files = session.config_files + list(session.args.config_dir)
-    session.screen.line(f"{', '.join(files) or 'no configuration file, the defaults'}: ok")
+    if session.screen.json:
+        import json
+
+        session.screen.line(json.dumps({"ok": True, "files": files}))
+    else:
+        session.screen.line(f"{', '.join(files) or 'no configuration file, the defaults'}: ok")
     return OK
 
 

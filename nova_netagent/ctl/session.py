@@ -66,6 +66,8 @@ class Session:
         from pathlib import Path
 
         name = self.args.file
+        if name == "-" and sys.stdin is None:
+            raise Failure(USAGE, f"--file {self.input_name}: it is closed")
         try:
             return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         except OSError as error:

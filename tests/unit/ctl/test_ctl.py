@@ -395,6 +395,39 @@ def test_what_speaks_no_http_is_4(tmp_path: Path) -> None:
         assert ctl("status").code == 4
 
 
+def test_who_speaks_http_and_is_not_the_agent_is_4(tmp_path: Path) -> None:
+    """As dockerd is, by whose socket somebody asks."""
+    import threading
+
+    path = tmp_path / "other.sock"
+    refusals = (b'404 Not Found\r\n\r\n{"message":"page not found"}', b"503 No\r\n\r\n<html>", b"500 No\r\n\r\nnull")
+    answers = (b"200 OK\r\n\r\n<html>", *refusals)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+
+        def answer() -> None:
+            for each in answers:
+                connection, _ = other.accept()
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 " + each)
+                connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        ctl = Ctl("--socket", str(path))
+        for each in answers:
+            code = each[:3].decode()
+            told = f"netagentctl: {path}: what answers there is not the agent (HTTP status {code})\n"
+            assert ctl("status").said == (4, "", told)
+
+
+@pytest.mark.parametrize("words", ["apply", "set networks", "render"])
+def test_an_input_that_is_closed_is_named(words: str) -> None:
+    command = f"{sys.executable} -m nova_netagent.cmd.ctl {words} -f - <&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, cwd=ROOT, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "netagentctl: --file standard input: it is closed\n")
+
+
 def test_who_is_not_let_in_yet_waits(tmp_path: Path) -> None:
     path = tmp_path / "api.sock"
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:

@@ -19,6 +19,8 @@ def test_check_config(tmp_path: Path) -> None:
     file = tmp_path / "agent.conf"
     file.write_text("[firewall]\nbackend = iptables\n")
     assert Ctl("--config-file", str(file))("check-config").said == (0, f"{file}: ok\n", "")
+    told = Ctl("--config-file", str(file))("check-config", "--format", "json").out
+    assert json.loads(told) == {"ok": True, "files": [str(file)]}
     file.write_text("[firewall]\nbackend = ebtables\n")
     ctl = Ctl("--config-file", str(file))("check-config")
     assert (ctl.code, ctl.out, ctl.err.count("\n")) == (2, "", 1)
