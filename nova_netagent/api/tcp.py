@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from nova_netagent.api import tls
 from nova_netagent.api.access import Gate, by_certificate
-from nova_netagent.api.agent import Agent
+from nova_netagent.api.agent import Agent, Offload
 from nova_netagent.api.app import make_app
 from nova_netagent.api.sockets import listen_tcp
 from nova_netagent.conf import ConfigError
+from nova_netagent.settings import ApiSettings
 
 if TYPE_CHECKING:
     from nova_netagent.api.hub import Hub
@@ -32,7 +33,7 @@ class Tcp:
     def __init__(self, hub: "Hub", agent: Agent, opts: Any) -> None:
         self._hub, self._api = hub, agent.settings
         self._context = tls.server_context(self._api)
-        self._app = make_app(agent, self._gate(opts))
+        self._app = make_app(agent, gate(self._api, opts, hub.outside))
 
     def serve(self) -> None:
         """Listen.
@@ -47,20 +48,6 @@ class Tcp:
         context = None if self._context is None else self._current
         self._hub.serve(listen_tcp(host, port), self._app, context, CONNECTIONS)
 
-    def _gate(self, opts: Any) -> Gate:
-        if self._api.auth_strategy != "keystone":
-            return by_certificate(self._api.cert_writers)
-        try:
-            from nova_netagent.api.keystone import Tokens
-        except ImportError as error:
-            missing = f"{error.name} is not installed; pip install nova-netagent[keystone]"
-            raise ConfigError(f"[api] auth_strategy = keystone: {missing}") from error
-        try:
-            return Tokens(opts, self._hub.outside)
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"[keystone_authtoken], [oslo_policy]: {reason}") from error
-
     def _current(self) -> ssl.SSLContext:
         assert self._context is not None
         return self._context
@@ -71,6 +58,27 @@ class Tcp:
         :raises ConfigError: a file cannot be used; the certificates stay as they were.
         """
         self._context = tls.server_context(self._api)
+
+
+def gate(api: ApiSettings, opts: Any, offload: Offload) -> Gate:
+    """Who tells who may do what over TCP.
+
+    :param opts: oslo.config's options, read already.
+    :param offload: runs what waits for Keystone.
+    :raises ConfigError: what it takes is not installed, or cannot be used as configured.
+    """
+    if api.auth_strategy != "keystone":
+        return by_certificate(api.cert_writers)
+    try:
+        from nova_netagent.api.keystone import Tokens
+    except ImportError as error:
+        missing = f"{error.name} is not installed; pip install nova-netagent[keystone]"
+        raise ConfigError(f"[api] auth_strategy = keystone: {missing}") from error
+    try:
+        return Tokens(opts, offload)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"[keystone_authtoken], [oslo_policy]: {reason}") from error
 
 
 def _is_loopback(host: str) -> bool:

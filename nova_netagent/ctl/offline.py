@@ -1,11 +1,14 @@
 """check-config, cleanup: what needs no running agent. The agent's own modules are imported when asked for."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nova_netagent.ctl.outcome import FAILED, OK, USAGE, Failure
 from nova_netagent.ctl.place import socket_path
 from nova_netagent.ctl.screen import complain
 from nova_netagent.ctl.session import Session
+
+if TYPE_CHECKING:
+    from nova_netagent.settings import ApiSettings
 
 
 def check_config(session: Session) -> int:
@@ -18,9 +21,7 @@ def check_config(session: Session) -> int:
         if settings.rpc.enabled:
             _check_transport(opts)
         if settings.api.bind_host is not None:
-            from nova_netagent.api.tls import server_context
-
-            server_context(settings.api)
+            _check_tcp(settings.api, opts)
     except conf.ConfigError as error:
         raise Failure(USAGE, str(error)) from None
     files = session.config_files + list(session.args.config_dir)
@@ -31,6 +32,15 @@ def check_config(session: Session) -> int:
     else:
         session.screen.line(f"{', '.join(files) or 'no configuration file, the defaults'}: ok")
     return OK
+
+
+def _check_tcp(api: "ApiSettings", opts: Any) -> None:
+    from nova_netagent.api.agent import at_once
+    from nova_netagent.api.tcp import gate
+    from nova_netagent.api.tls import server_context
+
+    server_context(api)
+    gate(api, opts, at_once)
 
 
 def _check_transport(opts: Any) -> None:

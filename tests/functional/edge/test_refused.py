@@ -3,16 +3,15 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from nova_netagent.api.tcp import Tcp
+from nova_netagent.api.agent import at_once
+from nova_netagent.api.tcp import gate
 from nova_netagent.api.tls import server_context
 from nova_netagent.conf import ConfigError
 from nova_netagent.settings import ApiSettings
 from tests.functional.edge.conftest import Site
-from tests.unit.api.stub_engine import StubEngine
 
 
 def refusal(**files: Path) -> str:
@@ -41,9 +40,7 @@ def test_files_that_cannot_be_used(site: Site, tmp_path: Path) -> None:
 def test_keystone_without_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keystonemiddleware", None)
     monkeypatch.delitem(sys.modules, "nova_netagent.api.keystone", raising=False)
-    hub: Any = None
-    agent = StubEngine().agent(settings=ApiSettings(auth_strategy="keystone", bind_host="::1", bind_port=1))
     with pytest.raises(
         ConfigError, match=r"keystonemiddleware is not installed; pip install nova-netagent\[keystone\]"
     ):
-        Tcp(hub, agent, None)
+        gate(ApiSettings(auth_strategy="keystone"), None, at_once)

@@ -73,6 +73,19 @@ def test_check_config_looks_at_the_certificates(tmp_path: Path, key: str, said: 
     assert said in complained
 
 
+def test_check_config_looks_for_what_keystone_needs(tmp_path: Path) -> None:
+    file = tmp_path / "agent.conf"
+    file.write_text(
+        "[api]\nbind_host = 127.0.0.1\nbind_port = 8778\nauth_strategy = keystone\n"
+        "[keystone_authtoken]\nauth_type = password\nauth_url = http://127.0.0.1:5000\n"
+    )
+    (tmp_path / "keystonemiddleware.py").write_text("raise ModuleNotFoundError(name=__name__)\n")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    found = Ctl("--config-file", str(file))("check-config", env={"PYTHONPATH": path}).said
+    missing = "keystonemiddleware is not installed; pip install nova-netagent[keystone]"
+    assert found == (2, "", f"netagentctl: [api] auth_strategy = keystone: {missing}\n")
+
+
 def test_only_check_config_minds_what_this_host_lacks(tmp_path: Path) -> None:
     """Rules are printed, and taken out of the kernel, where a group or a log is not as well."""
     state, file = tmp_path / "state.json", tmp_path / "agent.conf"
