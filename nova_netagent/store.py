@@ -149,8 +149,12 @@ class Store:
             raise StoreError(f"{self._path}: {error}") from error
         return {} if past else {(kind, name): found for kind, name, found in rows}
 
-    def note_made(self, things: Mapping[Made, str]) -> None:
-        """Note what is about to be made: before it is, so that a crash leaves nothing unknown."""
+    def note_made(self, things: Mapping[Made, str], *, anew: bool = False) -> None:
+        """Note what is about to be made: before it is, so that a crash leaves nothing unknown.
+
+        :param anew: in place of what was noted of these before, which otherwise stays.
+        :raises StoreError: nothing was noted.
+        """
         if things:
             rows = [(kind, name, found) for (kind, name), found in things.items()]
             with self._transaction() as db:
@@ -158,7 +162,7 @@ class Store:
                     db.execute("DELETE FROM made")
                     db.execute("DELETE FROM boot")
                     db.execute("INSERT INTO boot VALUES (?)", (self._boot,))
-                db.executemany("INSERT OR IGNORE INTO made VALUES (?, ?, ?)", rows)
+                db.executemany(f"INSERT OR {'REPLACE' if anew else 'IGNORE'} INTO made VALUES (?, ?, ?)", rows)
 
     def _is_past(self, db: sqlite3.Connection) -> bool:
         """Whether what is noted was made in another boot."""

@@ -19,7 +19,7 @@ from nova_netagent.compile.links import Address, Bridge, Links, Vlan
 Made = tuple[str, str]
 """A kind and a name: ``bridge`` and ``vlan`` with that of the link, ``address`` with interface and
 CIDR, ``uplink`` with device and bridge, ``port``, ``sysctl``; ``mtu`` with that of a bridge or VLAN
-of ours that was told one."""
+of ours that was told one; ``held`` with that of a bridge that has an uplink, and what it holds for the host."""
 
 _ETHERNET_MTU = 1500
 _BRIDGE_SYSCTLS = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
@@ -332,6 +332,13 @@ def plan_links(
     )
 
 
+def led_out(uplinks: Mapping[str, str], actual: ActualLinks) -> frozenset[str]:
+    """The bridges whose uplink is a port of theirs."""
+    return frozenset(
+        bridge for device, bridge in uplinks.items() if device in actual.links and actual.links[device].master == bridge
+    )
+
+
 def not_bridges(desired: Links, actual: ActualLinks) -> Iterator[str]:
     """Names of desired bridges that are those of other links."""
     return (name for name in desired.bridges if name in actual.links and not _is_bridge(name, actual))
@@ -388,6 +395,7 @@ def _wanted(desired: Links) -> set[Made]:
     wanted |= {("vlan", name) for name in desired.vlans}
     wanted |= {("mtu", each.name) for each in _sized(desired)}
     wanted |= {("uplink", f"{device} {bridge}") for device, bridge in desired.uplinks.items()}
+    wanted |= {("held", bridge) for bridge in desired.uplinks.values()}
     return wanted
 
 

@@ -1,5 +1,6 @@
 """Links, addresses and sysctls: the part of an attempt that is noted before it is done."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from nova_netagent.backend.links.protocol import LinksBackend, LinksFailed
@@ -15,7 +16,9 @@ from nova_netagent.plan.links import (
     questions,
 )
 from nova_netagent.reconcile.outcome import Outcome
-from nova_netagent.store import Store
+from nova_netagent.store import Store, StoreError
+
+LOG = logging.getLogger(__name__)
 
 
 class OwnLinks:
@@ -25,6 +28,7 @@ class OwnLinks:
         self._backend = backend
         self._store = store
         self._made = dict(store.made())
+        backend.recall({name: found for (kind, name), found in self._made.items() if kind == "held"})
         self._settled: tuple[Links, ActualLinks, LinkPlan] | None = None
         """The links for which there was nothing to do when they were looked at last, and the plan that says so."""
 
@@ -101,9 +105,14 @@ class OwnLinks:
         ours = {bridge: set[str]() for device, bridge in links.uplinks.items() if self._is_joined(device, bridge)}
         for each in links.addresses:
             ours.get(each.interface, set()).add(each.cidr)
-        actual = self._backend.read().links
-        joined = [name for device, name in links.uplinks.items() if device in actual and actual[device].master == name]
-        self._backend.remember(ours, joined)
+        held = {("held", name): told for name, told in self._backend.remember(ours, links.uplinks).items()}
+        told = {thing: found for thing, found in held.items() if self._made.get(thing) != found}
+        try:
+            self._store.note_made(told, anew=True)
+        except StoreError as error:
+            LOG.warning("what bridges hold for the host is not known after a restart: %s", error)
+        else:
+            self._made |= told
 
     def problems(self, desired: Links) -> Mapping[str, str]:
         """By link why it cannot be had: an interface is not there, or what should be a bridge is none."""

@@ -134,6 +134,8 @@ def test_notes_of_what_we_made_keep_what_was_found_first(tmp_path: Path) -> None
     assert Store(tmp_path / "state.db").made() == {forward: "0", ("bridge", "br1"): ""}
     store.forget_made([forward, ("port", "never")])
     assert store.made() == {("bridge", "br1"): ""}
+    store.note_made({("bridge", "br1"): "anew"}, anew=True)
+    assert store.made() == {("bridge", "br1"): "anew"}
 
 
 def test_notes_of_another_boot_are_none_and_go_with_the_next(tmp_path: Path) -> None:

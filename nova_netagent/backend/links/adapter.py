@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from pyroute2.netlink.exceptions import NetlinkError
 
 from nova_netagent.backend import Unavailable
@@ -23,7 +25,7 @@ from nova_netagent.backend.links.image import LinkImage
 from nova_netagent.backend.links.protocol import LEAST_MTU_OF_IPV6, LinksFailed, too_small_for_ipv6
 from nova_netagent.backend.links.watch import Watch
 from nova_netagent.compile.links import Address, Bridge, Vlan
-from nova_netagent.plan.links import ActualLinks, Join, LinkPlan, NewMac, Release
+from nova_netagent.plan.links import ActualLinks, Join, LinkPlan, NewMac, Release, led_out
 from nova_netagent.plan.neighbours import Had, Neighbours
 
 LOG = logging.getLogger(__name__)
@@ -41,14 +43,19 @@ class _Refused(Exception):
     """The kernel refuses an edit, and it is known why."""
 
 
-class _Remembered(Struct):
+class _Remembered(Struct, frozen=True):
     """What a bridge held."""
 
     read_from: int
     """The index of the link that its messages name."""
     holdings: Holdings
-    has: int
-    """The index of the link that has it: not that of a bridge that was made anew, and has not been given it yet."""
+    at: float
+    """When it was read, in seconds since the host was started, those included in which it slept."""
+    has: int | None
+    """The index of the link that has it: not that of a bridge that was made anew, and has not been given it yet.
+
+    ``None``: nobody looked after it since, and who gave the uplink addresses meanwhile knew better.
+    """
 
 
 class KernelLinks:
@@ -144,16 +151,27 @@ class KernelLinks:
         networks = {each: str(ipaddress.ip_interface(each[1]).network) for each in addresses if each[0] in links}
         return tuple(each for each, network in networks.items() if (links[each[0]].index, network) not in led)
 
-    def remember(self, bridges: Mapping[str, Collection[str]], joined: Collection[str]) -> None:
+    def remember(self, bridges: Mapping[str, Collection[str]], uplinks: Mapping[str, str]) -> Mapping[str, str]:
         """Keep in mind what bridges hold; of one that is not there, down, or waits for its uplink, what it held."""
-        links = self._actual().links
+        actual = self._actual()
+        joined, links = led_out(uplinks, actual), actual.links
         known = {name: each for name, each in self._remembered.items() if name in bridges}
         for name, ours in bridges.items():
             if name in links and links[name].up:
                 index = links[name].index
                 if name in joined or name not in known or known[name].has == index:
-                    known[name] = _Remembered(index, _holdings_of(index).without(ours), index)
+                    found, old = _holdings_of(index).without(ours), known.get(name)
+                    if old is None or (old.has, old.read_from, old.holdings) != (index, index, found):
+                        known[name] = _Remembered(index, found, _since_boot(), index)
         self._remembered = known
+        return {name: msgspec.json.encode(each).decode() for name, each in known.items()}
+
+    def recall(self, remembered: Mapping[str, str]) -> None:
+        """Keep in mind what was remembered before a restart, of those bridges that are gone."""
+        links = self._actual().links
+        for name, text in remembered.items():
+            if name not in links:
+                self._remembered[name] = replace(msgspec.json.decode(text, type=_Remembered), has=None)
 
     def route(self, asked: routes.Asked) -> routes.Route:
         """Where the host sends a packet, or would take it."""
@@ -321,6 +339,9 @@ class KernelLinks:
         holding = holdings.read(uplink)
         self._set(join.device, master=bridge)
         holdings.move(holding, uplink, bridge)
+        known = self._remembered.get(join.bridge)
+        if known is not None and known.has is None and holding.addresses:
+            del self._remembered[join.bridge]
         self._give_again(join.bridge)
 
     def _release(self, release: Release) -> None:
@@ -336,10 +357,11 @@ class KernelLinks:
         known = self._remembered.get(bridge)
         if known is not None:
             index = self._index(bridge)
+            left = known.holdings.aged(_since_boot() - known.at)
             # What it has is newer than what it had: a lease may have been renewed meanwhile.
-            missing = known.holdings.without([*holdings.read(index).keys()])
+            missing = left.without([*holdings.read(index).keys()])
             holdings.give(missing, known.read_from, index)
-            known.has = index
+            self._remembered[bridge] = replace(known, has=index)
 
     def _add_address(self, address: Address) -> None:
         host = ipaddress.ip_interface(address.cidr)
@@ -413,6 +435,10 @@ class KernelLinks:
                 (_PROC_SYS / name).write_text(value)
             except OSError as error:
                 self._failures[name] = str(error)
+
+
+def _since_boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _disable_ipv6(name: str) -> str:

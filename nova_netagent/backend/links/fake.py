@@ -9,7 +9,7 @@ from nova_netagent.backend.links.protocol import LEAST_MTU_OF_IPV6, LinksFailed,
 from nova_netagent.backend.links.routes import Asked, Route
 from nova_netagent.compile.links import Bridge, Vlan
 from nova_netagent.model import values
-from nova_netagent.plan.links import ActualLinks, Join, Link, LinkPlan, Release
+from nova_netagent.plan.links import ActualLinks, Join, Link, LinkPlan, Release, led_out
 from nova_netagent.plan.neighbours import Had, Neighbours
 
 _SYSCTLS = {
@@ -46,8 +46,8 @@ class FakeLinks:
         """Every edit that was made, in order."""
         self.fail: dict[str, str] = {}
         """Links whose edits fail, and the reason."""
-        self._remembered: dict[str, tuple[set[str], int]] = {}
-        """By bridge what it held, and the index of the link that has it."""
+        self._remembered: dict[str, tuple[set[str], int | None]] = {}
+        """By bridge what it held, and the index of the link that has it; none where it was recalled."""
         self._made = 0
         self._told: set[str] = set()
         """The bridges that were told an MTU: others follow their ports."""
@@ -112,8 +112,9 @@ class FakeLinks:
         """Those whose route was taken away."""
         return [each for each in addresses if each in self.unled_addresses]
 
-    def remember(self, bridges: Mapping[str, Collection[str]], joined: Collection[str]) -> None:
+    def remember(self, bridges: Mapping[str, Collection[str]], uplinks: Mapping[str, str]) -> Mapping[str, str]:
         """Keep in mind what bridges hold."""
+        joined = led_out(uplinks, self.read())
         known = {name: each for name, each in self._remembered.items() if name in bridges}
         for name, ours in bridges.items():
             if name in self.links and self.links[name].up:
@@ -121,6 +122,12 @@ class FakeLinks:
                 if name in joined or name not in known or known[name][1] == index:
                     known[name] = self._holdings(name) - set(ours), index
         self._remembered = known
+        return {name: ",".join(sorted(things)) for name, (things, _) in known.items()}
+
+    def recall(self, remembered: Mapping[str, str]) -> None:
+        """Keep in mind what was remembered before a restart."""
+        gone = {name: text for name, text in remembered.items() if name not in self.links}
+        self._remembered |= {name: (set(filter(None, text.split(","))), None) for name, text in gone.items()}
 
     def route(self, asked: Asked) -> Route:
         """By its own addresses, and by ``default`` for everything else."""
@@ -260,6 +267,8 @@ class FakeLinks:
         moved = self._holdings(join.device)
         self._give(join.bridge, moved)
         self._take(join.device, moved)
+        if any(map(_is_address, moved)) and self._remembered.get(join.bridge, (None, 0))[1] is None:
+            del self._remembered[join.bridge]
         self._give_again(join.bridge)
 
     def _give_again(self, bridge: str) -> None:

@@ -27,13 +27,15 @@ _HOP = struct.Struct("=HBBi")
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _REQUEST, _ACK, _REPLACE, _CREATE, _APPEND = 0x1, 0x4, 0x100, 0x400, 0x800
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_FLAGS, _IFA_RT_PRIORITY = 1, 2, 3, 8, 9
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_CACHEINFO, _IFA_FLAGS, _IFA_RT_PRIORITY = 1, 2, 3, 6, 8, 9
 _IFA_F_NODAD, _IFA_F_PERMANENT, _IFA_F_NOPREFIXROUTE = 0x02, 0x80, 0x200
 _SCOPE_LINK = 253
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 4, 5, 6, 9
 _RTA_CACHEINFO, _RTA_PREF, _RTA_EXPIRES = 12, 20, 23
 _CACHEINFO_EXPIRES = struct.Struct("=8xi")
 _USER_HZ = 100
+_LIFETIMES = struct.Struct("=II")
+_FOREVER = 0xFFFFFFFF
 _RTPROT_KERNEL = 2
 _RTN_UNICAST = 1
 _RT_TABLE_LOCAL = 255
@@ -61,6 +63,12 @@ class Holdings(Struct, frozen=True):
         """By what each is known again: an address with its prefix length, a route by a digest of all it says."""
         yield from map(_address_key, self.addresses)
         yield from map(_route_key, self.routes)
+
+    def aged(self, seconds: float) -> "Holdings":
+        """What is left of it after so many seconds: what has a lifetime may have ended."""
+        addresses = (_aged_address(each, int(seconds)) for each in self.addresses)
+        routes = (_aged_route(each, int(seconds)) for each in self.routes)
+        return Holdings(tuple(filter(None, addresses)), tuple(filter(None, routes)))
 
     def without(self, keys: Collection[str]) -> "Holdings":
         """All but those of these keys."""
@@ -226,6 +234,33 @@ def _expires(found: dict[int, bytes]) -> int:
     """When a route expires, in hundredths of a second from now; 0 is never."""
     times = found.get(_RTA_CACHEINFO, b"")
     return int(_CACHEINFO_EXPIRES.unpack_from(times)[0]) if len(times) >= _CACHEINFO_EXPIRES.size else 0
+
+
+def _aged_address(body: bytes, seconds: int) -> bytes | None:
+    """An address after so many seconds; ``None`` where it has ended."""
+    found = netlink.parse(body[_ADDRESS.size :])
+    preferred, valid = _LIFETIMES.unpack_from(found[_IFA_CACHEINFO])
+    if valid == _FOREVER:
+        return body
+    left = preferred if preferred == _FOREVER else max(0, preferred - seconds)
+    if valid <= seconds:
+        return None
+    found[_IFA_CACHEINFO] = _LIFETIMES.pack(left, valid - seconds) + found[_IFA_CACHEINFO][_LIFETIMES.size :]
+    return body[: _ADDRESS.size] + b"".join(netlink.attribute(kind, value) for kind, value in found.items())
+
+
+def _aged_route(body: bytes, seconds: int) -> bytes | None:
+    """A route after so many seconds; ``None`` where it has expired."""
+    found = netlink.parse(body[_ROUTE.size :])
+    expires = _expires(found)
+    if expires <= 0:
+        return body
+    if expires <= seconds * _USER_HZ:
+        return None
+    times = bytearray(found[_RTA_CACHEINFO])
+    _CACHEINFO_EXPIRES.pack_into(times, 0, expires - seconds * _USER_HZ)
+    found[_RTA_CACHEINFO] = bytes(times)
+    return body[: _ROUTE.size] + b"".join(netlink.attribute(kind, value) for kind, value in found.items())
 
 
 def _as_learned(body: bytes, new: int) -> bytes | None:

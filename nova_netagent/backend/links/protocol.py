@@ -45,10 +45,17 @@ class LinksBackend(Protocol):
     def unled(self, addresses: Collection[tuple[str, str]]) -> Collection[tuple[str, str]]:
         """Those addresses, as interface and CIDR, to whose network the kernel has no route by the interface."""
 
-    def remember(self, bridges: Mapping[str, Collection[str]], joined: Collection[str]) -> None:
+    def remember(self, bridges: Mapping[str, Collection[str]], uplinks: Mapping[str, str]) -> Mapping[str, str]:
         """Keep in mind what bridges hold, but for the addresses named: it is given again if they are made anew.
 
-        :param joined: those whose uplink is a port of theirs: they hold all that they shall, whoever made them.
+        :param uplinks: each with its bridge: one whose uplink is its port holds all that it shall, whoever made it.
+        :returns: by bridge what is kept in mind, for ``recall``.
+        """
+
+    def recall(self, remembered: Mapping[str, str]) -> None:
+        """Keep in mind what was remembered before a restart, of those bridges that are gone.
+
+        It is given with the bridge only if nobody gave the uplink addresses meanwhile.
         """
 
     def route(self, asked: Asked) -> Route:

@@ -151,6 +151,22 @@ def test_what_a_bridge_held_comes_back_also_when_its_interface_does_later(cloud:
 
 
 @ON_ONE
+def test_what_a_bridge_held_that_was_deleted_while_no_agent_ran_comes_back(cloud: Cloud) -> None:
+    host, agent = cloud.host, cloud.agent
+    furnish(host)
+    before = held(host, "eth0")
+    host.run(["ip", "addr", "add", "192.0.2.99/24", "dev", "eth0", "valid_lft", "2", "preferred_lft", "2"])
+    cloud.put(FLAT)
+    agent.kill9()
+    host.links.delete("br1")
+    time.sleep(2)
+    agent.start()
+    assert held(host, "br1", without=OURS) == before, "all but what has ended"
+    cloud.delete(FLAT)
+    assert held(host, "eth0") == before
+
+
+@ON_ONE
 def test_what_somebody_gives_a_bridge_that_he_made_anew_is_what_comes_back(cloud: Cloud) -> None:
     host, agent = cloud.host, cloud.agent
     cloud.put(FLAT)

@@ -200,6 +200,33 @@ def test_routes_of_a_link_without_a_carrier(lab: Lab) -> None:
     assert held(host, "eth0") == before
 
 
+@needs("program:ip")
+def test_what_is_left_after_some_time(lab: Lab) -> None:
+    host = lab.host()
+    for address, valid, preferred in (
+        ("10.77.0.1/16", 500, 400),
+        ("2001:db8:77::1/64", 500, 50),
+        ("10.78.0.1/16", 90, 90),
+    ):
+        lifetimes = f"valid_lft {valid} preferred_lft {preferred}"
+        host.run(["ip", "addr", "add", address, "dev", "eth0", *lifetimes.split()])
+    for expires in ("90", "500"):
+        host.run(f"ip -6 route add 2001:db8:{expires}::/48 via 2001:db8:2::1 dev eth0 expires {expires}".split())
+    host.run(["ip", "link", "add", "br0", "type", "bridge"])
+    host.run(["ip", "link", "set", "br0", "up"])
+
+    index = host.links.index("eth0")
+    found = host.call(holdings.read, index)
+    host.links.delete("eth0")
+    host.call(holdings.give, found.aged(100), index, host.links.index("br0"))
+    shown = host.run(["ip", "addr", "show", "dev", "br0"]).stdout
+    assert "10.78.0.1" not in shown
+    assert len(re.findall(r"valid_lft (?:400|39\d)sec preferred_lft (?:300|29\d|0)sec", shown)) == 2
+    shown = host.run(["ip", "-6", "route", "show", "dev", "br0"]).stdout
+    assert re.search(r"2001:db8:500::/48 .*expires (?:400|39\d)sec", shown)
+    assert "2001:db8:90::" not in shown
+
+
 def test_a_link_that_is_gone_holds_nothing(lab: Lab) -> None:
     assert not lab.host().call(holdings.read, 9999)
 

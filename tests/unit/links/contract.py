@@ -304,6 +304,39 @@ class LinksContract:
         host.delete(flat)
         assert links.held("eth1") == HELD
 
+    def test_a_bridge_that_went_while_nobody_looked_comes_back_with_what_it_held(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        links.give("br1", "203.0.113.5/32")
+        host.engine.resync()
+        for _ in range(2):
+            host.engine.close()
+            links.delete("br1")
+            host.start()
+            assert links.held("br1") == HELD | GIVEN | {"203.0.113.5/32"}
+            assert self.steady(host)
+        host.delete(flat)
+        assert links.held("eth1") == HELD | {"203.0.113.5/32"}
+
+    def test_who_gave_the_uplink_addresses_meanwhile_knew_better(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        host.engine.close()
+        links.delete("br1")
+        links.give("eth1", "192.0.2.8/24")
+        host.start()
+        assert links.held("br1") == {"192.0.2.8/24"} | GIVEN
+        assert links.held("eth1") == set()
+
+    def test_what_was_released_is_not_given_again_after_a_restart(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        host.delete(flat)
+        links.take("eth1", *ROUTES, *OWN)
+        host.restart()
+        host.put(flat)
+        assert links.held("br1") == GIVEN
+
     def test_what_was_released_is_not_given_again(self, links: LinksWorld, host: Host, flat: Object) -> None:
         host.put(make_network(1, bridge_interface="eth2"))
         links.delete("br1")
