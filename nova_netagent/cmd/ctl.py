@@ -13,7 +13,7 @@ from nova_netagent.ctl.kinds import kind
 from nova_netagent.ctl.outcome import FAILED, HELP, OK, USAGE, Failure
 from nova_netagent.ctl.place import CONFIG_FILE, SOCKET
 from nova_netagent.ctl.render import render
-from nova_netagent.ctl.screen import complain
+from nova_netagent.ctl.screen import complain, fall_silent
 from nova_netagent.ctl.session import Run, Session
 
 if TYPE_CHECKING:
@@ -31,28 +31,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of another encoding shows what it can
+    code = OK
     try:
-        args = parser().parse_args(argv)
-        code: int = args.run(Session(args))
+        code = _run(argv)
         sys.stdout.flush()
-        return code
-    except Failure as failure:
-        complain(str(failure))
-        return failure.code
     except BrokenPipeError:
-        _flush_nothing()  # whoever read our output has seen enough
-        return OK
+        fall_silent()  # whoever read our output has seen enough
     except OSError as error:
-        _flush_nothing()
+        fall_silent()
         complain(f"{error.filename or 'standard output'}: {error.strerror}")
         return FAILED
     except KeyboardInterrupt:
         return 130
+    return code
 
 
-def _flush_nothing() -> None:
-    """Have nothing left that would be written at the exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        args = parser().parse_args(argv)
+        code: int = args.run(Session(args))
+    except Failure as failure:
+        complain(str(failure))
+        return failure.code
+    return code
 
 
 class _Version(argparse.Action):

@@ -7,7 +7,7 @@ from typing import Any
 from nova_netagent.ctl.client import Answer
 from nova_netagent.ctl.kinds import KINDS
 from nova_netagent.ctl.outcome import DIFFERENT, FAILED, OK, PENDING
-from nova_netagent.ctl.screen import GAP, complain
+from nova_netagent.ctl.screen import GAP, complain, seen_or_not
 from nova_netagent.ctl.session import Session
 
 Document = dict[str, Any]
@@ -118,10 +118,11 @@ def apply(session: Session) -> int:
             return _complain_of_kept(planned) or code
     answer = session.agent.request("PUT", "/v1/state", body).accepted()
     counts = answer.document["counts"]
-    if screen.json:
-        screen.body(answer.body)
-    else:
-        screen.line(", ".join(f"{counts.get(state, 0)} {screen.state(state)}" for state in _STATES))
+    with seen_or_not():
+        if screen.json:
+            screen.body(answer.body)
+        else:
+            screen.line(", ".join(f"{counts.get(state, 0)} {screen.state(state)}" for state in _STATES))
     return _complain_of_kept(answer) or (FAILED if counts.get("error") else PENDING if counts.get("pending") else OK)
 
 
@@ -155,10 +156,11 @@ def _print_lines(session: Session, method: str, target: str, key: str) -> int:
 def _print_answer(session: Session, answer: Answer, key: str) -> int:
     """Print the lines of an answer; with --exit-code their presence is an exit status."""
     lines: Sequence[str] = answer.document[key]
-    if session.screen.json:
-        session.screen.body(answer.body)
-    else:
-        session.screen.line("\n".join(lines) or _NOTHING[key])
+    with seen_or_not():
+        if session.screen.json:
+            session.screen.body(answer.body)
+        else:
+            session.screen.line("\n".join(lines) or _NOTHING[key])
     return DIFFERENT if lines and getattr(session.args, "exit_code", False) else OK
 
 

@@ -6,7 +6,7 @@ from nova_netagent.ctl import kinds
 from nova_netagent.ctl.client import Answer, quoted
 from nova_netagent.ctl.kinds import Document
 from nova_netagent.ctl.outcome import FAILED, NOT_FOUND, OK, PENDING, Failure
-from nova_netagent.ctl.screen import complain
+from nova_netagent.ctl.screen import complain, seen_or_not
 from nova_netagent.ctl.session import Session, parse
 
 
@@ -113,7 +113,8 @@ def _set(session: Session, item: Document) -> int:
     except Failure as failure:
         complain(f"{kind} {item['id']}: {failure}{_what_is_kept(session, item['id'], answer)}")
         return FAILED
-    _tell_set(session, item["id"], answer)
+    with seen_or_not():
+        _tell_set(session, item["id"], answer)
     return PENDING if answer.status == 202 and session.args.wait else OK
 
 

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 _COLOURS = {"done": "32", "pending": "33", "error": "31", "yes": "32", "no": "31"}
@@ -119,6 +120,20 @@ class Screen:
         if title in numbers:
             return padding + text
         return (self.state(text) if title == "STATE" else text) + padding
+
+
+@contextmanager
+def seen_or_not() -> Iterator[None]:
+    """Print what those who read may have seen enough of, while there is more to do than to print."""
+    try:
+        yield
+    except BrokenPipeError:
+        fall_silent()
+
+
+def fall_silent() -> None:
+    """Print nothing any more, nor at the exit what is left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(text: str) -> None:

@@ -728,6 +728,30 @@ def test_a_disk_that_is_full(ctl: Ctl) -> None:
     assert (done.returncode, done.stderr) == (1, "netagentctl: standard output: No space left on device\n")
 
 
+MANY = range(1, 600)
+
+
+@pytest.mark.parametrize("words", ["apply", "set networks"])
+def test_what_changes_something_does_so_though_nobody_reads_on(ctl: Ctl, agent: Served, words: str) -> None:
+    """As with ``| head -1``: the plan filled what is kept for the reader, and nothing was applied, with status 0."""
+    networks = [body(make_network(n, cidr=None, gateway=None)) for n in MANY]
+    given = json.dumps({"networks": networks})
+    tool = f"{sys.executable} -m nova_netagent.cmd.ctl --socket {ctl.options[1]}"
+    command = f"{tool} {words} -f - | exec true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, input=given, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(agent.request("GET", "/v1/networks")[1]["networks"]) == len(MANY)
+
+
+@pytest.mark.parametrize("words", [["set", "networks"], ["set", "networks", "--format", "json"]])
+def test_what_became_of_it_is_told_by_the_status_though_nobody_reads(ctl: Ctl, words: list[str]) -> None:
+    tool = f"{sys.executable} -m nova_netagent.cmd.ctl --socket {ctl.options[1]} {' '.join(words)}"
+    command = f"{tool} -f - | exec true; exit ${{PIPESTATUS[0]}}"
+    given = json.dumps([body(make_network(1)), {"id": "x"}])
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, input=given, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "netagentctl: networks x: id: 'x' is not a UUID\n")
+
+
 def test_a_standard_output_that_is_closed(ctl: Ctl) -> None:
     command = f"{sys.executable} -m nova_netagent.cmd.ctl --socket {ctl.options[1]} export >&-"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=30)
