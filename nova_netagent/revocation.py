@@ -83,11 +83,16 @@ class Revocation:
         """When it is to be tried again, by time.monotonic()."""
 
     def prepare(self, compiled: Compiled) -> None:
-        """Note that flows will have to be cut when this is in the kernel, in case nobody lives to do it.
+        """Note that flows will have to be cut when this is in the kernel, if any will."""
+        if self._before is None or self._concerned(compiled):
+            self.owe()
+
+    def owe(self) -> None:
+        """Note that flows will have to be cut, in case nobody lives to do it.
 
         Without room for the note the rules are not kept waiting: what they forbid would stay open.
         """
-        if self._owed or not (self._before is None or self._concerned(compiled)):
+        if self._owed:
             return
         try:
             self._store.owe_cuts(True)

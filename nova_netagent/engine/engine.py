@@ -163,7 +163,9 @@ class Engine:
         self._left_unseen = ""
         self._look_who_is_in_the_way()
         self._warn()
-        self.reconciler = Reconciler(self._settings.firewall, self.host, self.store, self._metrics)
+        self.reconciler = Reconciler(
+            self._settings.firewall, self.host, self.store, self._metrics, lambda: self._revocation.owe()
+        )
         self._revocation = Revocation(
             self.host.flows,
             self.host.rules,

@@ -4,7 +4,7 @@ The order is that of DESIGN: what is referred to appears before what refers to i
 after it. Ports leave their bridge before their rules go and join it after these are in.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from nova_netagent.backend import BackendError
 from nova_netagent.compile import Compiled
@@ -29,12 +29,20 @@ SERVERS_END = 5.0
 class Reconciler:
     """Applies what was compiled to one host. Engine thread only.
 
+    :param on_repair: called before rules or sets are put right that somebody else changed.
     :ivar rules: the part of the packet filter.
     :ivar links: the part of links, addresses and sysctls.
     """
 
-    def __init__(self, firewall: FirewallSettings, host: Host, store: Store, metrics: Metrics) -> None:
-        self.rules = Rules(firewall, host.rules, host.leftovers, metrics)
+    def __init__(
+        self,
+        firewall: FirewallSettings,
+        host: Host,
+        store: Store,
+        metrics: Metrics,
+        on_repair: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.rules = Rules(firewall, host.rules, host.leftovers, metrics, on_repair)
         self.links = OwnLinks(host.links, store)
         self._frames = OwnFrames(host, metrics)
         self._host = host

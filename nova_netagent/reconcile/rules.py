@@ -33,12 +33,18 @@ _OTHERS_LOCK_SECONDS = 1.0
 class Rules:
     """Makes the tables and sets of one host be as compiled. Engine thread only.
 
+    :param on_repair: called before what somebody else changed is put right.
     :ivar left: why rules of ours are still in the packet filter that is not ours, as far as was seen last; or empty.
     :ivar unseen: why nobody could look whether they are, when nobody could.
     """
 
     def __init__(
-        self, firewall: FirewallSettings, backend: Backend[Any], leftovers: Leftovers, metrics: Metrics
+        self,
+        firewall: FirewallSettings,
+        backend: Backend[Any],
+        leftovers: Leftovers,
+        metrics: Metrics,
+        on_repair: Callable[[], object],
     ) -> None:
         self.left = self.unseen = ""
         self._lock_timeout = firewall.lock_timeout
@@ -48,6 +54,7 @@ class Rules:
         self._backend = backend
         self._open_leftovers = leftovers
         self._metrics = metrics
+        self._on_repair = on_repair
         self._tables: dict[TableId, Table] = {}
         """What was put into the kernel last, whole."""
         self._in_doubt: dict[TableId, set[str]] = {}
@@ -207,10 +214,14 @@ class Rules:
 
         def plan_of(table: Table) -> TablePlan[Any]:
             plan = self._plan_table(table, verify)
-            if table.id in self._tables:
-                outcome.drift += _edits_but(plan, self._in_doubt[table.id])
+            repairs = _edits_but(plan, self._in_doubt[table.id]) if table.id in self._tables else Counter[str]()
+            if repairs:
+                self._on_repair()
+            outcome.drift += repairs
             return plan
 
+        if set_plan and known is ruleset.sets:
+            self._on_repair()
         with self._backend.transaction():
             self._backend.prepare_sets(set_plan)
             self._commit_all(changed, plan_of, outcome, self._backend, meanwhile)

@@ -1,6 +1,7 @@
 """What the engine does with flows: cuts what a change revoked, and never fails a change for it."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,33 @@ def test_killed_between_the_rules_and_the_cut(host: Host) -> None:
     host.put(make_group(1, SSH))
     host.restart()
     assert host.flows.tracked == [ssh]
+
+
+def flush_forward(host: Host) -> None:
+    host.backend.change(TableId(4, "filter"), "FORWARD", [])
+
+
+def let_into_the_sets(host: Host) -> None:
+    for name, each in host.backend.sets.items():
+        if each.family == 4 and each.type == "hash:net":
+            host.backend.sets[name] = replace(each, members=each.members | {f"{OUTSIDE}/32"})
+
+
+@pytest.mark.parametrize("by", ["resync", "change"])
+@pytest.mark.parametrize("meddle", [flush_forward, let_into_the_sets])
+def test_killed_between_a_repair_and_the_cut(host: Host, by: str, meddle: Callable[[Host], None]) -> None:
+    """It is made good for when it comes back, and finds the rules as they should be."""
+    host.put(make_group(2, make_rule(5, remote_group_id=group_id(1))), make_instance(1, (1, 2)))
+    host.flows.tracked = [tcp(OUTSIDE, "10.1.0.2", 99), web := tcp(OUTSIDE, "10.1.0.2")]
+    meddle(host)
+    host.flows.broken = 1
+    if by == "resync":
+        host.engine.resync()
+    else:
+        host.put(make_network(2), make_instance(9))
+    host.restart()
+    host.engine.resync()
+    assert host.flows.tracked == [web]
 
 
 def test_killed_between_the_rules_of_a_floating_ip_and_the_cut(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
