@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from nova_netagent.backend import Backend, BackendError, Unavailable, trace, worlds
+from nova_netagent.backend import Backend, BackendError, Unavailable, worlds
 from nova_netagent.backend.conntrack import Conntrack
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
@@ -126,7 +126,7 @@ class _OthersRules:
 
     def __init__(self, chosen: str, wrap_name: str) -> None:
         self._chosen = chosen
-        self._own = {wrap_name, trace.table_of(wrap_name).name}
+        self._is_ours = worlds.is_ours(Owner(wrap_name))
         self._legacy: Backend[Any] | None = None
 
     def __call__(self) -> Others:
@@ -145,7 +145,7 @@ class _OthersRules:
     def _tables(self) -> Sequence[OtherTable]:
         has = worlds.has_nf_tables()
         try:
-            return () if has is False else other_tables(self._own)
+            return () if has is False else other_tables(self._is_ours)
         except Unavailable as error:
             if has or not lacks_nf_tables(error):
                 raise

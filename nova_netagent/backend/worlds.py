@@ -19,6 +19,7 @@ from nova_netagent.backend.nft.netlink import lacks_nf_tables
 from nova_netagent.backend.nft.objects import DORMANT
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.nft.objects import TableId as NftTable
+from nova_netagent.backend.nftables.names import Names
 from nova_netagent.netfilter.hooks import HOOKS
 from nova_netagent.netfilter.owner import FILTER_TOP, POSTROUTING_BOTTOM, Owner
 from nova_netagent.netfilter.rule import FAMILIES, Family
@@ -164,9 +165,10 @@ def look_at_nftables(owner: Owner) -> World:
     netlink = Netlink()
     try:
         ours = any(netlink.table_flags(table) is not None for table in _filters(owner))
-        others = _awake_others(netlink, owner)
-        foreign = sum(netlink.count_rules(table) for table in others if table.family in _OF_IP)
-        closed = _closed(netlink, others)
+        awake = _awake(netlink)
+        others = (table for table in awake if table.family in _OF_IP and table not in _ours(owner))
+        foreign = sum(netlink.count_rules(table) for table in others)
+        closed = _closed(netlink, awake, owner)
     except Unavailable as error:
         if has or not lacks_nf_tables(error):
             raise
@@ -183,15 +185,21 @@ def closed_in_nftables(owner: Owner) -> tuple[str, ...]:
     """
     netlink = Netlink()
     try:
-        return _closed(netlink, _awake_others(netlink, owner))
+        return _closed(netlink, _awake(netlink), owner)
     finally:
         netlink.close()
 
 
-def _awake_others(netlink: Netlink, owner: Owner) -> list[NftTable]:
-    """The tables of others that are not asleep."""
-    others = frozenset(netlink.tables()) - _ours(owner)
-    return [table for table in others if not (netlink.table_flags(table) or 0) & DORMANT]
+def is_ours(owner: Owner) -> Callable[[NftTable, str], bool]:
+    """Tells whether a chain, set or map is ours, by its table and its name: others may have some in our tables."""
+    filters, names = _filters(owner), Names(owner.wrap_name)
+    whole = _ours(owner) - filters
+    return lambda table, name: table in whole or (table in filters and names.known(name))
+
+
+def _awake(netlink: Netlink) -> set[NftTable]:
+    """The tables that are not asleep."""
+    return {table for table in netlink.tables() if not (netlink.table_flags(table) or 0) & DORMANT}
 
 
 def _filters(owner: Owner) -> set[NftTable]:
@@ -204,11 +212,12 @@ def _ours(owner: Owner) -> set[NftTable]:
     return {*_filters(owner), NftTable(NftFamily.BRIDGE, owner.wrap_name), trace.table_of(owner.wrap_name)}
 
 
-def _closed(netlink: Netlink, others: Collection[NftTable]) -> tuple[str, ...]:
+def _closed(netlink: Netlink, awake: Collection[NftTable], owner: Owner) -> tuple[str, ...]:
+    ours = is_ours(owner)
     return tuple(
         f"{table.family.name.lower()} {table.name} {chain.name}"
-        for table, chain in netlink.hooked(dict.fromkeys(table.family for table in others))
-        if table in others and chain.policy == _NF_DROP
+        for table, chain in netlink.hooked(sorted({table.family for table in awake}))
+        if table in awake and chain.policy == _NF_DROP and not ours(table, chain.name)
     )
 
 

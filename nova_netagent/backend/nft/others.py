@@ -1,6 +1,7 @@
 """What others have in nf_tables: their tables with everything in them, those of Debian's plain iptables among them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
+from itertools import chain
 
 from msgspec import Struct
 
@@ -54,29 +55,31 @@ class OtherTable(Struct, frozen=True):
         return name.lower() if self.id.family == Family.BRIDGE else name
 
 
-def other_tables(own: Collection[str]) -> list[OtherTable]:
-    """The tables of the namespace that judge packets, but for those of these names.
+def other_tables(is_ours: Callable[[TableId, str], bool]) -> list[OtherTable]:
+    """The tables of the namespace that judge packets by others' rules.
 
+    :param is_ours: tells of a chain or set by its table and name that it is left out.
     :raises Unavailable: the kernel does not list them.
     """
     netlink = Netlink()
     try:
-        return [
-            _read(netlink, table)
-            for table in dict.fromkeys(table for table, _ in netlink.hooked(_FAMILIES))
-            if table.name not in own
-        ]
+        hooked = dict.fromkeys(table for table, base in netlink.hooked(_FAMILIES) if not is_ours(table, base.name))
+        return [_read(netlink, table, is_ours) for table in hooked]
     finally:
         netlink.close()
 
 
-def _read(netlink: Netlink, table: TableId) -> OtherTable:
+def _read(netlink: Netlink, table: TableId, is_ours: Callable[[TableId, str], bool]) -> OtherTable:
+    listed = netlink.chains(table)
+    chains = {each.name: each for each in listed if not is_ours(table, each.name)}
+    asked = [None] if len(chains) == len(listed) else list(chains)  # ours may be thousands
     rules: dict[str, list[ListedRule]] = {}
-    for each in netlink.rules(table):
+    for each in chain.from_iterable(netlink.rules(table, name) for name in asked):
         rules.setdefault(each.chain, []).append(each)
+    sets = [each for each in netlink.sets(table) if not is_ours(table, each.name)]
     return OtherTable(
         table,
-        {each.name: each for each in netlink.chains(table)},
+        chains,
         {name: tuple(found) for name, found in rules.items()},
-        {each.name: (each, tuple(netlink.elements(table, each.name))) for each in netlink.sets(table)},
+        {each.name: (each, tuple(netlink.elements(table, each.name))) for each in sets},
     )

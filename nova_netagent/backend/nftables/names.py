@@ -45,6 +45,10 @@ class Names(Struct, frozen=True):
         """The table and the name of a chain in it; what is not ours counts as filter's."""
         return _logical(f"{self.wrap_name}-", physical)
 
+    def known(self, physical: str) -> bool:
+        """Whether a chain, set or map of our tables is called as ours are."""
+        return physical in BASE_CHAINS or physical in _SHARED or physical.startswith(f"{self.wrap_name}-")
+
 
 @lru_cache(1 << 10)
 def _logical(head: str, physical: str) -> tuple[str, str]:

@@ -169,3 +169,26 @@ def test_what_the_kernel_counts_together_is_no_zero(site: Site) -> None:
     allowed = next(each for each in found["rules"] if each["chain"] == "nova-netagent-sgi-b0000001")
     assert (allowed["packets"], allowed["together"]) == (None, 4)
     assert all(each["packets"] != 0 for each in found["rules"] if each["owner"]["ours"]), found["rules"]
+
+
+@pytest.mark.parametrize("table", [pytest.param(f"ip {W}", marks=ON_NFTABLES), f"inet {W}"])
+def test_who_hooks_into_a_table_of_our_name_is_asked_as_well(site: Site, table: str) -> None:
+    site.describe(make_group(1, *OPEN), make_instance(1, (1,)))
+    nft(
+        site.host,
+        f"add table {table}",
+        f"add chain {table} theirs-too",
+        f"add rule {table} theirs-too tcp dport 81 drop",
+        f"add chain {table} theirs {{ type filter hook forward priority 10; }}",
+        f"add rule {table} theirs jump theirs-too",
+    )
+    try:
+        for port, verdict in ((80, "ACCEPT"), (81, "DROP")):
+            probe = site.addressed(site.outside, site.vm1, Tcp(port))
+            assert bool(arrives(site.outside, site.vm1, probe)) == (verdict == "ACCEPT")
+            assert site.agent.explain(asked(site, site.outside, site.vm1, probe))["verdict"] == verdict
+    finally:
+        for chain in ("theirs", "theirs-too"):
+            nft(site.host, f"delete chain {table} {chain}")
+        if table.startswith("inet"):
+            nft(site.host, f"delete table {table}")

@@ -73,6 +73,16 @@ def test_rules_of_others_are_counted_in_nf_tables() -> None:
 
 
 @pytest.mark.usefixtures("nothing")
+def test_a_closed_chain_that_others_hooked_into_our_table_is_told() -> None:
+    netlink = Netlink()
+    nft.put(netlink, TableId(4, "filter"), "FORWARD", [Rule(ACCEPT)])
+    netlink.close()
+    legacy.run("nft", "add chain ip ours theirs { type filter hook forward priority 0; policy drop; }")
+    assert worlds.look_at_nftables(OWNER) == World(True, 0, True, ("ip ours theirs",))
+    assert worlds.closed_in_nftables(OWNER) == ("ip ours theirs",)
+
+
+@pytest.mark.usefixtures("nothing")
 @pytest.mark.parametrize(
     "table",
     [
