@@ -9,7 +9,7 @@ back with it, whatever became of them meanwhile; a bridge that was not made by u
 those that it had before.
 """
 
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -238,6 +238,7 @@ def plan_links(
     wanted_made = _wanted(desired)
     going = [thing for thing in made if thing[0] != "sysctl" and thing not in wanted_made]
     unusable = set(not_bridges(desired, actual))
+    leaving = tuple(_leaving(going, actual, made))
     join = tuple(_joins(desired, actual, made, sysctls, held, unusable))
     joining = {each.device: each.bridge for each in join}
     add_vlans = tuple(each for name, each in desired.vlans.items() if name in joining and name not in actual.links)
@@ -268,6 +269,11 @@ def plan_links(
     make: dict[Made, str] = {("vlan", each.name): "" for each in add_vlans}
     make |= {("bridge", each.name): "" for each in add_bridges}
     make |= {("uplink", f"{each.device} {each.bridge}"): held.get(each.bridge, "") for each in join}
+    make |= {
+        ("uplink", f"{each.device} {each.bridge}"): ""
+        for each in leaving
+        if desired.uplinks.get(each.device) == each.bridge
+    }
     sized = [each for each in _sized(desired) if each.mtu and (_is_ours(each, made) or _is_ours(each, make))]
     make |= {("mtu", each.name): "" for each in sized}
     make |= {("address", f"{each.interface} {each.cidr}"): "" for each in add_addresses}
@@ -307,13 +313,7 @@ def plan_links(
             if (device, cidr) in actual.addresses
         ),
         sysctls_before=changed_before,
-        release=tuple(
-            Release(device, bridge, _kept(bridge, made[kind, name], made))
-            for kind, name in going
-            if kind == "uplink"
-            for device, bridge in (name.split(" "),)
-            if device in actual.links and _is_bridge(bridge, actual)
-        ),
+        release=tuple(each for each in leaving if desired.uplinks.get(each.device) != each.bridge),
         remake_vlans=astray,
         add_vlans=add_vlans,
         add_bridges=add_bridges,
@@ -427,6 +427,28 @@ def _joins(
         if wanted:
             ours = ("bridge", bridge) in made or bridge not in actual.links
             yield Join(device, bridge, ours and _accepts(device, sysctls))
+
+
+def _leaving(going: Iterable[Made], actual: ActualLinks, made: Mapping[Made, str]) -> Iterator[Release]:
+    """The uplinks of ours that nobody asks for by their name any more.
+
+    One that was given another name is known by its MAC, which its bridge has. It stays where it is asked for by that.
+    """
+    for kind, name in going:
+        if kind == "uplink":
+            device, bridge = name.split(" ")
+            found = device if device in actual.links else _renamed(bridge, actual, made)
+            if found is not None and _is_bridge(bridge, actual):
+                yield Release(found, bridge, _kept(bridge, made[kind, name], made))
+
+
+def _renamed(bridge: str, actual: ActualLinks, made: Container[Made]) -> str | None:
+    """The uplink of a bridge of ours, by whatever name."""
+    if bridge not in actual.links or ("bridge", bridge) not in made:
+        return None
+    mac = actual.links[bridge].mac
+    ports = (link for link in actual.links.values() if link.master == bridge and ("port", link.name) not in made)
+    return next((link.name for link in ports if link.mac == mac), None)
 
 
 def _is_off(device: str, bridge: str, actual: ActualLinks) -> bool:

@@ -79,6 +79,12 @@ class FakeLinks:
             if link.parent == name:
                 self.remove_link(port)
 
+    def rename(self, name: str, new: str) -> None:
+        """Give a link that holds nothing another name."""
+        if new in self.links:
+            raise Refused("EEXIST")
+        self.links[new] = replace(self.links.pop(name), name=new)
+
     def set_mtu(self, name: str, mtu: int) -> None:
         """Give a link another MTU, as whoever it is: no VLAN has more than what carries it."""
         parent = self.links[name].parent

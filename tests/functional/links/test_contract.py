@@ -74,6 +74,11 @@ class KernelWorld:
     def set_down(self, name: str) -> None:
         self._ip(f"link set {name} down")
 
+    def rename(self, name: str, new: str) -> None:
+        for what in ("down", f"name {new}"):
+            self._ip(f"link set {name} {what}")
+        self._ip(f"link set {new} up")
+
     def set_mtu(self, name: str, mtu: int) -> None:
         self._ip(f"link set {name} mtu {mtu}")
 

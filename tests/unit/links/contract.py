@@ -56,6 +56,9 @@ class LinksWorld(Protocol):
     def set_down(self, name: str) -> None:
         """Somebody takes a link down."""
 
+    def rename(self, name: str, new: str) -> None:
+        """Somebody gives a link another name."""
+
     def set_mtu(self, name: str, mtu: int) -> None:
         """Somebody gives a link another MTU."""
 
@@ -248,6 +251,26 @@ class LinksContract:
         assert links.read().links["br1"].mac == links.read().links["eth1"].mac
         host.put(make_network(1))
         assert (links.held("br1"), links.held("eth1")) == (GIVEN, HELD)
+
+    def test_an_uplink_that_was_given_another_name_takes_back_what_it_brought(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        links.rename("eth1", "ens1")
+        self.look(host)
+        assert links.held("br1") == HELD | GIVEN
+        host.delete(flat)
+        assert ("br1" in links.read().links, links.held("ens1")) == (False, HELD)
+        assert links.read().links["ens1"].master is None
+
+    def test_an_uplink_is_asked_for_by_its_new_name(self, links: LinksWorld, host: Host, flat: Object) -> None:
+        links.rename("eth1", "ens1")
+        network = make_network(1, bridge_interface="ens1")
+        host.put(network)
+        assert (links.read().links["ens1"].master, links.held("br1")) == ("br1", HELD | GIVEN)
+        assert self.steady(host)
+        host.restart()
+        self.clean_up(host)
+        assert ("br1" in links.read().links, links.held("ens1")) == (False, HELD)
 
     def test_the_gateways_address_that_the_uplink_had_is_the_hosts(self, links: LinksWorld, host: Host) -> None:
         links.give("eth1", "10.1.0.1/24")

@@ -55,6 +55,9 @@ class FakeWorld:
         self.links.routes = {each for each in self.links.routes if each[0] != name}
         self.links.addresses = {each for each in self.links.addresses if each[0] != name or ":" not in each[1]}
 
+    def rename(self, name: str, new: str) -> None:
+        self.links.rename(name, new)
+
     def set_mtu(self, name: str, mtu: int) -> None:
         self.links.set_mtu(name, mtu)
 
