@@ -31,7 +31,7 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_CACHEINFO, _IFA_FLAGS, _IFA_RT_PRIORI
 _IFA_F_NODAD, _IFA_F_PERMANENT, _IFA_F_NOPREFIXROUTE = 0x02, 0x80, 0x200
 _SCOPE_LINK = 253
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 4, 5, 6, 9
-_RTA_CACHEINFO, _RTA_PREF, _RTA_EXPIRES = 12, 20, 23
+_RTA_CACHEINFO, _RTA_VIA, _RTA_PREF, _RTA_EXPIRES, _RTA_NH_ID = 12, 18, 20, 23, 30
 _CACHEINFO_EXPIRES = struct.Struct("=8xi")
 _USER_HZ = 100
 _LIFETIMES = struct.Struct("=II")
@@ -114,7 +114,7 @@ def move(holdings: Holdings, old: int, new: int) -> None:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
         _give(kernel, holdings, old, new)
         for body in sorted(holdings.routes, key=_has_gateway, reverse=True):
-            _send(kernel, _DELROUTE, 0, body, "a route", errno.ESRCH)
+            _send(kernel, _DELROUTE, 0, _as_named(body), "a route", errno.ESRCH)
         for body in holdings.addresses:
             _send(kernel, _DELADDR, 0, body, "an address", errno.EADDRNOTAVAIL)
 
@@ -322,12 +322,22 @@ def _through(body: bytes, old: int, new: int) -> bytes:
     attributes = netlink.parse(body[_ROUTE.size :])
     expires = _expires(attributes)
     attributes.pop(_RTA_CACHEINFO, None)
+    attributes.pop(_RTA_NH_ID, None)  # what that stands for is told as well, and is on the old link
     if expires > 0:
         attributes[_RTA_EXPIRES] = struct.pack("=I", max(1, expires // _USER_HZ))
     *fixed, flags = _ROUTE.unpack_from(body)
     # The kernel tells of a link without a carrier by flags that it does not take back.
     head = _ROUTE.pack(*fixed, flags & _RTNH_F_ONLINK)
     return head + b"".join(netlink.attribute(kind, changed(kind, value)) for kind, value in attributes.items())
+
+
+def _as_named(body: bytes) -> bytes:
+    """A route as it can be deleted: one by a nexthop object (ip-nexthop(8)) is told by that, and by no other way."""
+    if _RTA_NH_ID not in netlink.parse(body[_ROUTE.size :]):
+        return body
+    ways = (_RTA_OIF, _RTA_GATEWAY, _RTA_VIA, _RTA_MULTIPATH)
+    told = (each for each in netlink.attributes(body[_ROUTE.size :]) if each[0] not in ways)
+    return body[: _ROUTE.size] + b"".join(netlink.attribute(kind, value) for kind, value in told)
 
 
 def _hop_by(hop: bytes, index: int) -> bytes:

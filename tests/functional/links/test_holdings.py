@@ -201,6 +201,28 @@ def test_routes_of_a_link_without_a_carrier(lab: Lab) -> None:
 
 
 @needs("program:ip")
+def test_routes_by_nexthop_objects(lab: Lab) -> None:
+    """As FRR makes them: such an object is of one link, so that they come to be without it."""
+    host = lab.host()
+    for command in (
+        "nexthop add id 7 via 192.0.2.1 dev eth0",
+        "nexthop add id 8 via 2001:db8:2::1 dev eth0",
+        "nexthop add id 9 via 192.0.2.9 dev eth0",
+        "nexthop add id 10 group 7/9",
+        "-4 route add 198.18.0.0/24 nhid 7 proto bgp metric 20",
+        "-4 route add 198.18.1.0/24 nhid 10 proto bgp metric 20",
+        "-6 route add 2001:db8:99::/48 nhid 8 proto bgp metric 20",
+    ):
+        host.run(["ip", *command.split()])
+    shown = [re.sub(r"nhid \d+ ", "", each) for each in held(host, "eth0")[1]]
+    _enslave(host)
+    assert held(host, "eth0") == ([], [])
+    assert sorted(held(host, "br0")[1]) == sorted(shown)
+    _release(host)
+    assert sorted(held(host, "eth0")[1]) == sorted(shown)
+
+
+@needs("program:ip")
 def test_what_is_left_after_some_time(lab: Lab) -> None:
     host = lab.host()
     for address, valid, preferred in (
