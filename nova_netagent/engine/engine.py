@@ -10,7 +10,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -19,12 +18,12 @@ from msgspec.structs import replace
 
 from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable, trace
 from nova_netagent.compile import Compiled, Compiler, needed
-from nova_netagent.compile.parts import DROP_TARGETS
 from nova_netagent.engine.culprits import to_blame
 from nova_netagent.engine.inbox import Inbox
 from nova_netagent.engine.inspection import Inspection
 from nova_netagent.engine.limited import Limited
 from nova_netagent.engine.requests import Answer, Change, Look, NotApplied, Request, Wake
+from nova_netagent.engine.surroundings import Surroundings
 from nova_netagent.engine.troubles import troubles
 from nova_netagent.events import Delete, LateRevision, Put, Replace, fold, kept
 from nova_netagent.history import History, Why
@@ -32,7 +31,7 @@ from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import KINDS, DesiredState, Key
 from nova_netagent.model.lineage import changed
-from nova_netagent.netfilter.rule import FAMILIES, Family, TableId
+from nova_netagent.netfilter.rule import FAMILIES, Family
 from nova_netagent.reconcile import Outcome, Reconciler
 from nova_netagent.revocation import Revocation
 from nova_netagent.services import Trouble
@@ -144,28 +143,12 @@ class Engine:
             raise Unavailable(
                 f"[firewall] backend = {self._settings.firewall.backend}: this kernel lacks a table of {tables}"
             )
-        warnings = self.host.warnings
-        if len(self._compiler.families) < len(wanted):
-            passes = "not filtered" if self.host.frames is None else "refused"
-            warnings += (f"this kernel lacks tables of IPv6: instances' IPv6 is {passes}",)
-        if not self._compiler.has_nat:
-            warnings += ("this kernel lacks the nat table of IPv4: no floating IPs, no SNAT, no metadata service",)
-        if self._settings.metadata.metadata_host is None:
-            warnings += (
-                "[metadata] metadata_host is not set, and this host has no default route to take [DEFAULT] my_ip from:"
-                " no metadata service",
-            )
-        self._lacking: tuple[str, ...] = warnings
-        self._chainless: tuple[str, ...] = ()
-        self._missing: tuple[str, ...] = ()
-        self._in_the_way: tuple[str, ...] = ()
-        self._unseen: tuple[str, ...] = ()
-        self._left_unseen = ""
-        self._look_who_is_in_the_way()
-        self._warn()
         self.reconciler = Reconciler(
             self._settings.firewall, self.host, self.store, self._metrics, lambda: self._revocation.owe()
         )
+        self._surroundings = Surroundings(self._settings, self.host, self._compiler)
+        self._surroundings.look_who_is_in_the_way()
+        self._warn()
         self._revocation = Revocation(
             self.host.flows,
             self.host.rules,
@@ -207,29 +190,11 @@ class Engine:
         self._publish(unapplied=everything)
         self._sweep_traces()
         self._apply(verify=True)
-        self._look_around()
-
-    def _look_around(self) -> None:
-        """See whether what the configuration names is there: it is nobody's object, and may come and go."""
-        public = self._settings.network.public_interface
-        with suppress(BackendError):  # what cannot be read is told of elsewhere
-            there = public is None or public in self.host.links.read().links
-            missing = (
-                f"[network] public_interface = {public}: there is no such interface, and nothing is SNATed meanwhile"
-            )
-            self._missing = () if there else (missing,)
+        self._surroundings.look_around()
         self._warn()
 
-    def _look_who_is_in_the_way(self) -> None:
-        """See whether rules of others are in the way; while nobody can see it, what was seen last stands."""
-        try:
-            self._in_the_way, self._unseen = tuple(self.host.in_the_way()), ()
-        except BackendError as error:
-            self._unseen = (str(error),)
-
     def _warn(self) -> None:
-        left = tuple(filter(None, (self.view.left, self._left_unseen)))
-        warnings = (*self._lacking, *self._chainless, *left, *self._missing, *self._in_the_way, *self._unseen)
+        warnings = self._surroundings.warnings(self.reconciler.rules.left, self.reconciler.rules.unseen)
         for each in warnings:
             if each not in self.view.warnings:
                 LOG.warning("%s", each)
@@ -369,28 +334,16 @@ class Engine:
         return self._compiler.compile(self._state, {**self._refused, **self._conflicting, **(extra or {})})
 
     def _look_for_drop_chain(self) -> None:
-        """See whether the chain that ends what is refused is there: without it no rule of ours would be taken.
-
-        It is the operator's, and may come after us, and go with the rest of a table that is flushed.
-
-        :raises BackendError: the kernel cannot be read.
-        """
-        action = self._settings.firewall.iptables_drop_action
-        if action in DROP_TARGETS:
-            return
-        tables = [TableId(family, "filter") for family in self._compiler.families]
-        with self.host.rules.locked():
-            without = [str(table) for table in tables if action not in self.host.rules.read(table, fresh=True)]
-        told = f"[firewall] iptables_drop_action = {action}: there is no such chain in {' and '.join(without)}"
-        chainless = (f"{told}, and DROP takes its place until it comes",) if without else ()
-        if bool(chainless) != bool(self._chainless):
-            firewall = replace(self._settings.firewall, iptables_drop_action="DROP" if chainless else action)
+        """Use the chain that ends what is refused as soon as it is there. :raises BackendError: nobody can see it."""
+        before = self._surroundings.drop_action
+        self._surroundings.look_for_drop_chain()
+        action = self._surroundings.drop_action
+        if action != before:
+            firewall = replace(self._settings.firewall, iptables_drop_action=action)
             self._compiler = Compiler(replace(self._settings, firewall=firewall), self._compiler.tables)
-        if chainless != self._chainless:
-            if not chainless:
+            if action != "DROP":
                 LOG.info("[firewall] iptables_drop_action = %s: the chain is there now", action)
-            self._chainless = chainless
-            self._warn()
+        self._warn()
 
     def _conflicts(self) -> Mapping[Key, str]:
         """Floating IPs that the host has without us: they are somebody's, and never removed."""
@@ -518,7 +471,6 @@ class Engine:
         :param tried: it was swept just now, as far as it could be: what could not be is tried again later.
         """
         rules = self.reconciler.rules
-        self._left_unseen = rules.unseen
         if not rules.left and not rules.unseen:
             self._retry_delay, self._next_retry = 0.0, None
         elif tried:
@@ -562,10 +514,11 @@ class Engine:
         same = self._applied is self._state
         self._meddled = None
         self._sweep_traces()
-        chainless = self._chainless
+        drop_action = self._surroundings.drop_action
         with self._metrics.resync_seconds.time():
             outcome = self._apply(verify=True)
-        awaited = bool(chainless) and not self._chainless  # its chain came: what follows from that undoes nobody's work
+        # Its chain came: what follows from that undoes nobody's work.
+        awaited = drop_action == "DROP" != self._surroundings.drop_action
         if same and outcome and not awaited:
             self._count_repairs(outcome.edits)
             LOG.warning("somebody had changed what is ours; repaired: %s", _some(outcome.lines()))
@@ -573,8 +526,9 @@ class Engine:
         if self._refused and not self.view.failure:
             self._refused = {}
             self._apply(verify=False)
-        self._look_who_is_in_the_way()
-        self._look_around()
+        self._surroundings.look_who_is_in_the_way()
+        self._surroundings.look_around()
+        self._warn()
         if self._settings.security_group_log.groups:
             self._count_limited()
         return list(outcome.lines()) if same else []
