@@ -53,13 +53,15 @@ class KernelFrames:
         self._known: tuple[int, Image] | None = None
         self._held: Laid | None = None
         """What the table as we know it was made from."""
+        self._right: tuple[int, Elements] | None = None
+        """What the table held when it was as desired last, and in which generation; ``None``: told that it does not."""
 
     def close(self) -> None:
         """Close the socket; nothing in the kernel changes."""
         if self._netlink is not None:
             self._netlink.close()
             self._netlink = None
-        self._known = self._held = None
+        self._known = self._held = self._right = None
 
     def supported(self) -> str | None:
         """Why this kernel cannot hold it; ``None`` when it can. Nothing is left, or seen by others."""
@@ -124,6 +126,7 @@ class KernelFrames:
             generation = following(generation)
         self._known = generation, image_of(laid.elements)
         self._held = laid
+        self._right = generation, laid.elements
         return self._lines(plan)
 
     def meddled(self) -> bool:
@@ -132,21 +135,19 @@ class KernelFrames:
         :raises TableChanged: it keeps changing; asked again, it is told all the same.
         :raises Unavailable: the kernel does not say; likewise.
         """
-        if self._held is None or self._known is None:
+        if self._right is None:
             return False
-        known, image = self._known
+        since, elements = self._right
         generation = self._kernel.generation()
-        spared = self._commits.spared(self._table, known, generation)
+        spared = self._commits.spared(self._table, since, generation)
         # It is read once: who changes anything meanwhile counts the generation up, and is looked for the next time.
-        if not spared and plan_frames(self._read(), self._held.elements):
-            self._held = None
-            return True
-        self._known = generation, image
-        return False
+        meddled = not spared and bool(plan_frames(self._read(), elements))
+        self._right = None if meddled else (generation, elements)
+        return meddled
 
     def remove(self) -> list[str]:
         """Take the table away with all that is in it; the edits, one a line. Raises what ``apply`` does."""
-        self._known = self._held = None
+        self._known = self._held = self._right = None
         if self._kernel.table_flags(self._table) is None:
             return []
         batch = Batch()

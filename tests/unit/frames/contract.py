@@ -234,6 +234,14 @@ class FramesContract:
         world.frames.apply(EVERYTHING)
         assert not world.frames.meddled()
 
+    def test_drift_is_told_also_when_somebody_else_asked_to_see_the_table(self, world: World) -> None:
+        world.frames.apply(EVERYTHING)
+        world.drift("ruleset flushed")
+        assert world.frames.read() == {}
+        assert world.frames.plan(EVERYTHING)
+        assert world.frames.passing(EVERYTHING) is None
+        assert world.frames.meddled()
+
     def test_a_table_asleep_that_lacks_a_hook_is_made_anew(self, world: World) -> None:
         world.frames.apply(EVERYTHING)
         expected = world.frames.read()
