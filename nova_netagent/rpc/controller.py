@@ -7,6 +7,7 @@ else stays: the answer may be older than that.
 import logging
 import threading
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import oslo_messaging
@@ -23,6 +24,8 @@ from nova_netagent.settings import Settings
 
 LOG = logging.getLogger(__name__)
 
+MOST_TOLD = 5
+"""How many objects that stay as they are a line of the log names."""
 RETRY_FIRST, RETRY_MOST = 2.0, 60.0
 """Seconds to the next attempt when a controller does not answer, doubled up to the most."""
 
@@ -64,9 +67,9 @@ class Controller:
             try:
                 applied = self.sync()
             except Exception as error:
-                LOG.warning("the state was not had from a controller: %s; next attempt in %.0f s", error, delay)
+                LOG.warning("no state of a controller was applied: %s; next attempt in %.0f s", error, delay)
                 self._count("failed").inc()
-                self._on_synced(False, f"no state was had from a controller: {error}")
+                self._on_synced(False, f"no state of a controller was applied: {error}")
                 self._wanted.wait(delay)
                 self._wanted.set()
                 delay = min(delay * 2, RETRY_MOST)
@@ -87,8 +90,9 @@ class Controller:
             return False
         applied: Answer = self._have(Change(Replace(self._state(answer), since), source="rpc"))
         LOG.info("the controller's state of %s was applied: %s", self._host, applied.change)
-        for (kind, _), why in applied.kept.items():
-            LOG.warning("the controller's state is older in %s: %s; it stays as it is", kind, why)
+        if applied.kept:
+            first = "; ".join(islice(applied.kept.values(), MOST_TOLD))
+            LOG.warning("%d objects are newer here than the controller says, and stay: %s", len(applied.kept), first)
         return True
 
     def _state(self, answer: object) -> State:

@@ -117,3 +117,15 @@ def test_what_changes_while_the_controller_answers_is_newer_than_its_answer(
     reconnect(synced)
     eventually(lambda: network_id(5) in labels(synced), within=10)
     assert labels(synced) == {network_id(1): "newer", network_id(3): "net3", network_id(5): "older"}
+
+
+def test_what_a_controllers_state_contradicts_or_is_older_in_is_told(synced: Node, controller: Controller) -> None:
+    synced.put(make_network(1, revision=5))
+    controller.answer = {"networks": [body(make_network(1, revision=5, label="another"))]}
+    reconnect(synced)
+    told = f"no state of a controller was applied: revision 5 of {network_id(1)} is stored with another body"
+    eventually(lambda: synced.rpc()["failure"] == told, within=10)
+    controller.answer = {"networks": [body(make_network(1, revision=4, label="older")), body(make_network(2))]}
+    eventually(lambda: labels(synced) == {network_id(1): "net1", network_id(2): "net2"}, within=20)
+    told = f"1 objects are newer here than the controller says, and stay: revision 4 of {network_id(1)}"
+    eventually(lambda: told in synced.agent.log, within=5)
