@@ -462,7 +462,7 @@ class Engine:
             applied_at=now,
             verified_at=now if verify else self.view.verified_at,
         )
-        if verify:
+        if self._surroundings.look_for_unbound(self._compiled.scope.resolved.floating_ips) or verify:
             self._warn()
 
     def _note_left(self, *, tried: bool) -> Mapping[str, Any]:

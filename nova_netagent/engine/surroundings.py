@@ -1,11 +1,12 @@
 """What of the host is not as the configuration has it, and is nobody's object: it is warned of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from nova_netagent.backend import BackendError
 from nova_netagent.compile import Compiler
 from nova_netagent.compile.parts import DROP_TARGETS
 from nova_netagent.host import Host
+from nova_netagent.model import FloatingIP
 from nova_netagent.netfilter.rule import FAMILIES, Family, TableId
 from nova_netagent.settings import Settings
 
@@ -23,12 +24,12 @@ class Surroundings:
         self._families: Sequence[Family] = compiler.families
         self.drop_action = settings.firewall.iptables_drop_action
         self._lacking = (*host.warnings, *_lacking(settings, compiler, judges_frames=host.frames is not None))
-        self._chainless = self._missing = self._unseen = ""
+        self._chainless = self._missing = self._unbound = self._unseen = ""
         self._in_the_way: Sequence[str] = ()
 
     def warnings(self, *left: str) -> tuple[str, ...]:
         """All that is to be known of it, and of what is left of ours in the other packet filter."""
-        seen = (*self._lacking, self._chainless, *left, self._missing, *self._in_the_way, self._unseen)
+        seen = (*self._lacking, self._chainless, *left, self._missing, self._unbound, *self._in_the_way, self._unseen)
         return tuple(filter(None, seen))
 
     def look_around(self) -> None:
@@ -40,6 +41,16 @@ class Surroundings:
             return  # it is told of elsewhere
         missing = f"[network] public_interface = {public}: there is no such interface, and nothing is SNATed meanwhile"
         self._missing = "" if there else missing
+
+    def look_for_unbound(self, floating_ips: Iterable[FloatingIP]) -> bool:
+        """See whether floating IPs are bound nowhere; whether that is new, or over."""
+        before = self._unbound
+        nowhere = self._settings.network.public_interface is None and any(
+            each.interface is None for each in floating_ips
+        )
+        told = "[network] public_interface is not set: floating IPs that name no interface are bound nowhere"
+        self._unbound = told if nowhere else ""
+        return before != self._unbound
 
     def look_who_is_in_the_way(self) -> None:
         """See whether rules of others are in the way; while nobody can see it, what was seen last stands."""

@@ -201,8 +201,13 @@ def test_without_any_interface_it_is_translated_and_not_bound(lab: Lab, backend:
     before = addresses(cloud.host)
     cloud.put(make_floating_ip(1))
     assert addresses(cloud.host) == before
+    (told,) = cloud.agent.request("GET", "/v1/status")[1]["warnings"]
+    assert told.startswith("[network] public_interface is not set: floating IPs that name no interface")
     rules = [rule["rule"] for chain in cloud.agent.request("GET", "/v1/chains")[1]["chains"] for rule in chain["rules"]]
     assert any(rule.startswith(f"-d {FLOATING}/32 -j DNAT") for rule in rules)
+    cloud.put(make_floating_ip(1, interface="eth0"))
+    assert bound(cloud.host)
+    assert cloud.agent.request("GET", "/v1/status")[1]["warnings"] == []
 
 
 def test_it_waits_for_the_network_of_its_fixed_ip(cloud: Cloud) -> None:
