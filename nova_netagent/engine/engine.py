@@ -251,7 +251,8 @@ class Engine:
         self._turn_servers()
         if self._revocation.do_due():
             self._publish(revocation_failure=self._revocation.failure)
-        self._metrics.pending_oldest_seconds.set(0 if self._pending_since is None else now - self._pending_since)
+        pending = 0 if self._pending_since is None else time.monotonic() - self._pending_since
+        self._metrics.pending_oldest_seconds.set(pending)
 
     def _was_meddled_with(self, now: float) -> bool:
         """Whether somebody changed our rules or frames, as far as the kernel tells, and has had time to finish."""

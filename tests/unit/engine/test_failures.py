@@ -1,5 +1,6 @@
 """What the engine does when something fails: nothing is lost, nobody else is touched, it is retried."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,17 @@ def test_a_change_that_cannot_be_saved_is_not_made(host: Host, monkeypatch: pyte
     monkeypatch.undo()
     host.put(make_network(1))
     assert status(host, make_network(1)) == ("done", "")
+
+
+def test_nothing_is_pending_since_a_time_to_come(host: Host) -> None:
+    """What became pending just now, in a resync that was due, too."""
+    host.backend.unavailable = 1
+    host.engine._verified = -math.inf
+    host.engine.serve([])
+    assert host.engine.view.failure
+    pending = host.metrics.registry.get_sample_value("netagent_pending_oldest_seconds")
+    assert pending is not None
+    assert pending >= 0
 
 
 def test_an_unreachable_kernel_leaves_the_change_on_disk_and_pending(host: Host) -> None:
