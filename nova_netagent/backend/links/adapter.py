@@ -167,10 +167,10 @@ class KernelLinks:
         return {name: msgspec.json.encode(each).decode() for name, each in known.items()}
 
     def recall(self, remembered: Mapping[str, str]) -> None:
-        """Keep in mind what was remembered before a restart, of those bridges that are gone."""
+        """Keep in mind what was remembered before a restart, of those bridges that are gone or down."""
         links = self._actual().links
         for name, text in remembered.items():
-            if name not in links:
+            if name not in links or not links[name].up:
                 self._remembered[name] = replace(msgspec.json.decode(text, type=_Remembered), has=None)
 
     def route(self, asked: routes.Asked) -> routes.Route:
@@ -348,7 +348,10 @@ class KernelLinks:
         """Give an uplink back what its bridge holds for it; first, as a bridge without it leads nowhere."""
         uplink, bridge = self._index(release.device), self._index(release.bridge)
         self._remembered.pop(release.bridge, None)
-        holdings.move(holdings.read(bridge).without(release.keep), bridge, uplink)
+        holding = holdings.read(bridge).without(release.keep)
+        if holding:
+            self._set(release.device, state="up")  # as it was, or no route can lead by it
+            holdings.move(holding, bridge, uplink)
         if self._image.read().links[release.device].master == release.bridge:
             self._set(release.device, master=0)
 

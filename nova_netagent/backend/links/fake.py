@@ -132,7 +132,8 @@ class FakeLinks:
 
     def recall(self, remembered: Mapping[str, str]) -> None:
         """Keep in mind what was remembered before a restart."""
-        gone = {name: text for name, text in remembered.items() if name not in self.links}
+        up = {name for name, link in self.links.items() if link.up}
+        gone = {name: text for name, text in remembered.items() if name not in up}
         self._remembered |= {name: (set(filter(None, text.split(","))), None) for name, text in gone.items()}
 
     def route(self, asked: Asked) -> Route:
@@ -255,6 +256,8 @@ class FakeLinks:
     def _release(self, release: Release) -> None:
         self._remembered.pop(release.bridge, None)
         moved = self._holdings(release.bridge) - set(release.keep)
+        if moved:
+            self._set_up(release.device)
         self._give(release.device, moved)
         self._take(release.bridge, moved)
         if self.links[release.device].master == release.bridge:

@@ -53,9 +53,9 @@ class LinksBackend(Protocol):
         """
 
     def recall(self, remembered: Mapping[str, str]) -> None:
-        """Keep in mind what was remembered before a restart, of those bridges that are gone.
+        """Keep in mind what was remembered before a restart, of those bridges that are gone or down.
 
-        It is given with the bridge only if nobody gave the uplink addresses meanwhile.
+        It is given with a bridge that is made anew only if nobody gave the uplink addresses meanwhile.
         """
 
     def route(self, asked: Asked) -> Route:

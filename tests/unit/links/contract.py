@@ -341,6 +341,20 @@ class LinksContract:
         host.delete(flat)
         assert links.held("eth1") == HELD | {"203.0.113.5/32"}
 
+    def test_a_bridge_that_is_down_since_nobody_looked_has_again_what_it_held(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        host.engine.close()
+        links.set_down("br1")
+        host.start()
+        assert links.held("br1") == HELD | GIVEN
+        assert self.steady(host)
+
+    def test_an_uplink_that_is_down_takes_everything_back(self, links: LinksWorld, host: Host, flat: Object) -> None:
+        links.set_down("eth1")
+        self.clean_up(host)
+        assert ("br1" in links.read().links, links.held("eth1")) == (False, HELD)
+
     def test_who_gave_the_uplink_addresses_meanwhile_knew_better(
         self, links: LinksWorld, host: Host, flat: Object
     ) -> None:
