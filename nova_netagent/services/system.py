@@ -150,11 +150,17 @@ class HostSystem:
                 )
             finally:
                 os.close(words)
+            try:
+                descriptor = os.pidfd_open(popen.pid)
+            except OSError:
+                popen.kill()  # nobody would look after it
+                popen.wait()
+                raise
         except OSError as error:
             raise StartFailed(f"{path}: {error}") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        return HostProcess(popen.pid, os.pidfd_open(popen.pid), tuple(arguments), self._path(bridge, PID), popen)
+        return HostProcess(popen.pid, descriptor, tuple(arguments), self._path(bridge, PID), popen)
 
     def bridges(self) -> frozenset[str]:
         """By the names of the files that could be ours."""

@@ -1,5 +1,6 @@
 """Processes: killed, found again, taken over, left alone, and gone with their network."""
 
+import errno
 import json
 import os
 import random
@@ -123,6 +124,22 @@ def test_signals_that_the_agent_blocks_reach_dnsmasq(site: Site) -> None:
     os.kill(pid, signal.SIGTERM)
     eventually(lambda: pid not in site.pids().get("br1", []))
     driver.process.kill()
+
+
+def test_one_of_which_nothing_can_be_had_to_watch_it_by_is_not_left_running(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold the sockets, and every other one would fail for that."""
+
+    def full(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(os, "pidfd_open", full)
+        site.host.call(site.servers.apply, site.plan(make_network(1)))
+        assert site.pids() == {}
+    site.settle()
+    assert len(site.pids()["br1"]) == 1
 
 
 # --- dnsmasq dies
