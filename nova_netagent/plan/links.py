@@ -73,7 +73,7 @@ class Join(Struct, frozen=True):
 
 
 class Release(Struct, frozen=True):
-    """An uplink that leaves its bridge, with all that the bridge holds but what it keeps."""
+    """An uplink that leaves its bridge, with all that the bridge holds but what it keeps; or held, if it is gone."""
 
     device: str
     bridge: str
@@ -438,7 +438,10 @@ def _leaving(going: Iterable[Made], actual: ActualLinks, made: Mapping[Made, str
         if kind == "uplink":
             device, bridge = name.split(" ")
             found = device if device in actual.links else _renamed(bridge, actual, made)
-            if found is not None and _is_bridge(bridge, actual):
+            if found is None:
+                continue
+            remembered = ("held", bridge) in made and bridge not in actual.links and not actual.links[found].master
+            if remembered or _is_bridge(bridge, actual):
                 yield Release(found, bridge, _kept(bridge, made[kind, name], made))
 
 

@@ -346,12 +346,16 @@ class KernelLinks:
 
     def _release(self, release: Release) -> None:
         """Give an uplink back what its bridge holds for it; first, as a bridge without it leads nowhere."""
-        uplink, bridge = self._index(release.device), self._index(release.bridge)
-        self._remembered.pop(release.bridge, None)
-        holding = holdings.read(bridge).without(release.keep)
-        if holding:
+        links = self._image.read().links
+        uplink, bridge = links[release.device].index, links.get(release.bridge)
+        known = self._remembered.pop(release.bridge, None)
+        holding = Holdings() if bridge is None else holdings.read(bridge.index).without(release.keep)
+        if holding or known is not None:
             self._set(release.device, state="up")  # as it was, or no route can lead by it
-            holdings.move(holding, bridge, uplink)
+        if bridge is not None:
+            holdings.move(holding, bridge.index, uplink)
+        if known is not None and (bridge is None or not bridge.up):
+            self._give_back(known, uplink, anew=bridge is not None)
         if self._image.read().links[release.device].master == release.bridge:
             self._set(release.device, master=0)
 
@@ -365,6 +369,16 @@ class KernelLinks:
             missing = left.without([*holdings.read(index).keys()])
             holdings.give(missing, known.read_from, index)
             self._remembered[bridge] = replace(known, has=index)
+
+    def _give_back(self, known: _Remembered, uplink: int, *, anew: bool) -> None:
+        """Give an uplink what its bridge lost with its being there, or up.
+
+        :param anew: what it holds was its bridge's until now; else somebody gave it addresses, who knew better.
+        """
+        holding = holdings.read(uplink)
+        if anew or not holding.addresses:
+            left = known.holdings.aged(_since_boot() - known.at)
+            holdings.give(left.without([*holding.keys()]), known.read_from, uplink)
 
     def _add_address(self, address: Address) -> None:
         host = ipaddress.ip_interface(address.cidr)

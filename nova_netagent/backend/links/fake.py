@@ -254,11 +254,14 @@ class FakeLinks:
             (self.addresses if _is_address(thing) else self.routes).remove((name, thing))
 
     def _release(self, release: Release) -> None:
-        self._remembered.pop(release.bridge, None)
+        bridge = self.links.get(release.bridge)
+        known, _ = self._remembered.pop(release.bridge, (set[str](), None))
         moved = self._holdings(release.bridge) - set(release.keep)
-        if moved:
+        if moved or known:
             self._set_up(release.device)
-        self._give(release.device, moved)
+        if bridge is None and any(map(_is_address, self._holdings(release.device))):
+            known = set()
+        self._give(release.device, moved | (known if bridge is None or not bridge.up else set()))
         self._take(release.bridge, moved)
         if self.links[release.device].master == release.bridge:
             self.set_master(release.device, None)

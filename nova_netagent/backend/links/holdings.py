@@ -53,8 +53,8 @@ _RTF_PREF_SHIFT = 27
 class Holdings(Struct, frozen=True):
     """What a link holds, as the kernel's own messages: global addresses, and routes that somebody set."""
 
-    addresses: tuple[bytes, ...]
-    routes: tuple[bytes, ...]
+    addresses: tuple[bytes, ...] = ()
+    routes: tuple[bytes, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.addresses or self.routes)

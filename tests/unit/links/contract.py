@@ -350,6 +350,29 @@ class LinksContract:
         assert links.held("br1") == HELD | GIVEN
         assert self.steady(host)
 
+    @pytest.mark.parametrize("undo", ["delete", "set_down"])
+    @pytest.mark.parametrize("looked", [True, False])
+    def test_cleanup_gives_back_what_a_bridge_held_that_is_gone_or_down(
+        self, links: LinksWorld, host: Host, flat: Object, undo: str, looked: bool
+    ) -> None:
+        if not looked:
+            host.engine.close()
+        getattr(links, undo)("br1")
+        if not looked:
+            host.engine.open()
+        self.clean_up(host)
+        assert ("br1" in links.read().links, links.held("eth1")) == (False, HELD)
+
+    def test_cleanup_gives_nothing_back_where_somebody_knew_better(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        host.engine.close()
+        links.delete("br1")
+        links.give("eth1", "192.0.2.8/24")
+        host.engine.open()
+        self.clean_up(host)
+        assert links.held("eth1") == {"192.0.2.8/24"}
+
     def test_an_uplink_that_is_down_takes_everything_back(self, links: LinksWorld, host: Host, flat: Object) -> None:
         links.set_down("eth1")
         self.clean_up(host)
