@@ -54,8 +54,12 @@ class _Remembered(Struct, frozen=True):
     has: int | None
     """The index of the link that has it: not that of a bridge that was made anew, and has not been given it yet.
 
-    ``None``: nobody looked after it since, and who gave the uplink addresses meanwhile knew better.
+    ``None``: nobody looked after it since, and who gave the uplink other addresses meanwhile knew better.
     """
+
+    def is_outdated_by(self, holding: Holdings) -> bool:
+        """Whether somebody gave the uplink addresses that its bridge had not."""
+        return bool(holding.without([*self.holdings.keys()]).addresses)
 
 
 class KernelLinks:
@@ -340,7 +344,7 @@ class KernelLinks:
         self._set(join.device, master=bridge)
         holdings.move(holding, uplink, bridge)
         known = self._remembered.get(join.bridge)
-        if known is not None and known.has is None and holding.addresses:
+        if known is not None and known.has is None and known.is_outdated_by(holding):
             del self._remembered[join.bridge]
         self._give_again(join.bridge)
 
@@ -373,10 +377,10 @@ class KernelLinks:
     def _give_back(self, known: _Remembered, uplink: int, *, anew: bool) -> None:
         """Give an uplink what its bridge lost with its being there, or up.
 
-        :param anew: what it holds was its bridge's until now; else somebody gave it addresses, who knew better.
+        :param anew: what it holds was its bridge's until now; else somebody may have given it others, who knew better.
         """
         holding = holdings.read(uplink)
-        if anew or not holding.addresses:
+        if anew or not known.is_outdated_by(holding):
             left = known.holdings.aged(_since_boot() - known.at)
             holdings.give(left.without([*holding.keys()]), known.read_from, uplink)
 

@@ -259,7 +259,7 @@ class FakeLinks:
         moved = self._holdings(release.bridge) - set(release.keep)
         if moved or known:
             self._set_up(release.device)
-        if bridge is None and any(map(_is_address, self._holdings(release.device))):
+        if bridge is None and any(map(_is_address, self._holdings(release.device) - known)):
             known = set()
         self._give(release.device, moved | (known if bridge is None or not bridge.up else set()))
         self._take(release.bridge, moved)
@@ -279,7 +279,8 @@ class FakeLinks:
         moved = self._holdings(join.device)
         self._give(join.bridge, moved)
         self._take(join.device, moved)
-        if any(map(_is_address, moved)) and self._remembered.get(join.bridge, (None, 0))[1] is None:
+        known, has = self._remembered.get(join.bridge, (set[str](), 0))
+        if has is None and any(map(_is_address, moved - known)):
             del self._remembered[join.bridge]
         self._give_again(join.bridge)
 

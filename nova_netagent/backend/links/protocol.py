@@ -55,7 +55,7 @@ class LinksBackend(Protocol):
     def recall(self, remembered: Mapping[str, str]) -> None:
         """Keep in mind what was remembered before a restart, of those bridges that are gone or down.
 
-        It is given with a bridge that is made anew only if nobody gave the uplink addresses meanwhile.
+        It is given with a bridge that is made anew only if nobody gave the uplink other addresses meanwhile.
         """
 
     def route(self, asked: Asked) -> Route:

@@ -378,6 +378,23 @@ class LinksContract:
         self.clean_up(host)
         assert ("br1" in links.read().links, links.held("eth1")) == (False, HELD)
 
+    def test_who_gave_the_uplink_some_of_its_own_again_knew_nothing_better(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        """A DHCP client, which does not know of what was given by hand."""
+        for _ in range(2):
+            host.engine.close()
+            links.delete("br1")
+            links.give("eth1", OWN[0])
+            host.start()
+            assert links.held("br1") == HELD | GIVEN
+        host.engine.close()
+        links.delete("br1")
+        links.give("eth1", OWN[0])
+        host.engine.open()
+        self.clean_up(host)
+        assert links.held("eth1") == HELD
+
     def test_who_gave_the_uplink_addresses_meanwhile_knew_better(
         self, links: LinksWorld, host: Host, flat: Object
     ) -> None:
