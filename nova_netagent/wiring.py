@@ -56,15 +56,17 @@ def _choose_backend(settings: Settings) -> tuple[str, str]:
     return worlds.choose(*found)
 
 
-def _in_the_way(chosen: str, owner: Owner) -> Sequence[str]:
+def _in_the_way(chosen: str, owner: Owner, closed: Callable[[], Sequence[str]]) -> Sequence[str]:
     """See ``Host.in_the_way``.
+
+    :param closed: sees which base chains of others in nf_tables drop what they do not decide.
 
     :raises Unavailable: it cannot be seen.
     """
     try:
         if chosen == "iptables":
             return list(worlds.warnings(chosen, worlds.look_at_nftables(owner)))
-        return list(worlds.warnings(chosen, worlds.look_at_iptables(owner), worlds.closed_in_nftables(owner)))
+        return list(worlds.warnings(chosen, worlds.look_at_iptables(owner), closed()))
     except (OSError, BackendError) as error:
         raise Unavailable(f"cannot see whether rules of others are in the way: {error}") from error
 
@@ -159,6 +161,7 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
     """
     events = metrics.dnsmasq_events_total
     chosen, why = _choose_backend(settings)
+    owner = Owner(settings.firewall.wrap_name)
     commits = Commits()
     rules = _open_backend(chosen, settings.firewall, commits)
     LOG.info("the packet filter is %s: %s; see our rules with %s", chosen, why, rules.see_with)
@@ -173,7 +176,7 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
         servers=DnsmasqServers(Path(directory(settings.state_path)), on_change, lambda what: events.labels(what).inc()),
         flows=Conntrack(),
         warnings=warnings,
-        in_the_way=partial(_in_the_way, chosen, Owner(settings.firewall.wrap_name)),
+        in_the_way=partial(_in_the_way, chosen, owner, worlds.ClosedInNftables(owner)),
     )
 
 

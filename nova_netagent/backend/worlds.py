@@ -178,16 +178,27 @@ def look_at_nftables(owner: Owner) -> World:
     return World(True, foreign, ours, closed)
 
 
-def closed_in_nftables(owner: Owner) -> tuple[str, ...]:
+class ClosedInNftables:
     """The base chains of others whose policy is DROP, for people; of a kernel that has nf_tables.
 
-    :raises Unavailable: it does not answer.
+    Looked for again when anybody has changed anything: the kernel lists base chains among all others, and of ours
+    there are thousands.
     """
-    netlink = Netlink()
-    try:
-        return _closed(netlink, _awake(netlink), owner)
-    finally:
-        netlink.close()
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._known: tuple[int, tuple[str, ...]] | None = None
+
+    def __call__(self) -> tuple[str, ...]:
+        """:raises Unavailable: the kernel does not answer."""
+        netlink = Netlink()
+        try:
+            generation = netlink.generation()
+            if self._known is None or self._known[0] != generation:
+                self._known = generation, _closed(netlink, _awake(netlink), self._owner)
+            return self._known[1]
+        finally:
+            netlink.close()
 
 
 def is_ours(owner: Owner) -> Callable[[NftTable, str], bool]:

@@ -79,7 +79,10 @@ def test_a_closed_chain_that_others_hooked_into_our_table_is_told() -> None:
     netlink.close()
     legacy.run("nft", "add chain ip ours theirs { type filter hook forward priority 0; policy drop; }")
     assert worlds.look_at_nftables(OWNER) == World(True, 0, True, ("ip ours theirs",))
-    assert worlds.closed_in_nftables(OWNER) == ("ip ours theirs",)
+    closed = worlds.ClosedInNftables(OWNER)
+    assert closed() == closed() == ("ip ours theirs",)
+    legacy.run("nft", "add chain ip ours theirs { policy accept; }")
+    assert closed() == ()
 
 
 @pytest.mark.usefixtures("nothing")
@@ -97,7 +100,7 @@ def test_what_judges_no_ip_or_sleeps_is_not_counted(table: str) -> None:
     legacy.run("nft", table)
     try:
         assert worlds.look_at_nftables(OWNER) == World(True)
-        assert worlds.closed_in_nftables(OWNER) == ()
+        assert worlds.ClosedInNftables(OWNER)() == ()
     finally:
         legacy.run("nft", f"delete table {family} theirs")
 

@@ -72,7 +72,7 @@ def test_what_cannot_be_seen_is_not_guessed_and_does_not_matter_when_it_is_confi
     chosen, _ = wiring._choose_backend(Settings(firewall=FirewallSettings(backend="nftables")))
     assert chosen == "nftables"
     with pytest.raises(Unavailable, match=r"cannot see whether rules of others are in the way: .*not permitted"):
-        wiring._in_the_way("nftables", Owner("ours"))
+        wiring._in_the_way("nftables", Owner("ours"), tuple)
 
 
 def test_a_table_that_changes_while_it_is_read_is_read_again() -> None:
