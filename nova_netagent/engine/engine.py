@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 from msgspec.structs import replace
@@ -443,8 +443,10 @@ class Engine:
         drifted = bool(outcome.drift) or (verify and self._applied is self._state and outcome.rules)
         self._revocation.applied(self._compiled, drifted=drifted, forgotten=outcome.forgotten, changed=changed)
         if outcome.drift and self._why == "change":
-            self._count_repairs(outcome.drift)
-            LOG.warning("somebody had changed what is ours; repaired with a change: %d edits", outcome.drift.total())
+            for each in outcome.drift:
+                self._count_repairs(each.edits)
+            lines = chain.from_iterable(each.lines() for each in outcome.drift)
+            LOG.warning("somebody had changed what is ours; repaired with a change: %s", _some(lines))
         self._applied = self._state
         left = self._note_left(tried=verify)
         self._log(outcome, verify)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Plan(Protocol):
@@ -15,6 +15,13 @@ class Plan(Protocol):
         """The plan for people, an edit a line."""
 
 
+class Drift(NamedTuple):
+    """Edits of a table that undo what somebody else did."""
+
+    edits: Counter[str]
+    lines: Callable[[], Iterable[str]]
+
+
 @dataclass
 class Outcome:
     """What an attempt did."""
@@ -22,7 +29,7 @@ class Outcome:
     edits: Counter[str] = field(default_factory=Counter)
     plans: list[Callable[[], Iterable[str]]] = field(default_factory=list)
     """What was carried out, each to be read by people when somebody asks."""
-    drift: Counter[str] = field(default_factory=Counter)
+    drift: list[Drift] = field(default_factory=list)
     """Those of the edits that undo what somebody else did to chains that were right."""
     forgotten: bool = False
     """Whether a set of the ends of flows that were cut had to be made, which holds none."""

@@ -3,7 +3,6 @@
 import logging
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +20,7 @@ from nova_netagent.netfilter.rule import IpSet, Origin, Ruleset, Table, TableId
 from nova_netagent.plan.sets import SetPlan, plan_sets
 from nova_netagent.plan.tables import EncodedTable, Placement, TablePlan, in_order, plan_removal, plan_table
 from nova_netagent.reconcile.attempts import persist
-from nova_netagent.reconcile.outcome import Outcome
+from nova_netagent.reconcile.outcome import Drift, Outcome
 from nova_netagent.settings import FirewallSettings
 
 LOG = logging.getLogger(__name__)
@@ -214,10 +213,10 @@ class Rules:
 
         def plan_of(table: Table) -> TablePlan[Any]:
             plan = self._plan_table(table, verify)
-            repairs = _edits_but(plan, self._in_doubt[table.id]) if table.id in self._tables else Counter[str]()
-            if repairs:
+            repairs = _but(plan, self._in_doubt[table.id])
+            if repairs.edits and table.id in self._tables:
                 self._on_repair()
-            outcome.drift += repairs
+                outcome.drift.append(Drift(repairs.counts(), partial(self._lines, repairs)))
             return plan
 
         if set_plan and known is ruleset.sets:
@@ -413,9 +412,9 @@ def _reasons(table: Table, encoded: EncodedTable[Any], chain: str) -> Iterator[t
         yield from zip(encoded.chains[chain], table.chains[chain].origins(), strict=True)
 
 
-def _edits_but(plan: TablePlan[Any], chains: Collection[str]) -> Counter[str]:
+def _but(plan: TablePlan[Any], chains: Collection[str]) -> TablePlan[Any]:
     """The edits of other chains than these."""
-    return TablePlan(plan.table, tuple(edit for edit in plan.edits if edit.chain not in chains)).counts()
+    return TablePlan(plan.table, tuple(edit for edit in plan.edits if edit.chain not in chains))
 
 
 def _ordered(ruleset: Ruleset) -> list[Table]:

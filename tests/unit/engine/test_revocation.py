@@ -230,13 +230,16 @@ def test_somebody_flushed_the_rules(host: Host) -> None:
     assert host.flows.tracked == [web, docker, hosts]
 
 
-def test_somebody_flushed_the_rules_and_a_change_repairs_them(host: Host) -> None:
+def test_somebody_flushed_the_rules_and_a_change_repairs_them(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     host.flows.tracked = [tcp(OUTSIDE, "10.1.0.2", 99), web := tcp(OUTSIDE, "10.1.0.2")]
     host.backend.change(TableId(4, "filter"), "FORWARD", [])
     host.put(make_instance(3, (1,)))
     assert host.flows.tracked == [web]
     repaired = host.metrics.registry.get_sample_value("netagent_drift_repairs_total", {"what": "insert"})
     assert repaired == 2
+    (told,) = (each.getMessage() for each in caplog.records if "had changed what is ours" in each.getMessage())
+    assert told.startswith("somebody had changed what is ours; repaired with a change: IPv4 filter: + FORWARD")
+    assert "a0000003" not in told, "that is the change"
 
 
 def test_what_the_kernel_took_a_part_of_and_is_wanted_no_more_is_nobodys_drift(host: Host) -> None:
