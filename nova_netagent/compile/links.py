@@ -89,14 +89,17 @@ def _of_networks(scope: Scope) -> Links:
     managed = scope.settings.network.manage_links
     uplinks = scope.resolved.uplinks
     leads = {each.bridge: each.device for each in uplinks.values()}
-    bridges: dict[str, Bridge] = {}
+    mtus: dict[str, set[int | None]] = {}
     addresses: list[Address] = []
     if scope.settings.metadata.metadata_host is not None:
         addresses.append(Address("lo", METADATA_IP, scope_link=True, announce=False, origin=None))
     for each in networks if managed else ():
-        mtu = each.mtu or scope.settings.network.network_device_mtu
-        bridges.setdefault(each.bridge, Bridge(each.bridge, mtu, leads.get(each.bridge)))
+        mtus.setdefault(each.bridge, set()).add(each.mtu or scope.settings.network.network_device_mtu)
         addresses += _gateway_addresses(each, scope)
+    # What is routed to any of its networks fits the smallest.
+    bridges = {
+        name: Bridge(name, min(filter(None, known), default=None), leads.get(name)) for name, known in mtus.items()
+    }
     return Links(
         bridges=bridges,
         ports={},

@@ -120,6 +120,13 @@ def test_the_mtu_is_the_networks_own_or_the_hosts() -> None:
     assert {name: each.mtu for name, each in world.compiled.links.bridges.items()} == {"br1": 9000, "br2": 1400}
 
 
+@pytest.mark.parametrize(("one", "other", "mtu"), [(None, 1400, 1400), (9000, 1400, 1400), (None, None, None)])
+def test_a_bridge_has_the_smallest_mtu_of_its_networks(one: int | None, other: int | None, mtu: int | None) -> None:
+    for first, second in ((one, other), (other, one)):
+        world = World(make_network(1, mtu=first), make_network(2, bridge="br1", mtu=second), settings=QUIET)
+        assert world.compiled.links.bridges["br1"].mtu == mtu
+
+
 def test_two_networks_share_a_bridge() -> None:
     world = World(make_network(1), make_network(2, bridge="br1"), settings=QUIET)
     assert list(world.compiled.links.bridges) == ["br1"]
