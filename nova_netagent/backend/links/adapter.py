@@ -175,7 +175,12 @@ class KernelLinks:
         links = self._actual().links
         for name, text in remembered.items():
             if name not in links or not links[name].up:
-                self._remembered[name] = replace(msgspec.json.decode(text, type=_Remembered), has=None)
+                try:
+                    known = msgspec.json.decode(text, type=_Remembered)
+                except msgspec.MsgspecError as error:  # of another version, which had other things to say
+                    LOG.warning("what %s held for the host does not read, and is not given again: %s", name, error)
+                else:
+                    self._remembered[name] = replace(known, has=None)
 
     def route(self, asked: routes.Asked) -> routes.Route:
         """Where the host sends a packet, or would take it."""

@@ -4,10 +4,11 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -164,6 +165,19 @@ def test_what_a_bridge_held_that_was_deleted_while_no_agent_ran_comes_back(cloud
     assert held(host, "br1", without=OURS) == before, "all but what has ended"
     cloud.delete(FLAT)
     assert held(host, "eth0") == before
+
+
+@ON_ONE
+def test_a_note_of_what_a_bridge_held_that_does_not_read_is_left(cloud: Cloud) -> None:
+    agent = cloud.agent
+    cloud.put(FLAT)
+    agent.stop()
+    with closing(sqlite3.connect(agent.state_path / "state.db")) as store, store:
+        store.execute("UPDATE made SET found = '{}' WHERE kind = 'held'")
+    cloud.host.links.delete("br1")
+    agent.start()
+    assert "what br1 held for the host does not read, and is not given again" in agent.log
+    assert cloud.host.links.exists("br1")
 
 
 @ON_ONE
