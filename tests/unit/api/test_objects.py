@@ -380,7 +380,6 @@ def test_another_method_is_405_and_told_which(client: TestClient) -> None:
 
 def test_nothing_else_is_there(client: TestClient) -> None:
     for target in (
-        "/v1",
         "/v2/networks",
         "/v1/explanations",
         "/v1/networks/a/b",
