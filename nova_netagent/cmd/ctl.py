@@ -27,8 +27,9 @@ _STATES = ("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
-    # Whoever started us may have closed it.
+    # Whoever started us may have closed them.
     sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of another encoding shows what it can
     code = OK
@@ -36,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(argv)
         sys.stdout.flush()
     except BrokenPipeError:
-        fall_silent()  # whoever read our output has seen enough
+        fall_silent(sys.stdout)  # whoever read our output has seen enough
     except OSError as error:
-        fall_silent()
+        fall_silent(sys.stdout)
         complain(f"{error.filename or 'standard output'}: {error.strerror}")
         return FAILED
     except KeyboardInterrupt:

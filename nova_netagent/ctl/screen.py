@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 _COLOURS = {"done": "32", "pending": "33", "error": "31", "yes": "32", "no": "31"}
 GAP = "  "
@@ -128,17 +128,20 @@ def seen_or_not() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        fall_silent()
+        fall_silent(sys.stdout)
 
 
-def fall_silent() -> None:
-    """Print nothing any more, nor at the exit what is left."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def fall_silent(stream: TextIO) -> None:
+    """Print nothing there any more, nor at the exit what is left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def complain(text: str) -> None:
-    """One line on standard error."""
-    print(f"netagentctl: {' '.join(text.split())}", file=sys.stderr)
+    """One line on standard error; where nobody reads it the exit status tells alone."""
+    try:
+        print(f"netagentctl: {' '.join(text.split())}", file=sys.stderr)
+    except OSError:
+        fall_silent(sys.stderr)
 
 
 def _width() -> int | None:

@@ -752,6 +752,22 @@ def test_what_became_of_it_is_told_by_the_status_though_nobody_reads(ctl: Ctl, w
     assert (done.returncode, done.stderr) == (1, "netagentctl: networks x: id: 'x' is not a UUID\n")
 
 
+@pytest.mark.parametrize("nobody", ["2>&1 | exec true", "2>/dev/full | exec cat", "2>&- | exec cat"])
+@pytest.mark.parametrize(
+    ("words", "code"), [("set networks -f -", 1), ("show networks e0000001-0000-4000-8000-000000000009", 3), ("x", 2)]
+)
+def test_a_complaint_that_nobody_reads(ctl: Ctl, agent: Served, nobody: str, words: str, code: int) -> None:
+    """A list stopped at the first refusal, with status 0."""
+    tool = f"{sys.executable} -m nova_netagent.cmd.ctl --socket {ctl.options[1]} {words}"
+    command = f"{tool} {nobody}; exit ${{PIPESTATUS[0]}}"
+    given = json.dumps([{"id": "x"}, {"id": "y"}, body(make_network(7))])
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, input=given, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert "netagentctl" not in done.stdout
+    if words.startswith("set"):
+        assert agent.request("GET", f"/v1/networks/{network_id(7)}")[0] == 200
+
+
 def test_a_standard_output_that_is_closed(ctl: Ctl) -> None:
     command = f"{sys.executable} -m nova_netagent.cmd.ctl --socket {ctl.options[1]} export >&-"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=30)
