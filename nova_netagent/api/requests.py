@@ -6,6 +6,7 @@ from typing import Any
 import falcon
 
 from nova_netagent.api.wire import BadRequest
+from nova_netagent.model.values import shown
 
 Parse = Callable[[str], Any]
 
@@ -65,7 +66,7 @@ def parameters(req: falcon.Request, allowed: Mapping[str, Parse] | None = None) 
 def boolean(text: str) -> bool:
     """``true`` or ``false``."""
     if text.lower() not in ("true", "false"):
-        raise ValueError(f"{text!r} is not true or false")
+        raise ValueError(f"{shown(text)} is not true or false")
     return text.lower() == "true"
 
 
@@ -75,7 +76,7 @@ def integer(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         value = int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else -1
         if not low <= value <= high:
-            raise ValueError(f"{text!r} is not an integer from {low} to {high}")
+            raise ValueError(f"{shown(text)} is not an integer from {low} to {high}")
         return value
 
     return parse
@@ -86,7 +87,7 @@ def one_of(*values: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text not in values:
-            raise ValueError(f"{text!r} is not one of {', '.join(values)}")
+            raise ValueError(f"{shown(text)} is not one of {', '.join(values)}")
         return text
 
     return parse

@@ -142,7 +142,8 @@ def _parse(text: str) -> object:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except _TwiceError:
         pairs = json.loads(text, object_pairs_hook=_Pairs)
-        raise BadRequest(_given_twice(pairs, Path()), "the key is given twice in one object") from None
+        where = _given_twice(pairs, Path())
+        raise BadRequest(where and where[: values.SHOWN], "the key is given twice in one object") from None
     if "\\u" in text:
         _refuse_surrogates(value)
     return value

@@ -317,7 +317,7 @@ class _Ported(Body, frozen=True, kw_only=True):
                 raise Invalid("port_range_max", "an ICMP code needs a type in port_range_min")
             for field, value in (("port_range_min", low), ("port_range_max", high)):
                 if value is not None and not 0 <= value <= 255:
-                    raise Invalid(field, f"{value} is not an ICMP type or code: 0 to 255")
+                    raise Invalid(field, f"{values.shown(value)} is not an ICMP type or code: 0 to 255")
             if family == 4 and number == protocols.ICMPV6 and low is not None:
                 raise Invalid("port_range_min", "ICMPv6 has types in an IPv6 rule only")
             if number == protocols.ICMP and low == 255:
@@ -337,7 +337,7 @@ def _check_range(field: str, low: int | None, high: int | None, protocol: str | 
         if value is None:
             raise Invalid(f"{field}_{end}", "a port range needs both ends")
         if not 0 <= value <= 65535:
-            raise Invalid(f"{field}_{end}", f"{value} is not a port: 0 to 65535")
+            raise Invalid(f"{field}_{end}", f"{values.shown(value)} is not a port: 0 to 65535")
     assert low is not None
     assert high is not None
     if low > high:

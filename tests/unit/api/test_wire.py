@@ -1,6 +1,7 @@
 """What a sender may write, and what is said to it otherwise."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nova_netagent.api import answers, wire
+from nova_netagent.api.requests import boolean, integer, one_of
 from nova_netagent.model import KINDS, State, document
 from nova_netagent.testing import make_group, make_id, make_instance, make_network, make_rule
 from tests.properties.strategies import states
@@ -153,6 +155,22 @@ def test_no_more_than_a_little_of_a_long_value_is_repeated() -> None:
     field, _ = refused_network(**{"x" * 5000: 1})
     assert field is not None
     assert len(field) < 200
+    field, _ = refused("networks", f'{{"{"x" * 5000}": 1, "{"x" * 5000}": 1}}'.encode())
+    assert field is not None
+    assert len(field) < 200
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "icmp"])
+def test_a_port_of_thousands_of_digits(protocol: str) -> None:
+    field, message = refused_rule(protocol=protocol, port_range_min=int("9" * 4000), port_range_max=1)
+    assert (field, len(message) < 200) == ("rules[1].port_range_min", True)
+
+
+@pytest.mark.parametrize("parse", [boolean, integer(1, 5), one_of("a", "b")])
+def test_a_long_parameter(parse: Callable[[str], object]) -> None:
+    with pytest.raises(ValueError, match=r"… is not") as caught:
+        parse("9" * 5000)
+    assert len(str(caught.value)) < 200
 
 
 # --- JSON
