@@ -25,7 +25,7 @@ from nova_netagent.backend.links.image import LinkImage
 from nova_netagent.backend.links.protocol import LEAST_MTU_OF_IPV6, LinksFailed, too_small_for_ipv6
 from nova_netagent.backend.links.watch import Watch
 from nova_netagent.compile.links import Address, Bridge, Vlan
-from nova_netagent.plan.links import ActualLinks, Join, LinkPlan, NewMac, Release, led_out
+from nova_netagent.plan.links import ActualLinks, Join, Link, LinkPlan, NewMac, Release, led_out
 from nova_netagent.plan.neighbours import Had, Neighbours
 
 LOG = logging.getLogger(__name__)
@@ -56,6 +56,10 @@ class _Remembered(Struct, frozen=True):
 
     ``None``: nobody looked after it since, and who gave the uplink other addresses meanwhile knew better.
     """
+
+    def is_lost_by(self, bridge: Link) -> bool:
+        """Whether a bridge of that name has it no more, or not yet."""
+        return not bridge.up or self.has != bridge.index
 
     def is_outdated_by(self, holding: Holdings) -> bool:
         """Whether somebody gave the uplink addresses that its bridge had not."""
@@ -171,15 +175,15 @@ class KernelLinks:
         return {name: msgspec.json.encode(each).decode() for name, each in known.items()}
 
     def recall(self, remembered: Mapping[str, str]) -> None:
-        """Keep in mind what was remembered before a restart, of those bridges that are gone or down."""
+        """Keep in mind what was remembered before a restart, of those bridges that are gone, down or made anew."""
         links = self._actual().links
         for name, text in remembered.items():
-            if name not in links or not links[name].up:
-                try:
-                    known = msgspec.json.decode(text, type=_Remembered)
-                except msgspec.MsgspecError as error:  # of another version, which had other things to say
-                    LOG.warning("what %s held for the host does not read, and is not given again: %s", name, error)
-                else:
+            try:
+                known = msgspec.json.decode(text, type=_Remembered)
+            except msgspec.MsgspecError as error:  # of another version, which had other things to say
+                LOG.warning("what %s held for the host does not read, and is not given again: %s", name, error)
+            else:
+                if name not in links or known.is_lost_by(links[name]):
                     self._remembered[name] = replace(known, has=None)
 
     def route(self, asked: routes.Asked) -> routes.Route:
@@ -346,12 +350,14 @@ class KernelLinks:
             self._write_sysctls({f"net/ipv6/conf/{join.bridge}/accept_ra": "2"})
         self._set(join.device, state="up")
         holding = holdings.read(uplink)
-        self._set(join.device, master=bridge)
-        holdings.move(holding, uplink, bridge)
         known = self._remembered.get(join.bridge)
         if known is not None and known.has is None and known.is_outdated_by(holding):
             del self._remembered[join.bridge]
-        self._give_again(join.bridge)
+        try:
+            self._give_again(join.bridge)  # first: it is a bridge without its uplink that is known to lack something
+        finally:
+            self._set(join.device, master=bridge)
+            holdings.move(holding, uplink, bridge)
 
     def _release(self, release: Release) -> None:
         """Give an uplink back what its bridge holds for it; first, as a bridge without it leads nowhere."""
@@ -363,8 +369,8 @@ class KernelLinks:
             self._set(release.device, state="up")  # as it was, or no route can lead by it
         if bridge is not None:
             holdings.move(holding, bridge.index, uplink)
-        if known is not None and (bridge is None or not bridge.up):
-            self._give_back(known, uplink, anew=bridge is not None)
+        if known is not None and (bridge is None or known.is_lost_by(bridge)):
+            self._give_back(known, uplink, anew=bridge is not None and bridge.index == known.read_from)
         if self._image.read().links[release.device].master == release.bridge:
             self._set(release.device, master=0)
 

@@ -128,13 +128,15 @@ class FakeLinks:
                 if name in joined or name not in known or known[name][1] == index:
                     known[name] = self._holdings(name) - set(ours), index
         self._remembered = known
-        return {name: ",".join(sorted(things)) for name, (things, _) in known.items()}
+        return {name: ",".join((str(has), *sorted(things))) for name, (things, has) in known.items()}
 
     def recall(self, remembered: Mapping[str, str]) -> None:
         """Keep in mind what was remembered before a restart."""
-        up = {name for name, link in self.links.items() if link.up}
-        gone = {name: text for name, text in remembered.items() if name not in up}
-        self._remembered |= {name: (set(filter(None, text.split(","))), None) for name, text in gone.items()}
+        up = {name: str(link.index) for name, link in self.links.items() if link.up}
+        for name, text in remembered.items():
+            has, *things = text.split(",")
+            if up.get(name) != has:
+                self._remembered[name] = set(things), None
 
     def route(self, asked: Asked) -> Route:
         """By its own addresses, and by ``default`` for everything else."""
@@ -255,13 +257,14 @@ class FakeLinks:
 
     def _release(self, release: Release) -> None:
         bridge = self.links.get(release.bridge)
-        known, _ = self._remembered.pop(release.bridge, (set[str](), None))
+        known, has = self._remembered.pop(release.bridge, (set[str](), None))
         moved = self._holdings(release.bridge) - set(release.keep)
         if moved or known:
             self._set_up(release.device)
-        if bridge is None and any(map(_is_address, self._holdings(release.device) - known)):
+        is_another = bridge is None or has != bridge.index
+        if is_another and any(map(_is_address, (self._holdings(release.device) | moved) - known)):
             known = set()
-        self._give(release.device, moved | (known if bridge is None or not bridge.up else set()))
+        self._give(release.device, moved | (known if bridge is None or is_another or not bridge.up else set()))
         self._take(release.bridge, moved)
         if self.links[release.device].master == release.bridge:
             self.set_master(release.device, None)

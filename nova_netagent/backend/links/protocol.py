@@ -53,7 +53,7 @@ class LinksBackend(Protocol):
         """
 
     def recall(self, remembered: Mapping[str, str]) -> None:
-        """Keep in mind what was remembered before a restart, of those bridges that are gone or down.
+        """Keep in mind what was remembered before a restart, of those bridges that are gone, down or made anew.
 
         It is given with a bridge that is made anew only if nobody gave the uplink other addresses meanwhile.
         """

@@ -103,3 +103,21 @@ def test_at_every_instant_of_joining_and_of_leaving(
     instants += until_it_lives(fuse, host, leave, join, is_free)
     is_free()
     assert instants > 40
+
+
+def test_at_every_instant_of_making_a_bridge_anew(
+    namespace: Namespace, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, fuse = held(namespace, "eth0"), Fuse(monkeypatch)
+    host.put(FLAT)
+
+    def repair() -> None:
+        namespace.links.delete("br1")
+        host.engine.resync()
+
+    def is_as_before() -> None:
+        assert held(namespace, "eth0") == ([], [])
+        assert held(namespace, "br1", without=OURS) == before
+
+    assert until_it_lives(fuse, host, repair, lambda: None, is_as_before) > 15
+    is_as_before()

@@ -363,6 +363,31 @@ class LinksContract:
         self.clean_up(host)
         assert ("br1" in links.read().links, links.held("eth1")) == (False, HELD)
 
+    @pytest.fixture
+    def bare(self, links: LinksWorld, host: Host, flat: Object) -> None:
+        """The bridge was made anew while its uplink was another's, and nobody has looked since."""
+        links.add_bridge("br9")
+        links.set_master("eth1", "br9")
+        links.delete("br1")
+        self.look(host)
+        assert links.held("br1") == GIVEN
+        host.engine.close()
+        links.delete("br9")
+
+    @pytest.mark.usefixtures("bare")
+    def test_a_bridge_that_was_made_anew_before_a_restart_has_what_it_held_with_its_uplink(
+        self, links: LinksWorld, host: Host
+    ) -> None:
+        host.start()
+        assert (links.held("br1"), links.held("eth1")) == (HELD | GIVEN, set())
+        assert self.steady(host)
+
+    @pytest.mark.usefixtures("bare")
+    def test_cleanup_gives_back_what_a_bridge_held_that_was_made_anew(self, links: LinksWorld, host: Host) -> None:
+        host.engine.open()
+        self.clean_up(host)
+        assert links.held("eth1") == HELD
+
     def test_cleanup_gives_nothing_back_where_somebody_knew_better(
         self, links: LinksWorld, host: Host, flat: Object
     ) -> None:
