@@ -14,6 +14,7 @@ import hashlib
 import socket
 import struct
 from collections.abc import Collection, Iterator
+from functools import partial
 
 from msgspec import Struct
 
@@ -129,22 +130,37 @@ def give(holdings: Holdings, old: int, new: int) -> None:
 
 
 def _give(kernel: socket.socket, holdings: Holdings, old: int, new: int) -> None:
-    for body in holdings.addresses:
-        moved = _on_link(body, new)
-        # Replaced, where it is there: a DHCP client renews a lease on the link that it knows.
-        flags = _CREATE | _REPLACE
-        if body[0] == socket.AF_INET6:
-            # It was proved unique already, and must not be deaf for the second that a new proof takes.
-            _send(kernel, _NEWADDR, flags, _without_detection(moved), "an address", errno.EEXIST)
-            flags = _REPLACE
-        _send(kernel, _NEWADDR, flags, moved, "an address", errno.EEXIST)
+    """Give all that the kernel takes: a route through a network whose lease has ended costs no other its way."""
+    refused = {}
     # A route through a gateway is taken only when the gateway's own route is there: those first.
-    for body in sorted(holdings.routes, key=_has_gateway):
-        learned = _as_learned(body, new)
-        if learned is not None:
-            _learn(learned)
-        else:
-            _send(kernel, _NEWROUTE, _CREATE | _APPEND, _through(body, old, new), "a route", errno.EEXIST)
+    edits = [partial(_give_address, kernel, body, new) for body in holdings.addresses]
+    edits += [partial(_give_route, kernel, body, old, new) for body in sorted(holdings.routes, key=_has_gateway)]
+    for edit in edits:
+        try:
+            edit()
+        except MoveFailed as error:
+            refused[str(error)] = None
+    if refused:
+        raise MoveFailed("; ".join(refused))
+
+
+def _give_address(kernel: socket.socket, body: bytes, new: int) -> None:
+    moved = _on_link(body, new)
+    # Replaced, where it is there: a DHCP client renews a lease on the link that it knows.
+    flags = _CREATE | _REPLACE
+    if body[0] == socket.AF_INET6:
+        # It was proved unique already, and must not be deaf for the second that a new proof takes.
+        _send(kernel, _NEWADDR, flags, _without_detection(moved), "an address", errno.EEXIST)
+        flags = _REPLACE
+    _send(kernel, _NEWADDR, flags, moved, "an address", errno.EEXIST)
+
+
+def _give_route(kernel: socket.socket, body: bytes, old: int, new: int) -> None:
+    learned = _as_learned(body, new)
+    if learned is not None:
+        _learn(learned)
+    else:
+        _send(kernel, _NEWROUTE, _CREATE | _APPEND, _through(body, old, new), "a route", errno.EEXIST)
 
 
 _Network = tuple[int, bytes, int, int | None]

@@ -249,6 +249,24 @@ def test_what_is_left_after_some_time(lab: Lab) -> None:
     assert "2001:db8:90::" not in shown
 
 
+@needs("program:ip")
+def test_a_route_through_a_network_whose_lease_has_ended_costs_no_other_its_way(lab: Lab) -> None:
+    host = lab.host()
+    rest = held(host, "eth0")
+    host.run("ip addr add 10.77.0.1/16 dev eth0 valid_lft 50 preferred_lft 50".split())
+    for network in ("0.0.0.0/1", "128.0.0.0/1"):
+        host.run(f"ip route add {network} via 10.77.0.254 dev eth0".split())
+    host.run(["ip", "link", "add", "br0", "type", "bridge"])
+    host.run(["ip", "link", "set", "br0", "up"])
+
+    index = host.links.index("eth0")
+    found = host.call(holdings.read, index)
+    host.links.delete("eth0")
+    with pytest.raises(holdings.MoveFailed, match=r"^a route cannot be moved: ENETUNREACH$"):
+        host.call(holdings.give, found.aged(100), index, host.links.index("br0"))
+    assert held(host, "br0") == rest
+
+
 def test_a_link_that_is_gone_holds_nothing(lab: Lab) -> None:
     assert not lab.host().call(holdings.read, 9999)
 
