@@ -253,7 +253,7 @@ def test_what_is_left_after_some_time(lab: Lab) -> None:
 def test_a_route_through_a_network_whose_lease_has_ended_costs_no_other_its_way(lab: Lab) -> None:
     host = lab.host()
     rest = held(host, "eth0")
-    host.run("ip addr add 10.77.0.1/16 dev eth0 valid_lft 50 preferred_lft 50".split())
+    host.run(["ip", "addr", "add", "10.77.0.1/16", "dev", "eth0", "valid_lft", "50", "preferred_lft", "50"])
     for network in ("0.0.0.0/1", "128.0.0.0/1"):
         host.run(f"ip route add {network} via 10.77.0.254 dev eth0".split())
     host.run(["ip", "link", "add", "br0", "type", "bridge"])
