@@ -131,7 +131,7 @@ def give(holdings: Holdings, old: int, new: int) -> None:
 
 def _give(kernel: socket.socket, holdings: Holdings, old: int, new: int) -> None:
     """Give all that the kernel takes: a route through a network whose lease has ended costs no other its way."""
-    refused = {}
+    refused: dict[str, None] = {}
     # A route through a gateway is taken only when the gateway's own route is there: those first.
     edits = [partial(_give_address, kernel, body, new) for body in holdings.addresses]
     edits += [partial(_give_route, kernel, body, old, new) for body in sorted(holdings.routes, key=_has_gateway)]
