@@ -421,6 +421,7 @@ class Engine:
                 return False
             made.forgotten |= outcome.forgotten
             made.drift += outcome.drift
+            made.drifted |= outcome.drifted
             outcome = made
             return True
 
@@ -440,7 +441,7 @@ class Engine:
 
     def _succeed(self, outcome: Outcome, verify: bool) -> None:
         changed = _touched(self._applied, self._state)
-        drifted = bool(outcome.drift) or (verify and self._applied is self._state and outcome.rules)
+        drifted = outcome.drifted or (verify and self._applied is self._state and outcome.rules)
         self._revocation.applied(self._compiled, drifted=drifted, forgotten=outcome.forgotten, changed=changed)
         if outcome.drift and self._why == "change":
             for each in outcome.drift:

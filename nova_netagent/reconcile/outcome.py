@@ -31,6 +31,8 @@ class Outcome:
     """What was carried out, each to be read by people when somebody asks."""
     drift: list[Drift] = field(default_factory=list)
     """Those of the edits that undo what somebody else did to chains that were right."""
+    drifted: bool = False
+    """Whether there was any of that to undo: the kernel may have done what it told to have failed."""
     forgotten: bool = False
     """Whether a set of the ends of flows that were cut had to be made, which holds none."""
     link_failures: dict[str, str] = field(default_factory=dict)
@@ -46,6 +48,7 @@ class Outcome:
         self.edits += part.edits
         self.plans += part.plans
         self.drift += part.drift
+        self.drifted |= part.drifted
         self.forgotten |= part.forgotten
 
     def note(self, kind: str, plan: Plan) -> None:

@@ -213,17 +213,21 @@ class Rules:
 
         def plan_of(table: Table) -> TablePlan[Any]:
             plan = self._plan_table(table, verify)
-            repairs = _but(plan, self._in_doubt[table.id])
-            if repairs.edits and table.id in self._tables:
+            if self._repairs(plan).edits:
                 self._on_repair()
-                outcome.drift.append(Drift(repairs.counts(), partial(self._lines, repairs)))
+                outcome.drifted = True
             return plan
+
+        def done(plan: TablePlan[Any]) -> None:
+            repairs = self._repairs(plan)
+            if repairs.edits:
+                outcome.drift.append(Drift(repairs.counts(), partial(self._lines, repairs)))
 
         if set_plan and known is ruleset.sets:
             self._on_repair()
         with self._backend.transaction():
             self._backend.prepare_sets(set_plan)
-            self._commit_all(changed, plan_of, outcome, self._backend, meanwhile)
+            self._commit_all(changed, plan_of, outcome, self._backend, meanwhile, done)
             swept = self._sweep(left, outcome)
             self._finish_sets(set_plan, self._backend)
         self._sets = ruleset.sets
@@ -249,6 +253,13 @@ class Rules:
         others = lineage.changed(known, table.chains)
         edited = {name for name in others if known.get(name) != table.chains.get(name)}
         self._in_doubt[table.id] = self._in_doubt.get(table.id, set()) | edited
+
+    def _repairs(self, plan: TablePlan[Any]) -> TablePlan[Any]:
+        """The edits of chains that were right for all that we did: somebody else has changed them."""
+        if plan.table not in self._tables:
+            return TablePlan(plan.table, ())
+        doubted = self._in_doubt[plan.table]
+        return TablePlan(plan.table, tuple(edit for edit in plan.edits if edit.chain not in doubted))
 
     def _not_asked_for(self, ruleset: Ruleset) -> list[Table]:
         """The tables in use for which nothing is compiled, as IPv6's when it is switched off: nothing of ours stays."""
@@ -371,21 +382,28 @@ class Rules:
         outcome: Outcome,
         backend: Backend[Any],
         meanwhile: Callable[[], object] = lambda: None,
+        done: Callable[[TablePlan[Any]], object] = lambda plan: None,
     ) -> None:
-        """Commit one table after the other. The next one is planned while the kernel takes the one before."""
+        """Commit one table after the other. The next one is planned while the kernel takes the one before.
+
+        :param done: called with each plan that was carried out.
+        """
         began = time.perf_counter()
         for number, table in enumerate(tables, 1):
             plan = plan_of(table)
             if number == len(tables):
                 meanwhile()
-            backend.apply(plan, partial(self._count, plan, outcome, backend), more=number < len(tables))
+            backend.apply(plan, partial(self._count, plan, outcome, backend, done), more=number < len(tables))
             now = time.perf_counter()
             self._metrics.apply_seconds.labels(str(plan.table), backend.name).observe(now - began)
             began = now
         backend.settle()
 
-    def _count(self, plan: TablePlan[Any], outcome: Outcome, backend: Backend[Any]) -> None:
+    def _count(
+        self, plan: TablePlan[Any], outcome: Outcome, backend: Backend[Any], done: Callable[[TablePlan[Any]], object]
+    ) -> None:
         """A plan was carried out."""
+        done(plan)
         self._metrics.applies_total.labels(str(plan.table), backend.name).inc()
         outcome.edits += plan.counts()
         outcome.plans.append(partial(self._lines, plan, backend))
@@ -410,11 +428,6 @@ def _reasons(table: Table, encoded: EncodedTable[Any], chain: str) -> Iterator[t
     """Each key of a chain of ours with what it is there for; nothing where the chain is not described."""
     if chain in table.chains:
         yield from zip(encoded.chains[chain], table.chains[chain].origins(), strict=True)
-
-
-def _but(plan: TablePlan[Any], chains: Collection[str]) -> TablePlan[Any]:
-    """The edits of other chains than these."""
-    return TablePlan(plan.table, tuple(edit for edit in plan.edits if edit.chain not in chains))
 
 
 def _ordered(ruleset: Ruleset) -> list[Table]:

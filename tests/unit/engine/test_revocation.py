@@ -289,6 +289,15 @@ def test_somebody_flushed_the_rules_and_a_change_that_failed_repairs_them(
     assert host.flows.tracked == [web]
 
 
+def test_what_the_kernel_refused_repaired_nothing(host: Host) -> None:
+    """A repair was counted, and told of, once for each time that the table was tried."""
+    host.backend.change(TableId(4, "filter"), "FORWARD", [])
+    host.backend.refuse = lambda rule: rule.destination == "10.1.0.4/32"
+    host.engine.serve([Change(Put(make_instance(3, (1,))))])
+    repaired = host.metrics.registry.get_sample_value("netagent_drift_repairs_total", {"what": "insert"})
+    assert repaired == 2
+
+
 def test_somebody_flushed_the_rules_and_the_repair_broke_off(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are in by then, and the next attempt finds nothing to repair."""
 
