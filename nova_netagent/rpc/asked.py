@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nova_netagent.engine import Change, Look
+from nova_netagent.model import values
 from nova_netagent.rpc.errors import bad
 
 Request = Change | Look[Any]
@@ -37,7 +38,7 @@ def call(method: Method, arguments: Mapping[str, Any]) -> Asked:
     for name in arguments:
         if name not in known:
             these = f"these are: {', '.join(known)}" if known else "there are none"
-            raise bad(name, f"is not an argument here; {these}")
+            raise bad(name[: values.SHOWN], f"is not an argument here; {these}")
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise bad(name, "is required")

@@ -288,7 +288,7 @@ def _network(state: DesiredState, key: str | int) -> Network:
     for each in state.of(Network):
         if each.nova_id == key:
             return each
-    raise NotFound(f"there is no network of nova's number {key} here")
+    raise NotFound(f"there is no network of nova's number {values.shown(key)} here")
 
 
 def _network_on(state: DesiredState, bridge: str, address: str) -> Network:

@@ -41,6 +41,15 @@ def test_a_method_without_arguments_takes_none(remote: Remote) -> None:
         remote("resync", force=True)
 
 
+def test_no_more_than_a_little_of_a_long_argument_is_repeated(remote: Remote) -> None:
+    with pytest.raises(errors.BadArgument) as refused:
+        remote("resync", **{"x" * 5000: 1})
+    assert len(str(refused.value)) < 200
+    with pytest.raises(errors.NotFound) as missing:
+        remote("rpc_setup_network_on_host", network_id=int("9" * 4000))
+    assert len(str(missing.value)) < 200
+
+
 def test_what_cannot_be_had_is_raised(remote: Remote) -> None:
     body: Any = document(make_network(1))
     remote.engine.refused[("networks", network_id(1))] = "no bridge"
