@@ -176,17 +176,23 @@ def questions(
 
 def _led(desired: Links, actual: ActualLinks, made: Container[Made]) -> Iterator[tuple[str, str]]:
     """The addresses of ours to whose network the kernel made a route, and the link-local ones of our bridges."""
-    wanted = {each.interface for each in desired.addresses}
+    wanted = {(each.interface, each.cidr) for each in desired.addresses}
     # A link that is down has no routes, one of a VRF has them in a table of its own.
-    names = {name for name in wanted & actual.links.keys() if actual.links[name].up and not actual.links[name].master}
+    links = (actual.links[name] for name in {name for name, _ in wanted} & actual.links.keys())
+    names = {link.name for link in links if link.up and not link.master}
     for each in sorted(actual.addresses):
-        if each[0] in names and not each[1].endswith(("/32", "/128")) and _whose(*each) in made:
+        stays = each in wanted or _is_link_local(each[1])  # one that goes takes its route along
+        if each[0] in names and stays and not each[1].endswith(("/32", "/128")) and _whose(*each) in made:
             yield each
 
 
 def _whose(interface: str, cidr: str) -> Made:
     """What was made when an address came: itself, or the bridge whose own it is."""
-    return ("bridge", interface) if cidr.startswith("fe80:") else ("address", f"{interface} {cidr}")
+    return ("bridge", interface) if _is_link_local(cidr) else ("address", f"{interface} {cidr}")
+
+
+def _is_link_local(cidr: str) -> bool:
+    return cidr.startswith("fe80:")
 
 
 def sysctls_of(

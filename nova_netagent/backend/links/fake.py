@@ -184,7 +184,7 @@ class FakeLinks:
             self._edit(failures, key[0], f"+ {key[1]}", partial(self._add_address, key))
         for each in plan.add_routes:
             edit = f"+ network of {each[1]}"
-            self._edit(failures, each[0], edit, partial(self.unled_addresses.remove, each))
+            self._edit(failures, each[0], edit, partial(self._lead, each))
         for device, master in plan.add_ports.items():
             edit = f"+ port {device}"
             self._edit(failures, device, edit, partial(self.set_master, device, master))
@@ -344,6 +344,10 @@ class FakeLinks:
         if ":" in key[1] and self.links[key[0]].mtu < LEAST_MTU_OF_IPV6:
             raise Refused(too_small_for_ipv6(self.links[key[0]].mtu))
         self.addresses.add(key)
+
+    def _lead(self, key: tuple[str, str]) -> None:
+        assert key in self.addresses, f"{key} has gone, and a route to its network would stay"
+        self.unled_addresses.remove(key)
 
     def _write_sysctls(self, values: Mapping[str, str]) -> None:
         for name, value in values.items():

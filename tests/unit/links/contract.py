@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import pytest
 
 from nova_netagent.backend.links.protocol import LinksBackend
+from nova_netagent.engine import NotApplied
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import AllowedAddressPair, Object
 from nova_netagent.plan.links import ActualLinks
@@ -207,6 +208,20 @@ class LinksContract:
         )
         assert self.steady(host)
         assert links.held("br1") == GIVEN | set(OWN), "what the host held by others' routes is not ours to make"
+
+    def test_the_route_of_an_address_that_goes_does_not_come_back(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        other = make_network(2, bridge="br1", bridge_interface="eth1")
+        host.put(other)
+        host.backend.unavailable = 1
+        with pytest.raises(NotApplied):
+            host.put(make_instance(1))
+        links.lose_routes("br1")
+        host.delete(other)
+        assert links.held("br1") == GIVEN | set(OWN)
+        assert fared(host, flat).state == "done"
+        assert self.steady(host)
 
     def test_an_mtu_that_is_too_small_for_ipv6_is_told(self, links: LinksWorld, host: Host) -> None:
         links.set_mtu("eth1", 1279)
