@@ -26,12 +26,15 @@ class Answer(NamedTuple):
     def document(self) -> Any:
         """The body, parsed.
 
-        :raises Failure: it is no JSON: somebody else answers there.
+        :raises Failure: it is no object of JSON: somebody else answers there.
         """
         try:
-            return json.loads(self.body)
+            found = json.loads(self.body)
         except ValueError:
-            raise self._somebody_else() from None
+            raise self.somebody_else() from None
+        if not isinstance(found, dict):
+            raise self.somebody_else()
+        return found
 
     def accepted(self) -> "Answer":
         """The answer itself, unless it is a refusal.
@@ -55,10 +58,11 @@ class Answer(NamedTuple):
         try:
             error = self.document["error"]
             return f"{shown(error['field'])}: {error['message']}" if error.get("field") else str(error["message"])
-        except (KeyError, TypeError):
-            raise self._somebody_else() from None
+        except (KeyError, TypeError, AttributeError):
+            raise self.somebody_else() from None
 
-    def _somebody_else(self) -> Failure:
+    def somebody_else(self) -> Failure:
+        """What is told where the agent would have answered otherwise."""
         return Failure(UNREACHABLE, f"{self.at}: what answers there is not the agent (HTTP status {self.status})")
 
 

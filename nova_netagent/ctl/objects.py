@@ -9,6 +9,8 @@ from nova_netagent.ctl.outcome import FAILED, NOT_FOUND, OK, PENDING, Failure
 from nova_netagent.ctl.screen import complain, seen_or_not
 from nova_netagent.ctl.session import Session, parse
 
+_NO_CONTENT = 204
+
 
 def list_objects(session: Session) -> int:
     """``list KIND``."""
@@ -142,9 +144,12 @@ def delete(session: Session) -> int:
     args = session.args
     query = "" if args.revision is None else f"?revision={args.revision}"
     try:
-        session.agent.request("DELETE", kinds.path(args.kind, quoted(args.id)) + query).accepted_arguments()
+        path = kinds.path(args.kind, quoted(args.id)) + query
+        answer = session.agent.request("DELETE", path).accepted_arguments()
     except Failure as failure:
         raise _with_ids(session, failure) from None
+    if answer.status != _NO_CONTENT:
+        raise answer.somebody_else()
     if not session.screen.json:
         session.screen.line(f"{args.kind} {args.id} deleted")
     return OK

@@ -401,13 +401,15 @@ def test_who_speaks_http_and_is_not_the_agent_is_4(tmp_path: Path) -> None:
 
     path = tmp_path / "other.sock"
     refusals = (b'404 Not Found\r\n\r\n{"message":"page not found"}', b"503 No\r\n\r\n<html>", b"500 No\r\n\r\nnull")
-    answers = (b"200 OK\r\n\r\n<html>", *refusals)
+    word = b'404 Not Found\r\n\r\n{"error":"no"}'
+    answers = (b"200 OK\r\n\r\n<html>", b"200 OK\r\n\r\n[]", word, *refusals)
+    words = [["status"]] * len(answers) + [["delete", "networks", network_id(1)]]
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
         other.listen()
 
         def answer() -> None:
-            for each in answers:
+            for each in (*answers, answers[0]):
                 connection, _ = other.accept()
                 connection.recv(1 << 16)
                 connection.sendall(b"HTTP/1.1 " + each)
@@ -415,10 +417,10 @@ def test_who_speaks_http_and_is_not_the_agent_is_4(tmp_path: Path) -> None:
 
         threading.Thread(target=answer, daemon=True).start()
         ctl = Ctl("--socket", str(path))
-        for each in answers:
+        for each, command in zip((*answers, answers[0]), words, strict=True):
             code = each[:3].decode()
             told = f"netagentctl: {path}: what answers there is not the agent (HTTP status {code})\n"
-            assert ctl("status").said == (4, "", told)
+            assert ctl(*command).said == (4, "", told)
 
 
 @pytest.mark.parametrize("words", ["apply", "set networks", "render"])
