@@ -182,7 +182,7 @@ def _led_by_kernel(body: bytes) -> Iterator[_Network]:
     found = netlink.parse(body[_ADDRESS.size :])
     (flags,) = struct.unpack("=I", found.get(_IFA_FLAGS, struct.pack("=I", short)))
     (metric,) = struct.unpack("=I", found.get(_IFA_RT_PRIORITY, bytes(4)))
-    ends = [(found[_IFA_ADDRESS], length)]
+    ends = [(found[_IFA_ADDRESS], length)] if _IFA_ADDRESS in found else []  # a peer of zeros is not told
     if family == socket.AF_INET6 and _IFA_LOCAL in found:
         ends.append((found[_IFA_LOCAL], 128))
     if _is_near(body):

@@ -223,6 +223,19 @@ def test_routes_by_nexthop_objects(lab: Lab) -> None:
 
 
 @needs("program:ip")
+def test_addresses_with_a_peer(lab: Lab) -> None:
+    """Of a peer of zeros, as some tunnels' programs give it, the kernel tells nothing."""
+    host = lab.host()
+    for pair in ("10.9.9.9 peer 0.0.0.0", "10.8.8.8 peer 10.8.8.9", "fd01::1 peer fd01::2"):
+        host.run(["ip", "addr", "add", *pair.split(), "dev", "eth0"])
+    before = held(host, "eth0")
+    _enslave(host)
+    assert (held(host, "eth0"), held(host, "br0")) == (([], []), before)
+    _release(host)
+    assert held(host, "eth0") == before
+
+
+@needs("program:ip")
 def test_what_is_left_after_some_time(lab: Lab) -> None:
     host = lab.host()
     for address, valid, preferred in (
