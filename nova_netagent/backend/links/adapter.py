@@ -365,7 +365,7 @@ class KernelLinks:
         uplink, bridge = links[release.device].index, links.get(release.bridge)
         known = self._remembered.pop(release.bridge, None)
         holding = Holdings() if bridge is None else holdings.read(bridge.index).without(release.keep)
-        if holding or known is not None:
+        if holding or (known is not None and known.holdings):
             self._set(release.device, state="up")  # as it was, or no route can lead by it
         if bridge is not None:
             holdings.move(holding, bridge.index, uplink)

@@ -418,6 +418,12 @@ class LinksContract:
         self.clean_up(host)
         assert ("br1" in links.read().links, links.held("eth1")) == (False, HELD)
 
+    def test_an_uplink_that_is_down_and_gets_nothing_back_stays_down(self, links: LinksWorld, host: Host) -> None:
+        host.put(make_network(1, bridge_interface="eth1"))
+        links.set_down("eth1")
+        self.clean_up(host)
+        assert links.read().links["eth1"].up is False
+
     def test_who_gave_the_uplink_some_of_its_own_again_knew_nothing_better(
         self, links: LinksWorld, host: Host, flat: Object
     ) -> None:
