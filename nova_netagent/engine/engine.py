@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 from typing import Any, Literal
@@ -517,6 +518,8 @@ class Engine:
         """Read everything back and repair it; the repairs, a line each."""
         same = self._applied is self._state
         self._meddled = None
+        with suppress(BackendError):  # what is read next will say so
+            self.host.meddled()  # whatever it was, all is read now; what comes meanwhile is told the next time
         self._sweep_traces()
         drop_action = self._surroundings.drop_action
         with self._metrics.resync_seconds.time():

@@ -1,16 +1,18 @@
 """Law 9: what somebody did to our rules, sets, links and addresses is repaired, and counted."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from nova_netagent.engine.engine import MEDDLING_SECONDS
 from nova_netagent.testing import make_floating_ip, make_group, make_provider_rule, make_rule
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import eventually, kernel, metric
 from tests.functional.agent.meddling import DRIFT
 from tests.functional.agent.nft import W
-from tests.functional.conftest import ON_IPTABLES, ON_ONE
+from tests.functional.conftest import ON_IPTABLES, ON_NFTABLES, ON_ONE
 from tests.lab import Lab, Namespace, iptables, needs, tcp
 from tests.lab.agent import BACKENDS
 
@@ -54,6 +56,15 @@ def test_a_resync_repairs_tells_and_counts(shared: Cloud, what: str) -> None:
     assert kernel(host) == before
     assert metric(agent, "drift_repairs_total") > counted
     assert agent.resync()["repaired"] == []
+
+
+@ON_NFTABLES
+def test_what_a_resync_repaired_is_not_looked_for_again(shared: Cloud) -> None:
+    meddle(shared, "a verdict is turned")
+    assert shared.agent.resync()["repaired"]
+    resyncs = metric(shared.agent, "resync_seconds_count")
+    time.sleep(MEDDLING_SECONDS + 2)
+    assert metric(shared.agent, "resync_seconds_count") == resyncs
 
 
 def reaches(cloud: Cloud) -> bool:
