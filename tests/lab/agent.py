@@ -19,6 +19,8 @@ Config = Mapping[str, Mapping[str, Any]]
 REPOSITORY = Path(__file__).resolve().parents[2]
 LONGEST_SOCKET_PATH = 107
 POLL = 0.005
+PATIENCE = 30.0
+"""Seconds after which an agent that does not answer hangs."""
 BACKENDS = sorted(os.environ.get("NETAGENT_BACKEND", "iptables,nftables").split(","))
 """The packet filters on which packet tests run; the first one is that of agents that are not told another.
 
@@ -165,9 +167,21 @@ class Agent:
 
     # its API
 
-    def request(self, method: str, path: str, body: Any = None, *, timeout: float = 30) -> tuple[int, Any]:
-        """Send a request; status and parsed body, whatever they are."""
-        return unix_http.request(self.socket, method, path, body, timeout=timeout)
+    def request(self, method: str, path: str, body: Any = None, *, timeout: float = PATIENCE) -> tuple[int, Any]:
+        """Send a request; status and parsed body, whatever they are. Of one that hangs it is told where."""
+        try:
+            return unix_http.request(self.socket, method, path, body, timeout=timeout)
+        except TimeoutError as error:
+            if timeout < PATIENCE or not self.running:
+                raise
+            raise AgentError(f"{method} {path} was not answered within {timeout} s\n{self.abort()}") from error
+
+    def abort(self) -> str:
+        """End it; where each of its threads was (faulthandler, which needs none of them)."""
+        before = len(self.log)
+        self.signal(signal.SIGABRT)
+        self.wait()
+        return self.log[before:]
 
     def put(self, kind: str, body: Mapping[str, Any], *, wait: bool = True) -> dict[str, Any]:
         """Create or replace one object and give back the answer; a refusal is an AgentError."""

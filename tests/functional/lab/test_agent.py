@@ -61,6 +61,11 @@ def test_an_unclean_end_is_noticed(lab: Lab) -> None:
         agent.stop()
 
 
+def test_one_that_hangs_is_told_where(agent: Agent) -> None:
+    assert "most recent call first" in agent.abort()
+    assert not agent.running
+
+
 def test_an_agent_that_ends_before_it_is_ready(lab: Lab) -> None:
     with pytest.raises(AgentError, match=r"ended with 1 before(?s:.)*refused: \[DEFAULT\] broken"):
         lab.agent(lab.host(), {"DEFAULT": {"broken": True}}, command=STUB)
