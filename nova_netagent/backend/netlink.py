@@ -69,6 +69,11 @@ def attribute(kind: int, value: bytes) -> bytes:
     return head + value + bytes(-size % 4) if size & 3 else head + value
 
 
+def joined(attributes: Iterable[tuple[int, bytes]]) -> bytes:
+    """Attributes by kind and value, one after the other: what ``attributes`` tells apart."""
+    return b"".join(attribute(kind, value) for kind, value in attributes)
+
+
 def parse(data: Data) -> dict[int, Data]:
     """``attributes`` by kind; of several of one kind the last."""
     found: dict[int, Data] = {}

@@ -215,7 +215,7 @@ def _by(body: bytes, index: int) -> bytes:
     if body[0] != socket.AF_INET6 or _RTA_MULTIPATH not in attributes:
         return body
     attributes[_RTA_MULTIPATH] = b"".join(hop for link, hop in _hops(attributes[_RTA_MULTIPATH]) if link == index)
-    return body[: _ROUTE.size] + b"".join(netlink.attribute(kind, value) for kind, value in attributes.items())
+    return body[: _ROUTE.size] + netlink.joined(attributes.items())
 
 
 def _links_of(body: bytes) -> Iterator[int]:
@@ -262,7 +262,7 @@ def _aged_address(body: bytes, seconds: int) -> bytes | None:
     if valid <= seconds:
         return None
     found[_IFA_CACHEINFO] = _LIFETIMES.pack(left, valid - seconds) + found[_IFA_CACHEINFO][_LIFETIMES.size :]
-    return body[: _ADDRESS.size] + b"".join(netlink.attribute(kind, value) for kind, value in found.items())
+    return body[: _ADDRESS.size] + netlink.joined(found.items())
 
 
 def _aged_route(body: bytes, seconds: int) -> bytes | None:
@@ -276,7 +276,7 @@ def _aged_route(body: bytes, seconds: int) -> bytes | None:
     times = bytearray(found[_RTA_CACHEINFO])
     _CACHEINFO_EXPIRES.pack_into(times, 0, expires - seconds * _USER_HZ)
     found[_RTA_CACHEINFO] = bytes(times)
-    return body[: _ROUTE.size] + b"".join(netlink.attribute(kind, value) for kind, value in found.items())
+    return body[: _ROUTE.size] + netlink.joined(found.items())
 
 
 def _as_learned(body: bytes, new: int) -> bytes | None:
@@ -323,7 +323,7 @@ def _without_detection(body: bytes) -> bytes:
     attributes = netlink.parse(body[_ADDRESS.size :])
     (full,) = struct.unpack("=I", attributes.get(_IFA_FLAGS, struct.pack("=I", flags)))
     attributes[_IFA_FLAGS] = struct.pack("=I", full | _IFA_F_NODAD)
-    kept = b"".join(netlink.attribute(kind, value) for kind, value in attributes.items())
+    kept = netlink.joined(attributes.items())
     return _ADDRESS.pack(family, length, flags | _IFA_F_NODAD, scope, index) + kept
 
 
@@ -344,7 +344,7 @@ def _through(body: bytes, old: int, new: int) -> bytes:
     *fixed, flags = _ROUTE.unpack_from(body)
     # The kernel tells of a link without a carrier by flags that it does not take back.
     head = _ROUTE.pack(*fixed, flags & _RTNH_F_ONLINK)
-    return head + b"".join(netlink.attribute(kind, changed(kind, value)) for kind, value in attributes.items())
+    return head + netlink.joined((kind, changed(kind, value)) for kind, value in attributes.items())
 
 
 def _as_named(body: bytes) -> bytes:
@@ -353,7 +353,7 @@ def _as_named(body: bytes) -> bytes:
         return body
     ways = (_RTA_OIF, _RTA_GATEWAY, _RTA_VIA, _RTA_MULTIPATH)
     told = (each for each in netlink.attributes(body[_ROUTE.size :]) if each[0] not in ways)
-    return body[: _ROUTE.size] + b"".join(netlink.attribute(kind, value) for kind, value in told)
+    return body[: _ROUTE.size] + netlink.joined(told)
 
 
 def _hop_by(hop: bytes, index: int) -> bytes:

@@ -71,7 +71,7 @@ def ask(asked: Asked) -> Route:
         attributes.append((_RTA_MARK, struct.pack("=I", asked.mark)))
     source_length = destination.length if asked.source is not None else 0
     body = _ROUTE.pack(family, destination.length, source_length, 0, 0, 0, 0, 0, _RTM_F_LOOKUP_TABLE)
-    body += b"".join(netlink.attribute(kind, value) for kind, value in attributes)
+    body += netlink.joined(attributes)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as once:
         once.send(netlink.message(_RTM_GETROUTE, _REQUEST, 1, body))
         answer = once.recv(1 << 16)
