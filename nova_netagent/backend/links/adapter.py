@@ -61,6 +61,13 @@ class _Remembered(Struct, frozen=True):
         """Whether a bridge of that name has it no more, or not yet."""
         return not bridge.up or self.has != bridge.index
 
+    def lacked_by(self, holding: Holdings) -> Holdings:
+        """What of it a link lacks that holds this, but for what has ended meanwhile.
+
+        What it has is newer than what it had: a lease may have been renewed.
+        """
+        return self.holdings.aged(_since_boot() - self.at).without([*holding.keys()])
+
     def is_outdated_by(self, holding: Holdings) -> bool:
         """Whether somebody gave the uplink addresses that its bridge had not."""
         return bool(holding.without([*self.holdings.keys()]).addresses)
@@ -379,10 +386,7 @@ class KernelLinks:
         known = self._remembered.get(bridge)
         if known is not None:
             index = self._index(bridge)
-            left = known.holdings.aged(_since_boot() - known.at)
-            # What it has is newer than what it had: a lease may have been renewed meanwhile.
-            missing = left.without([*holdings.read(index).keys()])
-            holdings.give(missing, known.read_from, index)
+            holdings.give(known.lacked_by(holdings.read(index)), known.read_from, index)
             self._remembered[bridge] = replace(known, has=index)
 
     def _give_back(self, known: _Remembered, uplink: int, *, anew: bool) -> None:
@@ -392,8 +396,7 @@ class KernelLinks:
         """
         holding = holdings.read(uplink)
         if anew or not known.is_outdated_by(holding):
-            left = known.holdings.aged(_since_boot() - known.at)
-            holdings.give(left.without([*holding.keys()]), known.read_from, uplink)
+            holdings.give(known.lacked_by(holding), known.read_from, uplink)
 
     def _add_address(self, address: Address) -> None:
         host = ipaddress.ip_interface(address.cidr)
