@@ -50,12 +50,14 @@ class StoreError(Exception):
 class Store:
     """The state of one host in a file.
 
+    :param boot: which boot of the host it is: what was made in another one is forgotten, as what is there now is
+        somebody else's. It is struck when something new is noted, and not before: a full disk hinders no start.
     :raises StoreError: the file cannot be opened, is no store, or is of a newer version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, boot: str | None = None) -> None:
         self._path = path
-        self._boot: str | None = None
+        self._boot = boot
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None)
@@ -129,13 +131,6 @@ class Store:
                 _save_tombstones(db, old.tombstones, new.tombstones)
             if new.sequence != old.sequence:
                 db.execute("UPDATE counter SET value = ? WHERE name = 'sequence'", (new.sequence,))
-
-    def begin_boot(self, boot: str) -> None:
-        """Have what was made in another boot of this host forgotten: what is there now is somebody else's.
-
-        It is struck when something new is noted, and not before: a full disk hinders no start.
-        """
-        self._boot = boot
 
     def made(self) -> Mapping[Made, str]:
         """What we made in the kernel, and for each what was found there before.

@@ -36,9 +36,8 @@ LOG = logging.getLogger(__name__)
 
 def open_store(settings: Settings) -> Store:
     """The durable state in ``state_path``."""
-    store = Store(Path(settings.state_path) / "state.db")
-    store.begin_boot(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-    return store
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return Store(Path(settings.state_path) / "state.db", boot)
 
 
 def _choose_backend(settings: Settings) -> tuple[str, str]:
@@ -60,7 +59,6 @@ def _in_the_way(chosen: str, owner: Owner, closed: Callable[[], Sequence[str]]) 
     """See ``Host.in_the_way``.
 
     :param closed: sees which base chains of others in nf_tables drop what they do not decide.
-
     :raises Unavailable: it cannot be seen.
     """
     try:
@@ -126,9 +124,9 @@ def open_frames(settings: Settings, commits: Commits | None = None) -> tuple[Fra
 class _OthersRules:
     """Reads what judges packets beside the tables that our own rules are in."""
 
-    def __init__(self, chosen: str, wrap_name: str) -> None:
+    def __init__(self, chosen: str, owner: Owner) -> None:
         self._chosen = chosen
-        self._is_ours = worlds.is_ours(Owner(wrap_name))
+        self._is_ours = worlds.is_ours(owner)
         self._legacy: Backend[Any] | None = None
 
     def __call__(self) -> Others:
@@ -171,7 +169,7 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
         leftovers=partial(_open_leftovers, chosen, settings.firewall),
         links=open_links(settings, on_change),
         frames=frames,
-        others=_OthersRules(chosen, settings.firewall.wrap_name),
+        others=_OthersRules(chosen, owner),
         can_trace=frames is not None or worlds.has_nf_tables() is not False,
         servers=DnsmasqServers(Path(directory(settings.state_path)), on_change, lambda what: events.labels(what).inc()),
         flows=Conntrack(),

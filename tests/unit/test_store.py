@@ -140,22 +140,18 @@ def test_notes_of_what_we_made_keep_what_was_found_first(tmp_path: Path) -> None
 
 def test_notes_of_another_boot_are_none_and_go_with_the_next(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
-    store = Store(path)
-    store.begin_boot("one")
+    store = Store(path, "one")
     store.note_made({("bridge", "br1"): ""})
-    store = Store(path)
-    store.begin_boot("one")
+    store = Store(path, "one")
     assert store.made() == {("bridge", "br1"): ""}
-    store = Store(path)
+    store = Store(path, "two")
     store._db.execute("PRAGMA query_only = ON")  # a disk on which nothing can be written
-    store.begin_boot("two")
     assert store.made() == {}
     store._db.execute("PRAGMA query_only = OFF")
     store.note_made({("bridge", "br2"): ""})
     assert store.made() == {("bridge", "br2"): ""}
     store.forget_made([("bridge", "br2")])
-    store.begin_boot("one")
-    assert store.made() == {}
+    assert Store(path, "one").made() == {}
 
 
 def test_a_claim_that_an_older_version_did_not_note_is_as_old_as_the_object(tmp_path: Path) -> None:
