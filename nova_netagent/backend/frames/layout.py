@@ -88,7 +88,7 @@ CHAINS = {
     )
 }
 
-_ETHERTYPES: Mapping[Family, bytes] = {4: b"\x08\x00", 6: b"\x86\xdd"}
+_ETHERTYPES: Mapping[Family, bytes] = {4: objects.ETHERNET_TYPES["ip"], 6: objects.ETHERNET_TYPES["ip6"]}
 _NETWORK, _TRANSPORT = Base.NETWORK, Base.TRANSPORT
 _ARP_SENDER_MAC = Field("arp saddr ether", 6, base=_NETWORK, offset=8)
 _ARP_SENDER = Field("arp saddr ip", 4, base=_NETWORK, offset=14)
@@ -198,8 +198,8 @@ def _rules() -> Iterator[tuple[str, Rule]]:
     yield "from-vif-rarp", rule(ask, *announced, accept)
     yield "from-vif-rarp", rule(*drop, comment="RARP in another's name")
 
-    # Asked in two steps: a later fragment has no type, and must not be taken for an advertisement.
     yield "from-vif-ipv6", rule(within("unjudged", ETHER_TYPE), *drop, comment="no rules judge it")
+    # Asked in two steps: a later fragment has no type, and must not be taken for an advertisement.
     icmpv6 = equals(Field("", 1, key=Meta.L4PROTO), b"\x3a", "")
     advertisement = equals(Field("icmpv6 type", 1, base=_TRANSPORT), b"\x88", "nd-neighbor-advert")
     yield "from-vif-ipv6", rule(unsaid(ipv6), unsaid(icmpv6), advertisement, goes(Verdict.GOTO, "from-vif-nd"))

@@ -77,7 +77,8 @@ INET_SERVICE = DataType(13, 2)
 INTERFACE_NAME = DataType(41, 16, byte_order=1)
 VERDICT = DataType(0xFFFFFF00, 16, byte_order=0)
 """What becomes of a packet: an element's data are the attributes of a verdict."""
-_ETHERNET_TYPES = {b"\x08\x00": "ip", b"\x86\xdd": "ip6"}
+ETHERNET_TYPES = {"ip": b"\x08\x00", "ip6": b"\x86\xdd"}
+"""Those that nft(8) has words for, and we use."""
 
 
 def raw(field: Field, alike: DataType) -> DataType:
@@ -196,7 +197,7 @@ def _text(type_: DataType, value: bytes) -> str:
         case DataType(number=8):
             return socket.inet_ntop(socket.AF_INET6, value)
         case DataType(number=10):
-            return _ETHERNET_TYPES.get(value) or f"0x{value.hex()}"
+            return next((name for name, each in ETHERNET_TYPES.items() if each == value), f"0x{value.hex()}")
         case _:
             return value.hex(":")
 
