@@ -45,6 +45,11 @@ class Disk(Cloud):
         program = f"import sqlite3; store = sqlite3.connect('state.db'); store.execute({statement!r}); store.commit()"
         self.host.run([sys.executable, "-c", program], cwd=self.agent.state_path)
 
+    def lose_rules(self) -> None:
+        """Somebody flushes them."""
+        what = "the ruleset is flushed" if self.backend == "nftables" else "every table is emptied"
+        DRIFT[self.backend][what](self.host)
+
     def forbid(self) -> None:
         """Have every write of the agent to a file fail, as on a file system that became read-only."""
         try:
@@ -162,7 +167,7 @@ def test_a_start_on_a_full_disk_enforces_what_is_stored(disk: Disk, comes: bool)
     disk.put(make_instance(2))
     before = rules(disk.host)
     disk.agent.kill9()
-    DRIFT[disk.backend]["the ruleset is flushed" if disk.backend == "nftables" else "every table is emptied"](disk.host)
+    disk.lose_rules()
     if comes:
         disk.guest(2)
     disk.fill()
@@ -186,7 +191,7 @@ def test_a_start_on_a_full_disk_after_a_reboot(disk: Disk) -> None:
     disk.agent.stop()
     disk.sql("UPDATE boot SET id = 'another'")
     before = rules(disk.host)
-    DRIFT[disk.backend]["the ruleset is flushed" if disk.backend == "nftables" else "every table is emptied"](disk.host)
+    disk.lose_rules()
     disk.fill()
     disk.agent.start(ready=False)
     eventually(lambda: rules(disk.host) == before, 5)
@@ -203,7 +208,7 @@ def test_a_start_on_a_full_disk_after_a_clean_stop(disk: Disk) -> None:
     disk.instance(1, (1,))
     disk.agent.stop()
     before = rules(disk.host)
-    DRIFT[disk.backend]["the ruleset is flushed" if disk.backend == "nftables" else "every table is emptied"](disk.host)
+    disk.lose_rules()
     disk.fill()
     disk.agent.start()
     assert rules(disk.host) == before
@@ -223,7 +228,7 @@ def test_what_came_in_before_a_start_on_a_full_disk_is_cut_when_there_is_room(di
     disk.put(make_floating_ip(1, 1))
     disk.agent.kill9()
     disk.agent.configure({"firewall": {"backend": disk.backend}})
-    DRIFT[disk.backend]["the ruleset is flushed" if disk.backend == "nftables" else "every table is emptied"](disk.host)
+    disk.lose_rules()
     # Somebody's rule has connections tracked meanwhile.
     nft(disk.host, "add table inet operators", "add chain inet operators c", "add rule inet operators c ct state new")
     with talking(disk.outside, guest, 80) as stray:

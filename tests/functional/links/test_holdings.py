@@ -235,6 +235,16 @@ def test_addresses_with_a_peer(lab: Lab) -> None:
     assert held(host, "eth0") == before
 
 
+def _outlive(host: Namespace, seconds: float) -> None:
+    """eth0 is deleted, and a bridge given what of it is left after a while."""
+    host.run(["ip", "link", "add", "br0", "type", "bridge"])
+    host.run(["ip", "link", "set", "br0", "up"])
+    index = host.links.index("eth0")
+    found = host.call(holdings.read, index)
+    host.links.delete("eth0")
+    host.call(holdings.give, found.aged(seconds), index, host.links.index("br0"))
+
+
 @needs("program:ip")
 def test_what_is_left_after_some_time(lab: Lab) -> None:
     host = lab.host()
@@ -247,13 +257,7 @@ def test_what_is_left_after_some_time(lab: Lab) -> None:
         host.run(["ip", "addr", "add", address, "dev", "eth0", *lifetimes.split()])
     for expires in ("90", "500"):
         host.run(f"ip -6 route add 2001:db8:{expires}::/48 via 2001:db8:2::1 dev eth0 expires {expires}".split())
-    host.run(["ip", "link", "add", "br0", "type", "bridge"])
-    host.run(["ip", "link", "set", "br0", "up"])
-
-    index = host.links.index("eth0")
-    found = host.call(holdings.read, index)
-    host.links.delete("eth0")
-    host.call(holdings.give, found.aged(100), index, host.links.index("br0"))
+    _outlive(host, 100)
     shown = host.run(["ip", "addr", "show", "dev", "br0"]).stdout
     assert "10.78.0.1" not in shown
     assert len(re.findall(r"valid_lft (?:400|39\d)sec preferred_lft (?:300|29\d|0)sec", shown)) == 2
@@ -269,14 +273,8 @@ def test_a_route_through_a_network_whose_lease_has_ended_costs_no_other_its_way(
     host.run(["ip", "addr", "add", "10.77.0.1/16", "dev", "eth0", "valid_lft", "50", "preferred_lft", "50"])
     for network in ("0.0.0.0/1", "128.0.0.0/1"):
         host.run(f"ip route add {network} via 10.77.0.254 dev eth0".split())
-    host.run(["ip", "link", "add", "br0", "type", "bridge"])
-    host.run(["ip", "link", "set", "br0", "up"])
-
-    index = host.links.index("eth0")
-    found = host.call(holdings.read, index)
-    host.links.delete("eth0")
     with pytest.raises(holdings.MoveFailed, match=r"^a route cannot be moved: ENETUNREACH$"):
-        host.call(holdings.give, found.aged(100), index, host.links.index("br0"))
+        _outlive(host, 100)
     assert held(host, "br0") == rest
 
 
