@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from nova_netagent.backend.links import holdings
+from nova_netagent.backend.links import adapter, holdings
 from tests.functional.agent.kernel import eventually
 from tests.functional.links.held import ROUTER, advertise, furnish, held
 from tests.lab import Flood, Lab, Namespace, connect, needs, ping
@@ -276,6 +276,17 @@ def test_a_route_through_a_network_whose_lease_has_ended_costs_no_other_its_way(
     with pytest.raises(holdings.MoveFailed, match=r"^a route cannot be moved: ENETUNREACH$"):
         _outlive(host, 100)
     assert held(host, "br0") == rest
+
+
+def test_a_link_lacks_only_what_it_has_not(lab: Lab) -> None:
+    """What it has may have been renewed since it was remembered."""
+    host = lab.host()
+    index = host.links.index("eth0")
+    found = host.call(holdings.read, index)
+    known = adapter._Remembered(index, found, adapter._since_boot(), None)
+    assert found.addresses
+    assert known.lacked_by(holdings.Holdings()) == found
+    assert known.lacked_by(found) == holdings.Holdings()
 
 
 def test_a_link_that_is_gone_holds_nothing(lab: Lab) -> None:
