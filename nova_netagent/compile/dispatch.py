@@ -304,21 +304,15 @@ def enter_source(key: str, chain: str) -> Rule:
     return Rule(Jump(chain, goto=True), source=key)
 
 
-def address_tree(entries: Sequence[AddressEntry], kept: Kept, tail: Sequence[Rule] = ()) -> Node:
-    """A tree over addresses. The longest prefix is judged first; of equal ones the first given.
-
-    :param kept: of this tree.
-    :param tail: ends every node, where nodes are entered by goto: then all entries must be of one length.
-    """
-    return ordered_address_tree(sorted(entries, key=address_order), None, kept, tail)
-
-
-def ordered_address_tree(
+def address_tree(
     entries: Sequence[AddressEntry], since: Since[AddressEntry] | None, kept: Kept, tail: Sequence[Rule] = ()
 ) -> Node:
-    """``address_tree`` over entries that are in order.
+    """A tree over addresses. The longest prefix is judged first; of equal ones the first given.
 
+    :param entries: by ``address_order``.
     :param since: what is other in them than in those before.
+    :param kept: of this tree.
+    :param tail: ends every node, where nodes are entered by goto: then all entries must be of one length.
     """
     return _AddressTree(tail, kept).root("local", entries, since)
 
@@ -421,24 +415,18 @@ def enter_interfaces(key: str, chain: str) -> Rule:
     return Rule(Jump(chain), in_interface=key)
 
 
-def device_tree(entries: Sequence[DeviceEntry], tail: Sequence[Rule], kept: Kept) -> Node:
-    """A tree over bridge ports' names; ``tail`` ends every node: it judges what is no entry's.
-
-    :param kept: of this tree.
-    """
-    return ordered_device_tree(sorted(entries, key=device_order), None, kept, tail)
-
-
 device_order = attrgetter("device")
 """The order of a tree's entries: by name."""
 
 
-def ordered_device_tree(
+def device_tree(
     entries: Sequence[DeviceEntry], since: Since[DeviceEntry] | None, kept: Kept, tail: Sequence[Rule] = ()
 ) -> Node:
-    """``device_tree`` over entries that are in order.
+    """A tree over bridge ports' names; ``tail`` ends every node: it judges what is no entry's.
 
+    :param entries: by ``device_order``.
     :param since: what is other in them than in those before.
+    :param kept: of this tree.
     """
     return _DeviceTree(tail, kept).root("ports", entries, since)
 

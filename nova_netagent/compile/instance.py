@@ -128,7 +128,7 @@ def _place(pieces: Mapping[str, Piece], scope: Scope, memo: Memo) -> _Placed:
 
     def devices(name: str, entries: Callable[[Piece], Sequence[DeviceEntry]], tail: Sequence[Rule]) -> Node:
         ordered = part.in_order(name, pieces, entries, dispatch.device_order)
-        return dispatch.ordered_device_tree(ordered.items, ordered.since, _kept(part, name), tail)
+        return dispatch.device_tree(ordered.items, ordered.since, _kept(part, name), tail)
 
     receivers = devices("receivers", attrgetter("to_device"), ())
     managed = scope.settings.network.manage_links
@@ -139,10 +139,10 @@ def _place(pieces: Mapping[str, Piece], scope: Scope, memo: Memo) -> _Placed:
     for index, family in enumerate(scope.families):
         entries = _addresses(index, family, pieces, scope, part)
         kept = _kept(part, "addresses", family)
-        addresses = dispatch.ordered_address_tree(entries.distinct(), entries.since, kept)
+        addresses = dispatch.address_tree(entries.distinct(), entries.since, kept)
         proofs = part.in_order(("sources", family), pieces, _sources(index), dispatch.address_order)
         tail = (source.everything_to(scope.chain("ports")),)
-        sources = dispatch.ordered_address_tree(proofs.items, proofs.since, _kept(part, "sources", family), tail)
+        sources = dispatch.address_tree(proofs.items, proofs.since, _kept(part, "sources", family), tail)
         judged = part.in_order(("judged", family), pieces, _judged(index), dispatch.device_order)
         ways = _Ways(family, scope, part, placed, bridges)
         ways.place_receivers(receivers, addresses)
@@ -449,7 +449,7 @@ class _Ways:
             enter = Rule(Jump(self._scope.chain("ports")), in_interface=bridge)
             self._add("mangle", "PREROUTING", enter)
         kept = _kept(self._memo, "judged", self._family)
-        tree = dispatch.ordered_device_tree(devices.items, devices.since, kept)
+        tree = dispatch.device_tree(devices.items, devices.since, kept)
         self._write("mangle", "ports", tree, dispatch.name_nodes(tree.keys), _INTO_SENDERS)
 
     def _add(self, table: str, chain: str, *rules: Rule) -> None:

@@ -17,7 +17,16 @@ from nova_netagent.backend.nftables.keys import key as key_of
 from nova_netagent.backend.nftables.laid import Laid
 from nova_netagent.backend.nftables.names import BASE_CHAINS, Names
 from nova_netagent.compile import Compiler
-from nova_netagent.compile.dispatch import AddressEntry, Kept, Way, Written, address_tree, enter_prefix, name_nodes
+from nova_netagent.compile.dispatch import (
+    AddressEntry,
+    Kept,
+    Way,
+    Written,
+    address_order,
+    address_tree,
+    enter_prefix,
+    name_nodes,
+)
 from nova_netagent.model import AllowedAddressPair, values
 from nova_netagent.model.lineage import beside, follow
 from nova_netagent.netfilter.owner import MAX_CHAIN_NAME, Owner
@@ -176,7 +185,7 @@ def test_the_maps_of_the_dispatch_lead_where_the_tree_does(
         prefix = values.prefix(f"10.0.0.{host}/32")
         rule = Rule(Jump(f"c{host}"), destination=values.prefix_text(prefix), matches=(CALLED,))
         entries.append(AddressEntry(prefix, rule))
-    tree = address_tree(entries, Kept())
+    tree = address_tree(sorted(entries, key=address_order), None, Kept())
     way = Way(name_nodes(tree.keys), enter_prefix, owner, Written())
     below = {name.removeprefix("ours-"): chain.rules for name, chain in way.below(tree).items()}
     chains = {"local": way.root(tree), **below}

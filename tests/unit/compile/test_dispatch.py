@@ -22,14 +22,22 @@ PACKET = Packet("192.0.2.1", "192.0.2.2", 6, 1, 2)
 Nodes = Iterator[tuple[str, tuple[Rule, ...]]]
 
 
+def of_addresses(entries: Iterable[AddressEntry], kept: Kept) -> Node:
+    return dispatch.address_tree(sorted(entries, key=dispatch.address_order), None, kept)
+
+
+def of_devices(entries: Iterable[DeviceEntry], tail: Sequence[Rule], kept: Kept) -> Node:
+    return dispatch.device_tree(sorted(entries, key=dispatch.device_order), None, kept, tail)
+
+
 def address_tree(root: str, entries: Sequence[AddressEntry], owner: Owner) -> Nodes:
-    return written(root, dispatch.address_tree(entries, Kept()), dispatch.enter_prefix, owner)
+    return written(root, of_addresses(entries, Kept()), dispatch.enter_prefix, owner)
 
 
 def device_tree(
     root: str, entries: Sequence[DeviceEntry], tail: Sequence[Rule], side: Callable[[str], Physdev], owner: Owner
 ) -> Nodes:
-    return written(root, dispatch.device_tree(entries, tail, Kept()), dispatch.enter_names(side, goto=True), owner)
+    return written(root, of_devices(entries, tail, Kept()), dispatch.enter_names(side, goto=True), owner)
 
 
 def written(root: str, tree: Node, enter: Enter, owner: Owner) -> Nodes:
@@ -172,8 +180,8 @@ def test_a_tree_that_is_changed_is_the_one_that_is_made_anew(steps: list[set[int
     grown, put_down = Kept(), Written()
     for hosts in steps:
         entries = [address_entry(str(n), values.host(values.address_text(family, base + n * n))) for n in sorted(hosts)]
-        tree = dispatch.address_tree(entries, grown)
-        assert tree == dispatch.address_tree(entries, Kept())
+        tree = of_addresses(entries, grown)
+        assert tree == of_addresses(entries, Kept())
         one, other = (
             dispatch.Way(dispatch.name_nodes(tree.keys), dispatch.enter_prefix, OWNER, written)
             for written in (put_down, Written())
@@ -197,8 +205,8 @@ def test_a_tree_that_is_told_what_changed_is_the_one_that_is_made_anew(
     for hosts in [each for step in steps for each in (step, step ^ others, step | others, step - others)]:
         described = {str(n): entries[n] for n in hosts}
         ordered = memo.in_order("entries", described, tuple, dispatch.address_order)
-        tree = dispatch.ordered_address_tree(ordered.items, ordered.since, kept)
-        assert tree == dispatch.address_tree(ordered.items, Kept())
+        tree = dispatch.address_tree(ordered.items, ordered.since, kept)
+        assert tree == of_addresses(ordered.items, Kept())
         memo.forget_unused()
 
 
@@ -221,8 +229,8 @@ class ToldTree:
 
     def is_as_made_anew(self, names: Iterable[str]) -> None:
         ordered = self.ordered(names)
-        tree = dispatch.ordered_device_tree(ordered.items, ordered.since, self._kept, TAIL)
-        assert tree == dispatch.device_tree(ordered.items, TAIL, Kept())
+        tree = dispatch.device_tree(ordered.items, ordered.since, self._kept, TAIL)
+        assert tree == of_devices(ordered.items, TAIL, Kept())
 
     def ordered(self, names: Iterable[str]) -> InOrder[DeviceEntry]:
         described = {name: self._entries.setdefault(name, (device_entry(name),)) for name in names}
@@ -258,11 +266,11 @@ def test_what_a_tree_is_not_told_it_sees() -> None:
 def test_what_is_kept_of_a_tree_is_what_it_may_be_again_and_not_much_more() -> None:
     kept = Kept()
     entries = [address_entry(str(n), f"10.1.{n >> 8}.{n & 255}/32") for n in range(1000)]
-    first = dispatch.address_tree(entries, kept)
-    assert dispatch.address_tree(list(entries), kept) is first
-    more = dispatch.address_tree([*entries, address_entry("new", "10.1.3.240/32")], kept)
+    first = of_addresses(entries, kept)
+    assert of_addresses(list(entries), kept) is first
+    more = of_addresses([*entries, address_entry("new", "10.1.3.240/32")], kept)
     assert sum(one is other for one, other in zip(first.below, more.below, strict=True)) == len(first.below) - 1
-    dispatch.address_tree(entries[:20], kept)
+    of_addresses(entries[:20], kept)
     assert len(kept.grown) < 20
 
 
@@ -306,13 +314,13 @@ def test_a_tree_of_names_that_is_changed_is_the_one_that_is_made_anew(steps: lis
     for names in steps:
         entries = [device_entry(name) for name in names]
         tail = TAIL if with_tail else ()
-        assert dispatch.device_tree(entries, tail, grown) == dispatch.device_tree(entries, tail, Kept())
+        assert of_devices(entries, tail, grown) == of_devices(entries, tail, Kept())
 
 
 @thorough
 @given(st.sets(NAMES, max_size=80))
 def test_a_tree_that_is_entered_by_jumps_needs_one_tail(names: set[str]) -> None:
-    tree = dispatch.device_tree([device_entry(name) for name in names], (), Kept())
+    tree = of_devices([device_entry(name) for name in names], (), Kept())
     (root, own), *below = written("ports", tree, dispatch.enter_names(incoming, goto=False), OWNER)
     chains = chains_of([(root, (*own, *TAIL)), *below], "ports")
     for name in names | {name + "x" for name in names} | {name[:-1] for name in names} | {"eth0", "tap"}:
