@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from nova_netagent.ctl import diag, explain, host, objects, offline
 from nova_netagent.ctl.graph.command import graph
 from nova_netagent.ctl.kinds import kind
-from nova_netagent.ctl.outcome import FAILED, HELP, OK, USAGE, Failure
+from nova_netagent.ctl.outcome import FAILED, HELP, OK, UNREACHABLE, USAGE, Failure
 from nova_netagent.ctl.place import CONFIG_FILE, SOCKET
 from nova_netagent.ctl.render import render
 from nova_netagent.ctl.screen import complain, fall_silent
@@ -50,11 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         args = parser().parse_args(argv)
-        code: int = args.run(Session(args))
+        return _answered(args.run, Session(args))
     except Failure as failure:
         complain(str(failure))
         return failure.code
-    return code
+
+
+def _answered(run: Run, session: Session) -> int:
+    """Run it. :raises Failure: it cannot go on, also where what was answered is not as the agent answers."""
+    try:
+        return run(session)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if session.asked is None:
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise Failure(UNREACHABLE, f"{session.asked}: what answers there is not this agent ({reason})") from None
 
 
 class _Version(argparse.Action):

@@ -30,9 +30,19 @@ class Answer(NamedTuple):
         """
         try:
             found = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self.somebody_else() from None
         if not isinstance(found, dict):
+            raise self.somebody_else()
+        return found
+
+    def having(self, *fields: str) -> Any:
+        """The body, parsed, with these fields.
+
+        :raises Failure: it lacks one: somebody else answers there.
+        """
+        found = self.document
+        if not all(field in found for field in fields):
             raise self.somebody_else()
         return found
 
@@ -41,8 +51,10 @@ class Answer(NamedTuple):
 
         :raises Failure: naming the field and the reason, or that it is not the agent's.
         """
-        if self.status < 400:
+        if 200 <= self.status < 300:
             return self
+        if self.status < 400:
+            raise self.somebody_else()
         raise Failure(NOT_FOUND if self.status == 404 else FAILED, self._reason())
 
     def accepted_arguments(self) -> "Answer":
@@ -69,21 +81,21 @@ class Answer(NamedTuple):
 class Client:
     """Speaks to one agent, with a connection for each request.
 
-    :param at: its socket's path, or its URL, for messages.
+    :ivar at: its socket's path, or its URL, for messages.
     :param timeout: seconds to wait for each answer.
     :param connect: makes a connection, given the timeout; by default to the socket.
     :param headers: further lines of each request.
     """
 
     def __init__(self, at: str, timeout: float, connect: Connect | None = None, headers: Sequence[str] = ()) -> None:
-        self._at = at
+        self.at = at
         self._timeout = timeout
         self._connect = connect or self._to_socket
         self._headers = headers
 
     def patient(self, seconds: float) -> "Client":
         """The same, waiting so much longer for each answer."""
-        return Client(self._at, self._timeout + seconds, self._connect, self._headers)
+        return Client(self.at, self._timeout + seconds, self._connect, self._headers)
 
     def get(self, target: str) -> Answer:
         """GET, refusals raised as ``Failure``."""
@@ -98,20 +110,20 @@ class Client:
             with self._connect(self._timeout) as sock:
                 return self._exchange(sock, _request(method, target, body, self._headers))
         except (FileNotFoundError, ConnectionRefusedError):
-            raise Failure(UNREACHABLE, f"nobody listens at {self._at}: is the agent running?") from None
+            raise Failure(UNREACHABLE, f"nobody listens at {self.at}: is the agent running?") from None
         except PermissionError:
             reason = "permission denied; be root, or in the group of [api] socket_group"
-            raise Failure(UNREACHABLE, f"{self._at}: {reason}") from None
+            raise Failure(UNREACHABLE, f"{self.at}: {reason}") from None
         except TimeoutError:
-            raise Failure(UNREACHABLE, f"{self._at}: no answer within {self._timeout:g} s") from None
+            raise Failure(UNREACHABLE, f"{self.at}: no answer within {self._timeout:g} s") from None
         except OSError as error:
-            raise Failure(UNREACHABLE, f"{self._at}: {error.strerror or error}") from None
+            raise Failure(UNREACHABLE, f"{self.at}: {error.strerror or error}") from None
 
     def _to_socket(self, timeout: float) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(timeout)
-            _connect(sock, self._at, timeout)
+            _connect(sock, self.at, timeout)
         except OSError:
             sock.close()
             raise
@@ -123,7 +135,7 @@ class Client:
         parts = []
         while part := sock.recv(1 << 18):
             parts.append(part)
-        return _parse(b"".join(parts), self._at)
+        return _parse(b"".join(parts), self.at)
 
 
 def _connect(sock: socket.socket, path: str, timeout: float) -> None:

@@ -79,10 +79,10 @@ def diag(session: Session) -> int:
 
 def _print_plans(session: Session) -> int:
     answer, screen = session.agent.get("/v1/plans"), session.screen
+    plans: list[dict[str, Any]] = answer.having("plans")["plans"]
     if screen.json:
         screen.body(answer.body)
         return OK
-    plans: list[dict[str, Any]] = answer.document["plans"]
     for plan in plans:
         result = screen.verdict(plan["result"], plan["result"] == "done")
         edits = f"{plan['edits']} edit{'' if plan['edits'] == 1 else 's'}"

@@ -32,12 +32,13 @@ def explain(session: Session) -> int:
         target, agent = f"{target}?trace={args.trace}", agent.patient(args.trace)
         session.screen.progress(f"watching for {args.trace} s …")
     answer = agent.request("POST", target, json.dumps(asked).encode()).accepted_arguments()
+    found = answer.having("verdict", "rules")
     if session.screen.json:
         session.screen.body(answer.body)
     else:
-        _show(session, answer.document)
+        _show(session, found)
     if args.graph:
-        draw_way(session, answer.document, args.graph)
+        draw_way(session, found, args.graph)
     return OK
 
 

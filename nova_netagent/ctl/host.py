@@ -29,7 +29,7 @@ def status(session: Session) -> int:
 
 def _status(session: Session) -> int:
     answer = session.agent.get("/v1/status")
-    report = answer.document
+    report = answer.having("enforcing", "kinds")
     if session.screen.json:
         session.screen.body(answer.body)
     else:
@@ -98,13 +98,14 @@ def _span(seconds: float) -> str:
 def export(session: Session) -> int:
     """``export``."""
     answer = session.agent.get("/v1/state")
+    found = answer.having(*KINDS)
     if session.screen.json:
         session.screen.body(answer.body)
         return OK
     import json
 
     # UTF-8, whatever the terminal is: apply reads it again.
-    session.screen.body(json.dumps(answer.document, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    session.screen.body(json.dumps(found, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     return OK
 
 
@@ -117,7 +118,7 @@ def apply(session: Session) -> int:
         if session.args.dry_run:
             return _complain_of_kept(planned) or code
     answer = session.agent.request("PUT", "/v1/state", body).accepted()
-    counts = answer.document["counts"]
+    counts = answer.having("counts")["counts"]
     with seen_or_not():
         if screen.json:
             screen.body(answer.body)
@@ -155,7 +156,7 @@ def _print_lines(session: Session, method: str, target: str, key: str) -> int:
 
 def _print_answer(session: Session, answer: Answer, key: str) -> int:
     """Print the lines of an answer; with --exit-code their presence is an exit status."""
-    lines: Sequence[str] = answer.document[key]
+    lines: Sequence[str] = answer.having(key)[key]
     with seen_or_not():
         if session.screen.json:
             session.screen.body(answer.body)
@@ -169,17 +170,18 @@ def chains(session: Session) -> int:
     args, screen = session.args, session.screen
     asked = [f"{name}={value}" for name, value in (("table", args.table), ("family", args.family)) if value]
     answer = session.agent.get("/v1/chains" + ("?" + "&".join(asked) if asked else ""))
+    found = answer.having("chains")["chains"]
     if screen.json:
         screen.body(answer.body)
         return OK
     table = ""
-    for chain in answer.document["chains"]:
+    for chain in found:
         name = f"IPv{chain['family']} {chain['table']}"
         if name != table:
             screen.line(f"{'' if not table else chr(10)}{name}")
             table = name
         _show_chain(session, chain)
-    rules = [rule for chain in answer.document["chains"] for rule in chain["rules"]]
+    rules = [rule for chain in found for rule in chain["rules"]]
     if any(rule.get("together") is not None for rule in rules):
         screen.line()
         screen.wrapped("* matched this rule or another one of its set or map: the kernel counts them together")

@@ -5,21 +5,24 @@ from typing import Any
 from nova_netagent.ctl import kinds
 from nova_netagent.ctl.client import Answer, quoted
 from nova_netagent.ctl.kinds import Document
-from nova_netagent.ctl.outcome import FAILED, NOT_FOUND, OK, PENDING, Failure
+from nova_netagent.ctl.outcome import FAILED, NOT_FOUND, OK, PENDING, UNREACHABLE, Failure
 from nova_netagent.ctl.screen import complain, seen_or_not
 from nova_netagent.ctl.session import Session, parse
 
 _NO_CONTENT = 204
+_STORED = ("id", "status")
+"""What every stored object is answered with."""
 
 
 def list_objects(session: Session) -> int:
     """``list KIND``."""
     kind, screen = session.args.kind, session.screen
     answer = session.agent.get(kinds.path(kind))
+    found = answer.having(kind)[kind]
     if screen.json:
         screen.body(answer.body)
         return OK
-    rows = [kinds.row(kind, item) for item in answer.document[kind]]
+    rows = [kinds.row(kind, item) for item in found]
     if rows:
         screen.table(rows[0][0], [values for _, values in rows], right="VLAN RULES REMOTE_MEMBERS GROUPS")
     else:
@@ -34,10 +37,11 @@ def show(session: Session) -> int:
         answer = session.agent.get(kinds.path(session.args.kind, quoted(session.args.id)))
     except Failure as failure:
         raise _with_ids(session, failure) from None
+    found = answer.having(*_STORED)
     if screen.json:
         screen.body(answer.body)
         return OK
-    _show(session, answer.document)
+    _show(session, found)
     return OK
 
 
@@ -54,7 +58,7 @@ def _with_ids(session: Session, failure: Failure) -> Failure:
 def _show(session: Session, item: Document) -> None:
     """Plain fields first, then each list of objects as a table."""
     screen = session.screen
-    status = item.pop("status", {})
+    status = item.pop("status")
     tables = {key: value for key, value in item.items() if _is_table(value)}
     plain = {key: value for key, value in item.items() if key not in tables and value != []}
     width = max(map(len, [*plain, "state"]))
@@ -113,10 +117,13 @@ def _set(session: Session, item: Document) -> int:
     try:
         answer.accepted()
     except Failure as failure:
+        if failure.code == UNREACHABLE:
+            raise
         complain(f"{kind} {item['id']}: {failure}{_what_is_kept(session, item['id'], answer)}")
         return FAILED
+    found = answer.having(*_STORED)
     with seen_or_not():
-        _tell_set(session, item["id"], answer)
+        _tell_set(session, item["id"], answer.body, found["status"])
     return PENDING if answer.status == 202 and session.args.wait else OK
 
 
@@ -129,12 +136,11 @@ def _what_is_kept(session: Session, id_: str, answer: Answer) -> str:
     return "" if state == "done" else f" (it is described, in state {state}, and is tried again)"
 
 
-def _tell_set(session: Session, id_: str, answer: Answer) -> None:
+def _tell_set(session: Session, id_: str, data: bytes, status: Document) -> None:
     screen = session.screen
     if screen.json:
-        screen.body(answer.body)
+        screen.body(data)
         return
-    status = answer.document.get("status") or {}
     reason = f": {status['message']}" if status.get("message") else ""
     screen.line(f"{session.args.kind} {id_} {screen.state(status.get('state', ''))}{reason}")
 

@@ -25,6 +25,7 @@ class Session:
     def __init__(self, args: Namespace) -> None:
         self.args = args
         self.screen = Screen(json=args.format == "json")
+        self._agent: Client | None = None
 
     @property
     def config_files(self) -> list[str]:
@@ -51,6 +52,16 @@ class Session:
     @property
     def agent(self) -> Client:
         """The agent at its socket, or with ``--url`` over TCP."""
+        if self._agent is None:
+            self._agent = self._client()
+        return self._agent
+
+    @property
+    def asked(self) -> str | None:
+        """Where an agent was asked; ``None``: none was."""
+        return None if self._agent is None else self._agent.at
+
+    def _client(self) -> Client:
         if self.args.url is not None:
             from nova_netagent.ctl import tcp
 

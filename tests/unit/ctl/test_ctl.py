@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from nova_netagent.cmd.ctl import parser
 from nova_netagent.model import Object, State, document
 from nova_netagent.testing import (
     group_id,
@@ -421,6 +422,86 @@ def test_who_speaks_http_and_is_not_the_agent_is_4(tmp_path: Path) -> None:
             code = each[:3].decode()
             told = f"netagentctl: {path}: what answers there is not the agent (HTTP status {code})\n"
             assert ctl(*command).said == (4, "", told)
+
+
+TO_THE_AGENT = (
+    "status",
+    "list networks",
+    f"show networks {network_id(1)}",
+    "set networks -f {network}",
+    "set networks --no-wait -f {network}",
+    f"delete networks {network_id(1)}",
+    "export",
+    "apply -f {state}",
+    "apply -f {state} --dry-run",
+    "plan --exit-code",
+    "chains",
+    "explain --proto tcp --src 10.1.0.2:1 --dst 10.1.0.3:2",
+    "explain --proto tcp --src 10.1.0.2:1 --dst 10.1.0.3:2 --graph {folder}/way.svg",
+    "graph",
+    "graph vm1",
+    "resync",
+    "diag --plans",
+)
+"""Every command that prints what an agent answered."""
+ALONE = {"render", "check-config", "cleanup"}
+OF_NO_AGENT = {
+    "an object of nothing": b"200 OK\r\n\r\n{}",
+    "no object": b"200 OK\r\n\r\nnull",
+    "no JSON": b"200 OK\r\n\r\nhello",
+    "elsewhere": b"302 Found\r\nLocation: /v2/\r\n\r\n{}",
+    "nested without end": b"200 OK\r\n\r\n" + b"[" * 100_000,
+    "its names, and other things": b"200 OK\r\n\r\n"
+    + json.dumps({name: [5] for name in (*document(State()), "plan", "repaired", "chains", "plans", "rules")}).encode(),
+}
+
+
+@pytest.fixture(params=OF_NO_AGENT)
+def of_no_agent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A socket at which a program answers whatever it is asked the same."""
+    import threading
+
+    path = tmp_path / "other.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = other.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(b"HTTP/1.1 " + OF_NO_AGENT[request.param])
+
+        answering = threading.Thread(target=answer, daemon=True)
+        answering.start()
+        yield path
+        other.shutdown(socket.SHUT_RDWR)
+        answering.join()
+
+
+@pytest.mark.parametrize("format_", ["table", "json"])
+def test_no_command_takes_what_is_not_the_agents_for_an_answer(of_no_agent: Path, tmp_path: Path, format_: str) -> None:
+    """None says that it is done, none ends in a traceback, and no program gets what is no JSON."""
+    files = {"network": tmp_path / "network.json", "state": tmp_path / "state.json", "folder": tmp_path}
+    files["network"].write_text(json.dumps(document(make_network(1))))
+    files["state"].write_text(json.dumps(document(State())))
+    ctl = Ctl("--socket", str(of_no_agent), "--format", format_)
+    for command in TO_THE_AGENT:
+        ctl(*command.format(**files).split())
+        if (format_ == "json" or command == "export") and ctl.out:
+            assert "plans" in json.loads(ctl.out), "what the names stand for is for the program to see"
+            continue
+        assert (ctl.code, ctl.err.count("\n")) == (4, 1), (command, ctl.said)
+        assert f"{of_no_agent}: what answers there is not th" in ctl.err
+
+
+def test_every_command_that_asks_the_agent_is_tried() -> None:
+    commands = next(each for each in parser()._actions if isinstance(each.choices, dict)).choices
+    assert {command.split()[0] for command in TO_THE_AGENT} | ALONE == set(commands or ())
 
 
 @pytest.mark.parametrize("words", ["apply", "set networks", "render"])
