@@ -9,7 +9,7 @@ from nova_netagent.backend.nftables import allowances, comments, dispatch, image
 from nova_netagent.backend.nftables.edits import TableEdits, edited
 from nova_netagent.backend.nftables.encoder import Encoder
 from nova_netagent.backend.nftables.image import Image, Keys
-from nova_netagent.backend.nftables.kinds import LAID, Kind, kind
+from nova_netagent.backend.nftables.kinds import FORMER_TRANSLATING, LAID, Kind, kind
 from nova_netagent.backend.nftables.laid import STRAY, Laid, seen
 from nova_netagent.backend.nftables.names import FILTER, Names
 from nova_netagent.backend.nftables.notes import Reasons, reasons
@@ -103,6 +103,9 @@ class Chains:
     def _seen(self, table: TableId, known: Image) -> dict[str, Keys]:
         """A table of the compiler, told from the image."""
         found = image.logical_chains(known, table.name, self._names, partial(self._encoded_rules, table))
+        former = f"{self._head}{FORMER_TRANSLATING}"
+        if table.name == FILTER and former not in found and translations.maps_of(known, former):
+            found[former] = (STRAY,)  # the chain was swept without its maps
         if not known.chains:
             return found
         chains = self._encoder.chains(table)

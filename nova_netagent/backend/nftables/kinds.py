@@ -29,6 +29,8 @@ LAID = (Kind.TRANSLATIONS, Kind.INGRESS, Kind.EGRESS)
 _ID = re.compile(r"[0-9a-f]{8}\Z")
 _NUMBERED = {"sgi-": Kind.INGRESS, "sge-": Kind.EGRESS, "to-": Kind.NODE}
 _TRANSLATING = ("PREROUTING", "OUTPUT", "POSTROUTING", "float-snat")
+FORMER_TRANSLATING = "nat-OUTPUT"
+"""What an older agent called nat's ``W-OUTPUT``: to this one it is a chain of filter's that nobody asks for."""
 
 
 def kind(table: str, chain: str, head: str) -> Kind:
@@ -40,6 +42,8 @@ def kind(table: str, chain: str, head: str) -> Kind:
         return Kind.PLAIN
     if table == "nat":
         return Kind.TRANSLATIONS if chain[len(head) :] in _TRANSLATING else Kind.PLAIN
+    if table == FILTER and chain[len(head) :] == FORMER_TRANSLATING:
+        return Kind.TRANSLATIONS
     stem = chain[len(head) : -8]
     found = _NUMBERED.get(stem)
     if found is not None and _ID.match(chain, len(head) + len(stem)):

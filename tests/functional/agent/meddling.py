@@ -154,6 +154,15 @@ _NFTABLES: dict[str, Meddling] = {
         "add chain OURS W-raw-to-deadbeef",
         "add rule OURS W-raw-to-deadbeef jump W-mangle-ports",
     ),
+    "an older agent's chain of floating IPs": of_ip(
+        "add map OURS W-nat-OUTPUT-floating { type ipv4_addr : ipv4_addr; }",
+        "add element OURS W-nat-OUTPUT-floating { 198.51.100.1 : 10.1.0.2 }",
+        "add chain OURS W-nat-OUTPUT",
+        "add rule OURS W-nat-OUTPUT dnat to ip daddr map @W-nat-OUTPUT-floating",
+    ),
+    "an older agent's map without its chain": of_ip(
+        "add map OURS W-nat-OUTPUT-floating { type ipv4_addr : ipv4_addr; }"
+    ),
     "a set of our grammar": of_ip("add set OURS W-g4-deadbeef { type ipv4_addr; flags interval; }"),
 }
 
