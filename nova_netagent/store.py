@@ -5,8 +5,11 @@ fsync (sqlite.org/wal.html). One thread uses a store.
 """
 
 import json
+import logging
+import os
 import sqlite3
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -14,6 +17,8 @@ from msgspec.structs import replace
 
 from nova_netagent.model import KINDS, DesiredState, Entry, Key, Object, Tombstone, claims
 from nova_netagent.model.lineage import changed
+
+LOG = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
 
@@ -39,6 +44,9 @@ _MIGRATIONS: Mapping[int, str] = {
 Made = tuple[str, str]
 """Something we made in the kernel: a kind (``bridge``, ``address``, ``port``, ``sysctl``) and its name."""
 
+Names = tuple[int | None, int | None]
+"""The inodes of a store's file and of its log, where they are."""
+
 _decoders = {kind: msgspec.json.Decoder(cls) for kind, cls in KINDS.items()}
 _encoder = msgspec.json.Encoder()
 
@@ -60,21 +68,62 @@ class Store:
         self._boot = boot
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None)
-            try:
-                self._db.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_IOERR:
-                    raise
-                # A full disk has no room for the log's index. Who is alone has it in memory, and can read at least.
-                self._db.close()
-                self._db = sqlite3.connect(path, isolation_level=None)
-                self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-                self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._migrate()
+            self._open()
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: {error}") from error
+
+    def _open(self) -> None:
+        self._db = sqlite3.connect(self._path, isolation_level=None)
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_IOERR:
+                raise
+            # A full disk has no room for the log's index. Who is alone has it in memory, and can read at least.
+            self._db.close()
+            self._db = sqlite3.connect(self._path, isolation_level=None)
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._migrate()
+        self._opened = self._names()
+
+    def _names(self) -> Names:
+        """What is at the file's name and at its log's by now."""
+        return _number(self._path), _number(_beside(self._path, "-wal"))
+
+    def secure(self) -> None:
+        """Have the store in its place: where somebody took it away, what is saved would end with this process.
+
+        Another file that is in its place is kept beside it, as ``state.db.found``.
+
+        :raises StoreError: it was taken away, and cannot be made anew.
+        """
+        try:
+            if self._names() == self._opened:
+                return
+            self._make_anew()
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{self._path}: it was taken away: {error}") from error
+        LOG.warning("%s had been taken away, and is there again", self._path)
+
+    def _make_anew(self) -> None:
+        """Who has a file open can still read it, whatever became of its name."""
+        anew = _beside(self._path, ".anew")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        anew.unlink(missing_ok=True)
+        with closing(sqlite3.connect(anew)) as copy:
+            self._db.backup(copy)
+        for ending, opened in zip(("", "-wal"), self._opened, strict=True):
+            found = _beside(self._path, ending)
+            if _number(found) not in (None, opened):
+                found.replace(_beside(self._path, f".found{ending}"))
+        for ending in ("-wal", "-shm"):  # they would be taken for this file's
+            _beside(self._path, ending).unlink(missing_ok=True)
+        anew.replace(self._path)
+        _sync(self._path.parent)
+        self._db.close()
+        self._open()
 
     def _migrate(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -196,6 +245,7 @@ class Store:
             raise StoreError(f"{self._path}: {error}") from error
 
     def _transaction(self) -> "_Transaction":
+        self.secure()
         return _Transaction(self._db, self._path)
 
 
@@ -224,6 +274,28 @@ class _Transaction:
             self._db.execute("ROLLBACK")
         if isinstance(error, sqlite3.Error):
             raise StoreError(f"{self._path}: {error}") from error
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A file of SQLite's, or ours, beside a store."""
+    return path.with_name(path.name + ending)
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder survive a power cut (fsync(2))."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _number(path: Path) -> int | None:
+    """The inode that a name has, if there is one."""
+    try:
+        return path.stat().st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _entry(kind: str, body: bytes, revision: int | None, changes: int, since: str) -> Entry:

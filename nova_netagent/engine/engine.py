@@ -521,6 +521,7 @@ class Engine:
         with suppress(BackendError):  # what is read next will say so
             self.host.meddled()  # whatever it was, all is read now; what comes meanwhile is told the next time
         self._sweep_traces()
+        self._secure_store()
         drop_action = self._surroundings.drop_action
         with self._metrics.resync_seconds.time():
             outcome = self._apply(verify=True)
@@ -539,6 +540,12 @@ class Engine:
         if self._settings.security_group_log.groups:
             self._count_limited()
         return list(outcome.lines()) if same else []
+
+    def _secure_store(self) -> None:
+        try:
+            self.store.secure()
+        except StoreError as error:
+            LOG.error("nothing can be saved: %s", error)
 
     def _count_repairs(self, edits: Mapping[str, int]) -> None:
         for op, count in edits.items():

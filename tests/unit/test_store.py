@@ -1,6 +1,8 @@
 """The store: what was saved comes back, and what cannot be saved changes nothing."""
 
+import shutil
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -164,3 +166,61 @@ def test_a_claim_that_an_older_version_did_not_note_is_as_old_as_the_object(tmp_
     with sqlite3.connect(path) as db:
         db.execute("UPDATE object SET since = '[[2, \"range\", \"10.1.0.0/24\"]]' WHERE kind = 'networks'")
     assert Store(path).load().networks[network.id].since == dict.fromkeys(claims(network), 2)
+
+
+@pytest.mark.parametrize("taken", [["", "-wal", "-shm"], [""], ["-wal"], ["-wal", "-shm"]], ids=" ".join)
+def test_what_is_saved_after_somebody_took_the_file_away_is_there_with_all_else(
+    tmp_path: Path, taken: Sequence[str]
+) -> None:
+    path = tmp_path / "state.db"
+    store = Store(path)
+    before = a_state()
+    store.save(DesiredState(), before)
+    store.note_made({("bridge", "br1"): ""})
+    for name in taken:
+        path.with_name(path.name + name).unlink()
+    after = fold(before, Put(make_group(2)), 1000.0)
+    store.save(before, after)
+    found = Store(path)  # without the first one's end: the process may be killed
+    assert found.load() == after
+    assert found.made() == {("bridge", "br1"): ""}
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["state.db", "state.db-shm", "state.db-wal"]
+
+
+def test_a_file_that_was_taken_away_is_there_again_without_anything_to_save(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    store = Store(folder / "state.db")
+    store.save(DesiredState(), a_state())
+    store.secure()
+    shutil.rmtree(folder)
+    store.secure()
+    store.secure()
+    assert Store(folder / "state.db").load() == a_state()
+
+
+def test_a_file_that_somebody_put_in_its_place_is_kept_beside_it(tmp_path: Path) -> None:
+    """Whoever restores another state stops the agent first; what was acknowledged meanwhile is not lost for it."""
+    path, other = tmp_path / "state.db", tmp_path / "backup.db"
+    store, backup = Store(path), Store(other)
+    store.note_made({("bridge", "br1"): ""})
+    backup.save(DesiredState(), a_state())
+    backup.close()
+    other.rename(path)
+    mine = fold(DesiredState(), Put(make_group(2)), 1000.0)
+    store.save(DesiredState(), mine)
+    assert Store(path).load() == mine
+    assert Store(tmp_path / "state.db.found").load() == a_state()
+
+
+def test_where_the_file_cannot_be_made_anew_nothing_is_taken_until_it_can(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "state.db"
+    store = Store(path)
+    store.save(DesiredState(), a_state())
+    shutil.rmtree(path.parent)
+    path.parent.write_text("no folder")
+    more = fold(a_state(), Put(make_group(2)), 1000.0)
+    with pytest.raises(StoreError, match=r"state\.db"):
+        store.save(a_state(), more)
+    path.parent.unlink()
+    store.save(a_state(), more)
+    assert Store(path).load() == more

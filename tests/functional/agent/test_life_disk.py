@@ -215,6 +215,7 @@ def test_a_start_on_a_full_disk_after_a_clean_stop(disk: Disk) -> None:
     assert disk.code("PUT", PATH, BIG) == 503
     disk.empty()
     assert disk.code("PUT", PATH, BIG) == 201
+    assert "taken away" not in disk.agent.log
     disk.agent.restart()
     assert len(disk.agent.get("security-groups")) == 2
 
@@ -238,3 +239,23 @@ def test_what_came_in_before_a_start_on_a_full_disk_is_cut_when_there_is_room(di
         disk.empty()
         disk.agent.wait_ready()
         assert stray.is_dead()
+
+
+@ON_ONE
+@pytest.mark.parametrize("seen_by", ["a change", "a resync"])
+def test_all_is_there_after_a_crash_though_somebody_had_deleted_every_file(disk: Disk, seen_by: str) -> None:
+    """Else the next start would find an empty store, and take every rule away."""
+    disk.network(1)
+    disk.put(make_group(1, make_rule(1)))
+    disk.instance(1, (1,))
+    disk.host.run(["sh", "-c", f"rm -r {disk.agent.state_path}/*"])
+    if seen_by == "a change":
+        disk.put(make_floating_ip(1, 1))
+    else:
+        disk.agent.resync()
+    assert "state.db had been taken away, and is there again" in disk.agent.log
+    before = kernel(disk.host)
+    disk.agent.kill9()
+    disk.agent.start()
+    assert kernel(disk.host) == before
+    assert len(disk.agent.get("instances")) == 1
