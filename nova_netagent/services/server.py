@@ -80,6 +80,8 @@ class Server:
         """Its files are to be written and read again, whatever it has read."""
         self._process = process
         self._ready = process is not None and process.ready()
+        self._has_leases = self._ready and self._sees_leases()
+        """Whether its lease file was there when it was ready: one that is ``leasefile-ro`` has none."""
         self._started = float("-inf")
         self._look = float("-inf")
         self._poll = READY_POLL
@@ -301,7 +303,7 @@ class Server:
     def _see_whether_ready(self, process: Process, now: float) -> None:
         # dnsmasq_config_file may name another pid file: then time tells.
         if process.ready() or now - self._started >= READY_LONGEST:
-            self._ready = True
+            self._ready, self._has_leases = True, self._sees_leases()
             self._trouble = ""
             return
         self._look = now + self._poll
@@ -339,6 +341,11 @@ class Server:
     def _reload(self, process: Process, wanted: DhcpService, now: float) -> None:
         if not self._reload_wanted or now < self._next_reload:
             return
+        if self._has_leases and not self._sees_leases():
+            # It goes on writing the one that somebody deleted, in which we see nobody who is to be released.
+            LOG.warning("dnsmasq of %s is restarted: its lease file was deleted", self.bridge)
+            self._stop(process, now)
+            return
         before, after = self._texts, _texts(wanted)
         self._next_reload = now + RELOAD_PAUSE
         try:
@@ -358,6 +365,9 @@ class Server:
         self._check = now
 
     # --- leases
+
+    def _sees_leases(self) -> bool:
+        return self._system.read(self.bridge, LEASES) is not None
 
     def _leases(self) -> tuple[Lease, ...] | None:
         """The leases; ``None``: they are being written, or will be.

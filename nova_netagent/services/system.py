@@ -105,8 +105,12 @@ class HostSystem:
             )
         self._directory = directory
         self._program = program
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._make_directory()
         self._user = user_arguments(directory)
+
+    def _make_directory(self) -> None:
+        """Whoever deletes the files while we run may delete it with them."""
+        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
 
     def find(self) -> Mapping[str, Process]:
         """The session leaders with our pid file; orphans of a TCP query still hold the sockets."""
@@ -137,6 +141,7 @@ class HostSystem:
         # A blocked signal stays blocked through exec, and this thread may have blocked some.
         blocked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
         try:
+            self._make_directory()
             words = os.open(self._path(bridge, STDERR), flags, 0o644)
             try:
                 popen = subprocess.Popen(
@@ -164,6 +169,7 @@ class HostSystem:
 
     def bridges(self) -> frozenset[str]:
         """By the names of the files that could be ours."""
+        self._make_directory()
         names = (name.rpartition(".") for name in os.listdir(self._directory))
         return frozenset(stem for stem, _, suffix in names if stem and suffix in SUFFIXES)
 
@@ -188,6 +194,7 @@ class HostSystem:
         Not synced: after a power cut there is no dnsmasq, and before one is started its files
         are compared with what they should be.
         """
+        self._make_directory()
         path = self._path(bridge, suffix)
         beside = path.with_name(f".{path.name}")
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from nova_netagent.compile.dhcp import files
-from nova_netagent.testing import make_instance, make_network, network_id
+from nova_netagent.testing import make_instance, make_network, make_vif, network_id
 from tests.functional.dhcp.clients import dhclient, resolve, solicit, udhcpc
 from tests.functional.dhcp.site import Site, eventually
 from tests.lab import needs
@@ -509,3 +510,19 @@ def test_how_long_a_reload_takes(site: Site, hosts: int) -> None:
         f" {os.stat(where.hosts).st_size} bytes"
     )
     assert udhcpc(site.guest(hosts + 1), site.directory)
+
+
+# --- the files are deleted
+
+
+def test_whoever_is_given_the_address_of_one_who_is_gone_though_all_files_were_deleted(site: Site) -> None:
+    """dnsmasq goes on writing a lease file that nobody sees, and keeps the address for who had it."""
+    site.describe(make_network(1), make_instance(1))
+    assert udhcpc(site.guest(1), site.directory)
+    shutil.rmtree(site.networks)
+    heir = make_instance(2, vifs=(make_vif(2, fixed_ips=make_vif(1).fixed_ips),))
+    site.describe(make_network(1), heir)
+    answer = udhcpc(site.guest(2), site.directory)
+    assert answer is not None
+    assert answer["ip"] == "10.1.0.2"
+    assert site.leases() == {"10.1.0.2"}
