@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -177,11 +177,21 @@ class Agent:
             raise AgentError(f"{method} {path} was not answered within {timeout} s\n{self.abort()}") from error
 
     def abort(self) -> str:
-        """End it; where each of its threads was (faulthandler, which needs none of them)."""
+        """End it; where each of its threads was, in the kernel and in Python (by faulthandler, which needs none)."""
         before = len(self.log)
+        in_kernel = "\n".join(self._kernel_stacks())
         self.signal(signal.SIGABRT)
         self.wait()
-        return self.log[before:]
+        return f"{in_kernel}\n{self.log[before:]}"
+
+    def _kernel_stacks(self) -> Iterator[str]:
+        for thread in Path(f"/proc/{self.pid}/task").iterdir():
+            name = (thread / "comm").read_text().strip()
+            try:
+                calls = [line.split()[1] for line in (thread / "stack").read_text().splitlines()]
+            except OSError as error:  # of another user namespace than the machine's, who may not see it
+                calls = [error.strerror or ""]
+            yield f"{name} ({thread.name}) in the kernel: {' < '.join(calls)}"
 
     def put(self, kind: str, body: Mapping[str, Any], *, wait: bool = True) -> dict[str, Any]:
         """Create or replace one object and give back the answer; a refusal is an AgentError."""

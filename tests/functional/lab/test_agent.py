@@ -62,7 +62,9 @@ def test_an_unclean_end_is_noticed(lab: Lab) -> None:
 
 
 def test_one_that_hangs_is_told_where(agent: Agent) -> None:
-    assert "most recent call first" in agent.abort()
+    where = agent.abort()
+    assert "in the kernel: " in where
+    assert "most recent call first" in where
     assert not agent.running
 
 
