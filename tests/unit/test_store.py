@@ -47,7 +47,7 @@ def test_a_revision_that_stands_beside_a_body_without_one_is_the_objects(tmp_pat
     """So an older version saved an object that was described with a revision, and then again without."""
     store = Store(tmp_path / "state.db")
     store.save(DesiredState(), fold(DesiredState(), Put(make_network(1)), 0.0))
-    store._db.execute("UPDATE object SET revision = 5")
+    store._file.connection.execute("UPDATE object SET revision = 5")
     assert store.load().get(Network, make_network(1).id) == make_network(1, revision=5)
 
 
@@ -56,21 +56,22 @@ def test_only_the_difference_is_written(tmp_path: Path) -> None:
     state = a_state()
     store.save(DesiredState(), state)
     smaller = fold(state, Delete("instances", make_instance(1).id), 1000.0)
-    changes = store._db.total_changes
+    changes = store._file.connection.total_changes
     store.save(state, smaller)
-    assert store._db.total_changes - changes == 1  # the object; nothing was claimed
+    assert store._file.connection.total_changes - changes == 1  # the object; nothing was claimed
     store.save(smaller, smaller)
-    assert store._db.total_changes - changes == 1
+    assert store._file.connection.total_changes - changes == 1
     other = fold(smaller, Put(make_instance(2)), 1000.0)
     store.save(smaller, other)
-    assert store._db.total_changes - changes == 3  # the object, and the sequence
+    assert store._file.connection.total_changes - changes == 3  # the object, and the sequence
     assert Store(tmp_path / "state.db").load() == other
 
 
 def test_every_save_is_synchronous_to_the_disk(tmp_path: Path) -> None:
     store = Store(tmp_path / "state.db")
-    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    store.owe_cuts(True)  # which is not
+    assert store._file.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._file.connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_a_body_that_does_not_read_names_its_object(tmp_path: Path) -> None:
     store = Store(tmp_path / "state.db")
     store.save(DesiredState(), a_state())
-    store._db.execute("UPDATE object SET body = '{}' WHERE kind = 'instances'")
+    store._file.connection.execute("UPDATE object SET body = '{}' WHERE kind = 'instances'")
     with pytest.raises(StoreError, match=f"instances {make_instance(1).id} does not read"):
         store.load()
 
@@ -105,14 +106,14 @@ def test_a_body_that_does_not_read_names_its_object(tmp_path: Path) -> None:
 def test_claims_that_do_not_read_name_their_object(tmp_path: Path, since: object) -> None:
     store = Store(tmp_path / "state.db")
     store.save(DesiredState(), a_state())
-    store._db.execute("UPDATE object SET since = ? WHERE kind = 'instances'", (since,))
+    store._file.connection.execute("UPDATE object SET since = ? WHERE kind = 'instances'", (since,))
     with pytest.raises(StoreError, match=f"instances {make_instance(1).id} does not read"):
         store.load()
 
 
 def test_a_store_without_its_counter_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path / "state.db")
-    store._db.execute("DELETE FROM counter")
+    store._file.connection.execute("DELETE FROM counter")
     with pytest.raises(StoreError, match=r"state\.db: .*sequence"):
         store.load()
 
@@ -121,7 +122,7 @@ def test_a_save_that_fails_saves_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "state.db")
     state = fold(DesiredState(), Put(OBJECTS[0]), 0.0)
     store.save(DesiredState(), state)
-    store._db.execute("CREATE TRIGGER full BEFORE INSERT ON object WHEN NEW.kind = 'floating_ips'"
+    store._file.connection.execute("CREATE TRIGGER full BEFORE INSERT ON object WHEN NEW.kind = 'floating_ips'"
                       " BEGIN SELECT RAISE(ABORT, 'disk full'); END")  # fmt: skip
     with pytest.raises(StoreError, match="disk full"):
         store.save(state, a_state())
@@ -147,9 +148,9 @@ def test_notes_of_another_boot_are_none_and_go_with_the_next(tmp_path: Path) -> 
     store = Store(path, "one")
     assert store.made() == {("bridge", "br1"): ""}
     store = Store(path, "two")
-    store._db.execute("PRAGMA query_only = ON")  # a disk on which nothing can be written
+    store._file.connection.execute("PRAGMA query_only = ON")  # a disk on which nothing can be written
     assert store.made() == {}
-    store._db.execute("PRAGMA query_only = OFF")
+    store._file.connection.execute("PRAGMA query_only = OFF")
     store.note_made({("bridge", "br2"): ""})
     assert store.made() == {("bridge", "br2"): ""}
     store.forget_made([("bridge", "br2")])
