@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,8 @@ class Agent:
         self.process: subprocess.Popen[bytes] | None = None
         self._command = list(command or daemon_command())
         self._environment = dict(environment or {})
+        self._aborting = threading.Lock()
+        self._last_words = ""
         self.configure(config or {})
 
     # its life
@@ -172,17 +175,20 @@ class Agent:
         try:
             return unix_http.request(self.socket, method, path, body, timeout=timeout)
         except TimeoutError as error:
-            if timeout < PATIENCE or not self.running:
+            if timeout < PATIENCE:
                 raise
             raise AgentError(f"{method} {path} was not answered within {timeout} s\n{self.abort()}") from error
 
     def abort(self) -> str:
         """End it; where each of its threads was, in the kernel and in Python (by faulthandler, which needs none)."""
-        before = len(self.log)
-        in_kernel = "\n".join(self._kernel_stacks())
-        self.signal(signal.SIGABRT)
-        self.wait()
-        return f"{in_kernel}\n{self.log[before:]}"
+        with self._aborting:  # of several who wait in vain the first one finds out
+            if self.running:
+                before = len(self.log)
+                in_kernel = "\n".join(self._kernel_stacks())
+                self.signal(signal.SIGABRT)
+                self.wait()
+                self._last_words = f"{in_kernel}\n{self.log[before:]}"
+            return self._last_words
 
     def _kernel_stacks(self) -> Iterator[str]:
         for thread in Path(f"/proc/{self.pid}/task").iterdir():
