@@ -124,10 +124,9 @@ def _of_members(before: Compiled, after: Compiled) -> Iterator[str]:
 
 
 def _of_floating_ips(old: Resolved, new: Resolved) -> Iterator[str]:
-    lead_to = leads_to(new.floating_ips)
-    for floating in old.floating_ips:
-        if lead_to.get(floating.id) != floating.fixed_ip_address:
-            yield floating.id
+    """Those that lead elsewhere than they did, or nowhere; and those that lead somewhere now, where they did not."""
+    was, now = leads_to(old.floating_ips), leads_to(new.floating_ips)
+    yield from (each for each in {**was, **now} if was.get(each) != now.get(each))
 
 
 def _of_networks(old: Resolved, new: Resolved) -> Iterator[str]:
@@ -172,6 +171,8 @@ def revoked(
             yield Cut(flow, remembered=False)
         elif flow.status & EXPECTED:
             continue
+        elif _passes_by(flow, now):
+            yield Cut(flow, remembered=False)
         elif _translation_left(flow, was, now, bound) or not _may_live(flow, was, now):
             yield Cut(flow, remembered=flow.protocol == TCP)
 
@@ -202,6 +203,12 @@ def _is_back(flow: Flow, dead: Collection[str]) -> bool:
     if not (dead and flow.picked_up):
         return False
     return any(end(side) in dead for side in (flow.original, flow.reply) for end in (_from_client, _from_server))
+
+
+def _passes_by(flow: Flow, now: "Whereabouts") -> bool:
+    """Whether a flow was begun before a floating IP was there: it is translated by its first packet, or never."""
+    destination = flow.original.destination
+    return destination in now.leads_to and flow.reply.source == destination
 
 
 def _translation_left(flow: Flow, was: "Whereabouts | None", now: "Whereabouts", bound: Collection[str]) -> bool:

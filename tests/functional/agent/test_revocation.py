@@ -674,6 +674,17 @@ def test_a_floating_ip_moves_while_connections_are_open(site: Site) -> None:
         assert by_fixed_ip.lives()
 
 
+@pytest.mark.parametrize("caller", ["outside", "vm2"])
+def test_who_goes_on_writing_to_a_floating_ip_reaches_it_when_it_is_back(site: Site, caller: str) -> None:
+    """Also what is sent from the same port as what went astray meanwhile, as by whoever pings all the time."""
+    site.describe(ports(4, 80), make_instance(1, (1,)), make_instance(2), make_floating_ip(1))
+    with talking(getattr(site, caller), site.vm1, 80, to=FIRST) as talk:
+        site.delete(make_floating_ip(1))
+        assert not talk.datagrams.alive(0.3)
+        site.put(make_floating_ip(1))
+        assert talk.datagrams.alive()
+
+
 def test_one_of_two_floating_ips_on_a_fixed_ip_is_removed(site: Site) -> None:
     site.describe(ports(4, 80), make_instance(1, (1,)), make_floating_ip(1), make_floating_ip(2))
     with (

@@ -75,10 +75,9 @@ def test_what_is_revoked_is_deleted_and_remembered_and_counted(host: Host) -> No
         make_group(1, WEB, SSH, make_rule(3, protocol="udp")),
         make_group(2, WEB),
         make_network(2),
-        make_floating_ip(1),
         make_instance(1, (1,), hostname="other"),
     ],
-    ids=["a rule more", "a group more", "a network more", "a floating IP more", "a name"],
+    ids=["a rule more", "a group more", "a network more", "a name"],
 )
 def test_what_narrows_nothing_does_not_even_look(host: Host, change: object) -> None:
     host.put(change)  # type: ignore[arg-type]
@@ -159,6 +158,31 @@ def test_killed_between_a_repair_and_the_cut(host: Host, by: str, meddle: Callab
     host.restart()
     host.engine.resync()
     assert host.flows.tracked == [web]
+
+
+def test_what_was_sent_to_a_floating_ip_before_it_was_there_begins_anew(host: Host) -> None:
+    """It would go on to where it went, as only the first packet of a flow is translated."""
+    reply = Side("10.1.0.2", OUTSIDE, 80, 40000)
+    astray, led, beside = (
+        tcp(OUTSIDE, "198.51.100.1"),
+        tcp(OUTSIDE, "198.51.100.1", reply=reply),
+        tcp(OUTSIDE, "10.1.0.2"),
+    )
+    host.flows.tracked = [astray, led, beside]
+    host.put(make_floating_ip(1))
+    assert host.flows.looks == [Addresses(frozenset({"198.51.100.1"}))]
+    assert host.flows.tracked == [led, beside]
+    assert host.backend.cut == {}, "it is not forbidden"
+    host.put(make_floating_ip(1, project_id="other"))
+    assert len(host.flows.looks) == 1
+
+
+def test_what_went_past_a_floating_ip_while_the_rules_were_gone_begins_anew(host: Host) -> None:
+    host.put(make_floating_ip(1))
+    host.flows.tracked = [tcp(OUTSIDE, "198.51.100.1")]
+    host.backend.change(TableId(4, "nat"), "PREROUTING", [])
+    host.engine.resync()
+    assert host.flows.tracked == []
 
 
 def test_killed_between_the_rules_of_a_floating_ip_and_the_cut(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
