@@ -183,6 +183,8 @@ def make_engine(
     metrics: Metrics,
     on_progress: Callable[[], None] = lambda: None,
     coming: Callable[[], bool] = lambda: False,
+    *,
+    awaits_my_ip: bool = False,
 ) -> Engine:
     """An engine on this host's kernel, not running yet."""
     engine = Engine(
@@ -192,5 +194,6 @@ def make_engine(
         metrics=metrics,
         on_progress=on_progress,
         coming=coming,
+        awaits_my_ip=awaits_my_ip,
     )
     return engine

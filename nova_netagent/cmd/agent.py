@@ -157,11 +157,13 @@ class Daemon:
     """The engine on its native thread, and the API on the main thread's event loop."""
 
     def __init__(self, settings: "Settings", opts: Any, files: Sequence[str], dirs: Sequence[str]) -> None:
+        from nova_netagent.conf import awaits_my_ip
         from nova_netagent.metrics import Metrics
         from nova_netagent.wiring import make_engine
 
         self._settings = settings
         self._opts = opts
+        self._awaits_my_ip = awaits_my_ip(opts)
         self._files = files
         self._dirs = dirs
         self._started = time.time()
@@ -170,7 +172,9 @@ class Daemon:
         self._rpc: Rpc | None = None
         self._tcp: Tcp | None = None
         self._group_log = self._open_group_log()
-        self._engine: Engine = make_engine(self._settings, self._metrics, self._poke, self._coming)
+        self._engine: Engine = make_engine(
+            self._settings, self._metrics, self._poke, self._coming, awaits_my_ip=self._awaits_my_ip
+        )
         self._signals: set[signal.Signals] = set()
         self._was_ready = False
         self._told = ""
@@ -226,6 +230,7 @@ class Daemon:
             hub.rest(1.0)
             self._tell_readiness()
             self._listen_again()
+            self._look_for_my_ip()
             self._obey()
         systemd.notify("STOPPING=1", "STATUS=finishing the requests in flight")
         return self._stop(hub, thread)
@@ -356,6 +361,7 @@ class Daemon:
         view = self._engine.view
         if view.ready and not self._was_ready:
             self._was_ready = True
+            self._remember_my_ip()
             gc.freeze()  # what is there now stays: the collector need not visit it
             gc.set_threshold(50_000, 20, 50)  # a request leaves some 50 objects in cycles, of eventlet's
             backend = self._engine.host.rules
@@ -382,6 +388,35 @@ class Daemon:
         backend = self._engine.host.rules
         rpc = "" if self._rpc is None or self._rpc.state().connected else "; RPC: no broker"
         return f"enforcing with {backend.name}, {objects} objects{troubles}; see the rules with {backend.see_with}{rpc}"
+
+    # --- where it is
+
+    def _remember_my_ip(self) -> None:
+        from nova_netagent.conf import own_address
+
+        address = self._settings.my_ip
+        if address is not None and not self._awaits_my_ip:
+            own_address.remember(self._settings.state_path, address)
+
+    def _look_for_my_ip(self) -> None:
+        """Take this host's own address as soon as a default route tells it, if none did so at the start."""
+        from msgspec.structs import replace
+
+        from nova_netagent import conf
+        from nova_netagent.conf import own_address
+
+        if not self._awaits_my_ip or (found := own_address.of_default_route()) is None:
+            return
+        self._awaits_my_ip = False
+        try:
+            moved = conf.with_my_ip(self._opts, found)
+        except conf.ConfigError as error:
+            LOG.error("[DEFAULT] my_ip = %s, which a default route tells now, is not used: %s", found, error)
+            return
+        # The log of groups may be off for what this kernel cannot tell.
+        self._settings = replace(moved, security_group_log=self._settings.security_group_log)
+        self._remember_my_ip()
+        self._engine.move(self._settings)
 
     # --- what it is told
 

@@ -6,7 +6,15 @@ loaded is judged where that is made: ``rpc.transport``, ``api.tls``, ``api.tcp.g
 (``ctl/offline.py``) ask all of them, a reload all but those of RPC and of Keystone.
 """
 
-from nova_netagent.conf.loading import PROJECT, ConfigError, NoSuchOption, load, refuse_wrong_messaging
+from nova_netagent.conf.loading import (
+    PROJECT,
+    ConfigError,
+    NoSuchOption,
+    awaits_my_ip,
+    load,
+    refuse_wrong_messaging,
+    with_my_ip,
+)
 from nova_netagent.conf.options import GROUPS, global_options, list_opts, new_options, register
 
 __all__ = [
@@ -14,10 +22,12 @@ __all__ = [
     "PROJECT",
     "ConfigError",
     "NoSuchOption",
+    "awaits_my_ip",
     "global_options",
     "list_opts",
     "load",
     "new_options",
     "refuse_wrong_messaging",
     "register",
+    "with_my_ip",
 ]

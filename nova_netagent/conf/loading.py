@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr
 from io import StringIO
@@ -12,6 +11,8 @@ from typing import Any
 from oslo_config import cfg
 
 from nova_netagent.conf.options import GROUPS, new_options, register
+from nova_netagent.conf.own_address import NOWHERE, remembered
+from nova_netagent.conf.own_address import of_default_route as _address_of_default_route
 from nova_netagent.settings import (
     ApiSettings,
     FirewallSettings,
@@ -46,10 +47,17 @@ class ConfigError(Exception):
 NoSuchOption = cfg.NoSuchOptError
 
 
-def load(files: Iterable[str | Path], dirs: Iterable[str | Path] = (), conf: cfg.ConfigOpts | None = None) -> Settings:
+def load(
+    files: Iterable[str | Path],
+    dirs: Iterable[str | Path] = (),
+    conf: cfg.ConfigOpts | None = None,
+    *,
+    needs_my_ip: bool = True,
+) -> Settings:
     """Read configuration files and check them in full.
 
     :param conf: where to read them into; by default a throw-away.
+    :param needs_my_ip: otherwise, where it cannot be found, it is an address that nobody has: for who makes no rules.
     :raises ConfigError: a file does not read, or an option is unknown, wrong or contradictory.
     """
     files, dirs = tuple(files), tuple(dirs)
@@ -61,7 +69,7 @@ def load(files: Iterable[str | Path], dirs: Iterable[str | Path] = (), conf: cfg
         _read(conf, args)
         written = _written(_all_files(files, dirs))
         _refuse_unknown(conf, written)
-        _find_my_ip(conf, written)
+        _find_my_ip(conf, written, None if needs_my_ip else NOWHERE)
         _refuse_wrong(conf, written)
         settings = _settings(conf)
         _refuse_no_broker(settings, written)
@@ -177,18 +185,53 @@ def _refuse_unknown(conf: cfg.ConfigOpts, written: _Written) -> None:
                 raise ConfigError(f"{file}: [{group}] {name} is not an option; see the sample configuration")
 
 
-def _find_my_ip(conf: cfg.ConfigOpts, written: _Written) -> None:
+def _find_my_ip(conf: cfg.ConfigOpts, written: _Written, otherwise: str | None) -> None:
     """Give ``my_ip`` its default, which other options may name.
 
-    Without a default route there is none, and an option that is nothing else but ``$my_ip``, its own default, is
-    as if it were left out.
+    Without a default route it is what it was at the last start. Where that is not known either there is none, and an
+    option that is nothing else but ``$my_ip``, its own default, is as if it were left out.
+
+    :param otherwise: what it is then.
     """
-    found = _address_of_default_route()
-    conf.set_default("my_ip", found)
-    if found is None and "my_ip" not in written.get("DEFAULT", {}):
-        for group, name in (("network", "routing_source_ip"), ("metadata", "metadata_host")):
+    given, found = "my_ip" in written.get("DEFAULT", {}), _address_of_default_route()
+    known = found or (None if given else _remembered(conf)) or otherwise
+    conf.set_default("my_ip", known)
+    if known is None and not given:
+        for group, name in _FOLLOWING_MY_IP:
             if written.get(group, {}).get(name, (None, ""))[1] in ("$my_ip", "${my_ip}"):
                 conf.set_override(name, None, group)
+
+
+def _remembered(conf: cfg.ConfigOpts) -> str | None:
+    try:
+        return remembered(conf.state_path)
+    except cfg.Error:
+        return None  # it is told of with the other options
+
+
+_FOLLOWING_MY_IP = (("network", "routing_source_ip"), ("metadata", "metadata_host"))
+"""The options whose default it is."""
+
+
+def awaits_my_ip(conf: cfg.ConfigOpts) -> bool:
+    """Whether ``my_ip`` was loaded from no file, and is not what a default route tells."""
+    where, found = conf.get_location("my_ip"), _address_of_default_route()
+    given = where is not None and where.location is cfg.Locations.user
+    return not given and (found is None or found != conf.my_ip)
+
+
+def with_my_ip(conf: cfg.ConfigOpts, address: str) -> Settings:
+    """The settings of what was loaded without a default route, now that one tells this host's address.
+
+    :raises ConfigError: an option that names it cannot be this.
+    """
+    conf.set_default("my_ip", address)
+    for group, name in _FOLLOWING_MY_IP:
+        conf.clear_override(name, group)
+    try:
+        return _settings(conf)
+    except cfg.Error as error:
+        raise ConfigError(_in_plain_words(_in_one_line(error))) from error
 
 
 def _refuse_wrong(conf: cfg.ConfigOpts, written: _Written) -> None:
@@ -309,16 +352,3 @@ def refuse_wrong_messaging(conf: cfg.ConfigOpts) -> None:
 
 _DRIVERS = ("rabbit", "kafka", "fake")
 """oslo.messaging's, by the schemes of their URLs."""
-
-_NOWHERE = "192.0.0.8"
-"""The dummy address (RFC 7600): nobody has it, so that a packet to it would take the default route."""
-
-
-def _address_of_default_route() -> str | None:
-    """The source address that the kernel would choose towards the outside; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((_NOWHERE, 9))
-            return str(probe.getsockname()[0])
-        except OSError:
-            return None

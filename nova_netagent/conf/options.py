@@ -40,7 +40,10 @@ _DEFAULT: Sequence[cfg.Opt] = (
         "my_ip",
         type=IPV4,
         sample_default="<the address of the default route's link>",
-        help=("This host's own IPv4 address. Found at start; refused then if it is needed and cannot be found."),
+        help=(
+            "This host's own IPv4 address. Found at start; without a default route it is what it was at the last start,"
+            " until there is one, and the start is refused if it is needed and was never found."
+        ),
     ),
     cfg.BoolOpt(
         "use_ipv6",

@@ -57,7 +57,7 @@ def cleanup(session: Session) -> int:
     from nova_netagent.backend import BackendError
     from nova_netagent.store import StoreError
 
-    settings = session.settings()
+    settings = session.settings(needs_my_ip=False)
     from nova_netagent import capabilities
     from nova_netagent import cleanup as removal
     from nova_netagent.api.sockets import somebody_listens

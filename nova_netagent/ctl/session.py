@@ -37,15 +37,16 @@ class Session:
         """All configuration files, in the order in which they are read."""
         return self.config_files + files_of(self.args.config_dir)
 
-    def settings(self) -> "Settings":
+    def settings(self, *, needs_my_ip: bool = True) -> "Settings":
         """What is configured; the agent's own modules are imported for that.
 
+        :param needs_my_ip: see ``conf.load``.
         :raises Failure: it cannot be used.
         """
         from nova_netagent import conf
 
         try:
-            return conf.load(self.config_files, self.args.config_dir)
+            return conf.load(self.config_files, self.args.config_dir, needs_my_ip=needs_my_ip)
         except conf.ConfigError as error:
             raise Failure(USAGE, str(error)) from None
 

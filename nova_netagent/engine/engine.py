@@ -56,6 +56,7 @@ class Engine:
     :param open_host: opens the kernel, in the engine's thread.
     :param on_progress: called when the stored state is in the kernel for the first time, and when the loop ends.
     :param coming: whether there are callers who have begun to ask, and are not here yet.
+    :param awaits_my_ip: ``my_ip`` is not set, and no default route tells it.
     """
 
     def __init__(
@@ -67,8 +68,11 @@ class Engine:
         on_progress: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         coming: Callable[[], bool] = lambda: False,
+        *,
+        awaits_my_ip: bool = False,
     ) -> None:
         self._settings = settings
+        self._awaits_my_ip = awaits_my_ip
         self._open = (open_store, open_host)
         self._metrics = metrics
         self._on_progress = on_progress
@@ -81,6 +85,8 @@ class Engine:
         """When the loop last turned, by time.monotonic()."""
         self.failed: BaseException | None = None
         """Why the thread ended, when it was not told to."""
+        self._moved: Settings | None = None
+        """The settings since a default route tells this host's address."""
         self._commit = 0.0
         """How long it took to apply the last change, in seconds."""
 
@@ -117,6 +123,11 @@ class Engine:
         self._settings = replace(kept, firewall=firewall)
         return list(differences(self._settings, wanted))
 
+    def move(self, settings: Settings) -> None:
+        """Take over settings that differ by this host's own address, which no default route told before."""
+        self._moved = settings
+        self.wake()
+
     # --- the loop
 
     def run(self) -> None:
@@ -147,7 +158,7 @@ class Engine:
         self.reconciler = Reconciler(
             self._settings.firewall, self.host, self.store, self._metrics, lambda: self._revocation.owe()
         )
-        self._surroundings = Surroundings(self._settings, self.host, self._compiler)
+        self._surroundings = Surroundings(self._settings, self.host, self._compiler, awaits_my_ip=self._awaits_my_ip)
         self._surroundings.look_who_is_in_the_way()
         self._warn()
         self._revocation = Revocation(
@@ -236,6 +247,7 @@ class Engine:
             if isinstance(request, Look):
                 request.resolve(self)
         if woken:
+            self._move()
             self._look_at_links()
         self._do_what_is_due()
 
@@ -341,11 +353,26 @@ class Engine:
         self._surroundings.look_for_drop_chain()
         action = self._surroundings.drop_action
         if action != before:
-            firewall = replace(self._settings.firewall, iptables_drop_action=action)
-            self._compiler = Compiler(replace(self._settings, firewall=firewall), self._compiler.tables)
+            self._renew_compiler()
             if action != "DROP":
                 LOG.info("[firewall] iptables_drop_action = %s: the chain is there now", action)
         self._warn()
+
+    def _move(self) -> None:
+        """Have the host as it should be where its own address is known now."""
+        settings, self._moved = self._moved, None
+        if settings is None:
+            return
+        LOG.info("[DEFAULT] my_ip = %s: there is a default route to take it from now", settings.my_ip)
+        self._settings = replace(settings, firewall=self._settings.firewall)
+        self._renew_compiler()
+        self._apply(verify=True)
+        self._surroundings.reconfigure(self._settings, self._compiler)
+        self._warn()
+
+    def _renew_compiler(self) -> None:
+        firewall = replace(self._settings.firewall, iptables_drop_action=self._surroundings.drop_action)
+        self._compiler = Compiler(replace(self._settings, firewall=firewall), self._compiler.tables)
 
     def _conflicts(self) -> Mapping[Key, str]:
         """Floating IPs that the host has without us: they are somebody's, and never removed."""

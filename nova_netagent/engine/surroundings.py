@@ -10,22 +10,33 @@ from nova_netagent.model import FloatingIP
 from nova_netagent.netfilter.rule import FAMILIES, Family, TableId
 from nova_netagent.settings import Settings
 
+_STANDS_IN = (
+    "[DEFAULT] my_ip is not set, and this host has no default route to take it from: until it has, it is {}, as at the"
+    " last start"
+)
+
 
 class Surroundings:
     """What the host lacks, and what is in the way, as it was seen last. Engine thread only.
 
     :param compiler: for this kernel's tables.
+    :param awaits_my_ip: ``my_ip`` is not set, and no default route tells it.
     :ivar drop_action: the chain that ends what is refused, or DROP as long as it is not there.
     """
 
-    def __init__(self, settings: Settings, host: Host, compiler: Compiler) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, host: Host, compiler: Compiler, *, awaits_my_ip: bool = False) -> None:
         self._host = host
         self._families: Sequence[Family] = compiler.families
         self.drop_action = settings.firewall.iptables_drop_action
-        self._lacking = (*host.warnings, *_lacking(settings, compiler, judges_frames=host.frames is not None))
+        self.reconfigure(settings, compiler, awaits_my_ip=awaits_my_ip)
         self._chainless = self._missing = self._unbound = self._unseen = ""
         self._in_the_way: Sequence[str] = ()
+
+    def reconfigure(self, settings: Settings, compiler: Compiler, *, awaits_my_ip: bool = False) -> None:
+        """Tell what is lacking by these settings from now on."""
+        lacking = _lacking(settings, compiler, judges_frames=self._host.frames is not None)
+        stands_in = (_STANDS_IN.format(settings.my_ip),) if awaits_my_ip and settings.my_ip is not None else ()
+        self._settings, self._lacking = settings, (*self._host.warnings, *lacking, *stands_in)
 
     def warnings(self, *left: str) -> tuple[str, ...]:
         """All that is to be known of it, and of what is left of ours in the other packet filter."""
@@ -80,7 +91,7 @@ class Surroundings:
 
 
 def _lacking(settings: Settings, compiler: Compiler, *, judges_frames: bool) -> Iterator[str]:
-    """What does not change while the agent runs."""
+    """What does not change while the settings do not."""
     if settings.use_ipv6 and len(compiler.families) < len(FAMILIES):
         yield f"this kernel lacks tables of IPv6: instances' IPv6 is {'refused' if judges_frames else 'not filtered'}"
     if not compiler.has_nat:
