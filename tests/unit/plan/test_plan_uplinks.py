@@ -108,6 +108,17 @@ def test_a_port_of_another_bridge_is_not_stolen() -> None:
     assert uplink_problems(FLAT, taken) == {"eth1": "it is a port of br9 already"}
 
 
+def test_what_only_has_the_name_of_a_bridge_gets_no_uplink_and_holds_no_other_up() -> None:
+    desired = replace(
+        FLAT,
+        bridges={**FLAT.bridges, "br2": Bridge("br2", None, "eth2")},
+        uplinks={"eth1": "br1", "eth2": "br2"},
+    )
+    found = plan(desired, host(link("eth1"), link("eth2"), link("br1", kind="dummy")))
+    assert found.join == (Join("eth2", "br2", accept_ra=False),)
+    assert ("uplink", "eth1 br1") not in found.make
+
+
 def test_a_port_of_its_bridge_that_was_there_is_used_and_left() -> None:
     actual = host(
         link("eth1", "br1", up=False, mac="02:00:00:00:00:09"),
@@ -225,6 +236,20 @@ def test_an_uplink_that_somebody_took_gets_back_what_its_bridge_holds() -> None:
 def test_what_is_gone_is_not_released() -> None:
     for actual in (host(link("eth1")), host(bridge("br1"))):
         assert plan(NOTHING, actual, {("uplink", "eth1 br1"): ""}).release == ()
+
+
+def test_what_a_bridge_held_comes_back_without_it_unless_somebody_took_the_uplink() -> None:
+    held: dict[Made, str] = {**MADE, ("held", "br1"): "192.0.2.7/24"}
+    assert plan(NOTHING, host(link("eth1")), held).release == (Release("eth1", "br1", ()),)
+    assert plan(NOTHING, host(link("eth1", "br9"), bridge("br9")), held).release == ()
+
+
+def test_an_uplink_of_another_name_is_known_by_its_mac_on_a_bridge_of_ours_only() -> None:
+    """One of somebody else's has the MAC of whichever port of theirs."""
+    renamed = host(link("eth5", "br1"), bridge("br1"))
+    assert plan(NOTHING, renamed, MADE).release == (Release("eth5", "br1", ()),)
+    assert plan(NOTHING, renamed, {("uplink", "eth1 br1"): ""}).release == ()
+    assert plan(NOTHING, renamed, {**MADE, ("port", "eth5"): ""}).release == (), "a tap of ours is no uplink"
 
 
 def test_an_uplink_moves_from_one_bridge_of_ours_to_another() -> None:
