@@ -106,6 +106,24 @@ def test_a_strangers_port_is_closed_when_it_comes_and_opened_when_it_is_describe
     assert host.frames.read()["ports"] == frozenset()
 
 
+def test_who_gets_one_more_address_may_claim_it_when_his_rules_are_in(host: Host) -> None:
+    host.links.add_link("tap1")
+    host.put(make_network(1), make_instance(1))
+    host.put(make_instance(1, vifs=(make_vif(1, fixed_ips=("10.1.0.2", "10.1.0.99", "fd00:1::2")),)))
+    assert any("10.1.0.99" in each for each in host.frames.read()["arp-hosts"])
+
+
+def test_a_family_that_meets_rules_again_passes_when_they_are_in(tmp_path: Path) -> None:
+    """Also where there is nothing else to do."""
+    host = Host(tmp_path, changed(SETTINGS, use_ipv6=False))
+    host.links.add_link("tap1")
+    host.put(make_network(1, cidr_v6=None, gateway_v6=None), make_instance(1))
+    assert host.frames.read()["unjudged"] == {"ip6"}
+    host.settings = SETTINGS
+    host.restart()
+    assert host.frames.read()["unjudged"] == frozenset()
+
+
 def test_what_is_planned_is_what_is_done_when_a_port_leaves(host: Host) -> None:
     host.links.add_link("tap1")
     host.put(make_network(1), make_instance(1))
@@ -170,6 +188,14 @@ def test_a_host_without_frames_can_be_closed(host: Host) -> None:
 
 
 # --- servers
+
+
+def test_a_server_that_ended_is_planned_to_come_back(host: Host) -> None:
+    host.put(make_network(1))
+    host.engine.host.servers.settle(60)
+    assert host.engine.inspect().plan() == []
+    host.system.processes["br1"].end("was killed by SIGKILL")
+    assert host.engine.inspect().plan() == ["dhcp: + br1"]
 
 
 def test_what_servers_are_told_is_compiled_while_the_kernel_takes_the_tables(host: Host) -> None:
