@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from nova_netagent.events import Put
 from nova_netagent.model import DesiredState, Object
 from nova_netagent.netfilter.rule import DROP, Rule, TableId
 from nova_netagent.plan.links import LinkPlan
-from nova_netagent.store import StoreError
+from nova_netagent.store import Store, StoreError
 from nova_netagent.testing import (
     make_floating_ip,
     make_group,
@@ -402,6 +403,16 @@ def test_what_was_made_at_the_moment_of_a_crash_is_known_to_be_ours(
     assert "br1" in host.links.links
     host.engine.reconciler.remove_everything(empty_ruleset(host.settings))
     assert (host.links.sysctls, host.links.addresses, set(host.links.links)) == (sysctls, addresses, ports)
+
+
+def test_what_a_cleanup_beside_the_agent_struck_from_the_notes_is_noted_again(host: Host) -> None:
+    """Whoever comes after the agent would take what it makes again for somebody else's."""
+    host.put(make_network(1))
+    noted = dict(host.engine.store.made())
+    with closing(Store(host.folder / "state.db")) as beside:
+        beside.forget_made(noted)
+    host.engine.resync()
+    assert host.engine.store.made() == noted
 
 
 def test_vifs_of_one_instance_whose_ids_begin_alike_come_and_go(host: Host) -> None:
