@@ -199,6 +199,29 @@ def test_killed_between_the_rules_of_a_floating_ip_and_the_cut(host: Host, monke
     assert host.flows.tracked == [direct, somebodys]
 
 
+def by_floating_ip(fixed_ip: str = "10.1.0.2") -> Flow:
+    """A connection by the first floating IP, which led to an address."""
+    return tcp(OUTSIDE, "198.51.100.1", reply=Side(fixed_ip, OUTSIDE, 80, 40000))
+
+
+def test_what_a_floating_ip_led_is_cut_with_it_and_known_by_each_of_its_ends(host: Host) -> None:
+    host.put(make_floating_ip(1))
+    host.flows.tracked = [by_floating_ip(), direct := tcp(OUTSIDE, "10.1.0.2", source_port=40001)]
+    host.put(make_provider_rule(1, remote_ip_prefix="0.0.0.0/0", protocol="udp"))
+    assert len(host.flows.tracked) == 2, "looked at, and let be while it leads there"
+    host.delete(make_floating_ip(1))
+    assert host.flows.tracked == [direct]
+    assert host.backend.cut == {CUT4: {f"{OUTSIDE},tcp:40000,{server}" for server in ("198.51.100.1", "10.1.0.2")}}
+
+
+def test_what_a_floating_ip_leads_elsewhere_by_now_is_cut_when_nobody_knows_what_was(host: Host) -> None:
+    host.put(make_floating_ip(1), make_instance(2, (1,)))
+    host.flows.tracked = [led := by_floating_ip(), by_floating_ip("10.1.0.3")]
+    host.backend.change(TableId(4, "filter"), "FORWARD", [])
+    host.engine.resync()
+    assert host.flows.tracked == [led]
+
+
 def test_a_start_with_other_rules_cuts_what_was_led_elsewhere(host: Host) -> None:
     """To the metadata service; who lent an address of ours otherwise, as a gateway's, is somebody else."""
     metadata = tcp("10.1.0.2", "169.254.169.254", reply=Side("192.0.2.10", "10.1.0.2", 8775, 40000))
@@ -336,6 +359,9 @@ def test_somebody_flushed_the_rules_and_the_repair_broke_off(host: Host, monkeyp
     monkeypatch.undo()
     host.engine.resync()
     assert host.flows.tracked == [web]
+    host.flows.looks.clear()
+    host.put(make_network(2))
+    assert host.flows.looks == [], "it was made good for"
 
 
 def test_one_that_announced_itself_goes_with_its_instance_only(host: Host) -> None:
@@ -346,6 +372,35 @@ def test_one_that_announced_itself_goes_with_its_instance_only(host: Host) -> No
     host.delete(make_instance(1, (1,)))
     assert host.flows.tracked == []
     assert host.backend.cut == {}
+
+
+def test_one_that_announced_itself_keeps_none_of_those_after_it(host: Host) -> None:
+    data, web = tcp(OUTSIDE, "10.1.0.2", 50000, status=EXPECTED), tcp(OUTSIDE, "10.1.0.2")
+    host.flows.tracked = [data, web]
+    host.put(make_group(1, SSH))
+    assert host.flows.tracked == [data]
+
+
+def test_a_member_elsewhere_goes_from_one_remote_group_to_another_in_the_same_batch(host: Host) -> None:
+    """Each is a set of its own, and only one of them has lost him."""
+    by_group = (
+        make_rule(8, protocol="tcp", port_range_min=80, port_range_max=80, remote_group_id=group_id(8)),
+        make_rule(9, protocol="tcp", port_range_min=22, port_range_max=22, remote_group_id=group_id(9)),
+    )
+    member = (f"{OUTSIDE}/32",)
+    host.put(make_group(8, members=member), make_group(9), make_group(1, *by_group))
+    host.flows.tracked = [tcp(OUTSIDE, "10.1.0.2"), ssh := tcp(OUTSIDE, "10.1.0.2", 22)]
+    host.put(make_group(8), make_group(9, members=member))
+    assert host.flows.tracked == [ssh]
+
+
+def test_who_was_let_in_by_the_other_direction_is_let_be_while_he_is(host: Host) -> None:
+    """Connection tracking may have taken the server for the client, and not have told so."""
+    turned = tcp(OUTSIDE, "10.1.0.2", 40000, 443)
+    host.flows.tracked = [turned]
+    host.put(make_group(1, WEB))
+    assert host.flows.looks
+    assert host.flows.tracked == [turned]
 
 
 def test_another_instance_gets_the_address_in_the_same_batch(host: Host) -> None:
