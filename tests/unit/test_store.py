@@ -51,6 +51,17 @@ def test_a_revision_that_stands_beside_a_body_without_one_is_the_objects(tmp_pat
     assert store.load().get(Network, make_network(1).id) == make_network(1, revision=5)
 
 
+def test_what_is_made_anew_is_deleted_no_more(tmp_path: Path) -> None:
+    """Otherwise whoever describes it without a revision would be refused after a restart."""
+    store = Store(tmp_path / "state.db")
+    state = a_state()
+    store.save(DesiredState(), state)
+    anew = fold(state, Put(make_network(2, revision=4)), 1000.0)
+    store.save(state, anew)
+    assert store.load().tombstones == {}
+    assert store.load() == anew
+
+
 def test_only_the_difference_is_written(tmp_path: Path) -> None:
     store = Store(tmp_path / "state.db")
     state = a_state()
