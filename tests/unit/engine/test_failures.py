@@ -14,6 +14,7 @@ from nova_netagent.backend import RuleRefused
 from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.compile import empty_ruleset
 from nova_netagent.engine import Change, Look, NotApplied
+from nova_netagent.engine.requests import Wake
 from nova_netagent.events import Put
 from nova_netagent.model import DesiredState, Object
 from nova_netagent.netfilter.rule import DROP, Rule, TableId
@@ -95,6 +96,26 @@ def test_retries_come_less_and_less_often(host: Host) -> None:
     assert (delays[0], delays[-1]) == (0.5, 30.0)
 
 
+def pending_seconds(host: Host) -> float:
+    value = host.metrics.registry.get_sample_value("netagent_pending_oldest_seconds")
+    assert value is not None
+    return value
+
+
+def test_what_is_pending_is_so_since_it_failed_first(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.backend.unavailable = 2
+    with pytest.raises(NotApplied):
+        host.put(make_network(1))
+    now = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 100)
+    host.engine.serve([])
+    assert host.engine.view.failure
+    assert pending_seconds(host) >= 100
+    host.engine.resync()
+    host.engine.serve([])
+    assert pending_seconds(host) == 0
+
+
 def test_a_request_meanwhile_tries_at_once(host: Host) -> None:
     host.backend.unavailable = 1
     with pytest.raises(NotApplied):
@@ -165,6 +186,35 @@ def test_rules_that_are_refused_without_any_object_fail_everybody(tmp_path: Path
     assert status(host, make_network(1)) == ("done", "")
 
 
+def test_a_bridge_that_cannot_be_edited_is_told_by_its_network(host: Host) -> None:
+    host.links.fail["br1"] = "EBUSY"
+    host.put(make_network(1, gateway=None, gateway_v6=None), make_network(2))
+    assert status(host, make_network(1)) == ("error", "br1: EBUSY")
+    assert status(host, make_network(2)) == ("done", "")
+
+
+def test_a_link_that_comes_while_the_disk_is_full_is_waited_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StoreError("disk full")
+
+    host.put(make_network(1), make_instance(1))
+    host.links.add_link("tap1")
+    with monkeypatch.context() as filled:
+        filled.setattr(host.engine.store, "note_made", full)
+        host.engine.serve([Wake()])
+    assert "disk full" in host.engine.view.failure
+    assert host.links.links["tap1"].master is None, "it is not noted"
+    host.engine.resync()
+    assert host.links.links["tap1"].master == "br1"
+
+
+def test_what_the_kernel_tells_is_looked_at_beside_a_change_that_changes_nothing(host: Host) -> None:
+    host.put(make_network(1), make_instance(1))
+    host.links.add_link("tap1")
+    host.engine.serve([Change(Put(make_network(1))), Wake()])
+    assert host.links.links["tap1"].master == "br1"
+
+
 def test_a_link_that_fails_is_told_by_its_objects_only(host: Host) -> None:
     host.links.add_link("tap1")
     host.links.add_link("tap2")
@@ -177,8 +227,20 @@ def test_a_link_that_fails_is_told_by_its_objects_only(host: Host) -> None:
     assert status(host, make_instance(1)) == ("done", "")
 
 
-def drift_repairs(host: Host) -> float:
-    return float(host.metrics.drift_repairs_total.labels("link")._value.get())
+def drift_repairs(host: Host, what: str = "link") -> float:
+    return float(host.metrics.drift_repairs_total.labels(what)._value.get())
+
+
+def test_what_a_resync_carries_out_of_a_change_that_failed_is_no_repair(host: Host) -> None:
+    host.backend.unavailable = 1
+    with pytest.raises(NotApplied):
+        host.put(make_network(1))
+    assert host.engine.resync() == []
+    assert status(host, make_network(1)) == ("done", "")
+    assert drift_repairs(host, "insert") == 0
+    host.backend.change(TableId(4, "filter"), "FORWARD", [])
+    assert host.engine.resync() != []
+    assert drift_repairs(host, "insert") > 0
 
 
 def test_an_edit_of_links_that_fails_is_no_repair(host: Host) -> None:
