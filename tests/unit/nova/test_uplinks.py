@@ -35,6 +35,25 @@ def test_an_interface_is_put_on_its_bridge_with_what_it_has(host: Host) -> None:
     assert of(host, "eth0") == {"192.168.0.1/24", *ROUTES}
 
 
+def test_what_a_bridge_held_comes_back_also_when_somebody_deleted_it_just_before(host: Host) -> None:
+    host.links.addresses.add(("eth0", "192.168.0.1/24"))
+    host.put(make_network(1, bridge_interface="eth0"))
+    host.links.remove_link("br1")
+    host.delete(make_network(1))
+    assert of(host, "eth0") == {"192.168.0.1/24"}
+
+
+def test_a_host_that_is_made_to_forward_goes_on_hearing_its_routers(host: Host) -> None:
+    """And whoever comes afterwards is not believed to be one: it may be a tap."""
+    host.put(make_network(1))
+    sysctls = host.links.sysctls
+    assert (sysctls["net/ipv4/ip_forward"], sysctls["net/ipv6/conf/all/forwarding"]) == ("1", "1")
+    assert sysctls["net/ipv6/conf/eth0/accept_ra"] == "2"
+    host.links.add_link("eth9")
+    host.put(make_network(2))
+    assert sysctls["net/ipv6/conf/eth9/accept_ra"] == "1"
+
+
 def test_a_vlan_link_is_made_where_it_is_missing_and_only_its_mtu_is_set_afterwards(host: Host) -> None:
     """Scenario 20. The MTU of one that somebody else made is theirs."""
     host.put(make_network(1, bridge_interface="eth0", vlan=100, mtu=1400))
