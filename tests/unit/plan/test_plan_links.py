@@ -14,6 +14,7 @@ from nova_netagent.plan.links import (
     not_bridges,
     plan_links,
     plan_removal,
+    questions,
     sysctls_of,
 )
 
@@ -210,6 +211,15 @@ def test_what_somebody_undid_is_told_from_what_is_new() -> None:
     assert plan(wanted(), DONE, MADE).again == ()
 
 
+def test_routes_are_asked_for_of_addresses_that_we_made_and_that_have_a_network() -> None:
+    actual = replace(DONE, addresses=DONE.addresses | {("br1", "10.1.0.9/24"), ("eth0", FLOATING.cidr)})
+    theirs = Address("br1", "10.1.0.9/24", False, True, None)
+    desired = wanted(addresses=(GATEWAY, FLOATING, theirs))
+    made: dict[Made, str] = {**MADE, ("address", f"eth0 {FLOATING.cidr}"): ""}
+    assert questions(desired, actual, made, forwarding=False, closely=True).led == (("br1", "10.1.0.1/24"),)
+    assert questions(desired, actual, made, forwarding=False).led == ()
+
+
 # --- taking away
 
 
@@ -233,6 +243,13 @@ def test_what_is_gone_already_is_only_forgotten() -> None:
     found = plan(NOTHING, host(link("lo"), link("tap1")), MADE)
     assert not found
     assert set(found.forget) == set(MADE)
+
+
+@pytest.mark.parametrize("kind", ["bridge", "vlan"])
+def test_what_only_has_the_name_of_what_was_made_stays(kind: str) -> None:
+    found = plan(NOTHING, host(link("other", kind="dummy")), {(kind, "other"): ""})
+    assert not found
+    assert found.forget == ((kind, "other"),)
 
 
 def test_an_address_with_words_in_its_note_is_read_back() -> None:

@@ -90,4 +90,6 @@ def test_whose_claims_are_others_is_told_by_device_whoever_had_it() -> None:
     assert changes((make_instance(1, vifs=(one,)),), (make_instance(1, vifs=(more,)),)) == {"tap1"}
     assert changes((make_instance(1, vifs=(one,)),), (make_instance(2, vifs=(more,)),)) == {"tap1"}
     assert changes((make_instance(1, vifs=(one,)),), (make_instance(2, vifs=(one,)),)) == set()
+    other = make_vif(1, address="fa:16:3e:00:00:99", fixed_ips=("10.1.0.2",))
+    assert changes((make_instance(1, vifs=(one,)),), (make_instance(1, vifs=(other,)),)) == {"tap1"}
     assert changes((make_instance(1),), ()) == set()
