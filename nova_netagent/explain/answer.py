@@ -136,7 +136,7 @@ class _Case:
         return replace(packet, states=frozenset({"NEW"}))
 
     def _scene_of(self, compiled: Compiled) -> LiveScene:
-        return scene_of(compiled, self._actual, self._live, self._world.host.links.route)
+        return scene_of(compiled, self._actual, self._live, self._world.host.links)
 
     def _is_local(self, address: str) -> bool:
         return address in self._scene.local
@@ -346,6 +346,7 @@ class _Case:
             self._note_link(device)
         self._note_mac()
         self._note_nobody(end)
+        self._note_elsewhere(end)
         self._note_arp(end)
         if "NEW" not in self._packet.states:
             self._notes.append("NAT was decided by its flow's first packet: the nat table is not asked again")
@@ -402,6 +403,16 @@ class _Case:
         is_known = bridge in self._scene.uplinks or self._scene.holder(address, bridge) is not None
         if self._scene.is_near(address, bridge) and not is_known:
             self._notes.append(f"no described instance has {address}: nobody behind {bridge} answers to it")
+
+    def _note_elsewhere(self, end: End) -> None:
+        """A packet that is for a described vif, and that the host's routes lead past its bridge."""
+        leaves_by, address = end.packet.out_interface, end.packet.destination
+        if end.verdict != "ACCEPT" or leaves_by is None:
+            return
+        vifs = self._scene.vifs.values()
+        on = {port.network.bridge for port in vifs if port.network is not None and address in port.addresses}
+        if on and leaves_by not in on:
+            self._notes.append(f"{address} is a described vif's on {', '.join(sorted(on))}; it leaves by {leaves_by}")
 
     def _note_arp(self, end: End) -> None:
         """A packet that is let through, and is never sent as its sender cannot ask for a MAC."""

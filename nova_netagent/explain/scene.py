@@ -1,9 +1,10 @@
 """The host as it is now: its links, addresses and routes, and who is behind which port."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from nova_netagent.backend.links.routes import Asked, Route
+from nova_netagent.backend.links.protocol import LinksBackend
+from nova_netagent.backend.links.routes import NOT_FORWARDED, Asked, Route
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.resolve import Port as VifPort
 from nova_netagent.compile.uplinks import uplink
@@ -13,9 +14,11 @@ from nova_netagent.model.values import Prefix
 from nova_netagent.netfilter.journey import Journey, NoRoute, Port, Scene
 from nova_netagent.netfilter.packet import ALL_OF_A_MARK, Packet, Walk
 from nova_netagent.netfilter.rule import Opaque, TableId
-from nova_netagent.plan.links import ActualLinks
+from nova_netagent.plan.links import FORWARD_IPV6, ActualLinks
 
 _LINK_LOCAL = values.prefix("fe80::/10")
+_LOOPBACK_IPV6 = values.prefix("::1")
+_MULTICAST_IPV6 = values.prefix("ff00::/8")
 _ROUTED_BY_MARK = "its mark depends on more than the packet, and where it goes may depend on its mark"
 
 
@@ -28,6 +31,8 @@ class LiveScene(Scene):
 
     live: LiveRules = field(kw_only=True)
     ask: Callable[[Asked], Route] = field(kw_only=True)
+    sysctls: Callable[[Iterable[str]], Mapping[str, str]] = field(kw_only=True)
+    """The values of some of the host's, by their paths below /proc/sys."""
     vifs: Mapping[str, VifPort] = field(default_factory=dict, kw_only=True)
     """By device."""
     networks: tuple[Network, ...] = field(default=(), kw_only=True)
@@ -69,10 +74,21 @@ class LiveScene(Scene):
         source = packet.source if packet.in_interface is not None or packet.source in self.local else None
         if packet.mark_known != ALL_OF_A_MARK:
             self.live.guesses.setdefault(_ROUTED_BY_MARK)
-        found = self.ask(Asked(packet.destination, source, packet.in_interface, packet.mark))
+        found = self.ask(_asked(packet, source))
         if found.kind == "unreachable" or found.interface is None:
             raise NoRoute(found.reason or f"there is no route to {packet.destination}")
+        if packet.family == 6 and packet.in_interface is not None:
+            self._is_forwarded_over_ipv6(packet, packet.in_interface)
         return found.interface
+
+    def _is_forwarded_over_ipv6(self, packet: Packet, came_by: str) -> None:
+        """What IPv4's routing says by itself (ip6_forward). :raises NoRoute: it is not."""
+        wanted = FORWARD_IPV6, f"net/ipv6/conf/{came_by}/force_forwarding"
+        if not any(int(value) for value in self.sysctls(wanted).values()):
+            raise NoRoute(f"{NOT_FORWARDED}: net.ipv6.conf.all.forwarding is 0")
+        source = values.prefix(packet.source)
+        if any(each.contains(source) for each in (_LINK_LOCAL, _LOOPBACK_IPV6, _MULTICAST_IPV6)):
+            raise NoRoute(f"{NOT_FORWARDED}: {packet.source} is of one link only")
 
     def takes(self, destination: str) -> bool:
         """Whether the host itself takes what is sent to an address."""
@@ -85,7 +101,7 @@ class LiveScene(Scene):
         """
         if packet.family == 6 or (super().takes(packet.destination) and packet.destination not in self.local):
             return None
-        found = self.ask(Asked(packet.destination, packet.source, packet.in_interface, packet.mark))
+        found = self.ask(_asked(packet, packet.source))
         return found.reason if found.kind == "unreachable" and self.takes(packet.destination) else None
 
     def stays_bridged(self, packet: Packet, port: Port | None) -> str | None:
@@ -139,7 +155,7 @@ class LiveScene(Scene):
         return self.from_link(arrived, sender, bridged_to=bridged_to)
 
 
-def scene_of(compiled: Compiled, actual: ActualLinks, live: LiveRules, ask: Callable[[Asked], Route]) -> LiveScene:
+def scene_of(compiled: Compiled, actual: ActualLinks, live: LiveRules, host: LinksBackend) -> LiveScene:
     """The host as it is now; vifs whose tap is not there yet are on the bridge that they belong to."""
     scope = compiled.scope
     vifs = {port.vif.device: port for port in scope.all_ports if port.holds_device and port.network is not None}
@@ -153,7 +169,8 @@ def scene_of(compiled: Compiled, actual: ActualLinks, live: LiveRules, ask: Call
         routes=(),
         local={cidr.partition("/")[0]: name for name, cidr in actual.addresses},
         live=live,
-        ask=ask,
+        ask=host.route,
+        sysctls=host.read_sysctls,
         vifs=vifs,
         networks=networks,
         uplinks=uplinks,
@@ -161,6 +178,12 @@ def scene_of(compiled: Compiled, actual: ActualLinks, live: LiveRules, ask: Call
             (values.prefix(each.ip_address), device) for device, port in vifs.items() for each in port.vif.pairs
         ),
     )
+
+
+def _asked(packet: Packet, source: str | None) -> Asked:
+    """The question where a packet goes."""
+    ports = packet.source_port, packet.destination_port
+    return Asked(packet.destination, source, packet.in_interface, packet.mark, packet.protocol, *ports)
 
 
 def _ports(vifs: Mapping[str, VifPort], actual: ActualLinks) -> Iterator[tuple[str, Port]]:

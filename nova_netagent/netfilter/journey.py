@@ -8,6 +8,7 @@ meets, in which tables, and what the kernel knows of it there.
                         for us    mangle, filter, nat INPUT
                         routed    mangle, filter FORWARD, mangle, nat POSTROUTING
     is the host's     raw, mangle, nat, filter OUTPUT, mangle, nat POSTROUTING
+    and for itself    thereafter, by lo, raw, mangle PREROUTING, mangle, filter INPUT
 
 Around that, where somebody has rules below IP, it is met as a frame:
 
@@ -29,6 +30,8 @@ from nova_netagent.model.values import Prefix
 from nova_netagent.netfilter.hooks import BRIDGED_IP
 from nova_netagent.netfilter.packet import Packet, Step, Walk, chains_of, walk
 from nova_netagent.netfilter.rule import IpSet, Rule, Ruleset, TableId
+
+LOOPBACK = "lo"
 
 PASSAGES: Mapping[str, tuple[str, ...]] = {
     "PREROUTING": ("raw", "mangle", "nat"),
@@ -179,13 +182,15 @@ class Scene:
         :param out_interface: the link that it must go out by; by default its route's.
         :raises NoRoute: there is no route.
         """
-        led_to = "lo" if packet.destination in self.local else self.route(packet)
+        led_to = LOOPBACK if packet.destination in self.local else self.route(packet)
         trip = _Trip(self, replace(packet, out_interface=out_interface or led_to))
         trip.pass_hook("OUTPUT")
         if not trip.refused and trip.packet.destination != packet.destination:
             # ip_route_me_harder(), in nat OUTPUT; but filter OUTPUT after it is still shown the old interface.
             trip.packet = replace(trip.packet, out_interface=trip.route())
         trip.leave()
+        if trip.packet.out_interface == LOOPBACK and not trip.refused:
+            trip.come_back()
         return trip.end()
 
     def tables_at(self, hook: str, packet: Packet) -> Sequence[tuple[str, bool]]:
@@ -254,9 +259,11 @@ class _Trip:
         self._hops: list[Hop] = []
         self._verdict = "ACCEPT"
 
-    def pass_hook(self, hook: str) -> None:
-        """Meet the tables of a hook, unless the packet was refused before."""
-        translated = False
+    def pass_hook(self, hook: str, *, translated: bool = False) -> None:
+        """Meet the tables of a hook, unless the packet was refused before.
+
+        :param translated: it was decided before how the flow is translated there.
+        """
         for table, translates in self._scene.tables_at(hook, self.packet):
             if self.refused:
                 return
@@ -328,6 +335,13 @@ class _Trip:
         if port is not None:
             for hook in ("output", "postrouting", "egress"):
                 self.pass_frames(hook, None, port)
+
+    def come_back(self) -> None:
+        """The host is sent what it sent to itself; its flow is the one that it had when it left."""
+        self.packet = replace(self.packet, in_interface=LOOPBACK, out_interface=None, to_local_address=True)
+        self.pass_frames("ingress", LOOPBACK)
+        for hook in ("PREROUTING", "INPUT"):
+            self.pass_hook(hook, translated=True)
 
     def leave_bridged(self, port: str) -> None:
         """The last hooks of a frame that stays on its bridge."""

@@ -8,23 +8,29 @@ take or forward.
 import errno
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Literal
 
 from msgspec import Struct
 
 from nova_netagent.backend import netlink
 from nova_netagent.model import values
+from nova_netagent.model.protocols import ICMP, ICMPV6, TCP, UDP
 
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NLMSG_ERROR = 2
 _RTM_GETROUTE = 26
 _REQUEST = 1
 _RTA_DST, _RTA_SRC, _RTA_IIF, _RTA_OIF, _RTA_PREFSRC, _RTA_MARK = 1, 2, 3, 4, 7, 16
+_RTA_IP_PROTO, _RTA_SPORT, _RTA_DPORT = 27, 28, 29
+_SELECTED = frozenset({TCP, UDP, ICMP, ICMPV6})
+"""The protocols that may be asked about (rtm_getroute_parse_ip_proto)."""
 _RTM_F_LOOKUP_TABLE = 0x1000
 _KINDS = {1: "unicast", 2: "local", 3: "broadcast", 4: "local", 5: "broadcast"}
+NOT_FORWARDED = "the host would not forward it"
 _REFUSALS = {
     errno.EXDEV: "the reverse path filter refuses it: answers would go another way",
-    errno.EHOSTUNREACH: "the host would not forward it",
+    errno.EHOSTUNREACH: NOT_FORWARDED,
     errno.ENETUNREACH: "there is no route",
     errno.EACCES: "a route prohibits it",
     errno.EINVAL: "a route drops it, or its source is not one that can come that way",
@@ -35,12 +41,16 @@ class Asked(Struct, frozen=True):
     """A packet to be routed.
 
     :ivar interface: that it came by; ``None``: the host sends it, or only the way is asked for.
+    :ivar protocol: its number; with it, and the ports, rules of policy routing choose.
     """
 
     destination: str
     source: str | None = None
     interface: str | None = None
     mark: int = 0
+    protocol: int | None = None
+    source_port: int | None = None
+    destination_port: int | None = None
 
 
 class Route(Struct, frozen=True):
@@ -69,6 +79,7 @@ def ask(asked: Asked) -> Route:
         return Route("unreachable", reason=f"there is no link {asked.interface}")
     if asked.mark:
         attributes.append((_RTA_MARK, struct.pack("=I", asked.mark)))
+    attributes += _transport(asked)
     source_length = destination.length if asked.source is not None else 0
     body = _ROUTE.pack(family, destination.length, source_length, 0, 0, 0, 0, 0, _RTM_F_LOOKUP_TABLE)
     body += netlink.joined(attributes)
@@ -76,6 +87,15 @@ def ask(asked: Asked) -> Route:
         once.send(netlink.message(_RTM_GETROUTE, _REQUEST, 1, body))
         answer = once.recv(1 << 16)
     return _parsed(answer)
+
+
+def _transport(asked: Asked) -> Iterator[tuple[int, bytes]]:
+    if asked.protocol not in _SELECTED:
+        return
+    yield _RTA_IP_PROTO, bytes([asked.protocol])
+    for kind, port in ((_RTA_SPORT, asked.source_port), (_RTA_DPORT, asked.destination_port)):
+        if port:
+            yield kind, struct.pack(">H", port)
 
 
 def _parsed(answer: bytes) -> Route:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
+from nova_netagent.model import values
 from nova_netagent.netfilter.journey import Journey
 from nova_netagent.netfilter.rule import Family
 from nova_netagent.netfilter.text import BUILTIN_CHAINS
@@ -392,6 +393,85 @@ def test_what_the_host_itself_would_not_take_is_said(site: Site) -> None:
         site.host.sysctl("net/ipv4/conf/eth0/rp_filter", 0)
     assert said(site.vm1, to_loop)[0] == "NO ROUTE"
     assert refused(site.vm1, site.host, to_loop)
+
+
+@pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
+def test_what_the_host_does_not_forward(site: Site, family: int) -> None:
+    site.describe(make_group(1, make_rule(1), make_rule(2, ethertype="IPv6")), make_instance(1, (1,)))
+    packet = Tcp(80, family=family)
+    passes(site, site.outside, site.vm1, packet)
+    name = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}[family]
+    question = asked(site, site.outside, site.vm1, site.addressed(site.outside, site.vm1, packet))
+    site.host.sysctl(name, 0)
+    try:
+        found = site.agent.explain(question)
+        assert found["verdict"] == "NO ROUTE"
+        assert found["reason"].startswith("the host would not forward it")
+        assert not arrives(site.outside, site.vm1, packet.towards(site.vm1), within=0.5)
+    finally:
+        site.host.sysctl(name, 1)
+
+
+def test_what_is_of_one_link_only_is_not_forwarded(site: Site) -> None:
+    site.describe(make_instance(1))
+    link_local = values.link_local(site.vm1.mac)
+    packet = Forged(Udp(9, source_port=5000, family=6, to=site.outside.ip6), source=link_local)
+    question = asked(site, site.vm1, site.outside, site.addressed(site.vm1, site.outside, packet))
+    found = site.agent.explain(question | {"src": f"[{link_local}]:5000"})
+    assert (found["verdict"], found["way"]) == ("NO ROUTE", "routed")
+    assert "is of one link only" in found["reason"]
+    assert not arrives(site.vm1, site.outside, site.addressed(site.vm1, site.outside, packet), within=0.5)
+
+
+@pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
+def test_rules_of_policy_routing_may_ask_for_ports(site: Site, family: int) -> None:
+    site.describe(make_group(1, make_rule(1), make_rule(2, ethertype="IPv6")), make_instance(1, (1,)))
+    rule = ["pref", "99", "ipproto", "tcp", "dport", "80", "blackhole"]
+    site.host.run(["ip", f"-{family}", "rule", "add", *rule])
+    try:
+        found = stops_by_routing(site, Tcp(80, family=family))
+        assert found["verdict"] == "NO ROUTE"
+        passes(site, site.outside, site.vm1, Tcp(81, family=family))
+        passes(site, site.outside, site.vm1, Udp(80, family=family))
+    finally:
+        site.host.run(["ip", f"-{family}", "rule", "del", *rule])
+
+
+def stops_by_routing(site: Site, packet: IpProbe) -> dict[str, Any]:
+    """Send it: it does not arrive, and the rules would let it. What is said of it."""
+    packet = site.addressed(site.outside, site.vm1, packet)
+    found = site.agent.explain(asked(site, site.outside, site.vm1, packet))
+    assert not arrives(site.outside, site.vm1, packet, within=0.5)
+    return found
+
+
+@pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
+def test_what_the_host_sends_to_itself_comes_back_to_it(site: Site, family: int) -> None:
+    site.describe(make_instance(1))
+    lines = ("type filter hook input priority 0;", 'iifname "lo" tcp dport 80 counter drop')
+    nft(site.host, "table inet other {", "chain input {", *lines, "}", "}")
+    try:
+        for port, gets_in in ((80, False), (81, True)):
+            packet = Tcp(port, source_port=5000, family=family, to=site.host.ip(family))
+            found = site.agent.explain(asked(site, site.host, site.host, packet))
+            site.forget_flows()
+            assert bool(arrives(site.host, site.host, packet, within=0.5)) is gets_in
+            assert (found["verdict"], found["way"]) == ("ACCEPT" if gets_in else "DROP", "from the host")
+            hooks = [rule["hook"] for rule in found["rules"]]
+            assert hooks == sorted(hooks, key=("OUTPUT", "POSTROUTING", "PREROUTING", "INPUT").index)
+    finally:
+        site.host.run(["nft", "delete", "table", "inet", "other"])
+
+
+def test_a_described_vif_that_the_routes_lead_past_is_named(site: Site) -> None:
+    site.describe(make_instance(1))
+    site.host.run(["ip", "route", "add", "10.1.0.2/32", "via", str(site.outside.ip4), "dev", "eth0"])
+    try:
+        found = site.agent.explain({"proto": "udp", "src": f"{site.host.ip4}:5000", "dst": "10.1.0.2:53"})
+        assert found["left"]["device"] == "eth0"
+        assert "10.1.0.2 is a described vif's on br1; it leaves by eth0" in found["notes"]
+    finally:
+        site.host.run(["ip", "route", "del", "10.1.0.2/32"])
 
 
 def test_status_says_where_to_see_the_rules(site: Site) -> None:
