@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
-from nova_netagent.backend.links.routes import Asked
+from nova_netagent.backend.links.routes import Asked, Route
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.cut import set_name
 from nova_netagent.compile.resolve import Port as VifPort
@@ -77,10 +77,11 @@ class _Case:
         self._question = question
         self._world = world
         self._actual: ActualLinks = world.host.links.read()
-        around = Surroundings(self._is_local, self._leads_to, self._index_of, self._bridge_of)
+        around = Surroundings(self._is_local, self._leads_to, self._index_of, self._bridge_of, self._broadcast_on)
         owner = world.compiled.scope.owner
         self._live = LiveRules(world.host.rules, world.compiled.ruleset, owner, around, world.host.others())
         self._scene = self._scene_of(world.compiled)
+        self._routes: dict[str, Route] = {}
         self._notes: list[str] = []
         self._packet = self._as_it_would_be(question.packet)
         self._sender = self._find_sender()
@@ -139,10 +140,19 @@ class _Case:
         return scene_of(compiled, self._actual, self._live, self._world.host.links)
 
     def _is_local(self, address: str) -> bool:
-        return address in self._scene.local
+        return self._scene.is_own(address)
 
     def _leads_to(self, address: str) -> str | None:
-        return self._world.host.links.route(Asked(address)).interface
+        return self._route_to(address).interface
+
+    def _broadcast_on(self, address: str) -> str | None:
+        route = self._route_to(address)
+        return route.interface if route.kind == "broadcast" and cast(address) == "unicast" else None
+
+    def _route_to(self, address: str) -> Route:
+        if address not in self._routes:
+            self._routes[address] = self._world.host.links.route(Asked(address))
+        return self._routes[address]
 
     def _index_of(self, name: str) -> int | None:
         link = self._actual.links.get(name)
@@ -163,7 +173,7 @@ class _Case:
                 self._notes.append(f"{device} is not there yet: it is taken to be where it belongs")
             return device
         address = question.source[0]
-        if address in scene.local:
+        if self._is_local(address):
             return None
         found = [device for device, port in scene.ports.items() if address in port.addresses]
         wanted = values.prefix(address)

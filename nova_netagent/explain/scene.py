@@ -61,7 +61,7 @@ class LiveScene(Scene):
         if isinstance(last, Opaque) and last.name == "MASQUERADE":
             return replace(walked, packet=replace(walked.packet, source=self._masquerade(walked.packet)))
         if walked.packet.destination != packet.destination:
-            is_local = walked.packet.destination in self.local
+            is_local = self.is_own(walked.packet.destination)
             return replace(walked, packet=replace(walked.packet, to_local_address=is_local))
         return walked
 
@@ -90,9 +90,13 @@ class LiveScene(Scene):
         if any(each.contains(source) for each in (_LINK_LOCAL, _LOOPBACK_IPV6, _MULTICAST_IPV6)):
             raise NoRoute(f"{NOT_FORWARDED}: {packet.source} is of one link only")
 
+    def is_own(self, address: str) -> bool:
+        """Whether routing calls an address local."""
+        return super().is_own(address) or self.ask(Asked(address)).kind == "local"
+
     def takes(self, destination: str) -> bool:
         """Whether the host itself takes what is sent to an address."""
-        return super().takes(destination) or self.ask(Asked(destination)).kind in ("local", "broadcast")
+        return super().takes(destination) or self.ask(Asked(destination)).kind == "broadcast"
 
     def why_not_taken(self, packet: Packet) -> str | None:
         """Why the host does not take a packet that is for itself: the reverse path filter, or an address of the loop's.
@@ -149,7 +153,7 @@ class LiveScene(Scene):
 
     def journey(self, packet: Packet, sender: str | None, bridged_to: str | None) -> Journey:
         """A packet's way. :raises NoRoute: as ``from_link``."""
-        arrived = replace(packet, to_local_address=packet.destination in self.local)
+        arrived = replace(packet, to_local_address=self.is_own(packet.destination))
         if sender is None:
             return self.from_host(arrived)
         return self.from_link(arrived, sender, bridged_to=bridged_to)

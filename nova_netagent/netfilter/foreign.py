@@ -27,6 +27,8 @@ _SYN, _ACK = 0x02, 0x10
 _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")
 _UNICAST, _LOCAL, _BROADCAST, _MULTICAST = 1 << 1, 1 << 2, 1 << 3, 1 << 5
 _ADDRESS_TYPES = {_UNICAST: "UNICAST", _LOCAL: "LOCAL", _BROADCAST: "BROADCAST", _MULTICAST: "MULTICAST"}
+_OF_ONE_LINK = 0x0C
+"""Of addrtype's flags those by which only the addresses of the packet's own link are local."""
 _STATE_BITS = {0x01: "INVALID", 0x02: "ESTABLISHED", 0x04: "RELATED", 0x08: "NEW", 0x40: "SNAT", 0x80: "DNAT"}
 _STATE_BITS |= {0x100: "UNTRACKED"}
 _PACKET_TYPES = ("unicast", "broadcast", "multicast")
@@ -54,6 +56,8 @@ class Surroundings:
     """The number of a link."""
     bridge_of: Callable[[str], str | None] = lambda name: None
     """The bridge that a link is a port of."""
+    broadcast_on: Callable[[str], str | None] = lambda address: None
+    """The link for all of whose network an address is."""
 
 
 def applies(match: Opaque, packet: Packet, around: Surroundings) -> bool | None:
@@ -186,6 +190,8 @@ def _addrtype(match: Opaque, packet: Packet, around: Surroundings) -> bool | Non
         inverted = (1 if invert_source else 0) | (2 if invert_destination else 0)
     else:
         source, destination, inverted = _ADDRTYPE.unpack_from(match.data)
+    if inverted & _OF_ONE_LINK:
+        return None
     sides = ((source, packet.source, inverted & 1), (destination, packet.destination, inverted & 2))
     return all(bool(mask & _type_bit(address, around)) != bool(invert) for mask, address, invert in sides if mask)
 
@@ -198,7 +204,11 @@ def _type_bit(address: str, around: Surroundings) -> int:
 def address_type(address: str, around: Surroundings) -> str:
     """``unicast``, ``local``, ``broadcast`` or ``multicast``, as the host's routing has it."""
     kind = cast(address)
-    return "local" if kind == "unicast" and around.is_local(address) else kind
+    if kind != "unicast":
+        return kind
+    if around.is_local(address):
+        return "local"
+    return "unicast" if around.broadcast_on(address) is None else "broadcast"
 
 
 def _conntrack(match: Opaque, packet: Packet, around: Surroundings) -> bool | None:
@@ -211,7 +221,16 @@ def _conntrack(match: Opaque, packet: Packet, around: Surroundings) -> bool | No
 
 def _pkttype(match: Opaque, packet: Packet, around: Surroundings) -> bool | None:
     kind, inverted = _PKTTYPE.unpack_from(match.data)
-    return bool(_PACKET_TYPES.index(cast(packet.destination)) == kind) != bool(inverted)
+    return bool(_PACKET_TYPES.index(cast_in_frame(packet, around)) == kind) != bool(inverted)
+
+
+def cast_in_frame(packet: Packet, around: Surroundings) -> str:
+    """``unicast``, ``broadcast`` or ``multicast``, as the frame is sent: to all, where its address is all of theirs."""
+    link = around.broadcast_on(packet.destination)
+    came_by = packet.in_interface
+    if link is not None and came_by is not None and link in (came_by, around.bridge_of(came_by)):
+        return "broadcast"
+    return cast(packet.destination)
 
 
 def _iprange(match: Opaque, packet: Packet, around: Surroundings) -> bool | None:

@@ -167,7 +167,7 @@ class Scene:
             if trip.refused:
                 return trip.end()  # it is not routed any more
         if trip.packet.to_local_address or self.takes(destination):
-            trip.packet = replace(trip.packet, to_local_address=destination in self.local or redirected)
+            trip.packet = replace(trip.packet, to_local_address=self.is_own(destination) or redirected)
             trip.arrive()
             trip.pass_hook("INPUT")
         else:
@@ -182,7 +182,7 @@ class Scene:
         :param out_interface: the link that it must go out by; by default its route's.
         :raises NoRoute: there is no route.
         """
-        led_to = LOOPBACK if packet.destination in self.local else self.route(packet)
+        led_to = LOOPBACK if self.is_own(packet.destination) else self.route(packet)
         trip = _Trip(self, replace(packet, out_interface=out_interface or led_to))
         trip.pass_hook("OUTPUT")
         if not trip.refused and trip.packet.destination != packet.destination:
@@ -222,10 +222,14 @@ class Scene:
             raise NoRoute(f"there is no route to {destination}")
         return max(found, key=lambda each: each[0])[1]
 
+    def is_own(self, address: str) -> bool:
+        """Whether an address is the host's own."""
+        return address in self.local
+
     def takes(self, destination: str) -> bool:
         """Whether the host itself takes what is sent to an address: its own, and what is everybody's."""
         wanted = values.prefix(destination)
-        return destination in self.local or any(everybody.contains(wanted) for everybody in _EVERYBODY)
+        return self.is_own(destination) or any(everybody.contains(wanted) for everybody in _EVERYBODY)
 
     def why_not_taken(self, packet: Packet) -> str | None:
         """Why the host does not take a packet that came by a link and is for itself; ``None``: it does."""

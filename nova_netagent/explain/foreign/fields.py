@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from nova_netagent.model import protocols, values
-from nova_netagent.netfilter.foreign import Surroundings, address_type, cast
+from nova_netagent.netfilter.foreign import Surroundings, address_type, cast_in_frame
 from nova_netagent.netfilter.hooks import FRAME_HOOKS
 from nova_netagent.netfilter.packet import ALL_OF_A_MARK, Packet
 
@@ -105,9 +105,10 @@ def _in_index(packet: Packet, around: Around) -> bytes | None:
 
 
 def _packet_type(packet: Packet, around: Around) -> bytes | None:
-    if around.frames and cast(packet.destination) == "unicast":
+    found = cast_in_frame(packet, around.surroundings)
+    if around.frames and found == "unicast":
         return None  # for whom the frame is its MAC tells
-    return bytes([("unicast", "broadcast", "multicast").index(cast(packet.destination))])
+    return bytes([("unicast", "broadcast", "multicast").index(found)])
 
 
 def _family(packet: Packet, around: Around) -> bytes:

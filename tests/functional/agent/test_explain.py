@@ -602,6 +602,55 @@ def test_what_a_packet_does_not_tell_is_not_guessed(described: Site) -> None:
     assert (doubt["verdict"], doubt["rule"]["chain"], doubt["rule"]["number"]) == ("DROP", "FORWARD", 1)
 
 
+OF_A_BROADCAST = {
+    "-m addrtype --dst-type BROADCAST": True,
+    "-m addrtype ! --dst-type BROADCAST": False,
+    "-m addrtype --dst-type UNICAST": False,
+    "-m addrtype --dst-type LOCAL": False,
+    "-m pkttype --pkt-type broadcast": True,
+    "-m pkttype --pkt-type unicast": False,
+    "fib daddr type broadcast": True,
+    "fib daddr type unicast": False,
+    "meta pkttype broadcast": True,
+    "meta pkttype host": False,
+}
+"""What others ask of a packet to all of a network, and whether it is so."""
+
+
+@pytest.mark.parametrize("asks", OF_A_BROADCAST)
+def test_a_networks_own_broadcast_is_one(described: Site, asks: str) -> None:
+    site = described
+    to_all = Udp(5000, source_port=4000, to="10.1.0.255")
+    question = asked(site, site.vm1, site.host, to_all)
+    if asks.startswith("-m"):
+        iptables(site.host, f"-I INPUT -p udp {asks} -j DROP")
+    else:
+        hooked = "type filter hook input priority -10;"
+        nft(site.host, f"table ip other {{ chain input {{ {hooked}\nudp dport 5000 {asks} drop\n}}\n}}")
+    try:
+        found = site.agent.explain(question)
+        assert bool(arrives(site.vm1, site.host, to_all, within=0.5)) is not OF_A_BROADCAST[asks]
+        assert (found["verdict"], found["certain"]) == ("DROP" if OF_A_BROADCAST[asks] else "ACCEPT", True), found
+    finally:
+        nft(site.host, "add table ip other", "delete table ip other")
+
+
+def test_each_address_that_routing_calls_local_is_the_hosts(described: Site) -> None:
+    site = described
+    iptables(site.host, "-I OUTPUT -p udp -m addrtype --dst-type LOCAL -j DROP")
+    packet = Udp(53, source_port=4000, to="127.0.0.53")
+    assert site.agent.explain(asked(site, site.host, site.host, packet))["verdict"] == "DROP"
+    assert not arrives(site.host, site.host, packet, within=0.5)
+
+
+def test_whether_an_address_is_that_of_one_link_is_not_guessed(described: Site) -> None:
+    site = described
+    iptables(site.host, "-I INPUT -p tcp -m addrtype --dst-type LOCAL --limit-iface-in -j DROP")
+    packet = Tcp(8080, source_port=4000, to="10.1.0.1")
+    found = site.agent.explain(asked(site, site.outside, site.host, packet))
+    assert (found["verdict"], found["certain"]) == ("ACCEPT", False)
+
+
 @pytest.mark.parametrize("world", foreign.NFT_WORLDS)
 @pytest.mark.parametrize("meant", [True, False], ids=["in the way", "beside it"])
 def test_foreign_rules_in_nf_tables(described: Site, world: str, meant: bool) -> None:
