@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
+from nova_netagent.backend.links.passable import Passable
 from nova_netagent.backend.links.routes import Asked, Route
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.cut import set_name
@@ -25,7 +26,7 @@ from nova_netagent.netfilter.journey import Hop, Journey, NoRoute, Port
 from nova_netagent.netfilter.packet import Packet
 from nova_netagent.netfilter.rule import TableId
 from nova_netagent.netfilter.text import end_text
-from nova_netagent.plan.links import ActualLinks
+from nova_netagent.plan.links import BRIDGE_SYSCTLS, ActualLinks
 
 MOST_DOUBTS = 16
 Way = Literal["bridged", "routed", "to the host", "from the host"]
@@ -95,11 +96,13 @@ class _Case:
         rules = [each for hop in end.journey.hops for each in self._met(hop)]
         refused_by = rules[-1] if end.verdict in ("DROP", "REJECT", "UNKNOWN") and rules else None
         self._note(end)
+        obstacles = self._obstacles(end)
         return Explanation(
             verdict=end.verdict,
             reason=self._reason(end, rules, refused_by),
             certain=end.verdict != "UNKNOWN"
             and not self._live.guesses
+            and not (obstacles and end.verdict == "ACCEPT")
             and all(each.verdict == end.verdict for each in doubts),
             way=self._way(end),
             state=",".join(sorted(self._packet.states)),
@@ -108,7 +111,7 @@ class _Case:
             rules=rules,
             refused_by=refused_by,
             doubts=doubts,
-            notes=tuple(dict.fromkeys(self._notes)),
+            notes=tuple(dict.fromkeys([*obstacles, *self._notes])),
             proposal=self._propose(end, refused_by),
         )
 
@@ -352,9 +355,9 @@ class _Case:
 
     def _note(self, end: End) -> None:
         question = self._question
-        for device in (self._sender, self._bridged_to, _leaves_by(end.packet)):
-            self._note_link(device)
         self._note_mac()
+        self._note_bridge()
+        self._note_unread(end)
         self._note_nobody(end)
         self._note_elsewhere(end)
         self._note_arp(end)
@@ -377,17 +380,77 @@ class _Case:
         if self._live.doubts:
             self._notes.append("foreign rules that depend on more than the packet were taken not to apply")
 
-    def _note_link(self, device: str | None) -> None:
-        port = self._scene.ports.get(device or "")
-        link = self._actual.links.get(device or "")
-        if device is None:
+    def _links_of(self, end: End) -> list[str]:
+        """The links that a packet goes by, in order: ports, and what they are ports of."""
+        scene, leaves_by = self._scene, _leaves_by(end.packet)
+        leads_out = scene.leads_out(end.packet) if end.packet.physdev_out is None else None
+        found = []
+        for device in filter(None, (self._sender, self._bridged_to, leads_out, leaves_by)):
+            port = scene.ports.get(device)
+            found += [device] if port is None else [device, port.bridge]
+        return list(dict.fromkeys(found))
+
+    def _obstacles(self, end: End) -> list[str]:
+        """What keeps a packet of any kind from the way that it would go by the rules."""
+        found = [told for device in self._links_of(end) if (told := self._closed(device)) is not None]
+        found = [f"{each}: nothing comes or goes that way" for each in found]
+        came_by, goes_by = self._sender, end.packet.physdev_out or self._scene.leads_out(end.packet)
+        if end.packet.physdev_out and all(
+            known is not None and known.isolated for known in map(self._passable, (came_by, goes_by))
+        ):
+            found.append(
+                f"{came_by} and {goes_by} are isolated ports: their bridge gives no frames from one to the other"
+            )
+        port = self._scene.ports.get(goes_by or "")
+        if port is not None and port.mac is not None and port.bridge in self._actual.links:
+            behind = self._world.host.links.behind(port.bridge, port.mac)
+            if behind not in (None, goes_by):
+                found.append(
+                    f"{port.bridge} has learned {port.mac} behind {behind}: it gives frames for {goes_by} out there"
+                )
+        return found
+
+    def _passable(self, device: str | None) -> Passable | None:
+        return None if device is None else self._world.host.links.passable(device)
+
+    def _closed(self, device: str) -> str | None:
+        """Why no frame passes a link."""
+        link, known = self._actual.links.get(device), self._passable(device)
+        if link is None or known is None:
+            return f"there is no link {device}"
+        if not link.up:
+            return f"{device} is down"
+        if device in self._scene.vifs and link.master is None:
+            return f"{device} is on no bridge"
+        if not known.running:
+            return f"{device} has no carrier: nobody is at its other end"
+        if not known.forwards:
+            return f"{device} does not forward yet: its bridge listens, learns or blocks there (STP)"
+        return None
+
+    def _note_bridge(self) -> None:
+        """Frames of its sender's bridge are not shown to IP's hooks."""
+        port, family = self._scene.ports.get(self._sender or ""), self._packet.family
+        if port is None or self._scene.shows_bridged(port.bridge, family):
             return
-        if link is None:
-            self._notes.append(f"there is no link {device}: nothing comes or goes that way")
-        elif not link.up:
-            self._notes.append(f"{device} is down: nothing comes or goes that way")
-        elif port is not None and device in self._scene.vifs and link.master is None:
-            self._notes.append(f"{device} is on no bridge: nothing comes or goes that way")
+        name = BRIDGE_SYSCTLS[family].replace("/", ".")
+        self._notes.append(
+            f"{name} is 0: what is bridged meets no rules of IPv{family}, the agent's neither, and what is routed is of"
+            " no port to them; netagentctl resync sets it"
+        )
+
+    def _note_unread(self, end: End) -> None:
+        """What decides as well, and is not looked at: programs on its links, and who has joined a group."""
+        if cast(end.packet.destination) == "multicast" and self._sender is not None:
+            port, group = end.packet.physdev_out, end.packet.destination
+            who = "the host takes it" if port is None else f"{port} is given it by its bridge"
+            self._notes.append(f"whether {who} depends on who has joined {group}, which is not looked at")
+        for device in self._links_of(end):
+            known = self._passable(device)
+            named = () if known is None else (("a program of XDP's", known.xdp), ("filters of tc's, maybe", known.tc))
+            for what, is_there in named:
+                if is_there:
+                    self._notes.append(f"{device} has {what}: what becomes of packets there is not looked at")
 
     def _note_mac(self) -> None:
         """Another's MAC: the rules that refuse its packet do not get to see it, and count nothing."""

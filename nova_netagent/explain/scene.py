@@ -1,10 +1,10 @@
 """The host as it is now: its links, addresses and routes, and who is behind which port."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from nova_netagent.backend.links.protocol import LinksBackend
-from nova_netagent.backend.links.routes import NOT_FORWARDED, Asked, Route
+from nova_netagent.backend.links.routes import NOT_FORWARDED, Asked
 from nova_netagent.compile import Compiled
 from nova_netagent.compile.resolve import Port as VifPort
 from nova_netagent.compile.uplinks import uplink
@@ -14,7 +14,7 @@ from nova_netagent.model.values import Prefix
 from nova_netagent.netfilter.journey import Journey, NoRoute, Port, Scene
 from nova_netagent.netfilter.packet import ALL_OF_A_MARK, Packet, Walk
 from nova_netagent.netfilter.rule import Opaque, TableId
-from nova_netagent.plan.links import FORWARD_IPV6, ActualLinks
+from nova_netagent.plan.links import BRIDGE_SYSCTLS, FORWARD_IPV6, ActualLinks
 
 _LINK_LOCAL = values.prefix("fe80::/10")
 _LOOPBACK_IPV6 = values.prefix("::1")
@@ -26,13 +26,11 @@ _ROUTED_BY_MARK = "its mark depends on more than the packet, and where it goes m
 class LiveScene(Scene):
     """The host, with the kernel's rules and its routing.
 
-    :ivar ask: asks the kernel where a packet goes.
+    :ivar links: asks the kernel where a packet goes, and what its links let pass.
     """
 
     live: LiveRules = field(kw_only=True)
-    ask: Callable[[Asked], Route] = field(kw_only=True)
-    sysctls: Callable[[Iterable[str]], Mapping[str, str]] = field(kw_only=True)
-    """The values of some of the host's, by their paths below /proc/sys."""
+    links: LinksBackend = field(kw_only=True)
     vifs: Mapping[str, VifPort] = field(default_factory=dict, kw_only=True)
     """By device."""
     networks: tuple[Network, ...] = field(default=(), kw_only=True)
@@ -44,6 +42,12 @@ class LiveScene(Scene):
     def tables_at(self, hook: str, packet: Packet) -> Sequence[tuple[str, bool]]:
         """Everybody's tables, as they stand."""
         return self.live.tables_at(hook, packet.family)
+
+    def shows_bridged(self, bridge: str, family: int) -> bool:
+        """As the host's sysctl has it, or the bridge itself."""
+        name = BRIDGE_SYSCTLS[family]
+        known = self.links.passable(bridge)
+        return self.links.read_sysctls([name]).get(name, "0") != "0" or (known is not None and family in known.filtered)
 
     def frames_at(self, hook: str, packet: Packet, device: str) -> Sequence[tuple[int, str]]:
         """Everybody else's, as they stand."""
@@ -66,15 +70,15 @@ class LiveScene(Scene):
         return walked
 
     def _masquerade(self, packet: Packet) -> str:
-        found = self.ask(Asked(packet.destination)).source
+        found = self.links.route(Asked(packet.destination)).source
         return found or next((each for each, on in self.local.items() if on == packet.out_interface), packet.source)
 
     def route(self, packet: Packet) -> str:
         """The interface by which a packet goes on. :raises NoRoute: the kernel says why."""
-        source = packet.source if packet.in_interface is not None or packet.source in self.local else None
+        source = packet.source if packet.in_interface is not None or self.is_own(packet.source) else None
         if packet.mark_known != ALL_OF_A_MARK:
             self.live.guesses.setdefault(_ROUTED_BY_MARK)
-        found = self.ask(_asked(packet, source))
+        found = self.links.route(_asked(packet, source))
         if found.kind == "unreachable" or found.interface is None:
             raise NoRoute(found.reason or f"there is no route to {packet.destination}")
         if packet.family == 6 and packet.in_interface is not None:
@@ -84,7 +88,7 @@ class LiveScene(Scene):
     def _is_forwarded_over_ipv6(self, packet: Packet, came_by: str) -> None:
         """What IPv4's routing says by itself (ip6_forward). :raises NoRoute: it is not."""
         wanted = FORWARD_IPV6, f"net/ipv6/conf/{came_by}/force_forwarding"
-        if not any(int(value) for value in self.sysctls(wanted).values()):
+        if not any(int(value) for value in self.links.read_sysctls(wanted).values()):
             raise NoRoute(f"{NOT_FORWARDED}: net.ipv6.conf.all.forwarding is 0")
         source = values.prefix(packet.source)
         if any(each.contains(source) for each in (_LINK_LOCAL, _LOOPBACK_IPV6, _MULTICAST_IPV6)):
@@ -92,20 +96,20 @@ class LiveScene(Scene):
 
     def is_own(self, address: str) -> bool:
         """Whether routing calls an address local."""
-        return super().is_own(address) or self.ask(Asked(address)).kind == "local"
+        return super().is_own(address) or self.links.route(Asked(address)).kind == "local"
 
     def takes(self, destination: str) -> bool:
         """Whether the host itself takes what is sent to an address."""
-        return super().takes(destination) or self.ask(Asked(destination)).kind == "broadcast"
+        return super().takes(destination) or self.links.route(Asked(destination)).kind == "broadcast"
 
     def why_not_taken(self, packet: Packet) -> str | None:
         """Why the host does not take a packet that is for itself: the reverse path filter, or an address of the loop's.
 
         IPv4's routing says so; what is for everybody has no route.
         """
-        if packet.family == 6 or (super().takes(packet.destination) and packet.destination not in self.local):
+        if packet.family == 6 or (super().takes(packet.destination) and not self.is_own(packet.destination)):
             return None
-        found = self.ask(_asked(packet, packet.source))
+        found = self.links.route(_asked(packet, packet.source))
         return found.reason if found.kind == "unreachable" and self.takes(packet.destination) else None
 
     def stays_bridged(self, packet: Packet, port: Port | None) -> str | None:
@@ -159,7 +163,7 @@ class LiveScene(Scene):
         return self.from_link(arrived, sender, bridged_to=bridged_to)
 
 
-def scene_of(compiled: Compiled, actual: ActualLinks, live: LiveRules, host: LinksBackend) -> LiveScene:
+def scene_of(compiled: Compiled, actual: ActualLinks, live: LiveRules, links: LinksBackend) -> LiveScene:
     """The host as it is now; vifs whose tap is not there yet are on the bridge that they belong to."""
     scope = compiled.scope
     vifs = {port.vif.device: port for port in scope.all_ports if port.holds_device and port.network is not None}
@@ -173,8 +177,7 @@ def scene_of(compiled: Compiled, actual: ActualLinks, live: LiveRules, host: Lin
         routes=(),
         local={cidr.partition("/")[0]: name for name, cidr in actual.addresses},
         live=live,
-        ask=host.route,
-        sysctls=host.read_sysctls,
+        links=links,
         vifs=vifs,
         networks=networks,
         uplinks=uplinks,

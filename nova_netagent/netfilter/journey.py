@@ -145,27 +145,30 @@ class Scene:
             arrived = replace(packet, in_interface=port.bridge, physdev_in=sender, mac_source=mac)
         trip = _Trip(self, arrived)
         trip.pass_frames("ingress", sender)
+        shown = port is None or self.shows_bridged(port.bridge, packet.family)
         if port is None:
             trip.pass_hook("PREROUTING")
         else:
-            trip.pass_around("prerouting", sender)
+            trip.pass_around("prerouting", sender, shown=shown)
         if trip.refused:
             return trip.end()
-        destination = trip.packet.destination
-        redirected = trip.packet.to_local_address or destination != packet.destination
-        if redirected:
+        if trip.is_redirected(packet):
             bridged_to = self.stays_bridged(trip.packet, port)
         if bridged_to is not None:
             assert port is not None, f"{sender} is no bridge port"
             trip.packet = replace(trip.packet, out_interface=port.bridge, physdev_out=bridged_to)
-            trip.pass_around("forward", sender, bridged_to)
-            trip.leave_bridged(bridged_to)
+            trip.pass_around("forward", sender, bridged_to, shown=shown)
+            trip.leave_bridged(bridged_to, shown=shown)
             return trip.end()
         if port is not None:
             trip.pass_frames("input", sender)
             trip.pass_frames("ingress", port.bridge)
+            if not shown:
+                trip.packet = replace(trip.packet, physdev_in=None)
+                trip.pass_hook("PREROUTING")
             if trip.refused:
                 return trip.end()  # it is not routed any more
+        destination, redirected = trip.packet.destination, trip.is_redirected(packet)
         if trip.packet.to_local_address or self.takes(destination):
             trip.packet = replace(trip.packet, to_local_address=self.is_own(destination) or redirected)
             trip.arrive()
@@ -192,6 +195,10 @@ class Scene:
         if trip.packet.out_interface == LOOPBACK and not trip.refused:
             trip.come_back()
         return trip.end()
+
+    def shows_bridged(self, bridge: str, family: int) -> bool:
+        """Whether a bridge's frames are shown to IP's hooks as well (br_netfilter)."""
+        return True
 
     def tables_at(self, hook: str, packet: Packet) -> Sequence[tuple[str, bool]]:
         """The tables that a packet meets at a hook, in order, and whether each translates."""
@@ -299,17 +306,25 @@ class _Trip:
             self._hops.append(Hop(table, hook, walked))
             self._verdict, self.packet = walked.verdict, replace(self.packet, mark=walked.packet.mark)
 
-    def pass_around(self, hook: str, came_by: str, goes_by: str | None = None) -> None:
-        """A bridge's hook, in the middle of which br_netfilter has the packet meet the hook of that name."""
+    def pass_around(self, hook: str, came_by: str, goes_by: str | None = None, *, shown: bool) -> None:
+        """A bridge's hook, in the middle of which br_netfilter has the packet meet the hook of that name.
+
+        :param shown: it does.
+        """
         turn = BRIDGED_IP[hook]
         self.pass_frames(hook, came_by, goes_by, turns=range(-(2**31), turn))
-        self.pass_hook(hook.upper())
+        if shown:
+            self.pass_hook(hook.upper())
         self.pass_frames(hook, came_by, goes_by, turns=range(turn, 2**31))
 
     @property
     def refused(self) -> bool:
         """Whether it goes no further."""
         return self._verdict != "ACCEPT"
+
+    def is_redirected(self, sent: Packet) -> bool:
+        """Whether it has another destination than when it was sent, or is the host's."""
+        return self.packet.to_local_address or self.packet.destination != sent.destination
 
     def route(self) -> str:
         """The interface by which it goes on. :raises NoRoute: none does."""
@@ -347,11 +362,12 @@ class _Trip:
         for hook in ("PREROUTING", "INPUT"):
             self.pass_hook(hook, translated=True)
 
-    def leave_bridged(self, port: str) -> None:
-        """The last hooks of a frame that stays on its bridge."""
+    def leave_bridged(self, port: str, *, shown: bool) -> None:
+        """The last hooks of a frame that stays on its bridge, with those of IP where it is shown to them."""
         self.pass_frames("postrouting", None, port)
         self.packet = replace(self.packet, in_interface=None, mac_source=None)
-        self.pass_hook("POSTROUTING")
+        if shown:
+            self.pass_hook("POSTROUTING")
         self.pass_frames("egress", None, port)
 
     def end(self) -> Journey:

@@ -22,7 +22,7 @@ CIDR, ``uplink`` with device and bridge, ``port``, ``sysctl``; ``mtu`` with that
 of ours that was told one; ``held`` with that of a bridge that has an uplink, and what it holds for the host."""
 
 _ETHERNET_MTU = 1500
-_BRIDGE_SYSCTLS = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
+BRIDGE_SYSCTLS = {4: "net/bridge/bridge-nf-call-iptables", 6: "net/bridge/bridge-nf-call-ip6tables"}
 FORWARD_IPV6 = "net/ipv6/conf/all/forwarding"
 _FORWARD_SYSCTLS = {4: "net/ipv4/ip_forward", 6: FORWARD_IPV6}
 
@@ -207,7 +207,7 @@ def sysctls_of(
 
     :param forwarding: whether the host forwards IPv6 already.
     """
-    before = dict.fromkeys(_BRIDGE_SYSCTLS, "1") if desired.filter_bridges else {}
+    before = dict.fromkeys(BRIDGE_SYSCTLS.values(), "1") if desired.filter_bridges else {}
     if 6 in desired.forward:
         before |= {name: "2" for kind, name in made if kind == "sysctl" and name.endswith("/accept_ra")}
     if 6 in desired.forward and not forwarding:

@@ -18,10 +18,11 @@ from msgspec.structs import replace
 from pyroute2.netlink.exceptions import NetlinkError
 
 from nova_netagent.backend import Unavailable
-from nova_netagent.backend.links import connected, holdings, neighbours, routes
+from nova_netagent.backend.links import connected, holdings, neighbours, passable, routes
 from nova_netagent.backend.links.announcements import Announcer
 from nova_netagent.backend.links.holdings import Holdings, MoveFailed
 from nova_netagent.backend.links.image import LinkImage
+from nova_netagent.backend.links.passable import Passable
 from nova_netagent.backend.links.protocol import LEAST_MTU_OF_IPV6, LinksFailed, too_small_for_ipv6
 from nova_netagent.backend.links.watch import Watch
 from nova_netagent.compile.links import Address, Bridge, Vlan
@@ -196,6 +197,14 @@ class KernelLinks:
     def route(self, asked: routes.Asked) -> routes.Route:
         """Where the host sends a packet, or would take it."""
         return routes.ask(asked)
+
+    def passable(self, name: str) -> Passable | None:
+        """What lets frames pass a link, or not; ``None``: there is none of that name."""
+        return passable.look(name)
+
+    def behind(self, bridge: str, mac: str) -> str | None:
+        """The port by which a bridge gives out frames for a MAC, if it has learned or was told it."""
+        return passable.behind(bridge, mac)
 
     def prepare(self, plan: LinkPlan) -> None:
         """Take ports and addresses away, and have bridged frames filtered."""

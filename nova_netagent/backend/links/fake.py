@@ -5,6 +5,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from nova_netagent.backend.links.passable import Passable
 from nova_netagent.backend.links.protocol import LEAST_MTU_OF_IPV6, LinksFailed, too_small_for_ipv6
 from nova_netagent.backend.links.routes import Asked, Route
 from nova_netagent.compile.links import Bridge, Vlan
@@ -148,6 +149,14 @@ class FakeLinks:
         if near:
             return Route("unicast", max(near, key=lambda each: each[0].length)[1])
         return Route("unicast", self.default) if self.default else Route("unreachable", reason="there is no route")
+
+    def passable(self, name: str) -> Passable | None:
+        """Whatever is there lets frames pass."""
+        return Passable() if name in self.links else None
+
+    def behind(self, bridge: str, mac: str) -> str | None:
+        """No bridge has learned anything."""
+        return None
 
     def prepare(self, plan: LinkPlan) -> None:
         """What goes before the rules."""

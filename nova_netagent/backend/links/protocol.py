@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
+from nova_netagent.backend.links.passable import Passable
 from nova_netagent.backend.links.routes import Asked, Route
 from nova_netagent.plan.links import ActualLinks, LinkPlan
 from nova_netagent.plan.neighbours import Had, Neighbours
@@ -60,6 +61,12 @@ class LinksBackend(Protocol):
 
     def route(self, asked: Asked) -> Route:
         """Where the host sends a packet, or would take it."""
+
+    def passable(self, name: str) -> Passable | None:
+        """What lets frames pass a link, or not; ``None``: there is none of that name."""
+
+    def behind(self, bridge: str, mac: str) -> str | None:
+        """The port by which a bridge gives out frames for a MAC, if it has learned or was told it."""
 
     def prepare(self, plan: LinkPlan) -> None:
         """What goes before the rules: ports and addresses away, bridges filtered."""

@@ -512,6 +512,117 @@ def test_a_connection_that_was_cut(site: Site) -> None:
         assert any("was cut" in note and "by a change" not in note for note in found["notes"])
 
 
+# --- what keeps a packet from its way beside rules
+
+
+OPEN = make_group(1, make_rule(1), make_rule(2, ethertype="IPv6"))
+
+
+@pytest.fixture
+def opened(site: Site) -> Site:
+    """Two instances of one network that everything may reach."""
+    site.describe(OPEN, make_instance(1, (1,)), make_instance(2, (1,)))
+    for sender in (site.vm2, site.outside):
+        assert arrives(sender, site.vm1, Tcp(80).towards(site.vm1), within=3)
+    return site
+
+
+OBSTACLES = {
+    "isolated": (
+        "bridge link set dev {} isolated on",
+        "bridge link set dev {} isolated off",
+        "tap2 and tap1 are isolated ports",
+        False,
+    ),
+    "learned elsewhere": (
+        "bridge fdb replace fa:16:3e:00:00:01 dev tap2 master sticky static",
+        "bridge fdb del fa:16:3e:00:00:01 dev tap2 master",
+        "br1 has learned fa:16:3e:00:00:01 behind tap2",
+        True,
+    ),
+}
+"""What somebody does, how it is undone, what is said of it, and whether what is routed meets it as well."""
+
+
+@pytest.mark.parametrize("what", OBSTACLES)
+@pytest.mark.parametrize("name", ["vm2", "outside"])
+def test_what_the_bridge_does_not_let_pass_is_said(opened: Site, what: str, name: str) -> None:
+    site, (done, undone, said, also_routed) = opened, OBSTACLES[what]
+    sender = getattr(site, name)
+    packet = site.addressed(sender, site.vm1, Tcp(80))
+    question = asked(site, sender, site.vm1, packet)
+    for tap in ("tap1", "tap2"):
+        site.host.run(done.format(tap).split())
+    try:
+        found = site.agent.explain(question)
+        meets = also_routed or sender is site.vm2
+        assert bool(arrives(sender, site.vm1, packet, within=0.5)) is not meets
+        assert (found["verdict"], found["certain"]) == ("ACCEPT", not meets), found
+        assert any(note.startswith(said) for note in found["notes"]) is meets, found["notes"]
+    finally:
+        for tap in ("tap1", "tap2") if "{}" in undone else ("",):
+            site.host.run(undone.format(tap).split())
+    assert site.agent.explain(question)["certain"]
+
+
+@pytest.mark.parametrize("name", ["vm2", "outside"])
+def test_a_guest_that_is_not_there_is_said(opened: Site, name: str) -> None:
+    site, sender = opened, getattr(opened, name)
+    packet = site.addressed(sender, site.vm1, Tcp(80))
+    question = asked(site, sender, site.vm1, packet)
+    site.vm1.links.set("eth0", up=False)
+    try:
+        found = site.agent.explain(question)
+        assert (found["verdict"], found["certain"]) == ("ACCEPT", False)
+        assert "tap1 has no carrier: nobody is at its other end: nothing comes or goes that way" in found["notes"]
+    finally:
+        site.vm1.links.set("eth0", up=True)
+        site.vm1.run(["ip", "route", "replace", "default", "via", "10.1.0.1"])
+        site.vm1.run(["ip", "-6", "address", "replace", "fd00:1::2/64", "dev", "eth0", "nodad"])
+        site.vm1.run(["ip", "-6", "route", "replace", "default", "via", "fd00:1::1"])
+
+
+@pytest.mark.parametrize("discipline", ["clsact", "ingress"])
+def test_what_is_not_looked_at_on_a_link_is_said(opened: Site, discipline: str) -> None:
+    site, question = opened, {"proto": "tcp", "src": "192.0.2.1:4000", "dst": "10.1.0.2:80"}
+    site.host.run(["tc", "qdisc", "add", "dev", "tap1", discipline])
+    (note,) = site.agent.explain(question)["notes"]
+    assert note == "tap1 has filters of tc's, maybe: what becomes of packets there is not looked at"
+    site.host.run(["tc", "qdisc", "del", "dev", "tap1", discipline])
+    assert site.agent.explain(question)["notes"] == []
+
+
+@pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
+def test_bridged_packets_that_iptables_is_not_shown(opened: Site, family: int) -> None:
+    """They pass whatever the groups say, which is told; and what is routed has no port that would prove its sender."""
+    site, name = opened, {4: "net/bridge/bridge-nf-call-iptables", 6: "net/bridge/bridge-nf-call-ip6tables"}[family]
+    site.put(make_group(1))
+    ways = {
+        receiver: site.addressed(site.vm2, receiver, Tcp(80, source_port=5000, family=family))
+        for receiver in (site.vm1, site.outside)
+    }
+    questions = {receiver: asked(site, site.vm2, receiver, packet) for receiver, packet in ways.items()}
+    for shown in (False, True):
+        site.host.sysctl(name, int(shown))
+        try:
+            for receiver, packet in ways.items():
+                site.forget_flows()
+                found = site.agent.explain(questions[receiver])
+                passed = bool(arrives(site.vm2, receiver, packet, within=0.5))
+                assert passed is ((receiver is site.vm1) is not shown)
+                assert (found["verdict"], found["certain"]) == ("ACCEPT" if passed else "DROP", True), found
+                assert any("meets no rules of" in note for note in found["notes"]) is not shown
+        finally:
+            site.host.sysctl(name, 1)
+
+
+def test_who_has_joined_a_group_is_not_looked_at(opened: Site) -> None:
+    question = {"proto": "udp", "src": "10.1.0.3:5000", "dst": "239.1.2.3:5000", "in_dev": "tap2"}
+    for out_dev in (None, "tap1"):
+        notes = opened.agent.explain(question | ({"out_dev": out_dev} if out_dev else {}))["notes"]
+        assert any(note.endswith("depends on who has joined 239.1.2.3, which is not looked at") for note in notes)
+
+
 # --- foreign rules in the way
 
 
