@@ -165,7 +165,7 @@ def _add_objects(commands: "_Commands") -> None:
     for each in (listed, shown, put, gone):
         each.add_argument("kind", type=kind, metavar="KIND", help="networks, instances, security-groups, …")
     for each in (shown, gone):
-        each.add_argument("id", type=_id, metavar="ID", help="its id; a floating IP's is its address")
+        each.add_argument("id", type=_given, metavar="ID", help="its id; a floating IP's is its address")
     _add_file(put, "one object or a list of them, JSON; - is standard input")
     put.add_argument("--no-wait", dest="wait", action="store_false", help="do not wait until the kernel has it")
     gone.add_argument(
@@ -211,11 +211,11 @@ def _add_explain(commands: "_Commands") -> None:
         metavar="STATE",
         help=f"{', '.join(_STATES)}; by default a flow's first",
     )
-    asked.add_argument("--icmp-type", type=int, metavar="N", help="by default an echo request")
-    asked.add_argument("--icmp-code", type=int, metavar="N", help="by default 0")
+    asked.add_argument("--icmp-type", type=_of_icmp, metavar="N", help="by default an echo request")
+    asked.add_argument("--icmp-code", type=_of_icmp, metavar="N", help="by default 0")
     asked.add_argument("--mac", metavar="MAC", help="that it is sent from; by default its sender's own")
     asked.add_argument("--all", action="store_true", help="show the agent's own entrances to its chains as well")
-    asked.add_argument("--graph", metavar="FILE", help="draw its way as well: FILE.svg or FILE.dot")
+    asked.add_argument("--graph", type=_given, metavar="FILE", help="draw its way as well: FILE.svg or FILE.dot")
     asked.add_argument(
         "--trace", type=_traced, metavar="SECONDS", help="watch real packets of its kind as well, of any source port"
     )
@@ -283,7 +283,14 @@ def _traced(text: str) -> int:
     return value
 
 
-def _id(text: str) -> str:
+def _of_icmp(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else -1
+    if not 0 <= value <= 255:
+        raise argparse.ArgumentTypeError("it is not a number from 0 to 255")
+    return value
+
+
+def _given(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
     return text

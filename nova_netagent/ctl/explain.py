@@ -45,12 +45,12 @@ def explain(session: Session) -> int:
 def _show(session: Session, found: Document) -> None:
     screen = session.screen
     sent, left = found["sent"], found["left"]
-    screen.line(f"{sent['proto']} {sent['src']} -> {sent['dst']} ({found['state']}) {_WAYS[found['way']]}")
+    screen.wrapped(f"{sent['proto']} {sent['src']} -> {sent['dst']} ({found['state']}) {_WAYS[found['way']]}")
     _show_end(session, "from", sent)
     _show_rules(session, found["rules"])
     screen.line()
     if (left["src"], left["dst"]) != (sent["src"], sent["dst"]):
-        screen.line(f"  translated to {left['src']} -> {left['dst']}")
+        screen.wrapped(f"translated to {left['src']} -> {left['dst']}", indent="  ")
     if found["verdict"] == "ACCEPT":
         _show_end(session, "to", left)
     verdict = screen.verdict(_ENDS.get(found["verdict"], "may pass or not"), found["verdict"] == "ACCEPT")
@@ -116,7 +116,7 @@ def _show_trace(session: Session, trace: Document) -> None:
 def _show_end(session: Session, word: str, end: Document) -> None:
     named = [each for each in (end["device"], end["holder"]) if each]
     if named:
-        session.screen.line(f"  {word} {', '.join(named)}")
+        session.screen.wrapped(f"{word} {', '.join(named)}", indent="  ")
 
 
 def _leads_only(rule: Document) -> bool:

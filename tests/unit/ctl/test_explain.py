@@ -57,6 +57,9 @@ def test_json_is_the_apis_own(ctl: Ctl) -> None:
         (("--proto", "cats"), "--proto: "),
         (("--icmp-type", "8"), "--icmp-type: protocol tcp has none"),
         (("--mac", "x"), "--mac: "),
+        (("--icmp-type", "1_0"), "argument --icmp-type: it is not a number from 0 to 255;"),
+        (("--icmp-code", "9" * 5000), "argument --icmp-code: it is not a number from 0 to 255;"),
+        (("--graph", ""), "argument --graph: it is empty;"),
     ],
 )
 def test_what_is_no_packet_is_wrong_usage_of_an_option(ctl: Ctl, given: tuple[str, ...], said: str) -> None:
@@ -66,10 +69,11 @@ def test_what_is_no_packet_is_wrong_usage_of_an_option(ctl: Ctl, given: tuple[st
     assert (ctl.out, ctl.err.count("\n")) == ("", 1)
 
 
-def test_a_terminal_has_its_width_and_its_colours(ctl: Ctl) -> None:
-    shown = on_terminal(ctl, *ASKED, COLUMNS="60")
+@pytest.mark.parametrize("width", [60, 40])
+def test_a_terminal_has_its_width_and_its_colours(ctl: Ctl, width: int) -> None:
+    shown = on_terminal(ctl, *ASKED, COLUMNS=str(width))
     assert "\x1b[31mis dropped\x1b[0m" in shown
-    assert all(len(line.replace("\x1b[31m", "").replace("\x1b[0m", "")) <= 60 for line in shown.splitlines())
+    assert all(len(line.replace("\x1b[31m", "").replace("\x1b[0m", "")) <= width for line in shown.splitlines())
 
 
 def test_real_packets_as_they_were_traced(ctl: Ctl) -> None:
