@@ -29,6 +29,7 @@ from nova_netagent.netfilter.text import end_text
 from nova_netagent.plan.links import BRIDGE_SYSCTLS, ActualLinks
 
 MOST_DOUBTS = 16
+_UNTRANSLATED = "its flow is taken not to be translated; if it is, it goes on to whom only connection tracking knows"
 Way = Literal["bridged", "routed", "to the host", "from the host"]
 
 
@@ -95,6 +96,7 @@ class _Case:
         doubts = self._doubts(end)
         rules = [each for hop in end.journey.hops for each in self._met(hop)]
         refused_by = rules[-1] if end.verdict in ("DROP", "REJECT", "UNKNOWN") and rules else None
+        self._guess_translation()
         self._note(end)
         obstacles = self._obstacles(end)
         return Explanation(
@@ -379,6 +381,12 @@ class _Case:
         self._notes += self._live.guesses
         if self._live.doubts:
             self._notes.append("foreign rules that depend on more than the packet were taken not to apply")
+
+    def _guess_translation(self) -> None:
+        """To one of the host's own addresses comes also what connection tracking gives back to who is behind them."""
+        known = self._packet.states & {"ESTABLISHED", "RELATED"}
+        if known and self._sender is not None and self._scene.is_own(self._packet.destination):
+            self._live.guesses.setdefault(_UNTRANSLATED)
 
     def _links_of(self, end: End) -> list[str]:
         """The links that a packet goes by, in order: ports, and what they are ports of."""

@@ -16,7 +16,7 @@ from nova_netagent.host import Others
 from nova_netagent.model.protocols import TCP
 from nova_netagent.netfilter.foreign import Surroundings, applies
 from nova_netagent.netfilter.hooks import FRAME_HOOKS, HOOKS, priority
-from nova_netagent.netfilter.journey import PASSAGES
+from nova_netagent.netfilter.journey import LOOPBACK, PASSAGES
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.packet import CannotTell, Packet, Step, Walk, matches, walk
 from nova_netagent.netfilter.rule import (
@@ -25,6 +25,7 @@ from nova_netagent.netfilter.rule import (
     InSet,
     IpSet,
     Jump,
+    MacSource,
     Mark,
     Match,
     Opaque,
@@ -381,4 +382,6 @@ def _is_unknown(match: object, packet: Packet, sets: Mapping[str, IpSet]) -> boo
         return match.name not in sets or match.direction in CUT_DIRECTIONS
     if isinstance(match, Mark):
         return packet.has_mark(match.value, match.mask) is None
+    if isinstance(match, MacSource):
+        return packet.mac_source is None and packet.in_interface not in (None, LOOPBACK)
     return isinstance(match, Opaque)

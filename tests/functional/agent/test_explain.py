@@ -357,6 +357,18 @@ def test_nat_is_told(site: Site) -> None:
     assert out["left"]["src"].startswith("198.51.100.1:")
 
 
+def test_to_whom_a_translated_flow_goes_on_is_not_guessed(site: Site) -> None:
+    """Its later packets: the floating IP is the host's own, and the rules that translate are not asked again."""
+    site.describe(WEB, make_instance(1, (1,)), make_floating_ip(1))
+    with connect(site.outside, "198.51.100.1", 80, server=site.vm1) as flow:
+        src = "{}:{}".format(*flow.client.getsockname())
+        question = {"proto": "tcp", "src": src, "dst": "198.51.100.1:80", "state": "ESTABLISHED"}
+        found = site.agent.explain(question)
+        assert (found["way"], found["certain"]) == ("to the host", False)
+        assert any("only connection tracking knows" in note for note in found["notes"])
+        assert site.agent.explain(question | {"dst": "10.1.0.2:80"})["certain"]
+
+
 def test_a_link_that_is_not_here_is_refused(site: Site) -> None:
     question = {"proto": "udp", "src": "10.1.0.9", "dst": "10.1.0.2", "in_dev": "nowhere"}
     status, answer = site.agent.request("POST", "/v1/explain", question)
@@ -702,6 +714,16 @@ def test_the_operators_policy_is_the_cause(described: Site) -> None:
     where = "IPv4 filter INPUT" if site.backend == "iptables" else "IPv4 iptables-legacy filter INPUT"
     assert found["reason"] == f"the policy of {where} refuses it: the policy of the chain, which is the operator's"
     assert found["way"] == "to the host"
+
+
+@pytest.mark.parametrize("inverted", ["", "! "])
+def test_whose_mac_nobody_knows_is_not_guessed(described: Site, inverted: str) -> None:
+    site = described
+    iptables(site.host, f"-I FORWARD -p tcp --dport 80 -m mac {inverted}--mac-source 02:00:00:00:00:09 -j DROP")
+    assert gets_in(site, 80) is not bool(inverted)
+    assert not site.agent.explain(TO_WEB)["certain"]
+    found = site.agent.explain(TO_WEB | {"mac": site.outside.mac})
+    assert (found["verdict"], found["certain"]) == ("DROP" if inverted else "ACCEPT", True)
 
 
 def test_what_a_packet_does_not_tell_is_not_guessed(described: Site) -> None:
