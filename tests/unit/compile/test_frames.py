@@ -186,6 +186,12 @@ def test_a_floating_ip_of_an_allowed_pair_is_redirected(pair: str) -> None:
     )
 
 
+def test_who_waits_for_his_network_holds_up_nobodys_floating_ip() -> None:
+    waiting = make_instance(2, vifs=(make_vif(2, network=3, fixed_ips=("10.3.0.3",)),))
+    found = frames(EXTERNAL, make_instance(1), waiting, make_floating_ip(1), metadata_host=None).redirected
+    assert [each.origin for each in found] == [("floating_ips", "198.51.100.1", "")]
+
+
 @pytest.mark.parametrize("pair", ["10.2.0.100", "10.2.0.96/28", "0.0.0.0/0", "10.1.0.100", "::/0"])
 def test_whose_pair_has_no_part_in_it_redirects_nothing(pair: str) -> None:
     """The address is of a network whose gateway is here, or the pair is another's."""

@@ -362,6 +362,15 @@ def test_a_pair_of_one_vif_does_not_open_another_vif_of_the_instance(family: Fam
     assert not world.passes(behind() if bridged else OUTSIDE, vm(2), family=family)
 
 
+def test_a_pair_of_one_of_several_vifs_is_reached_as_that_vif_is(family: Family) -> None:
+    own = "10.1.0.100" if family == 4 else "fd00:1::100"
+    first = make_vif(1, allowed_address_pairs=(AllowedAddressPair(ip_address=own),))
+    web = make_group(1, make_rule(1, ethertype=ETHERTYPES[family], protocol="tcp"))
+    world = World(make_network(1), web, make_instance(1, (1,), vifs=(first, make_vif(2))))
+    assert world.passes(OUTSIDE, vm(1), TCP, family=family, to=own)
+    assert not world.passes(OUTSIDE, vm(1), UDP, family=family, to=own)
+
+
 # --- port security off
 
 
