@@ -52,12 +52,16 @@ class Tcp:
         assert self._context is not None
         return self._context
 
-    def renew(self) -> None:
-        """Take the certificates from their files again, for connections that come from now on.
+    def renewed(self) -> ssl.SSLContext | None:
+        """The certificates as they are in their files now, for ``use``.
 
-        :raises ConfigError: a file cannot be used; the certificates stay as they were.
+        :raises ConfigError: a file cannot be used.
         """
-        self._context = tls.server_context(self._api)
+        return tls.server_context(self._api)
+
+    def use(self, context: ssl.SSLContext | None) -> None:
+        """Show these certificates on connections that come from now on."""
+        self._context = context
 
 
 def gate(api: ApiSettings, opts: Any, offload: Offload) -> Gate:

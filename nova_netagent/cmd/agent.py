@@ -431,16 +431,20 @@ class Daemon:
     def _reload(self) -> None:
         """Read the configuration anew; an invalid one changes nothing and says why."""
         from nova_netagent import conf, local, logs, systemd
+        from nova_netagent.api import tls
 
         systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             wanted = local.load(self._files, self._dirs)
-            if self._tcp is not None:
-                self._tcp.renew()
+            if wanted.api.bind_host is not None:
+                tls.server_context(wanted.api)  # what the next start would refuse
+            certificates = None if self._tcp is None else self._tcp.renewed()
             logs.renew(self._opts)
         except conf.ConfigError as error:
             LOG.error("the configuration is kept as it was: %s", error)
         else:
+            if self._tcp is not None:
+                self._tcp.use(certificates)
             ignored = self._engine.reconfigure(wanted)
             if ignored:
                 LOG.warning("takes effect at the next start: %s", ", ".join(ignored))

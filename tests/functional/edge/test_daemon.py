@@ -50,6 +50,15 @@ def shown() -> Iterator[Pair]:
         yield Pair(Path(folder, "agent.pem"), Path(folder, "agent.key"))
 
 
+def appended(folder: Path) -> Path:
+    """The configuration of a log that reads, and cannot be."""
+    file = folder / "log.ini"
+    sections = ("[loggers]\nkeys=root", "[handlers]\nkeys=h", "[formatters]\nkeys=", "[logger_root]\nhandlers=h")
+    file.write_text("\n".join((*sections, "[handler_h]\nclass=no.such.Handler\nargs=()\n")))
+    file.chmod(0o644)
+    return file
+
+
 def test_mutual_tls_from_end_to_end_and_certificates_that_are_renewed(lab: Lab, site: Site, shown: Pair) -> None:
     def show(pair: Pair) -> None:
         for source, target in zip(pair, shown, strict=True):
@@ -76,6 +85,17 @@ def test_mutual_tls_from_end_to_end_and_certificates_that_are_renewed(lab: Lab, 
         cloud.agent.signal(signal.SIGHUP)
         eventually(lambda: f"kept as it was: [api] cert_file = {shown.cert}" in cloud.agent.log_end(5), within=10)
         assert served_name(cloud, site) == "renewed"
+        show(site.authority.sign("again"))
+        written = cloud.agent.config_file.read_text()
+        for section, options, said in (
+            ("DEFAULT", f"log_config_append = {appended(shown.cert.parent)}", "[DEFAULT] log_config_append = "),
+            ("api", "cert_file = /nowhere/agent.pem", "[api] cert_file = /nowhere/agent.pem"),
+        ):
+            cloud.agent.config_file.write_text(f"{written}[{section}]\n{options}\n")
+            cloud.agent.signal(signal.SIGHUP)
+            eventually(lambda said=said: f"kept as it was: {said}" in cloud.agent.log_end(5), within=10)  # type: ignore[misc]
+            assert served_name(cloud, site) == "renewed", "all or nothing"
+        cloud.agent.config_file.write_text(written)
         kept.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
         assert kept.recv(12) == b"HTTP/1.1 200"
 
