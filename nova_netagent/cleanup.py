@@ -1,7 +1,7 @@
 """Take everything of ours out of the kernel: ``netagentctl cleanup``."""
 
 from nova_netagent import wiring
-from nova_netagent.backend import trace
+from nova_netagent.backend import Unavailable, trace
 from nova_netagent.compile import empty_ruleset
 from nova_netagent.metrics import Metrics
 from nova_netagent.reconcile import Reconciler
@@ -24,7 +24,10 @@ def run(settings: Settings) -> list[str]:
         note = trace.note(settings.state_path)
         traced = trace.sweep(settings.firewall.wrap_name, note, has_nf_tables=host.can_trace)
         lines = list(reconciler.remove_everything(empty_ruleset(settings)).lines())
-        return [*lines, *(["what a trace had left"] if traced else [])]
+        former, left = host.former.sweep(ends=False)
+        if left:
+            raise Unavailable(left)
+        return [*lines, *former, *(["what a trace had left"] if traced else [])]
     finally:
         host.close()
         store.close()

@@ -10,6 +10,7 @@ from nova_netagent.backend.conntrack import FlowTable
 from nova_netagent.backend.frames.protocol import FramesBackend
 from nova_netagent.backend.links.protocol import LinksBackend
 from nova_netagent.backend.nft.others import OtherTable
+from nova_netagent.former import FormerNames, NoFormerNames
 from nova_netagent.services.protocol import DhcpServers
 
 
@@ -64,6 +65,8 @@ class Host:
     flows: FlowTable
     leftovers: Leftovers = lambda seconds: nullcontext()
     """What is ours in the packet filter that is not: left there when it was, or come back since."""
+    former: FormerNames = field(default_factory=NoFormerNames)
+    """What is left of ours under other names."""
     warnings: tuple[str, ...] = ()
     """What this kernel cannot do, and what that means."""
     in_the_way: Callable[[], Sequence[str]] = tuple

@@ -85,6 +85,8 @@ class Engine:
         """When the loop last turned, by time.monotonic()."""
         self.failed: BaseException | None = None
         """Why the thread ended, when it was not told to."""
+        self._former_left = ""
+        """Why rules are still there that we made under another wrap name."""
         self._moved: Settings | None = None
         """The settings since a default route tells this host's address."""
         self._commit = 0.0
@@ -201,12 +203,15 @@ class Engine:
         everything = frozenset(key for key, _ in self._state.all_entries())
         self._publish(unapplied=everything)
         self._sweep_traces()
+        self.host.former.note()
         self._apply(verify=True)
+        self._sweep_former()
         self._surroundings.look_around()
         self._warn()
 
     def _warn(self) -> None:
-        warnings = self._surroundings.warnings(self.reconciler.rules.left, self.reconciler.rules.unseen)
+        rules = self.reconciler.rules
+        warnings = self._surroundings.warnings(rules.left, rules.unseen, self._former_left)
         for each in warnings:
             if each not in self.view.warnings:
                 LOG.warning("%s", each)
@@ -561,6 +566,7 @@ class Engine:
         if self._refused and not self.view.failure:
             self._refused = {}
             self._apply(verify=False)
+        self._sweep_former()
         self._surroundings.look_who_is_in_the_way()
         self._surroundings.look_around()
         self._warn()
@@ -609,6 +615,14 @@ class Engine:
                 LOG.warning("what a trace had left was taken away")
         except BackendError as error:
             LOG.warning("what a trace may have left cannot be taken away: %s", error)
+
+    def _sweep_former(self) -> None:
+        """Our rules are in: now those go that we made under another wrap name. What cannot is tried at each resync."""
+        if self.view.failure:
+            return
+        done, self._former_left = self.host.former.sweep()
+        if done:
+            self._surroundings.look_who_is_in_the_way()
 
     def _look_at_links(self) -> None:
         """Links came, went or changed: join, repair, and see whether an address is free now."""

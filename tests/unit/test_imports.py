@@ -17,7 +17,7 @@ RANKS: Mapping[str, int] = {
     "plan": 3, "whereabouts": 3,
     "backend": 4, "revoke": 4,
     "services": 4,
-    "store": 5, "status": 5, "metrics": 5, "host": 5, "history": 5,
+    "store": 5, "status": 5, "metrics": 5, "host": 5, "former": 4, "history": 5,
     "reconcile": 6, "revocation": 6, "explain": 6, "grouplog": 6,
     "engine": 7,
     "api": 8,

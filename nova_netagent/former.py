@@ -1,0 +1,59 @@
+"""The wrap names under which this agent has made rules: those of another one than now are swept once ours are in."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+LOG = logging.getLogger(__name__)
+
+
+class FormerNames(Protocol):
+    """What is left in the kernel of our rules under names that the configuration had before."""
+
+    def note(self) -> None:
+        """Have it known that rules are about to be made under the name of now."""
+
+    def sweep(self, *, ends: bool = True) -> tuple[Sequence[str], str]:
+        """Take away what is left, and forget those names.
+
+        :param ends: the ends of flows that were cut are noted under the name of now first.
+        :returns: what was done, a line each, and why what is still there is, if it is.
+        """
+
+
+class NoFormerNames:
+    """There was never another name."""
+
+    def note(self) -> None:
+        """Nothing to note."""
+
+    def sweep(self, *, ends: bool = True) -> tuple[Sequence[str], str]:
+        """Nothing is left."""
+        return (), ""
+
+
+class NotedNames:
+    """A file with a name a line."""
+
+    def __init__(self, state_path: str) -> None:
+        self._file = Path(state_path) / "wrap_names"
+
+    def read(self) -> list[str]:
+        """The names; none where they cannot be read."""
+        try:
+            return self._file.read_text().split()
+        except (OSError, UnicodeDecodeError):
+            return []
+
+    def write(self, names: Sequence[str]) -> None:
+        """Have these be the names. A full disk hinders nothing."""
+        if names == self.read():
+            return
+        new = self._file.with_suffix(".new")
+        try:
+            new.write_text("".join(f"{name}\n" for name in names))
+            os.replace(new, self._file)
+        except OSError as error:
+            LOG.warning("%s: %s: a change of [firewall] wrap_name will not be noticed", self._file, error.strerror)
