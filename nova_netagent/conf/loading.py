@@ -258,8 +258,12 @@ def _shown(text: str) -> str:
 
 def _options(conf: cfg.ConfigOpts) -> Iterator[tuple[str, str, bool]]:
     """Group and name of every option, and whether there need be no value."""
+    from oslo_log import _options as log_options  # what its entry point for oslo.config names
+
     own = {option.dest for option in GROUPS["DEFAULT"]}
-    yield from (("DEFAULT", name, True) for name in conf if name not in GROUPS and name not in own)
+    filled = {each.dest for _, options in log_options.list_opts() for each in options if each.default is not None}
+    others = (name for name in conf if name not in GROUPS and name not in own)
+    yield from (("DEFAULT", name, name not in filled) for name in others)
     for group, options in GROUPS.items():
         yield from ((group, option.dest, option.default is None) for option in options)
 

@@ -70,6 +70,7 @@ def _written(tmp_path: Path, text: str) -> Path:
             "[network]\nforward_bridge_interface = eth0,eth1+\n",
             ("[network] forward_bridge_interface = eth0,eth1+", "'eth1+'", "letters", "all"),
         ),
+        ("[DEFAULT]\nrate_limit_burst =\n", ("[DEFAULT] rate_limit_burst = ", "it may not be empty")),
         ("[DEFAULT]\nmy_ip = 192.0.2\n", ("[DEFAULT] my_ip", "192.0.2")),
         ("not an ini file", ("line 1: ", "not an ini file")),
         ("[DEFAULT]\ndebug = maybe\n", ("[DEFAULT] debug", "'maybe' is neither true nor false")),
