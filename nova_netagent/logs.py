@@ -1,9 +1,11 @@
 """The agent's log: oslo.log, set up and renewed as its options say, and the options judged before."""
 
 import configparser
+import errno
 import logging
 import logging.handlers
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +57,16 @@ def _judge_file(path: str) -> None:
 def _judge_directory(opts: Any) -> None:
     file, folder = opts.log_file, opts.log_dir
     option, directory = ("log_file", os.path.dirname(os.path.join(folder or "", file))) if file else ("log_dir", folder)
+    if file and os.path.isdir(os.path.join(folder or "", file)):
+        raise _refusal(option, file, os.strerror(errno.EISDIR))
     if not directory:
         return
     try:
-        os.stat(directory)
+        mode = os.stat(directory).st_mode
     except OSError as error:
         raise _refusal(option, opts[option], error.strerror) from error
+    if not stat.S_ISDIR(mode):
+        raise _refusal(option, opts[option], os.strerror(errno.ENOTDIR))
 
 
 class _Formatter(formatters.ContextFormatter):

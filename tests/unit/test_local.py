@@ -43,6 +43,8 @@ def file(tmp_path: Path) -> Path:
         ("[DEFAULT]\nlog_config_append = {tmp}/bytes\n", "log_config_append = {tmp}/bytes: 'utf-8'"),
         ("[DEFAULT]\nlog_file = /nowhere/log\n", "log_file = /nowhere/log: No such file or directory"),
         ("[DEFAULT]\nlog_dir = /nowhere\nlog_file = log\n", "log_file = log: No such file or directory"),
+        ("[DEFAULT]\nlog_file = {tmp}\n", "log_file = {tmp}: Is a directory"),
+        ("[DEFAULT]\nlog_dir = {tmp}/junk\n", "log_dir = {tmp}/junk: Not a directory"),
         ("[DEFAULT]\nlog_dir = /nowhere\n", "log_dir = /nowhere: No such file or directory"),
         ("[api]\nsocket = {tmp}\n", "[api] socket = {tmp}: it is a directory"),
         ("[api]\nsocket_group = no-such-group\n", "[api] socket_group = no-such-group: there is no such group"),
