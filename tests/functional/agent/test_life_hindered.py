@@ -8,13 +8,14 @@ import signal
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from nova_netagent.model import document
-from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_provider_rule, make_rule
+from nova_netagent.model import AllowedAddressPair, document
+from nova_netagent.testing import make_floating_ip, make_group, make_instance, make_provider_rule, make_rule, make_vif
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import LOCK, eventually, hindered, kernel, metric
 from tests.functional.conftest import ON_ONE
-from tests.lab import Lab, needs
+from tests.lab import Flood, Lab, needs
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
 
@@ -70,6 +71,27 @@ def test_what_is_deleted_meanwhile_passes_nothing(impatient: Cloud) -> None:
         assert cloud.agent.get("instances") == []
     eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], SOON)
     assert "inst-a0000001" not in str(kernel(cloud.host))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"allowed_address_pairs": (AllowedAddressPair(ip_address="10.1.0.101"),)}, {"port_security_enabled": True}],
+    ids=["another pair", "port security"],
+)
+def test_who_was_free_to_send_as_anybody_goes_on_meanwhile(impatient: Cloud, change: dict[str, Any]) -> None:
+    """What it may claim is no more than before, whatever the rules will be."""
+    cloud = impatient
+    cloud.network(1)
+    cloud.put(make_group(1, make_rule(1)))
+    free = make_vif(1, port_security_enabled=False)
+    guest = cloud.guest(1)
+    cloud.put(make_instance(1, (1,), vifs=(free,)))
+    with Flood(guest, cloud.outside) as there, Flood(cloud.outside, guest) as back:
+        with hindered(cloud.host, cloud.backend):
+            assert put(cloud, make_instance(1, (1,), vifs=(replace(free, **change),)))[0] == 503
+            eventually(lambda: cloud.agent.log.count("next attempt in") > 1, SOON)
+        eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], SOON)
+    assert (there.lost, back.lost) == ([], [])
 
 
 def test_a_new_instance_is_on_no_bridge_before_its_rules_are_in(impatient: Cloud) -> None:
