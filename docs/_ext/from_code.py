@@ -98,7 +98,7 @@ def endpoints() -> Iterator[str]:
     yield from (
         "# HTTP API",
         "",
-        "`GET /openapi.json` holds the whole description.",
+        "`GET /openapi.json` holds the whole description, {doc}`../objects` what the bodies mean.",
         "",
         "| call | meaning |",
         "|---|---|",
