@@ -19,11 +19,10 @@ from nova_netagent.backend.nft.others import OtherTable, other_tables
 from nova_netagent.compile.dhcp import directory
 from nova_netagent.engine import Engine
 from nova_netagent.former import NotedNames
-from nova_netagent.host import Host, Leftovers, Others
+from nova_netagent.host import Host, Others
 from nova_netagent.metrics import Metrics
 from nova_netagent.netfilter.owner import Owner
-from nova_netagent.reconcile import Outcome
-from nova_netagent.reconcile.rules import Rules
+from nova_netagent.reconcile.former import FormerRules
 from nova_netagent.services import DnsmasqServers
 from nova_netagent.settings import FirewallSettings, Settings
 from nova_netagent.store import Store
@@ -86,79 +85,21 @@ def _open_backend(
 
 
 @contextmanager
-def _open_leftovers(chosen: str, firewall: FirewallSettings, seconds: float) -> Iterator[Backend[Any] | None]:
-    """See ``Leftovers``.
+def _open_leftovers(name: str, firewall: FirewallSettings, seconds: float) -> Iterator[Backend[Any] | None]:
+    """See ``Leftovers``: looks into the packet filter of that name.
 
     :raises Unavailable: it cannot be seen.
     """
-    other = "iptables" if chosen == "nftables" else "nftables"
-    look = {"iptables": worlds.ours_in_iptables, "nftables": worlds.ours_in_nftables}[other]
+    look = {"iptables": worlds.ours_in_iptables, "nftables": worlds.ours_in_nftables}[name]
     try:
         found = look(Owner(firewall.wrap_name))
     except (OSError, BackendError) as error:
-        raise Unavailable(f"cannot see whether rules of ours are left in {other}: {error}") from error
+        raise Unavailable(f"cannot see whether rules of ours are left in {name}: {error}") from error
     if not found:
         yield None
         return
-    with closing(_open_backend(other, replace(firewall, lock_timeout=seconds))) as backend:
+    with closing(_open_backend(name, replace(firewall, lock_timeout=seconds))) as backend:
         yield backend
-
-
-class _FormerNames:
-    """See ``FormerNames``: both packet filters and the frames are looked through for each name that is noted.
-
-    :param rules: our own packet filter.
-    """
-
-    def __init__(self, settings: Settings, rules: Backend[Any], metrics: Metrics) -> None:
-        self._settings, self._rules, self._metrics = settings, rules, metrics
-        self._own = settings.firewall.wrap_name
-        self._noted = NotedNames(settings.state_path)
-        self._names = [name for name in self._noted.read() if name != self._own]
-
-    def note(self) -> None:
-        self._noted.write([*self._names, self._own])
-
-    def sweep(self, *, ends: bool = True) -> tuple[Sequence[str], str]:
-        done: list[str] = []
-        for name in tuple(self._names):
-            swept = Outcome()
-            why = self._sweep(name, swept, ends)
-            if lines := list(swept.lines()):
-                LOG.info("[firewall] wrap_name was %s: %s", name, "; ".join(lines))
-                done += lines
-            if why:
-                return done, f"[firewall] wrap_name was {name}: {why}"
-            self._names.remove(name)
-            self.note()
-        return done, ""
-
-    def _sweep(self, name: str, swept: Outcome, ends: bool) -> str:
-        """Why something of that name is left; empty when nothing is."""
-        firewall = replace(self._settings.firewall, wrap_name=name)
-        try:
-            for chosen in ("iptables", "nftables"):
-                opened = partial(_open_leftovers, chosen, firewall)
-                if ends:
-                    self._take_over_ends(name, opened)
-                rules = Rules(firewall, self._rules, opened, self._metrics, lambda: None)
-                rules.sweep_leftovers({}, swept)
-                if rules.left or rules.unseen:
-                    return rules.left or rules.unseen
-            frames, _ = open_frames(replace(self._settings, firewall=firewall))
-            if frames is not None:
-                with closing(frames):
-                    swept.note_lines("frames", frames.remove())
-        except BackendError as error:
-            return str(error)
-        return ""
-
-    def _take_over_ends(self, name: str, opened: Leftovers) -> None:
-        with opened(0.0) as backend:
-            noted = {} if backend is None else backend.cut_ends()
-        here = self._rules.read_sets()
-        ours = {Owner(self._own).set(each.removeprefix(f"{name}-")): found for each, found in noted.items() if found}
-        self._rules.note_cut({each: found for each, found in ours.items() if each in here})
 
 
 def open_links(settings: Settings, on_change: Callable[[], None] | None = None) -> LinksBackend:
@@ -226,8 +167,15 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
     frames, warnings = open_frames(settings, commits)
     return Host(
         rules=rules,
-        leftovers=partial(_open_leftovers, chosen, settings.firewall),
-        former=_FormerNames(settings, rules, metrics),
+        leftovers=partial(_open_leftovers, "iptables" if chosen == "nftables" else "nftables", settings.firewall),
+        former=FormerRules(
+            settings.firewall,
+            NotedNames(settings.state_path),
+            rules,
+            lambda firewall: [partial(_open_leftovers, each, firewall) for each in ("iptables", "nftables")],
+            lambda firewall: open_frames(replace(settings, firewall=firewall))[0],
+            metrics,
+        ),
         links=open_links(settings, on_change),
         frames=frames,
         others=_OthersRules(chosen, owner),

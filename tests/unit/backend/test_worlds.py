@@ -93,14 +93,14 @@ def test_a_table_that_changes_while_it_is_read_is_read_again() -> None:
         worlds._read_legacy(ask, b"filter")
 
 
-@pytest.mark.parametrize(("chosen", "other"), [("nftables", "iptables"), ("iptables", "nftables")])
-def test_what_cannot_be_seen_may_be_left_of_ours(monkeypatch: pytest.MonkeyPatch, chosen: str, other: str) -> None:
+@pytest.mark.parametrize("name", ["iptables", "nftables"])
+def test_what_cannot_be_seen_may_be_left_of_ours(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def denied(owner: Owner) -> bool:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(worlds, f"ours_in_{other}", denied)
+    monkeypatch.setattr(worlds, f"ours_in_{name}", denied)
     with (
-        pytest.raises(Unavailable, match=f"cannot see whether rules of ours are left in {other}: .*not permitted"),
-        wiring._open_leftovers(chosen, FirewallSettings(), 0.0),
+        pytest.raises(Unavailable, match=f"cannot see whether rules of ours are left in {name}: .*not permitted"),
+        wiring._open_leftovers(name, FirewallSettings(), 0.0),
     ):
         pass
