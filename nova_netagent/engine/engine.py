@@ -6,24 +6,23 @@ commit share the next one.
 """
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from itertools import chain, islice
 from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from nova_netagent.backend import BackendError, RuleRefused, TableChanged, Unavailable, trace
+from nova_netagent.backend import BackendError, RuleRefused, Unavailable, trace
 from nova_netagent.compile import Compiled, Compiler, needed
 from nova_netagent.engine.culprits import to_blame
 from nova_netagent.engine.inbox import Inbox
 from nova_netagent.engine.inspection import Inspection
+from nova_netagent.engine.journal import Journal
 from nova_netagent.engine.limited import Limited
 from nova_netagent.engine.requests import Answer, Change, Look, NotApplied, Request, Wake
+from nova_netagent.engine.schedule import Schedule
 from nova_netagent.engine.surroundings import Surroundings
 from nova_netagent.engine.troubles import troubles
 from nova_netagent.events import Delete, LateRevision, Put, Replace, fold, kept
@@ -41,13 +40,6 @@ from nova_netagent.status import State, View
 from nova_netagent.store import Store, StoreError
 
 LOG = logging.getLogger(__name__)
-
-RETRY_FIRST, RETRY_MOST = 0.5, 30.0
-"""Seconds to the first retry after a failure, doubled up to the most."""
-MEDDLING_SECONDS = 2.0
-"""How long whoever changes our rules is left alone, where the kernel tells of it at once."""
-LOOK_SECONDS = 0.5
-"""How often the kernel is asked for that at most: each change would ask once more."""
 
 
 class Engine:
@@ -176,17 +168,9 @@ class Engine:
         self._link_failures: Mapping[str, str] = {}
         self._server_troubles: Mapping[str, Trouble] = {}
         self._compiled = self._compile()
-        self._retry_delay = 0.0
-        self._next_retry: float | None = None
-        self._verified = time.monotonic()
-        self._meddled: float | None = None
-        self._looked = -math.inf  # not 0: time.monotonic() may count from a boot moments ago
+        self._schedule = Schedule(self.host.meddled)
+        self._journal = Journal(self.history, self._metrics, self._clock)
         self._limited = Limited(self.reconciler.rules.live_chains)
-        self._pending_since: float | None = None
-        self._committed = -math.inf
-        """When the last changes were committed, by time.monotonic()."""
-        self._began = time.monotonic()
-        self._why: Why = "start"
 
     def close(self) -> None:
         """Close store and host; the kernel keeps everything, and the notes say what of it we made."""
@@ -220,19 +204,19 @@ class Engine:
     @property
     def _next_resync(self) -> float:
         """When everything is read back, by time.monotonic(): the interval may change at any time."""
-        return self._verified + self._settings.firewall.resync_interval
+        return self._schedule.verified + self._settings.firewall.resync_interval
 
     @property
     def _ready_for_commit(self) -> float:
         """When the next changes may be committed, by time.monotonic(): the interval may change at any time."""
         pause = 0.0 if self._hurrying.is_set() else self._settings.firewall.coalesce_interval
-        return self._committed + pause
+        return self._schedule.committed + pause
 
     def _take(self) -> list[Request]:
         """Wait for requests, or until something is due; then all that there are."""
         times = (
             self._next_resync,
-            self._next_retry,
+            self._schedule.retry,
             self._revocation.due,
             self.host.links.next_due(),
             self.host.servers.next_due(),
@@ -258,30 +242,18 @@ class Engine:
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
-        if self._next_retry is not None and now >= self._next_retry:
+        if self._schedule.retry is not None and now >= self._schedule.retry:
             if self.view.failure:
                 self._apply(verify=True)
             else:
                 self._sweep_again()
-        elif now >= self._next_resync or self._was_meddled_with(now):
+        elif now >= self._next_resync or self._schedule.sees_meddling(now):
             self.resync()
         self.host.links.do_due()
         self._turn_servers()
         if self._revocation.do_due():
             self._publish(revocation_failure=self._revocation.failure)
-        pending = 0 if self._pending_since is None else time.monotonic() - self._pending_since
-        self._metrics.pending_oldest_seconds.set(pending)
-
-    def _was_meddled_with(self, now: float) -> bool:
-        """Whether somebody changed our rules or frames, as far as the kernel tells, and has had time to finish."""
-        if now >= self._looked + LOOK_SECONDS:
-            self._looked = now
-            try:
-                if self.host.meddled() and self._meddled is None:
-                    self._meddled = now
-            except BackendError:
-                return False  # what asks next will say so
-        return self._meddled is not None and now >= self._meddled + MEDDLING_SECONDS
+        self._metrics.pending_oldest_seconds.set(self._schedule.pending)
 
     # --- changes
 
@@ -290,7 +262,7 @@ class Engine:
         accepted = [each for some in self.inbox.sharing(changes, self._commit) for each in self._accept(some)]
         if accepted and (_touched(before, self._state) or self.view.failure):
             self._apply(verify=bool(self.view.failure))
-            self._commit = time.monotonic() - self._began
+            self._commit = self._journal.seconds
         for change, found, made in accepted:
             if change.wait:
                 self._finish(change, found, made)
@@ -392,8 +364,7 @@ class Engine:
 
     def _apply(self, *, verify: bool) -> Outcome:
         """Make the kernel agree with the state; failures are published and retried."""
-        self._began = time.monotonic()
-        self._why = self._reason(verify)
+        self._journal.begin(self._reason(verify))
         # What was refused is tried again when it changed, and after each resync.
         if self._refused:
             retried = _touched(self._applied, self._state)
@@ -408,10 +379,7 @@ class Engine:
                 outcome = self.reconciler.apply(self._compiled, verify=verify)
             except (RuleRefused, ValueError) as error:
                 outcome = self._isolate(error)
-        except BackendError as error:
-            self._fail(error)
-            return outcome
-        except StoreError as error:
+        except (BackendError, StoreError) as error:
             self._fail(error)
             return outcome
         self._succeed(outcome, verify)
@@ -430,8 +398,7 @@ class Engine:
 
         :raises BackendError: it is refused without any object as well.
         """
-        LOG.error("the kernel refused the rules: %s", error)
-        self._metrics.apply_errors_total.labels("refused").inc()
+        self._journal.refused(error)
         reason = str(error)
         outcome = Outcome()
 
@@ -476,21 +443,18 @@ class Engine:
         changed = _touched(self._applied, self._state)
         drifted = outcome.drifted or (verify and self._applied is self._state and outcome.rules)
         self._revocation.applied(self._compiled, drifted=drifted, forgotten=outcome.forgotten, changed=changed)
-        if outcome.drift and self._why == "change":
-            for each in outcome.drift:
-                self._count_repairs(each.edits)
-            lines = chain.from_iterable(each.lines() for each in outcome.drift)
-            LOG.warning("somebody had changed what is ours; repaired with a change: %s", _some(lines))
+        if outcome.drift and self._journal.why == "change":
+            self._journal.repaired_with_a_change(outcome)
         self._applied = self._state
         left = self._note_left(tried=verify)
-        self._log(outcome, verify)
-        self._remember(outcome)
+        self._journal.edited(outcome, verified=verify)
+        self._journal.done(outcome)
         self._link_failures = outcome.link_failures
         now = self._clock()
         if verify:
-            self._verified = time.monotonic()
+            self._schedule.verified = time.monotonic()
         if changed:  # a repair is none: those who wait for a pause would wait once more for each
-            self._committed = time.monotonic()
+            self._schedule.committed = time.monotonic()
         self._publish_troubles(
             **left,
             failure="",
@@ -509,36 +473,28 @@ class Engine:
         """
         rules = self.reconciler.rules
         if not rules.left and not rules.unseen:
-            self._retry_delay, self._next_retry = 0.0, None
+            self._schedule.retry_no_more()
         elif tried:
-            self._try_again_later()
-        self._pending_since = (self._pending_since or time.monotonic()) if rules.left else None
+            self._schedule.retry_later()
+        self._schedule.wait(pending=bool(rules.left))
         # What is left there refuses what the state, perhaps, allows: nobody knows whom it concerns.
         unapplied = frozenset(key for key, _ in self._state.all_entries()) if rules.left else frozenset()
         return {"unapplied": unapplied, "left": rules.left}
 
     def _sweep_again(self) -> None:
         """Sweep what is left of ours in the packet filter that is not; ours is as it was when it was read last."""
-        self._began, self._why = time.monotonic(), "retry"
+        self._journal.begin("retry")
         outcome = Outcome()
         self.reconciler.rules.sweep_leftovers(self._compiled.ruleset.sets, outcome)
-        self._log(outcome, verify=False)
-        self._remember(outcome)
+        self._journal.edited(outcome, verified=False)
+        self._journal.done(outcome)
         self._publish(**self._note_left(tried=True))
         self._warn()
 
-    def _try_again_later(self) -> None:
-        self._retry_delay = min(max(RETRY_FIRST, self._retry_delay * 2), RETRY_MOST)
-        self._next_retry = time.monotonic() + self._retry_delay
-
     def _fail(self, error: Exception) -> None:
-        reasons = ((TableChanged, "changed"), (Unavailable, "unavailable"), (RuleRefused, "refused"))
-        reason = next((name for kind, name in reasons if isinstance(error, kind)), "store")
-        self._metrics.apply_errors_total.labels(reason).inc()
-        self._try_again_later()
-        self._pending_since = self._pending_since or time.monotonic()
-        LOG.error("the kernel does not have the state: %s; next attempt in %.1f s", error, self._retry_delay)
-        self.history.failed(self._clock(), self._why, str(error), time.monotonic() - self._began)
+        self._schedule.retry_later()
+        self._schedule.wait(pending=True)
+        self._journal.failed(error, self._schedule.delay)
         self._publish(failure=str(error))
 
     def _troubles(self) -> Mapping[Key, tuple[State, str]]:
@@ -549,9 +505,7 @@ class Engine:
     def resync(self) -> list[str]:
         """Read everything back and repair it; the repairs, a line each."""
         same = self._applied is self._state
-        self._meddled = None
-        with suppress(BackendError):  # what is read next will say so
-            self.host.meddled()  # whatever it was, all is read now; what comes meanwhile is told the next time
+        self._schedule.reads_back()
         self._sweep_traces()
         self._secure_store()
         drop_action = self._surroundings.drop_action
@@ -560,9 +514,8 @@ class Engine:
         # Its chain came: what follows from that undoes nobody's work.
         awaited = drop_action == "DROP" != self._surroundings.drop_action
         if same and outcome and not awaited:
-            self._count_repairs(outcome.edits)
-            LOG.warning("somebody had changed what is ours; repaired: %s", _some(outcome.lines()))
-        self._verified = time.monotonic()
+            self._journal.repaired(outcome)
+        self._schedule.verified = time.monotonic()
         if self._refused and not self.view.failure:
             self._refused = {}
             self._apply(verify=False)
@@ -579,10 +532,6 @@ class Engine:
             self.store.secure()
         except StoreError as error:
             LOG.error("nothing can be saved: %s", error)
-
-    def _count_repairs(self, edits: Mapping[str, int]) -> None:
-        for op, count in edits.items():
-            self._metrics.drift_repairs_total.labels(op).inc(count)
 
     def _count_limited(self) -> None:
         try:
@@ -629,7 +578,7 @@ class Engine:
         if self.view.failure:
             self._guard()
             return
-        self._began, self._why = time.monotonic(), "links"
+        self._journal.begin("links")
         try:
             if self._conflicts() != self._conflicting:
                 self._apply(verify=False)
@@ -638,11 +587,8 @@ class Engine:
         except (BackendError, StoreError) as error:
             self._fail(error)
             return
-        if outcome:
-            LOG.info("links: %s", _some(outcome.lines()))
-        if outcome.links_again:
-            self._metrics.drift_repairs_total.labels("link").inc(outcome.links_again)
-        self._remember(outcome)
+        self._journal.linked(outcome)
+        self._journal.done(outcome)
         self._link_failures = outcome.link_failures
         self._publish_troubles()
 
@@ -671,25 +617,7 @@ class Engine:
         self._server_troubles = self.host.servers.troubles()
         self._publish(troubles=self._troubles(), **changes)
 
-    def _remember(self, outcome: Outcome) -> None:
-        seconds = time.monotonic() - self._began
-        self.history.done(self._clock(), self._why, sum(outcome.edits.values()), seconds, outcome.lines)
-
-    def _log(self, outcome: Outcome, verify: bool) -> None:
-        for op, count in outcome.edits.items():
-            self._metrics.edits_total.labels(op).inc(count)
-        if outcome:
-            LOG.info("%d edits%s", sum(outcome.edits.values()), " after reading everything back" if verify else "")
-        if LOG.isEnabledFor(logging.DEBUG):
-            for line in outcome.lines():
-                LOG.debug("%s", line)
-
 
 def _touched(old: DesiredState, new: DesiredState) -> frozenset[Key]:
     """The objects that are not the same in two states, the removed ones included."""
     return frozenset((kind, id_) for kind in KINDS for id_ in changed(old.entries(kind), new.entries(kind)))
-
-
-def _some(lines: Iterable[str], most: int = 20) -> str:
-    """The first lines of a long list, in one."""
-    return "; ".join(islice(lines, most))

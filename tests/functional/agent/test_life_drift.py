@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nova_netagent.engine.engine import MEDDLING_SECONDS
+from nova_netagent.engine.schedule import MEDDLING_SECONDS
 from nova_netagent.testing import make_floating_ip, make_group, make_provider_rule, make_rule
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import eventually, kernel, metric

@@ -62,7 +62,7 @@ def test_a_change_that_cannot_be_saved_is_not_made(host: Host, monkeypatch: pyte
 def test_nothing_is_pending_since_a_time_to_come(host: Host) -> None:
     """What became pending just now, in a resync that was due, too."""
     host.backend.unavailable = 1
-    host.engine._verified = -math.inf
+    host.engine._schedule.verified = -math.inf
     host.engine.serve([])
     assert host.engine.view.failure
     pending = host.metrics.registry.get_sample_value("netagent_pending_oldest_seconds")
@@ -77,7 +77,7 @@ def test_an_unreachable_kernel_leaves_the_change_on_disk_and_pending(host: Host)
     state, message = status(host, make_network(1))
     assert state == "pending"
     assert message == host.engine.view.failure != ""
-    host.engine._next_retry = time.monotonic()
+    host.engine._schedule.retry = time.monotonic()
     host.engine.serve([])
     assert status(host, make_network(1)) == ("done", "")
     assert host.engine.view.failure == ""
@@ -89,8 +89,8 @@ def test_retries_come_less_and_less_often(host: Host) -> None:
         host.put(make_network(1))
     delays = []
     for _ in range(9):
-        delays.append(host.engine._retry_delay)
-        host.engine._next_retry = time.monotonic()
+        delays.append(host.engine._schedule.delay)
+        host.engine._schedule.retry = time.monotonic()
         host.engine.serve([])
     assert delays == sorted(delays)
     assert (delays[0], delays[-1]) == (0.5, 30.0)

@@ -11,7 +11,7 @@ from nova_netagent.backend import Unavailable
 from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.compile import empty_ruleset
 from nova_netagent.compile.cut import set_name
-from nova_netagent.engine.engine import RETRY_FIRST
+from nova_netagent.engine.schedule import RETRY_FIRST
 from nova_netagent.model import Object
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import InSet, IpSet, Jump, Rule, TableId, Verdict
@@ -64,8 +64,8 @@ def drift_repairs(host: Host) -> float:
 
 def retry(host: Host) -> None:
     """The time has come to try again."""
-    assert host.engine._next_retry is not None
-    host.engine._next_retry = time.monotonic()
+    assert host.engine._schedule.retry is not None
+    host.engine._schedule.retry = time.monotonic()
     host.engine.serve([])
 
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_swept_is_said_of_every_object_until_it_is(host: Host) ->
     assert not left(host)
     assert host.engine.view.warnings == ()
     assert status(host, make_provider_rule(1)).state == "done"
-    assert host.engine._next_retry is None
+    assert host.engine._schedule.retry is None
     assert host.engine.history.told()[0].why == "retry"
 
 
@@ -105,14 +105,14 @@ def test_it_is_tried_less_and_less_often_and_not_by_changes(host: Host) -> None:
     assert host.leftovers is not None
     host.leftovers.unavailable = 100
     host.engine.resync()
-    delays = [host.engine._retry_delay]
+    delays = [host.engine._schedule.delay]
     for _ in range(3):
         retry(host)
-        delays.append(host.engine._retry_delay)
+        delays.append(host.engine._schedule.delay)
     assert delays == [RETRY_FIRST * 2**n for n in range(4)]
-    due, left_to_fail = host.engine._next_retry, host.leftovers.unavailable
+    due, left_to_fail = host.engine._schedule.retry, host.leftovers.unavailable
     host.put(make_provider_rule(1))
-    assert (host.engine._next_retry, host.leftovers.unavailable) == (due, left_to_fail)
+    assert (host.engine._schedule.retry, host.leftovers.unavailable) == (due, left_to_fail)
 
 
 def test_a_look_that_fails_is_told_and_made_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_a_look_that_fails_is_told_and_made_again(host: Host, monkeypatch: pytes
     retry(host)
     assert not left(host)
     assert not host.engine.view.warnings
-    assert host.engine._next_retry is None
+    assert host.engine._schedule.retry is None
 
 
 def test_what_was_seen_to_be_left_stands_while_nobody_can_look(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,13 +144,13 @@ def test_a_retry_for_what_is_left_is_no_resync(host: Host) -> None:
     assert host.leftovers is not None
     host.leftovers.unavailable = 100
     host.engine.resync()
-    host.engine._verified -= host.settings.firewall.resync_interval - 10
+    host.engine._schedule.verified -= host.settings.firewall.resync_interval - 10
     due, verified = host.engine._next_resync, host.engine.view.verified_at
     host.backend.change(FILTER, "FORWARD", [])
     retry(host)
     assert (host.engine._next_resync, host.engine.view.verified_at) == (due, verified)
     assert drift_repairs(host) == 0
-    host.engine._verified -= 10
+    host.engine._schedule.verified -= 10
     host.engine.serve([])
     assert drift_repairs(host)
     assert host.engine.history.told()[0].why == "resync"

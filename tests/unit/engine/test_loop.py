@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nova_netagent.backend.fake import FakeBackend
-from nova_netagent.engine import engine
+from nova_netagent.engine import schedule
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import TableId
 from nova_netagent.testing import make_group, make_network, make_rule
@@ -48,7 +48,7 @@ def test_whoever_waits_for_the_end_is_told(tmp_path: Path) -> None:
 def test_a_start_that_fails_tells_no_progress_until_it_is_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "RETRY_FIRST", 0.0)
+    monkeypatch.setattr(schedule, "RETRY_FIRST", 0.0)
     backend = Telling()
     backend.unavailable = 1
     host = Host(tmp_path, backend=backend)
@@ -60,7 +60,7 @@ def test_a_start_that_fails_tells_no_progress_until_it_is_mended(
 def test_the_kernel_is_not_asked_once_more_for_each_change_whether_somebody_meddled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(schedule, "LOOK_SECONDS", 3600.0)
     backend = Telling()
     host = Host(tmp_path, backend=backend)
     for number in range(1, 9):
@@ -71,8 +71,8 @@ def test_the_kernel_is_not_asked_once_more_for_each_change_whether_somebody_medd
 def test_what_somebody_changed_is_repaired_when_they_have_had_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(engine, "MEDDLING_SECONDS", 0.0)
+    monkeypatch.setattr(schedule, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(schedule, "MEDDLING_SECONDS", 0.0)
     backend = Telling()
     host = Host(tmp_path, backend=backend)
     host.put(make_network(1))
