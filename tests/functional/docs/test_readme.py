@@ -1,4 +1,4 @@
-"""What docs/operation.md shows of nf_tables is what a host with two instances has."""
+"""What the README shows of nf_tables is what a host with two instances has."""
 
 import re
 from pathlib import Path
@@ -9,14 +9,14 @@ from tests.lab import Lab, needs
 
 pytestmark = needs("nftables", "br_netfilter", "bridge", "program:nft")
 
-PAGE = Path(__file__).resolve().parents[3] / "docs/operation.md"
+README = Path(__file__).resolve().parents[3] / "README.md"
 _SHARED = re.compile(r"chain nova-netagent-[-a-z]*[a-z]{3}")
 """Not of an object, which has its id in its name, and not built in."""
 _BLOCK = re.compile(r"^\t?((?:map|set|chain) \S+) {\n(.*?)^\t?}$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(text: str) -> dict[str, list[str]]:
-    """The lines of each map, set and chain, with ids and counters as short as the page has them."""
+    """The lines of each map, set and chain, with ids and counters as short as the README has them."""
     return {name: [_short(line) for line in body.splitlines()] for name, body in _BLOCK.findall(text)}
 
 
@@ -27,7 +27,7 @@ def _short(line: str) -> str:
     return " ".join(line.split()).rstrip(", }").strip()
 
 
-def test_the_page_shows_what_nft_lists(lab: Lab) -> None:
+def test_the_readme_shows_what_nft_lists(lab: Lab) -> None:
     cloud = Cloud(lab, backend="nftables")
     cloud.network(1)
     web = [make_rule(n, protocol="tcp", port_range_min=port, port_range_max=port) for n, port in ((1, 80), (2, 443))]
@@ -37,7 +37,7 @@ def test_the_page_shows_what_nft_lists(lab: Lab) -> None:
         cloud.instance(number, (1,))
     cloud.put(make_floating_ip(1))
     listed = blocks(cloud.host.run(["nft", "list", "table", "ip", "nova-netagent"]).stdout)
-    shown = blocks(PAGE.read_text())
+    shown = blocks(README.read_text())
     assert len(shown) > 5
     for name, lines in listed.items():
         if _SHARED.fullmatch(name):
