@@ -164,6 +164,8 @@ class Engine:
             self._metrics,
         )
         self._state = self._applied = self.store.load()
+        buried = [each.at for each in self._state.tombstones.values()]
+        self._epoch = max([self._clock(), *buried]) - time.monotonic()
         self._refused: dict[Key, str] = {}
         self._link_failures: Mapping[str, str] = {}
         self._server_troubles: Mapping[str, Trouble] = {}
@@ -273,7 +275,7 @@ class Engine:
         accepted: list[tuple[Change, DesiredState, DesiredState]] = []
         for change in changes:
             try:
-                found, state = state, fold(state, change.event, self._clock())
+                found, state = state, fold(state, change.event, self._now())
                 accepted.append((change, found, state))
             except LateRevision as error:
                 change.answer.set_exception(error)
@@ -316,7 +318,11 @@ class Engine:
                 return Answer("deleted" if id_ in found.entries(kind) else "missing")
             case Replace():
                 changed = "unchanged" if found is made else "updated"
-                return Answer(changed, counts=self.view.counts(), kept=kept(found, change.event, self._clock()))
+                return Answer(changed, counts=self.view.counts(), kept=kept(found, change.event, self._now()))
+
+    def _now(self) -> float:
+        """The time by which tombstones age, in seconds since the epoch: it goes on evenly, however the clock is set."""
+        return self._epoch + time.monotonic()
 
     # --- applying
 
@@ -553,7 +559,7 @@ class Engine:
             partial(Compiler, self._compiler.settings, self._compiler.tables),
             {**self._refused, **self._conflicts()},
             self._troubles(),
-            self._clock,
+            self._now,
         )
 
     def _sweep_traces(self) -> None:
