@@ -52,11 +52,13 @@ class About:
     :ivar backend: ``iptables`` or ``nftables``; ``None`` until it is open.
     :ivar see_with: the command with which an operator sees our rules.
     :ivar started: when the agent started, in seconds since the epoch.
+    :ivar uptime: for how many seconds it has run, however the clock was set meanwhile.
     """
 
     host: str
     version: str
     started: float
+    uptime: float
     backend: str | None = None
     see_with: str | None = None
 

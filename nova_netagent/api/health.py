@@ -103,11 +103,11 @@ class StatusReport:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """How the agent does. Never waits for the engine."""
         parameters(req)
-        resp.data = wire.encode(report(self._agent, datetime.now(UTC)))
+        resp.data = wire.encode(report(self._agent))
 
 
-def report(agent: Agent, now: datetime) -> Report:
-    """How an agent does at a time."""
+def report(agent: Agent) -> Report:
+    """How an agent does now."""
     view, about = agent.view(), agent.about()
     live, reason = agent.live()
     failure = view.failure or view.revocation_failure or ("" if view.ready else NOT_READY)
@@ -126,7 +126,7 @@ def report(agent: Agent, now: datetime) -> Report:
         backend=about.backend,
         see_with=about.see_with,
         started_at=_written(about.started) or "",
-        uptime_seconds=round(max(0.0, now.timestamp() - about.started), 1),
+        uptime_seconds=round(about.uptime, 1),
         applied_at=_written(view.applied_at),
         verified_at=_written(view.verified_at),
         counts=totals(kinds),

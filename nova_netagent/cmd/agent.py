@@ -166,7 +166,7 @@ class Daemon:
         self._awaits_my_ip = awaits_my_ip(opts)
         self._files = files
         self._dirs = dirs
-        self._started = time.time()
+        self._started, self._began = time.time(), time.monotonic()
         self._metrics = Metrics()
         self._hub: Hub | None = None
         self._rpc: Rpc | None = None
@@ -344,6 +344,7 @@ class Daemon:
             host=self._settings.host,
             version=version(),
             started=self._started,
+            uptime=time.monotonic() - self._began,
             backend=backend and backend.name,
             see_with=backend and backend.see_with,
         )

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -63,7 +62,7 @@ class Netagent:
 
     def status(self) -> Asked:
         """How the agent does."""
-        return Asked(answer=lambda: _plain(report(self._agent, datetime.now(UTC))))
+        return Asked(answer=lambda: _plain(report(self._agent)))
 
     def resync(self) -> Asked:
         """Read everything back now and repair it; answers the repairs, a line each."""

@@ -241,7 +241,14 @@ CHAINS: tuple[dict[str, object], ...] = (
 
 
 def about() -> About:
-    return About(host="node-1", version="1.2.3", started=STARTED, backend="iptables", see_with="iptables-legacy-save")
+    return About(
+        host="node-1",
+        version="1.2.3",
+        started=STARTED,
+        uptime=90.21,
+        backend="iptables",
+        see_with="iptables-legacy-save",
+    )
 
 
 def _touched(old: DesiredState, new: DesiredState) -> frozenset[Key]:
