@@ -56,7 +56,7 @@ def _show(session: Session, found: Document) -> None:
     verdict = screen.verdict(_ENDS.get(found["verdict"], "may pass or not"), found["verdict"] == "ACCEPT")
     screen.wrapped(f"It {verdict}: {found['reason']}.")
     if not found["certain"] and found["verdict"] != "UNKNOWN":
-        screen.wrapped("That is not certain:", indent="  ")
+        screen.wrapped("That is not certain" + (":" if found["doubts"] else "."), indent="  ")
     for doubt in found["doubts"]:
         rule = doubt["rule"]
         what = _ENDS.get(doubt["verdict"], "may pass or not")

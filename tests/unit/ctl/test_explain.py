@@ -42,6 +42,12 @@ def test_a_packet_rule_by_rule(ctl: Ctl) -> None:
     assert f"FORWARD 1: -j a\n      # the agent; {counted}\n" in ctl(*ASKED, "--all").out
 
 
+def test_what_is_uncertain_by_a_note_alone_announces_no_rules(ctl: Ctl) -> None:
+    said = ctl(*ASKED, "--in-dev", "tap1").out.splitlines()
+    where = said.index("  That is not certain.")
+    assert said[where + 1] == "Note: tap1 is down: nothing comes or goes that way."
+
+
 def test_json_is_the_apis_own(ctl: Ctl) -> None:
     found = json.loads(ctl("--format", "json", *ASKED).out)
     assert (found["verdict"], found["refused_by"]["owner"]["name"]) == ("DROP", "vm1")
