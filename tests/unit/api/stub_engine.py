@@ -98,7 +98,7 @@ class StubEngine:
             answer.set_exception(error)
 
     def explain(self, question: Question) -> Explanation:
-        """A refusal of any packet, unless it comes by a link that is not there; by ``tap1`` a note alone casts doubt."""
+        """A refusal of any packet, unless its link is not there; of what comes by ``tap1`` a note alone casts doubt."""
         if question.in_dev == "nowhere":
             raise Invalid("in_dev", "there is no link nowhere on this host")
         holder = Holder(True, "instance vm1: fallback", "instances", instance_id(1), "fallback", "vm1")
