@@ -297,8 +297,8 @@ def _refuse_contradictions(settings: Settings) -> None:
     network, api = settings.network, settings.api
     if network.fixed_range and network.routing_source_ip is None:
         raise ConfigError(
-            "[DEFAULT] my_ip: needed as the source of [network] fixed_range's SNAT, and this host has no default"
-            " route to take it from; set my_ip or [network] routing_source_ip"
+            "[DEFAULT] my_ip: needed as the source of [network] fixed_range's SNAT, and this host has no IPv4"
+            " default route to take it from; set my_ip or [network] routing_source_ip"
         )
     if "all" in network.forward_bridge_interface and len(network.forward_bridge_interface) > 1:
         given = ",".join(network.forward_bridge_interface)

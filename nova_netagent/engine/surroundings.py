@@ -11,8 +11,8 @@ from nova_netagent.netfilter.rule import FAMILIES, Family, TableId
 from nova_netagent.settings import Settings
 
 _STANDS_IN = (
-    "[DEFAULT] my_ip is not set, and this host has no default route to take it from: until it has, it is {}, as at the"
-    " last start"
+    "[DEFAULT] my_ip is not set, and this host has no IPv4 default route to take it from: until it has, it is {}, as at"
+    " the last start"
 )
 
 
@@ -98,6 +98,6 @@ def _lacking(settings: Settings, compiler: Compiler, *, judges_frames: bool) -> 
         yield "this kernel lacks the nat table of IPv4: no floating IPs, no SNAT, no metadata service"
     if settings.metadata.metadata_host is None:
         yield (
-            "[metadata] metadata_host is not set, and this host has no default route to take [DEFAULT] my_ip from:"
+            "[metadata] metadata_host is not set, and this host has no IPv4 default route to take [DEFAULT] my_ip from:"
             " no metadata service"
         )

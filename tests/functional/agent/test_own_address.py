@@ -49,7 +49,7 @@ def test_the_last_address_stands_in_and_is_told_until_a_route_tells_another(lab:
     cloud.agent.start()
     assert kernel(cloud.host) == before
     (warning,) = warned(cloud.agent)
-    assert "until it has, it is 192.0.2.10, as at the last start" in warning
+    assert "no IPv4 default route to take it from: until it has, it is 192.0.2.10, as at the last start" in warning
     with_route(cloud.host, "192.0.2.77")
     eventually(lambda: not warned(cloud.agent), 5)
     assert "192.0.2.10" not in ip_rules(cloud.host)
@@ -84,7 +84,9 @@ def test_without_any_address_nothing_leads_to_metadata_until_there_is_a_route(la
     without_route(host)
     cloud = Cloud(lab, host=host, backend=backend)
     cloud.put(make_network(1))
-    assert "no metadata service" in warned(cloud.agent)[0]
+    (warning,) = warned(cloud.agent)
+    assert "no IPv4 default route" in warning, "one of IPv6 it has"
+    assert "no metadata service" in warning
     assert "8775" not in ip_rules(host)
     with_route(host)
     eventually(lambda: not warned(cloud.agent), 5)
