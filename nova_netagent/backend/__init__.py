@@ -9,6 +9,7 @@ from nova_netagent.plan.sets import SetPlan
 from nova_netagent.plan.tables import EncodedTable, TablePlan
 
 K = TypeVar("K")
+
 NO_SETS: Mapping[str, IpSet] = {}
 
 
@@ -35,6 +36,11 @@ class RuleRefused(BackendError):
 
 class Unavailable(BackendError):
     """The kernel cannot be reached now (lock held by others, memory, permission): retry later."""
+
+
+def seen_with(ipv4: str, ipv6: str, families: Collection[Family]) -> str:
+    """See ``Backend.see_with``: the command of each family, IPv6's only where it is one of these."""
+    return f"{ipv4} (IPv6: {ipv6})" if 6 in families else ipv4
 
 
 class Backend(Protocol[K]):

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
-from nova_netagent.backend import NO_SETS, BackendError, RuleRefused, TableChanged, Unavailable, legacy
+from nova_netagent.backend import NO_SETS, BackendError, RuleRefused, TableChanged, Unavailable, legacy, seen_with
 from nova_netagent.backend.iptables import entry
 from nova_netagent.backend.iptables.assembly import Assembler
 from nova_netagent.backend.iptables.beside import Beside, in_turns
@@ -54,13 +54,13 @@ class IptablesBackend:
     :param owns_set: whether a set is ours by its name.
     :param commit: how a table is put into the kernel.
     :param beside: how many bytes a table has that is committed beside the next one.
+    :param families: those that our rules are in.
     """
 
     name = "iptables"
     atomic = False
     own_tables = False
     lead = 0
-    see_with = "iptables-legacy-save (IPv6: ip6tables-legacy-save)"
 
     def __init__(
         self,
@@ -68,7 +68,9 @@ class IptablesBackend:
         owns_set: Callable[[str], bool],
         commit: Commit = replace_table,
         beside: int = WORTH_A_THREAD,
+        families: Collection[Family] = FAMILIES,
     ) -> None:
+        self.see_with = seen_with("iptables-legacy-save", "ip6tables-legacy-save", families)
         self._commit = commit
         self._beside = {family: Beside() for family in FAMILIES}
         self._least_beside = beside

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from nova_netagent.backend import NO_SETS, BackendError, RuleRefused, TableChanged
+from nova_netagent.backend import NO_SETS, BackendError, RuleRefused, TableChanged, seen_with
 from nova_netagent.backend.nft.commits import Commits
 from nova_netagent.backend.nftables import keys, members, sets, telling
 from nova_netagent.backend.nftables.chains import Chains
@@ -33,6 +33,7 @@ class NftablesBackend:
     :param wrap_name: their name.
     :param owns_set: whether a set is ours by its name.
     :param commits: what others of this agent commit in nf_tables, in the same thread.
+    :param families: those that our rules are in.
     """
 
     name = "nftables"
@@ -40,8 +41,14 @@ class NftablesBackend:
     own_tables = True
     lead = BEFORE_OTHERS
 
-    def __init__(self, wrap_name: str, owns_set: Callable[[str], bool], commits: Commits | None = None) -> None:
-        self.see_with = f"nft list table ip {wrap_name} (IPv6: nft list table ip6 {wrap_name})"
+    def __init__(
+        self,
+        wrap_name: str,
+        owns_set: Callable[[str], bool],
+        commits: Commits | None = None,
+        families: Collection[Family] = FAMILIES,
+    ) -> None:
+        self.see_with = seen_with(f"nft list table ip {wrap_name}", f"nft list table ip6 {wrap_name}", families)
         self.lock_wait = 0.0
         self._owns_set = owns_set
         self._names = Names(wrap_name)

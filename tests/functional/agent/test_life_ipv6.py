@@ -134,8 +134,17 @@ def test_while_it_is_off_no_vif_with_port_security_sends_or_is_sent_any(town: To
         assert refused(sender, receiver, Icmp(family=6))
         assert ping(sender, receiver)
     assert ping(*free, family=6)
-    told = json.loads(ctl(town.agent, "--format", "json", "status"))["warnings"]
-    assert not [each for each in told if "IPv6" in each], "it was asked for"
+    told = json.loads(ctl(town.agent, "--format", "json", "status"))
+    assert not [each for each in told["warnings"] if "IPv6" in each], "it was asked for"
+
+
+def test_how_our_rules_are_seen_names_no_table_that_is_not_there(town: Town) -> None:
+    both = town.agent.request("GET", "/v1/status")[1]["see_with"]
+    switch(town, use_ipv6=False)
+    told = town.agent.request("GET", "/v1/status")[1]["see_with"]
+    assert both.startswith(f"{told} (IPv6: ")
+    assert f"enforcing with {town.backend}; see the rules with {told}\n" in town.agent.log
+    assert W in town.host.run(told.split()).stdout
 
 
 def test_switched_on_nothing_passes_before_there_are_rules(town: Town) -> None:
