@@ -39,29 +39,38 @@ class Database:
             raise self._error(error) from error
 
     def _open(self) -> None:
-        self.connection = sqlite3.connect(self.path, isolation_level=None)
+        """Open what is at the name. What was open before stays so, also where this fails."""
+        connection = self._connect()
         try:
-            self.connection.execute("PRAGMA journal_mode = WAL")
+            self._migrate(connection)
+            self._opened = self._names()
+        except BaseException:
+            connection.close()
+            raise
+        self.connection = connection
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
+            connection.close()
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_IOERR:
                 raise
             # A full disk has no room for the log's index. Who is alone has it in memory, and can read at least.
-            self.connection.close()
-            self.connection = sqlite3.connect(self.path, isolation_level=None)
-            self.connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self.connection.execute("PRAGMA journal_mode = WAL")
-        self.connection.execute("PRAGMA synchronous = FULL")
-        self._migrate()
-        self._opened = self._names()
+            connection = sqlite3.connect(self.path, isolation_level=None)
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
 
-    def _migrate(self) -> None:
-        (version,) = self.connection.execute("PRAGMA user_version").fetchone()
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
         newest = len(self._schema)
         if version > newest:
             raise StoreError(f"{self.path} is of schema version {version}, this program knows {newest}")
         for step in range(version, newest):
-            script = f"BEGIN; {self._schema[step]}; PRAGMA user_version = {step + 1}; COMMIT"
-            self.connection.executescript(script)
+            connection.executescript(f"BEGIN; {self._schema[step]}; PRAGMA user_version = {step + 1}; COMMIT")
 
     def close(self) -> None:
         """Close the file; what was committed stays."""
@@ -89,16 +98,17 @@ class Database:
         try:
             if not durable:
                 db.execute("PRAGMA synchronous = OFF")
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-            db.execute("COMMIT")
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                if not durable:
+                    db.execute("PRAGMA synchronous = FULL")
         except sqlite3.Error as error:
             raise self._error(error) from error
-        finally:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            if not durable:
-                db.execute("PRAGMA synchronous = FULL")
 
     def secure(self) -> None:
         """Have the file in its place: where somebody took it away, what is saved would end with this process.
@@ -130,8 +140,9 @@ class Database:
             self._beside(ending).unlink(missing_ok=True)
         anew.replace(self.path)
         _sync(self.path.parent)
-        self.connection.close()
+        former = self.connection
         self._open()
+        former.close()  # of a file that has no name any more it leaves those names alone
 
     def _names(self) -> Names:
         """What is at the file's name and at its log's by now."""

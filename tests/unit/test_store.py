@@ -2,8 +2,9 @@
 
 import shutil
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -236,3 +237,45 @@ def test_where_the_file_cannot_be_made_anew_nothing_is_taken_until_it_can(tmp_pa
     path.parent.unlink()
     store.save(a_state(), more)
     assert Store(path).load() == more
+
+
+def test_where_what_was_made_anew_cannot_be_opened_it_is_once_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.db"
+    store = Store(path)
+    store.save(DesiredState(), a_state())
+    path.unlink()
+    more = fold(a_state(), Put(make_group(2)), 1000.0)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(sqlite3, "connect", _Reluctant(path))
+        with pytest.raises(StoreError, match=r"state\.db: .* too many open files"):
+            store.save(a_state(), more)
+    assert store.load() == a_state(), "what was open is"
+    store.save(a_state(), more)
+    assert Store(path).load() == more
+    monkeypatch.setattr(sqlite3, "connect", _Reluctant(path))
+    store.secure()  # it is as it should be: nothing is opened
+
+
+class _Reluctant:
+    """SQLite, where one file cannot be opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.connect: Callable[..., sqlite3.Connection] = sqlite3.connect
+
+    def __call__(self, path: Path, **options: Any) -> sqlite3.Connection:
+        if path == self.path:
+            raise sqlite3.OperationalError("too many open files")
+        return self.connect(path, **options)
+
+
+def test_a_disk_that_fails_after_the_end_is_told_as_any_other(tmp_path: Path) -> None:
+    """The engine goes on where the store fails, and ends where anything else does."""
+    store = Store(tmp_path / "state.db")
+    store._file.connection.set_authorizer(
+        lambda action, _, value, *__: sqlite3.SQLITE_DENY if value == "FULL" else sqlite3.SQLITE_OK
+    )
+    with pytest.raises(StoreError, match="not authorized"):
+        store.owe_cuts(True)
