@@ -79,8 +79,8 @@ class Engine:
         """Why the thread ended, when it was not told to."""
         self._former_left = ""
         """Why rules are still there that we made under another wrap name."""
-        self._moved: Settings | None = None
-        """The settings since a default route tells this host's address."""
+        self._moved = threading.Event()
+        """The settings are of this host's own address, which a default route tells by now."""
         self._commit = 0.0
         """How long it took to apply the last change, in seconds."""
 
@@ -119,7 +119,8 @@ class Engine:
 
     def move(self, settings: Settings) -> None:
         """Take over settings that differ by this host's own address, which no default route told before."""
-        self._moved = settings
+        self._settings = replace(settings, firewall=self._settings.firewall)
+        self._moved.set()
         self.wake()
 
     # --- the loop
@@ -343,11 +344,10 @@ class Engine:
 
     def _move(self) -> None:
         """Have the host as it should be where its own address is known now."""
-        settings, self._moved = self._moved, None
-        if settings is None:
+        if not self._moved.is_set():
             return
-        LOG.info("[DEFAULT] my_ip = %s: there is a default route to take it from now", settings.my_ip)
-        self._settings = replace(settings, firewall=self._settings.firewall)
+        self._moved.clear()
+        LOG.info("[DEFAULT] my_ip = %s: there is a default route to take it from now", self._settings.my_ip)
         self._renew_compiler()
         self._apply(verify=True)
         self._surroundings.reconfigure(self._settings, self._compiler)

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from nova_netagent.backend.fake import FakeBackend
 from nova_netagent.engine import schedule
+from nova_netagent.engine.requests import Wake
 from nova_netagent.netfilter.owner import Owner
 from nova_netagent.netfilter.rule import TableId
 from nova_netagent.testing import make_group, make_network, make_rule
@@ -83,3 +85,16 @@ def test_what_somebody_changed_is_repaired_when_they_have_had_time(
     backend.was_meddled_with = True
     host.engine.serve([])
     assert host.kernel() == whole
+
+
+def test_a_reload_and_an_address_that_came_do_not_undo_each_other(tmp_path: Path) -> None:
+    """Both come from the main thread, before the engine has turned."""
+    host = Host(tmp_path)
+    moved = replace(SETTINGS, my_ip="192.0.2.11")
+    host.engine.move(moved)
+    paused = replace(moved, firewall=replace(moved.firewall, coalesce_interval=3.0))
+    assert host.engine.reconfigure(paused) == []
+    host.engine.serve([Wake()])
+    found = host.engine.inspect()
+    assert found.settings == paused
+    assert host.engine._compiler.settings.my_ip == "192.0.2.11"
