@@ -57,14 +57,22 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _answered(run: Run, session: Session) -> int:
-    """Run it. :raises Failure: it cannot go on, also where what was answered is not as the agent answers."""
+    """Run it.
+
+    :raises Failure: it cannot go on, also where what was answered is not as the agent answers. Nobody can tell that
+        from a fault of our own: both are named, and the line that it was.
+    """
     try:
         return run(session)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         if session.asked is None:
             raise
-        reason = f"{type(error).__name__}: {error}"
-        raise Failure(UNREACHABLE, f"{session.asked}: what answers there is not this agent ({reason})") from None
+        from traceback import extract_tb
+
+        *_, place = extract_tb(error.__traceback__)
+        reason = f"{type(error).__name__}: {error}, in {os.path.basename(place.filename)}, line {place.lineno}"
+        fault = f"what answers there is not this agent, or netagentctl is at fault ({reason})"
+        raise Failure(UNREACHABLE, f"{session.asked}: {fault}") from None
 
 
 class _Version(argparse.Action):

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from nova_netagent.cmd.ctl import parser
+from nova_netagent.cmd.ctl import main, parser
+from nova_netagent.ctl import host
+from nova_netagent.ctl.session import Session
 from nova_netagent.model import Object, State, document
 from nova_netagent.testing import (
     group_id,
@@ -497,6 +499,22 @@ def test_no_command_takes_what_is_not_the_agents_for_an_answer(of_no_agent: Path
             continue
         assert (ctl.code, ctl.err.count("\n")) == (4, 1), (command, ctl.said)
         assert f"{of_no_agent}: what answers there is not th" in ctl.err
+
+
+def test_a_fault_of_the_tools_own_is_not_told_as_the_agents_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def faulty(session: Session) -> int:
+        return len(session.agent.at) + len(None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(host, "status", faulty)
+    assert main(["--socket", "/nowhere.sock", "status"]) == 4
+    told = capsys.readouterr().err
+    assert told.startswith(
+        "netagentctl: /nowhere.sock: what answers there is not this agent, or netagentctl is at fault"
+    )
+    line = faulty.__code__.co_firstlineno + 1
+    assert told.endswith(f"(TypeError: object of type 'NoneType' has no len(), in test_ctl.py, line {line})\n")
 
 
 def test_every_command_that_asks_the_agent_is_tried() -> None:
