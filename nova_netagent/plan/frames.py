@@ -14,15 +14,13 @@ _NOBODYS = ("networks", "", "unknown port")
 def narrowed(frames: Frames, before: Frames, devices: Collection[str], ports: Collection[str]) -> Frames:
     """The frames that a host shall pass; of some devices no more than before: what was closed stays closed.
 
-    Who was a vif's and neither secured nor closed was free to send as anybody, and has nothing to wait for.
     Of a family that met no rules before nothing passes either. The same object where that is all that it shall.
 
     :param ports: the devices that are on bridges of ours: who was nobody there was closed, or is about to be.
     """
     had = {each.device: each.addresses for each in before.secured if each.device in devices}
     shut = {each.device for each in before.closed if each.device in devices}
-    free = {device for device in before.hairpins if device in devices and device not in had and device not in shut}
-    shut |= {device for device in devices if device in ports and device not in had and device not in free}
+    shut |= {device for device in devices if device in ports and device not in had}
     unjudged = tuple(sorted({*before.unjudged, *frames.unjudged}))
     if not had and not shut and unjudged == frames.unjudged:
         return frames

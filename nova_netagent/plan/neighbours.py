@@ -60,17 +60,37 @@ def joining(now: Mapping[str, tuple[Port, ...]], devices: Collection[str], *, pa
 
 
 def changing(before: Mapping[str, tuple[Port, ...]], now: Mapping[str, tuple[Port, ...]]) -> set[str]:
-    """The devices whose vifs may claim anything else than they could before, whoever's they were, new ones too."""
+    """The devices whose vifs may claim anything else than they could before, whoever's they were, new ones too.
+
+    An instance's vif that had no port security could claim anything.
+    """
     ids = changed(before, now)
     had = {claim for id_ in ids for claim in _claims(before.get(id_, ()))}
-    return {claim[0] for id_ in ids for claim in _claims(now.get(id_, ())) if claim not in had}
+    return {
+        claim[0]
+        for id_ in ids
+        for claim in _claims(now.get(id_, ()))
+        if claim not in had and (claim[0], claim[1]) not in _free(before.get(id_, ()))
+    }
 
 
-def _claims(ports: Iterable[Port]) -> Iterator[tuple[str, object]]:
-    """The devices of vifs, each with all that it may claim."""
+def _claims(ports: Iterable[Port]) -> Iterator[tuple[str, str | None, object]]:
+    """The devices of vifs, each with its bridge, and all that it may claim there."""
     for port in ports:
-        bridge = None if port.network is None else port.network.bridge
-        yield port.vif.device, (bridge, port.vif.address, port.addresses, port.vif.pairs)
+        yield port.vif.device, _bridge(port), (port.vif.address, port.addresses, port.vif.pairs)
+
+
+def _free(ports: Iterable[Port]) -> set[tuple[str, str | None]]:
+    """The devices at which an instance may claim anything, each with its bridge."""
+    return {
+        (port.vif.device, _bridge(port))
+        for port in ports
+        if port.holds_device and port.network is not None and not port.vif.port_security_enabled
+    }
+
+
+def _bridge(port: Port) -> str | None:
+    return None if port.network is None else port.network.bridge
 
 
 def _by_address(ports: tuple[Port, ...], pairs: bool) -> dict[tuple[str, str], str]:

@@ -281,7 +281,7 @@ def lay_out(frames: Frames, last: Laid | None = None) -> Laid:
 def passing(asked: Frames, held: Elements) -> Frames:
     """What the vifs of some frames may claim of it already where these elements are held, and who of them is closed.
 
-    Also who of them was a vif's port before, and the families of which nobody may send or be sent anything.
+    Also the families of which nobody may send or be sent anything.
     """
     secured = [
         replace(each, addresses=tuple(own for own in each.addresses if _may_claim(each, own, held)))
@@ -290,8 +290,7 @@ def passing(asked: Frames, held: Elements) -> Frames:
     ]
     closed = [Closed(each.device) for each in asked.secured if interface_name(each.device) in held["closed"]]
     unjudged = (family for family, ethertype in _ETHERTYPES.items() if ethertype in held["unjudged"])
-    vifs = (each.device for each in asked.secured if _echo(each.device).key in held["hairpins"])
-    return Frames(tuple(secured), tuple(closed), hairpins=tuple(vifs), unjudged=tuple(unjudged))
+    return Frames(secured=tuple(secured), closed=tuple(closed), unjudged=tuple(unjudged))
 
 
 def _may_claim(vif: Secured, own: tuple[str, str], held: Elements) -> bool:

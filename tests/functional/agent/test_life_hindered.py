@@ -15,7 +15,7 @@ from nova_netagent.testing import make_floating_ip, make_group, make_instance, m
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import LOCK, eventually, hindered, kernel, metric
 from tests.functional.conftest import ON_ONE
-from tests.lab import Flood, Lab, needs
+from tests.lab import Flood, Lab, Udp, arrives, needs, refused
 
 pytestmark = needs("iptables", "ip6tables", "ipset", "br_netfilter")
 
@@ -92,6 +92,24 @@ def test_who_was_free_to_send_as_anybody_goes_on_meanwhile(impatient: Cloud, cha
             eventually(lambda: cloud.agent.log.count("next attempt in") > 1, SOON)
         eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], SOON)
     assert (there.lost, back.lost) == ([], [])
+
+
+def test_who_gets_the_device_of_one_who_was_free_waits_for_his_rules(impatient: Cloud) -> None:
+    cloud = impatient
+    cloud.network(1)
+    cloud.put(make_group(1, make_rule(1)), make_group(2))
+    free = make_instance(1, (1,), vifs=(make_vif(1, port_security_enabled=False),))
+    guest = cloud.guest(1)
+    cloud.put(free)
+    assert arrives(cloud.outside, guest, Udp(9))
+    heir = make_vif(2, devname="tap1", address=make_vif(1).address, fixed_ips=("10.1.0.2", "10.1.0.9"))
+    state = cloud.agent.state()
+    state["instances"] = [document(make_instance(2, (2,), vifs=(heir,)))]
+    with hindered(cloud.host, cloud.backend):
+        assert cloud.agent.request("PUT", "/v1/state", state)[0] == 503
+        assert refused(cloud.outside, guest, Udp(9))
+    eventually(lambda: cloud.agent.request("GET", "/v1/status")[1]["enforcing"], SOON)
+    assert refused(cloud.outside, guest, Udp(9))
 
 
 def test_a_new_instance_is_on_no_bridge_before_its_rules_are_in(impatient: Cloud) -> None:

@@ -1,7 +1,5 @@
 """Frames on a host: its ports, and the MACs that its bridges have now."""
 
-from msgspec.structs import replace
-
 from nova_netagent.compile.frames import BridgePorts, WantedFrames
 from nova_netagent.netfilter.frames import Closed, Frames, Gateway, Secured
 from nova_netagent.plan.frames import frames_on, narrowed
@@ -90,12 +88,3 @@ def test_who_was_closed_stays_so() -> None:
 def test_who_was_not_here_is_not_narrowed() -> None:
     new = secured("10.1.0.2")
     assert narrowed(new, Frames(secured=(OTHER,)), {"tap1"}, ()) is new
-
-
-def test_a_vif_that_was_free_waits_for_nothing() -> None:
-    free = Frames(secured=(OTHER,), hairpins=("tap1", "tap2"))
-    assert narrowed(free, free, {"tap1"}, {"tap1"}) is free, "whatever pairs it has"
-    bound = replace(secured("10.1.0.2"), hairpins=free.hairpins)
-    assert narrowed(bound, free, {"tap1"}, {"tap1"}) is bound
-    shut = replace(free, closed=(Closed("tap1", NOBODYS),))
-    assert narrowed(bound, shut, {"tap1"}, {"tap1"}).closed == shut.closed

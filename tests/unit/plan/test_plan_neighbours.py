@@ -93,3 +93,11 @@ def test_whose_claims_are_others_is_told_by_device_whoever_had_it() -> None:
     other = make_vif(1, address="fa:16:3e:00:00:99", fixed_ips=("10.1.0.2",))
     assert changes((make_instance(1, vifs=(one,)),), (make_instance(1, vifs=(other,)),)) == {"tap1"}
     assert changes((make_instance(1),), ()) == set()
+    free = make_vif(1, fixed_ips=("10.1.0.2",), port_security_enabled=False)
+    assert changes((make_instance(1, vifs=(free,)),), (make_instance(1, vifs=(more,)),)) == set(), "it could anything"
+    wider = make_vif(1, fixed_ips=("10.1.0.2", "10.1.0.9"), port_security_enabled=False)
+    assert changes((make_instance(1, vifs=(free,)),), (make_instance(1, vifs=(wider,)),)) == set()
+    assert changes((make_instance(1, vifs=(one,)),), (make_instance(1, vifs=(wider,)),)) == {"tap1"}
+    assert changes((make_instance(1, vifs=(free,)),), (make_instance(2, vifs=(more,)),)) == {"tap1"}, "another could"
+    elsewhere = make_vif(1, 2, port_security_enabled=False)
+    assert changes((make_instance(1, vifs=(free,)),), (make_instance(1, vifs=(elsewhere,)),)) == {"tap1"}, "not there"
