@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from nova_netagent.conf.types import WRAP_NAME
+
 LOG = logging.getLogger(__name__)
 
 
@@ -41,9 +43,9 @@ class NotedNames:
         self._file = Path(state_path) / "wrap_names"
 
     def read(self) -> list[str]:
-        """The names; none where they cannot be read."""
+        """The names; none where they cannot be read. What the option would refuse may be the name of others' tables."""
         try:
-            return self._file.read_text().split()
+            return [name for name in self._file.read_text().split() if _is_name(name)]
         except (OSError, UnicodeDecodeError):
             return []
 
@@ -57,3 +59,11 @@ class NotedNames:
             os.replace(new, self._file)
         except OSError as error:
             LOG.warning("%s: %s: a change of [firewall] wrap_name will not be noticed", self._file, error.strerror)
+
+
+def _is_name(word: str) -> bool:
+    try:
+        WRAP_NAME(word)
+    except ValueError:
+        return False
+    return True

@@ -86,7 +86,7 @@ def behind(bridge: str, mac: str) -> str | None:
         attributes = [(_NDA_LLADDR, bytes.fromhex(mac.replace(":", ""))), (_NDA_MASTER, struct.pack("=I", index))]
         body = _ask(_RTM_GETNEIGH, _NEIGHBOUR.pack(_AF_BRIDGE, 0, 0, 0, 0) + netlink.joined(attributes))
         return None if body is None else socket.if_indextoname(_NEIGHBOUR.unpack_from(body)[1])
-    except OSError:
+    except OSError:  # a link that is gone
         return None
 
 
@@ -96,15 +96,22 @@ def _ask(kind: int, body: bytes) -> bytes | None:
     It is acknowledged: a queueing discipline that was there and is gone is answered with nothing else. One that is
     there is only told to who asks to have it echoed (qdisc_get_notify).
     """
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as once:
+            once.send(netlink.message(kind, _REQUEST | _ACKNOWLEDGED | _ECHOED, 1, body))
+            return _answer(once)
+    except OSError as error:
+        raise Unavailable(f"the kernel does not tell of links: {error.strerror or error}") from error
+
+
+def _answer(once: socket.socket) -> bytes | None:
     told = None
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as once:
-        once.send(netlink.message(kind, _REQUEST | _ACKNOWLEDGED | _ECHOED, 1, body))
-        while True:
-            for answer, _, _, data in netlink.messages(once.recv(1 << 16)):
-                if answer != _NLMSG_ERROR:
-                    told = data
-                    continue
-                (code,) = struct.unpack_from("=i", data)
-                if code and -code not in _MISSING:
-                    raise Unavailable(f"the kernel does not tell of links: {errno.errorcode.get(-code, code)}")
-                return told
+    while True:
+        for answer, _, _, data in netlink.messages(once.recv(1 << 16)):
+            if answer != _NLMSG_ERROR:
+                told = data
+                continue
+            (code,) = struct.unpack_from("=i", data)
+            if code and -code not in _MISSING:
+                raise OSError(-code, errno.errorcode.get(-code, str(code)))
+            return told
