@@ -34,10 +34,21 @@ def iptables_save(
     no interest moves them.
     """
     argv = [f"{command(family, world)}-save", *(["-c"] if counters else []), *(["-t", table] if table else [])]
-    lines = [line for line in namespace.run(argv).stdout.splitlines() if not line.startswith("#")]
+    lines = [line for line in _steadily(namespace, argv).splitlines() if not line.startswith("#")]
     if not counters:
         lines = [re.sub(r"^(:\S+ \S+) \[\d+:\d+\]$", r"\1 [0:0]", line) for line in lines]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _steadily(namespace: Namespace, argv: list[str]) -> str:
+    """What a program says; iptables-save asks for a set's name after it read the table, and it may be gone by then."""
+    for _ in range(9):
+        said = namespace.run(argv, check=False)
+        if said.returncode == 0:
+            return said.stdout
+        if "Set with index" not in said.stderr:
+            break
+    return namespace.run(argv).stdout
 
 
 def ipsets(namespace: Namespace) -> dict[str, set[str]]:

@@ -367,7 +367,7 @@ def test_a_plan_tells_what_would_be_served(served: Served) -> None:
     assert served.ask(served.client(1))
 
 
-def test_cleanup_leaves_the_store_and_nothing_else(alone: Served) -> None:
+def test_cleanup_leaves_the_store_and_what_is_noted_beside_it_alone(alone: Served) -> None:
     alone.put(make_network(1), make_network(2), make_instance(1))
     assert alone.ask(alone.client(1))
     for each in ("br1", "br2"):
@@ -379,5 +379,6 @@ def test_cleanup_leaves_the_store_and_nothing_else(alone: Served) -> None:
     assert alone.pids() == {}
     assert alone.host.run(["nft", "list", "ruleset"]).stdout == ""
     files = {str(path.relative_to(alone.agent.state_path)) for path in alone.agent.state_path.rglob("*")}
-    assert files - {"state.db", "state.db-wal", "state.db-shm"} == {"networks", "networks/theirs"}
+    kept = {"state.db", "state.db-wal", "state.db-shm", "my_ip", "wrap_names"}
+    assert files - kept == {"networks", "networks/theirs"}
     assert Path(alone.agent.state_path / "state.db").exists()

@@ -86,6 +86,7 @@ def test_who_was_free_to_send_as_anybody_goes_on_meanwhile(impatient: Cloud, cha
     free = make_vif(1, port_security_enabled=False)
     guest = cloud.guest(1)
     cloud.put(make_instance(1, (1,), vifs=(free,)))
+    assert arrives(cloud.outside, guest, Udp(9))
     with Flood(guest, cloud.outside) as there, Flood(cloud.outside, guest) as back:
         with hindered(cloud.host, cloud.backend):
             assert put(cloud, make_instance(1, (1,), vifs=(replace(free, **change),)))[0] == 503
