@@ -61,7 +61,9 @@ class _Process:
 
     def wait(self, timeout: float | None = None) -> int:
         if self._code is None:
-            if not select.select([self._descriptor], [], [], timeout)[0]:
+            ended = select.poll()  # select(2) knows no descriptor from 1024 on, and a whole run has as many
+            ended.register(self._descriptor, select.POLLIN)
+            if not ended.poll(None if timeout is None else timeout * 1000):
                 raise subprocess.TimeoutExpired("the forked daemon", timeout or 0)
             self._code = self._server.ask(ended=self.pid)
         return self._code
