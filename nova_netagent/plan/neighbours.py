@@ -66,11 +66,12 @@ def changing(before: Mapping[str, tuple[Port, ...]], now: Mapping[str, tuple[Por
     """
     ids = changed(before, now)
     had = {claim for id_ in ids for claim in _claims(before.get(id_, ()))}
+    free = {(id_, *where) for id_ in ids for where in _free(before.get(id_, ()))}
     return {
-        claim[0]
+        device
         for id_ in ids
-        for claim in _claims(now.get(id_, ()))
-        if claim not in had and (claim[0], claim[1]) not in _free(before.get(id_, ()))
+        for device, bridge, may_be in _claims(now.get(id_, ()))
+        if (device, bridge, may_be) not in had and (id_, device, bridge) not in free
     }
 
 
@@ -80,13 +81,11 @@ def _claims(ports: Iterable[Port]) -> Iterator[tuple[str, str | None, object]]:
         yield port.vif.device, _bridge(port), (port.vif.address, port.addresses, port.vif.pairs)
 
 
-def _free(ports: Iterable[Port]) -> set[tuple[str, str | None]]:
+def _free(ports: Iterable[Port]) -> Iterator[tuple[str, str | None]]:
     """The devices at which an instance may claim anything, each with its bridge."""
-    return {
-        (port.vif.device, _bridge(port))
-        for port in ports
-        if port.holds_device and port.network is not None and not port.vif.port_security_enabled
-    }
+    for port in ports:
+        if port.holds_device and port.network is not None and not port.vif.port_security_enabled:
+            yield port.vif.device, _bridge(port)
 
 
 def _bridge(port: Port) -> str | None:
