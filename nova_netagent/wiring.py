@@ -16,6 +16,7 @@ from nova_netagent.backend.links.protocol import LinksBackend
 from nova_netagent.backend.nft.commits import Commits
 from nova_netagent.backend.nft.netlink import lacks_nf_tables
 from nova_netagent.backend.nft.others import OtherTable, other_tables
+from nova_netagent.compile import wanted_families
 from nova_netagent.compile.dhcp import directory
 from nova_netagent.engine import Engine
 from nova_netagent.former import NotedNames
@@ -163,8 +164,7 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
     chosen, why = _choose_backend(settings)
     owner = Owner(settings.firewall.wrap_name)
     commits = Commits()
-    families: Sequence[Family] = FAMILIES if settings.use_ipv6 else (4,)
-    rules = _open_backend(chosen, settings.firewall, commits, families)
+    rules = _open_backend(chosen, settings.firewall, commits, wanted_families(settings))
     LOG.info("the packet filter is %s: %s; see our rules with %s", chosen, why, rules.see_with)
     frames, warnings = open_frames(settings, commits)
     return Host(

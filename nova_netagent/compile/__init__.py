@@ -111,6 +111,11 @@ class Compiler:
         return compiled
 
 
+def wanted_families(settings: Settings) -> Sequence[Family]:
+    """The families that are to be filtered, where the kernel has their tables."""
+    return FAMILIES if settings.use_ipv6 else (4,)
+
+
 def needed(family: Family) -> tuple[TableId, ...]:
     """The tables without which instances cannot be filtered in a family."""
     return tuple(TableId(family, name) for name in skeleton.TABLES if name != "nat")

@@ -8,14 +8,14 @@ commit share the next one.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
 from msgspec.structs import replace
 
 from nova_netagent.backend import BackendError, RuleRefused, Unavailable, trace
-from nova_netagent.compile import Compiled, Compiler, needed
+from nova_netagent.compile import Compiled, Compiler, needed, wanted_families
 from nova_netagent.engine.culprits import to_blame
 from nova_netagent.engine.inbox import Inbox
 from nova_netagent.engine.inspection import Inspection
@@ -31,7 +31,6 @@ from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
 from nova_netagent.model import KINDS, DesiredState, Key
 from nova_netagent.model.lineage import changed
-from nova_netagent.netfilter.rule import FAMILIES, Family
 from nova_netagent.reconcile import Outcome, Reconciler
 from nova_netagent.revocation import Revocation
 from nova_netagent.services import Trouble
@@ -143,8 +142,7 @@ class Engine:
         open_store, open_host = self._open
         self.store = open_store()
         self.host = open_host()
-        wanted: Sequence[Family] = FAMILIES if self._settings.use_ipv6 else (4,)
-        self._compiler = Compiler(self._settings, self.host.rules.tables(wanted))
+        self._compiler = Compiler(self._settings, self.host.rules.tables(wanted_families(self._settings)))
         if 4 not in self._compiler.families:
             tables = ", ".join(map(str, needed(4)))
             raise Unavailable(
