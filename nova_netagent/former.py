@@ -1,12 +1,12 @@
 """The wrap names under which this agent has made rules: those of another one than now are swept once ours are in."""
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from nova_netagent.conf.types import WRAP_NAME
+from nova_netagent.files import write_whole
 
 LOG = logging.getLogger(__name__)
 
@@ -53,10 +53,8 @@ class NotedNames:
         """Have these be the names. A full disk hinders nothing."""
         if names == self.read():
             return
-        new = self._file.with_suffix(".new")
         try:
-            new.write_text("".join(f"{name}\n" for name in names))
-            os.replace(new, self._file)
+            write_whole(self._file, "".join(f"{name}\n" for name in names))
         except OSError as error:
             LOG.warning("%s: %s: a change of [firewall] wrap_name will not be noticed", self._file, error.strerror)
 

@@ -401,12 +401,15 @@ class Daemon:
 
     def _look_for_my_ip(self) -> None:
         """Take this host's own address as soon as a default route tells it, if none did so at the start."""
+        if not self._awaits_my_ip:
+            return
         from msgspec.structs import replace
 
         from nova_netagent import conf
         from nova_netagent.conf import own_address
 
-        if not self._awaits_my_ip or (found := own_address.of_default_route()) is None:
+        found = own_address.of_default_route()
+        if found is None:
             return
         self._awaits_my_ip = False
         try:

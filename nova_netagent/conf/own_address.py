@@ -2,9 +2,10 @@
 
 import ipaddress
 import logging
-import os
 import socket
 from pathlib import Path
+
+from nova_netagent.files import write_whole
 
 LOG = logging.getLogger(__name__)
 
@@ -35,10 +36,8 @@ def remember(state_path: str, address: str) -> None:
     if remembered(state_path) == address:
         return
     file = _file(state_path)
-    new = file.with_suffix(".new")
     try:
-        new.write_text(f"{address}\n")
-        os.replace(new, file)
+        write_whole(file, f"{address}\n")
     except OSError as error:
         LOG.warning("%s: %s: a start without a default route will need [DEFAULT] my_ip", file, error.strerror)
 

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "nova_netagent"
 
 RANKS: Mapping[str, int] = {
-    "model": 0, "settings": 0, "systemd": 0, "capabilities": 0,
+    "model": 0, "settings": 0, "systemd": 0, "capabilities": 0, "files": 0,
     "netfilter": 1, "testing": 1, "conf": 1,
     "logs": 2,
     "events": 2, "compile": 2,
