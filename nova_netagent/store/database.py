@@ -34,6 +34,9 @@ class Database:
         self._schema = schema
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if self._made_anew.exists():
+                self._put_in_place(keep=True)
+                LOG.warning("%s had been taken away, and is there again", path)
             self._open()
         except (sqlite3.Error, OSError) as error:
             raise self._error(error) from error
@@ -118,7 +121,7 @@ class Database:
         :raises StoreError: it was taken away, and cannot be made anew.
         """
         try:
-            if self._names() == self._opened:
+            if self._names() == self._opened and not self._made_anew.exists():
                 return
             self._make_anew()
         except (sqlite3.Error, OSError) as error:
@@ -127,22 +130,43 @@ class Database:
 
     def _make_anew(self) -> None:
         """Who has a file open can still read it, whatever became of its name."""
-        anew = self._beside(".anew")
+        partial = self._beside(".anew")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        anew.unlink(missing_ok=True)
-        with closing(sqlite3.connect(anew)) as copy:
+        partial.unlink(missing_ok=True)
+        with closing(sqlite3.connect(partial)) as copy:
             self.connection.backup(copy)
-        for ending, opened in zip(("", "-wal"), self._opened, strict=True):
-            found = self._beside(ending)
-            if _number(found) not in (None, opened):
-                found.replace(self._beside(f".found{ending}"))
-        for ending in ("-wal", "-shm"):  # they would be taken for this file's
-            self._beside(ending).unlink(missing_ok=True)
-        anew.replace(self.path)
+        file, log = self._opened
+        there = self._names()
+        if there[0] != file and there[1] == log:
+            self._beside("-wal").unlink(missing_ok=True)  # it would be taken for the other file's
+        partial.replace(self._made_anew)
         _sync(self.path.parent)
+        self._put_in_place(keep=there[0] not in (None, file) or there[1] not in (None, log))
         former = self.connection
         self._open()
         former.close()  # of a file that has no name any more it leaves those names alone
+
+    @property
+    def _made_anew(self) -> Path:
+        """Where all that was committed is until it is in its place, and never a part of it: a start goes on from it."""
+        return self._beside(".whole")
+
+    def _put_in_place(self, *, keep: bool) -> None:
+        """Put what was made anew in its place.
+
+        :param keep: what is there is kept beside it.
+        """
+        if keep:
+            if self.path.exists():
+                for ending in ("-wal", "-shm"):  # of what was kept before
+                    self._beside(f".found{ending}").unlink(missing_ok=True)
+                self.path.replace(self._beside(".found"))
+            if self._beside("-wal").exists():
+                self._beside("-wal").replace(self._beside(".found-wal"))
+        for ending in ("-wal", "-shm"):  # they would be taken for this file's
+            self._beside(ending).unlink(missing_ok=True)
+        self._made_anew.replace(self.path)
+        _sync(self.path.parent)
 
     def _names(self) -> Names:
         """What is at the file's name and at its log's by now."""

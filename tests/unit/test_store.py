@@ -1,7 +1,10 @@
 """The store: what was saved comes back, and what cannot be saved changes nothing."""
 
+import os
 import shutil
+import signal
 import sqlite3
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -223,6 +226,83 @@ def test_a_file_that_somebody_put_in_its_place_is_kept_beside_it(tmp_path: Path)
     store.save(DesiredState(), mine)
     assert Store(path).load() == mine
     assert Store(tmp_path / "state.db.found").load() == a_state()
+
+
+MINE = fold(DesiredState(), Put(make_group(2)), 1000.0)
+
+
+def _take_away(path: Path) -> None:
+    for name in ("", "-wal", "-shm"):
+        path.with_name(path.name + name).unlink()
+
+
+def _take_the_file_alone(path: Path) -> None:
+    path.unlink()
+
+
+def _put_another_there(path: Path) -> None:
+    """With its log, in which all of it is."""
+    _take_away(path)
+    other = path.with_name("backup.db")
+    Store(other).save(DesiredState(), a_state())
+    for name in ("", "-wal"):
+        shutil.copy(f"{other}{name}", f"{path}{name}")
+
+
+def _put_another_there_without_its_log(path: Path) -> None:
+    other = Store(path.with_name("backup.db"))
+    other.save(DesiredState(), a_state())
+    other.close()
+    _take_away(path)
+    path.with_name("backup.db").rename(path)
+
+
+@pytest.mark.parametrize(
+    ("meddle", "theirs"),
+    [
+        (_take_away, DesiredState()),
+        (_take_the_file_alone, DesiredState()),
+        (_put_another_there, a_state()),
+        (_put_another_there_without_its_log, a_state()),
+    ],
+    ids=lambda each: getattr(each, "__name__", "")[1:],
+)
+def test_killed_while_it_is_made_anew_it_is_as_before_or_all_there(
+    tmp_path: Path, meddle: Callable[[Path], None], theirs: DesiredState
+) -> None:
+    """Between any two steps; from the one on that makes it whole it is the start that does the others."""
+    after = []
+    for steps in range(1000):
+        path = tmp_path / str(steps) / "state.db"
+        if not _killed_while_made_anew(path, meddle, steps):
+            break
+        after.append(Store(path).load())
+        if after[-1] == MINE and theirs != DesiredState():
+            assert Store(path.with_name("state.db.found")).load() == theirs, steps
+    first = after.index(MINE)
+    assert after == [theirs] * first + [MINE] * (len(after) - first)
+    assert len(after) - first >= 6, "what is still to be done then is found by this"
+
+
+def _killed_while_made_anew(path: Path, meddle: Callable[[Path], None], steps: int) -> bool:
+    """Have it made anew in a process that is killed before one of its calls of the system; whether it has so many."""
+    process = os.fork()
+    if process == 0:
+        try:
+            store = Store(path)
+            store.save(DesiredState(), MINE)
+            meddle(path)
+            left = iter(range(steps))
+
+            def kill(event: str, _: object) -> None:
+                if event in ("open", "os.remove", "os.rename", "sqlite3.connect") and next(left, None) is None:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(kill)
+            store.secure()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(process, 0)[1])
 
 
 def test_where_the_file_cannot_be_made_anew_nothing_is_taken_until_it_can(tmp_path: Path) -> None:
