@@ -13,13 +13,13 @@ import struct
 from collections.abc import Iterator
 
 from nova_netagent.backend import netlink
+from nova_netagent.backend.links import question
 from nova_netagent.backend.links.listing import listing
 from nova_netagent.model import values
 
 _ADDRESS = struct.Struct("=BBBBi")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _GETADDR, _NEWROUTE, _GETROUTE = 22, 24, 26
-_REQUEST, _ACK, _CREATE, _APPEND = 0x1, 0x4, 0x400, 0x800
 _IFA_LOCAL = 2
 _IFA_F_SECONDARY = 0x01
 _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_PREFSRC = 1, 4, 6, 7
@@ -54,12 +54,12 @@ def lead(index: int, cidr: str) -> None:
         body += netlink.attribute(_RTA_PRIORITY, struct.pack("=I", _IPV6_METRIC))
     else:
         body += netlink.attribute(_RTA_PREFSRC, _first(index, network))
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
-        kernel.send(netlink.message(_NEWROUTE, _REQUEST | _ACK | _CREATE | _APPEND, 1, body))
-        ((_, _, _, answer),) = netlink.messages(memoryview(kernel.recv(1 << 16)))
-    (code,) = struct.unpack_from("=i", answer)
-    if code not in (0, -errno.EEXIST):
-        raise OSError(-code, f"the route to {network} cannot be made: {os.strerror(-code)}")
+    with question.opened() as kernel:
+        try:
+            question.ask(kernel, _NEWROUTE, body, question.CREATE | question.APPEND)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise OSError(error.errno, f"the route to {network} cannot be made: {error.strerror}") from error
 
 
 def _listed(family: int) -> Iterator[Led]:

@@ -19,7 +19,9 @@ from functools import partial
 from msgspec import Struct
 
 from nova_netagent.backend import netlink
+from nova_netagent.backend.links import question
 from nova_netagent.backend.links.listing import listing
+from nova_netagent.backend.links.question import APPEND, CREATE, REPLACE
 
 _ADDRESS = struct.Struct("=BBBBi")
 _ROUTE = struct.Struct("=BBBBBBBBI")
@@ -27,7 +29,6 @@ _HOP = struct.Struct("=HBBi")
 
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
-_REQUEST, _ACK, _REPLACE, _CREATE, _APPEND = 0x1, 0x4, 0x100, 0x400, 0x800
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_CACHEINFO, _IFA_FLAGS, _IFA_RT_PRIORITY = 1, 2, 3, 6, 8, 9
 _IFA_F_NODAD, _IFA_F_PERMANENT, _IFA_F_NOPREFIXROUTE = 0x02, 0x80, 0x200
 _SCOPE_LINK = 253
@@ -112,7 +113,7 @@ def move(holdings: Holdings, old: int, new: int) -> None:
 
     :raises MoveFailed: naming what the kernel refused.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+    with question.opened() as kernel:
         _give(kernel, holdings, old, new)
         for body in sorted(holdings.routes, key=_has_gateway, reverse=True):
             _send(kernel, _DELROUTE, 0, _as_named(body), "a route", errno.ESRCH)
@@ -125,7 +126,7 @@ def give(holdings: Holdings, old: int, new: int) -> None:
 
     :raises MoveFailed: naming what the kernel refused.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+    with question.opened() as kernel:
         _give(kernel, holdings, old, new)
 
 
@@ -147,11 +148,11 @@ def _give(kernel: socket.socket, holdings: Holdings, old: int, new: int) -> None
 def _give_address(kernel: socket.socket, body: bytes, new: int) -> None:
     moved = _on_link(body, new)
     # Replaced, where it is there: a DHCP client renews a lease on the link that it knows.
-    flags = _CREATE | _REPLACE
+    flags = CREATE | REPLACE
     if body[0] == socket.AF_INET6:
         # It was proved unique already, and must not be deaf for the second that a new proof takes.
         _send(kernel, _NEWADDR, flags, _without_detection(moved), "an address", errno.EEXIST)
-        flags = _REPLACE
+        flags = REPLACE
     _send(kernel, _NEWADDR, flags, moved, "an address", errno.EEXIST)
 
 
@@ -160,7 +161,7 @@ def _give_route(kernel: socket.socket, body: bytes, old: int, new: int) -> None:
     if learned is not None:
         _learn(learned)
     else:
-        _send(kernel, _NEWROUTE, _CREATE | _APPEND, _through(body, old, new), "a route", errno.EEXIST)
+        _send(kernel, _NEWROUTE, CREATE | APPEND, _through(body, old, new), "a route", errno.EEXIST)
 
 
 _Network = tuple[int, bytes, int, int | None]
@@ -385,15 +386,9 @@ def _list(kind: int, request: bytes) -> list[memoryview]:
 
 
 def _send(kernel: socket.socket, kind: int, flags: int, body: bytes, what: str, done_already: int) -> None:
-    kernel.send(netlink.message(kind, _REQUEST | _ACK | flags, 1, body))
-    ((_, _, _, answer),) = netlink.messages(memoryview(kernel.recv(1 << 16)))
-    if _code(answer) not in (0, -done_already):
-        raise MoveFailed(f"{what} cannot be moved: {_reason(answer)}")
-
-
-def _code(answer: memoryview) -> int:
-    return int(struct.unpack_from("=i", answer)[0]) if len(answer) >= 4 else 0
-
-
-def _reason(answer: memoryview) -> str:
-    return errno.errorcode.get(-_code(answer), str(_code(answer)))
+    try:
+        question.ask(kernel, kind, body, flags)
+    except OSError as error:
+        if error.errno != done_already:
+            reason = errno.errorcode.get(error.errno or 0, str(error))
+            raise MoveFailed(f"{what} cannot be moved: {reason}") from error

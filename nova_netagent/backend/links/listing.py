@@ -1,11 +1,11 @@
 """Lists of rtnetlink(7): links, addresses, routes, neighbours."""
 
 import errno
-import socket
 import struct
 from typing import NamedTuple
 
 from nova_netagent.backend import netlink
+from nova_netagent.backend.links import question
 
 _ERROR, _DONE = 2, 3
 _REQUEST_DUMP = 0x301
@@ -43,7 +43,7 @@ def listing(kind: int, body: bytes, *, strict: bool = False) -> Listing:
 def _listed(kind: int, body: bytes, strict: bool) -> Listing:
     found: list[tuple[int, memoryview]] = []
     whole = True
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as once:
+    with question.opened() as once:
         if strict:
             once.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
         once.send(netlink.message(kind, _REQUEST_DUMP, 1, body))

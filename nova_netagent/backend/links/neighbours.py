@@ -18,16 +18,16 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from msgspec import Struct
 
 from nova_netagent.backend import netlink
+from nova_netagent.backend.links import question
 from nova_netagent.backend.links.listing import listing
 from nova_netagent.model import values
 
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _NEW, _DELETE, _GET = 28, 29, 30
-_ERROR = 2
-_REQUEST, _ACK, _REPLACE = 0x1, 0x4, 0x100
 _ADDRESS, _MAC, _LINK = 1, 2, 8
 _INCOMPLETE, _STALE, _PERMANENT = 0x01, 0x04, 0x80
 """A stale one is used, and asked for anew within seconds (ip-neighbour(8))."""
+_MISSING = frozenset({errno.ENOENT, errno.ENODEV, errno.ENXIO})
 
 
 class _Known(Struct, frozen=True):
@@ -55,11 +55,11 @@ def refuse_waiting(addresses: Iterable[tuple[int, str]]) -> None:
     :param addresses: or prefixes, for any of their addresses.
     :raises OSError: the kernel cannot be asked.
     """
-    with _kernel() as kernel:
+    with question.opened() as kernel:
         for index, addressed in addresses:
             for known in _known_in(kernel, index, addressed):
                 if known.state & _INCOMPLETE:
-                    _ask(kernel, _DELETE, _REQUEST | _ACK, _question(index, known.address))
+                    _ask(kernel, _DELETE, _question(index, known.address))
 
 
 def forget(gone: Iterable[tuple[int, str, str]]) -> None:
@@ -68,11 +68,11 @@ def forget(gone: Iterable[tuple[int, str, str]]) -> None:
     :param gone: link's index, address or prefix, and the MAC that had it.
     :raises OSError: the kernel cannot be asked.
     """
-    with _kernel() as kernel:
+    with question.opened() as kernel:
         for index, addressed, mac in gone:
             for known in _known_in(kernel, index, addressed):
                 if known.mac == mac and not known.state & _PERMANENT:
-                    _ask(kernel, _DELETE, _REQUEST | _ACK, _question(index, known.address))
+                    _ask(kernel, _DELETE, _question(index, known.address))
 
 
 def correct(now: Mapping[tuple[int, str], str]) -> None:
@@ -83,17 +83,13 @@ def correct(now: Mapping[tuple[int, str], str]) -> None:
     :param now: by link's index and address, the MAC that has it now.
     :raises OSError: the kernel cannot be asked.
     """
-    with _kernel() as kernel:
+    with question.opened() as kernel:
         for (index, address), mac in now.items():
             for known in _known_of(kernel, index, address):
                 if known.mac == mac or known.state & _PERMANENT:
                     continue
                 told = _question(index, address, _STALE) + netlink.attribute(_MAC, bytes.fromhex(mac.replace(":", "")))
-                _ask(kernel, _NEW, _REQUEST | _ACK | _REPLACE, told)
-
-
-def _kernel() -> socket.socket:
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+                _ask(kernel, _NEW, told, question.REPLACE)
 
 
 def _known_in(kernel: socket.socket, index: int, addressed: str) -> Iterable[_Known]:
@@ -102,8 +98,8 @@ def _known_in(kernel: socket.socket, index: int, addressed: str) -> Iterable[_Kn
 
 
 def _known_of(kernel: socket.socket, index: int, address: str) -> Iterator[_Known]:
-    found = _ask(kernel, _GET, _REQUEST, _question(index, address))
-    if found is not None:
+    found = _ask(kernel, _GET, _question(index, address))
+    if found:
         yield _known(memoryview(found))
 
 
@@ -126,16 +122,14 @@ def _question(index: int, address: str, state: int = 0) -> bytes:
     return _NEIGHBOUR.pack(family, index, state, 0, 0) + netlink.attribute(_ADDRESS, values.packed(address))
 
 
-def _ask(kernel: socket.socket, kind: int, flags: int, body: bytes) -> bytes | None:
-    """The answer's body; ``None`` where there is nothing of the kind."""
-    kernel.send(netlink.message(kind, flags, 0, body))
-    ((kind, _, _, answer),) = netlink.messages(kernel.recv(1 << 16))
-    if kind == _ERROR:
-        (code,) = struct.unpack_from("=i", answer)
-        if code not in (0, -errno.ENOENT, -errno.ENODEV, -errno.ENXIO):
-            raise OSError(-code, "the table of neighbours")
-        return None
-    return answer
+def _ask(kernel: socket.socket, kind: int, body: bytes, flags: int = 0) -> bytes:
+    """The answer's body; empty where there is nothing of the kind."""
+    try:
+        return question.ask(kernel, kind, body, flags)
+    except OSError as error:
+        if error.errno in _MISSING:
+            return b""
+        raise
 
 
 def _list(family: int, index: int | None = None) -> list[_Known]:

@@ -11,13 +11,12 @@ import struct
 from msgspec import Struct
 
 from nova_netagent.backend import Unavailable, netlink
+from nova_netagent.backend.links import question
 
 _LINK = struct.Struct("=BxHiII")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _QDISC = struct.Struct("=BxxxiIII")
-_NLMSG_ERROR = 2
 _RTM_GETLINK, _RTM_GETNEIGH, _RTM_GETQDISC = 18, 30, 38
-_REQUEST, _ACKNOWLEDGED, _ECHOED = 1, 4, 8
 _IFF_RUNNING = 0x40
 _IFLA_LINKINFO, _IFLA_XDP = 18, 43
 _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 2, 4, 5
@@ -71,7 +70,7 @@ def look(name: str) -> Passable | None:
         forwards=port.get(_IFLA_BRPORT_STATE, bytes([_FORWARDING]))[0] == _FORWARDING,
         isolated=any(port.get(_IFLA_BRPORT_ISOLATED, b"")),
         xdp=any(netlink.parse(known.get(_IFLA_XDP, b"")).get(_IFLA_XDP_ATTACHED, b"")),
-        tc=_ask(_RTM_GETQDISC, _QDISC.pack(0, index, 0, _TC_H_INGRESS, 0)) is not None,
+        tc=bool(_ask(_RTM_GETQDISC, _QDISC.pack(0, index, 0, _TC_H_INGRESS, 0))),
         filtered=frozenset(family for family, kind in _IFLA_BR_NF_CALL.items() if any(bridge.get(kind, b""))),
     )
 
@@ -91,27 +90,14 @@ def behind(bridge: str, mac: str) -> str | None:
 
 
 def _ask(kind: int, body: bytes) -> bytes | None:
-    """One question, and its answer if there is one; ``None``: there is nothing of the kind.
+    """One question, and its answer; ``None``: there is nothing of the kind.
 
-    It is acknowledged: a queueing discipline that was there and is gone is answered with nothing else. One that is
-    there is only told to who asks to have it echoed (qdisc_get_notify).
+    A queueing discipline is only told to who asks to have it echoed (qdisc_get_notify).
     """
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as once:
-            once.send(netlink.message(kind, _REQUEST | _ACKNOWLEDGED | _ECHOED, 1, body))
-            return _answer(once)
+        with question.opened() as kernel:
+            return question.ask(kernel, kind, body, question.ECHO)
     except OSError as error:
+        if error.errno in _MISSING:
+            return None
         raise Unavailable(f"the kernel does not tell of links: {error.strerror or error}") from error
-
-
-def _answer(once: socket.socket) -> bytes | None:
-    told = None
-    while True:
-        for answer, _, _, data in netlink.messages(once.recv(1 << 16)):
-            if answer != _NLMSG_ERROR:
-                told = data
-                continue
-            (code,) = struct.unpack_from("=i", data)
-            if code and -code not in _MISSING:
-                raise OSError(-code, errno.errorcode.get(-code, str(code)))
-            return told

@@ -14,13 +14,12 @@ from typing import Literal
 from msgspec import Struct
 
 from nova_netagent.backend import netlink
+from nova_netagent.backend.links import question
 from nova_netagent.model import values
 from nova_netagent.model.protocols import ICMP, ICMPV6, TCP, UDP
 
 _ROUTE = struct.Struct("=BBBBBBBBI")
-_NLMSG_ERROR = 2
 _RTM_GETROUTE = 26
-_REQUEST = 1
 _RTA_DST, _RTA_SRC, _RTA_IIF, _RTA_OIF, _RTA_PREFSRC, _RTA_MARK = 1, 2, 3, 4, 7, 16
 _RTA_IP_PROTO, _RTA_SPORT, _RTA_DPORT = 27, 28, 29
 _SELECTED = frozenset({TCP, UDP, ICMP, ICMPV6})
@@ -83,10 +82,13 @@ def ask(asked: Asked) -> Route:
     source_length = destination.length if asked.source is not None else 0
     body = _ROUTE.pack(family, destination.length, source_length, 0, 0, 0, 0, 0, _RTM_F_LOOKUP_TABLE)
     body += netlink.joined(attributes)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as once:
-        once.send(netlink.message(_RTM_GETROUTE, _REQUEST, 1, body))
-        answer = once.recv(1 << 16)
-    return _parsed(answer)
+    with question.opened() as kernel:
+        try:
+            return _parsed(question.ask(kernel, _RTM_GETROUTE, body))
+        except OSError as error:
+            code = error.errno or 0
+            reason = _REFUSALS.get(code, f"the kernel says: {errno.errorcode.get(code, error)}")
+            return Route("unreachable", reason=reason)
 
 
 def _transport(asked: Asked) -> Iterator[tuple[int, bytes]]:
@@ -98,11 +100,7 @@ def _transport(asked: Asked) -> Iterator[tuple[int, bytes]]:
             yield kind, struct.pack(">H", port)
 
 
-def _parsed(answer: bytes) -> Route:
-    ((kind, _, _, body),) = netlink.messages(answer)
-    if kind == _NLMSG_ERROR:
-        (code,) = struct.unpack_from("=i", body)
-        return Route("unreachable", reason=_REFUSALS.get(-code, f"the kernel says: {errno.errorcode.get(-code, code)}"))
+def _parsed(body: bytes) -> Route:
     route_type = _ROUTE.unpack_from(body)[7]
     found = netlink.parse(body[_ROUTE.size :])
     interface = _name(found[_RTA_OIF]) if _RTA_OIF in found else None
