@@ -115,8 +115,11 @@ def started(host: Namespace, *arguments: str, timeout: float = 20) -> tuple[int,
 
 
 def with_config(host: Namespace, file: Path, text: str | bytes) -> tuple[int, str]:
+    """Run it with a file, and with a state of its own: what is found wrong late would be found in the machine's."""
+    own = file.with_name(f"{file.name}.own")
+    own.write_text(render_ini({"DEFAULT": {"state_path": file.parent / "state"}}))
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return started(host, "--config-file", str(file))
+    return started(host, "--config-file", str(own), "--config-file", str(file))
 
 
 def test_every_bad_configuration_is_refused_in_one_line_that_says_which_option_and_why(
