@@ -35,8 +35,10 @@ class UnixListener:
         with ExitStack() as undone:
             try:
                 listener = undone.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                left = is_taken(self._path)
                 self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                self._remove_stale()
+                if left:
+                    self._remove_stale()
                 listener.bind(str(self._path))
                 # While this is open nobody else's file is given our inode's number.
                 name = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
@@ -72,11 +74,6 @@ class UnixListener:
             return False
 
     def _remove_stale(self) -> None:
-        try:
-            if not stat.S_ISSOCK(self._path.lstat().st_mode):
-                raise ListenFailed(f"[api] socket = {self._path}: it is there already and is no socket")
-        except FileNotFoundError:
-            return
         if somebody_listens(self._path):
             raise ListenFailed(f"[api] socket = {self._path}: another program listens there")
         self._path.unlink(missing_ok=True)
@@ -85,6 +82,22 @@ class UnixListener:
         """Take the name away, if it is still this socket's and not a successor's."""
         if self._has_name():
             self._path.unlink(missing_ok=True)
+
+
+def is_taken(path: Path) -> bool:
+    """Whether a socket has the name, of a program that listens or of one that is gone.
+
+    :raises ListenFailed: something else has it, and is not to be replaced; or there cannot be such a name.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, PermissionError):  # who may not look may not make it either, and will be told so
+        return False
+    except OSError as error:
+        raise ListenFailed(f"[api] socket = {path}: {error.strerror}") from error
+    if not stat.S_ISSOCK(mode):
+        raise ListenFailed(f"[api] socket = {path}: it is there already and is no socket")
+    return True
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:

@@ -1,5 +1,6 @@
 """check-config, cleanup: what needs no running agent. The agent's own modules are imported when asked for."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nova_netagent.ctl.outcome import FAILED, OK, USAGE, Failure
@@ -14,15 +15,17 @@ if TYPE_CHECKING:
 def check_config(session: Session) -> int:
     """``check-config``: as the agent does at its start, but for what can only be found by doing it."""
     from nova_netagent import conf, local
+    from nova_netagent.api.sockets import ListenFailed, is_taken
 
     opts = conf.new_options()
     try:
         settings = local.load(session.config_files, session.args.config_dir, opts)
+        is_taken(Path(settings.api.socket))
         if settings.rpc.enabled:
             _check_transport(opts)
         if settings.api.bind_host is not None:
             _check_tcp(settings.api, opts)
-    except conf.ConfigError as error:
+    except (conf.ConfigError, ListenFailed) as error:
         raise Failure(USAGE, str(error)) from None
     files = session.config_files + list(session.args.config_dir)
     if session.screen.json:

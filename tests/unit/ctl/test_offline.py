@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nova_netagent.api.sockets import ListenFailed, UnixListener
 from nova_netagent.cmd import ctl as program
 from nova_netagent.conf import ConfigError, load
 from nova_netagent.settings import Settings
@@ -84,6 +85,34 @@ def test_check_config_looks_for_what_keystone_needs(tmp_path: Path) -> None:
     found = Ctl("--config-file", str(file))("check-config", env={"PYTHONPATH": path}).said
     missing = "keystonemiddleware is not installed; pip install nova-netagent[keystone]"
     assert found == (2, "", f"netagentctl: [api] auth_strategy = keystone: {missing}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("plain", "it is there already and is no socket"),
+        ("link", "it is there already and is no socket"),
+        ("plain/api.sock", "Not a directory"),
+    ],
+)
+def test_check_config_says_what_the_start_would_not_replace_by_its_socket(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "plain").write_text("precious")
+    (tmp_path / "link").symlink_to(tmp_path / "plain")
+    file, path = tmp_path / "agent.conf", tmp_path / name
+    file.write_text(f"[api]\nsocket = {path}\n")
+    with pytest.raises(ListenFailed) as failed:
+        UnixListener(str(path))
+    assert str(failed.value) == f"[api] socket = {path}: {said}"
+    assert Ctl("--config-file", str(file))("check-config").said == (2, "", f"netagentctl: {failed.value}\n")
+
+
+def test_check_config_takes_a_socket_that_is_there(tmp_path: Path) -> None:
+    file, path = tmp_path / "agent.conf", tmp_path / "api.sock"
+    file.write_text(f"[api]\nsocket = {path}\n")
+    listener = UnixListener(str(path))
+    assert Ctl("--config-file", str(file))("check-config").said == (0, f"{file}: ok\n", "")
+    listener.socket.close()
+    assert Ctl("--config-file", str(file))("check-config").said == (0, f"{file}: ok\n", "")
 
 
 def test_only_check_config_minds_what_this_host_lacks(tmp_path: Path) -> None:
@@ -183,8 +212,6 @@ def test_cleanup_that_the_kernel_refuses_is_1(
 def test_cleanup_beside_a_running_agent_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nova_netagent.api.sockets import UnixListener
-
     cleanup = pytest.importorskip("nova_netagent.cleanup")
     file, path = tmp_path / "agent.conf", tmp_path / "api.sock"
     file.write_text(f"[api]\nsocket = {path}\n")
