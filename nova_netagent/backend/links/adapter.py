@@ -380,6 +380,8 @@ class KernelLinks:
         links = self._image.read().links
         uplink, bridge = links[release.device].index, links.get(release.bridge)
         known = self._remembered.pop(release.bridge, None)
+        if release.deafen:
+            self._write_sysctls({f"net/ipv6/conf/{release.bridge}/accept_ra": "0"})
         holding = Holdings() if bridge is None else holdings.read(bridge.index).without(release.keep)
         if holding or (known is not None and known.holdings):
             self._set(release.device, state="up")  # as it was, or no route can lead by it

@@ -267,6 +267,8 @@ class FakeLinks:
     def _release(self, release: Release) -> None:
         bridge = self.links.get(release.bridge)
         known, has = self._remembered.pop(release.bridge, (set[str](), None))
+        if release.deafen:
+            self.sysctls[f"net/ipv6/conf/{release.bridge}/accept_ra"] = "0"
         moved = self._holdings(release.bridge) - set(release.keep)
         if moved or known:
             self._set_up(release.device)

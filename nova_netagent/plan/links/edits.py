@@ -31,6 +31,8 @@ class Release(Struct, frozen=True):
     bridge: str
     keep: tuple[str, ...]
     """What stays, as ``LinksBackend.held`` names it."""
+    deafen: bool = False
+    """Whether the bridge stays, and hears no routers any more: behind a bridge of ours alone there are instances."""
 
 
 class Questions(Struct, frozen=True):

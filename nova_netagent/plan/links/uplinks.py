@@ -1,6 +1,6 @@
 """The uplinks that go to their bridge, and those that leave it."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 
 from nova_netagent.compile.links import Links
 from nova_netagent.plan.links.actual import ActualLinks, Made, is_bridge
@@ -40,7 +40,7 @@ def joins(
             yield Join(device, bridge, ours and accepts(device, sysctls))
 
 
-def releases(going: Iterable[Made], actual: ActualLinks, made: Mapping[Made, str]) -> Iterator[Release]:
+def releases(going: Collection[Made], actual: ActualLinks, made: Mapping[Made, str]) -> Iterator[Release]:
     """The uplinks of ours that nobody asks for by their name any more.
 
     One that was given another name is known by its MAC, which its bridge has. It stays where it is asked for by that.
@@ -53,7 +53,8 @@ def releases(going: Iterable[Made], actual: ActualLinks, made: Mapping[Made, str
                 continue
             remembered = ("held", bridge) in made and bridge not in actual.links and not actual.links[found].master
             if remembered or is_bridge(bridge, actual):
-                yield Release(found, bridge, _kept(bridge, made[kind, name], made))
+                stays = bridge in actual.links and ("bridge", bridge) in made and ("bridge", bridge) not in going
+                yield Release(found, bridge, _kept(bridge, made[kind, name], made), deafen=stays)
 
 
 def _renamed(bridge: str, actual: ActualLinks, made: Container[Made]) -> str | None:

@@ -329,6 +329,14 @@ class LinksContract:
         self.look(host)
         assert links.sysctl("net/ipv6/conf/br1/accept_ra") == after
 
+    def test_the_bridge_listens_to_no_router_without_its_uplink(self, links: Any, host: Host) -> None:
+        links.set_sysctl("net/ipv6/conf/eth1/accept_ra", "2")
+        host.put(make_network(1, bridge_interface="eth1"))
+        host.put(make_network(1))
+        assert links.sysctl("net/ipv6/conf/br1/accept_ra") == "0", "only instances are left to tell it of a route"
+        host.put(make_network(1, bridge_interface="eth1"))
+        assert links.sysctl("net/ipv6/conf/br1/accept_ra") == "2"
+
     # drift
 
     def test_a_bridge_that_somebody_deletes_comes_back_with_what_it_held(

@@ -227,6 +227,13 @@ def test_a_bridge_keeps_what_it_had_and_what_we_gave_it() -> None:
     assert found.remove_bridges == ()
 
 
+def test_a_bridge_of_ours_that_stays_hears_no_routers_any_more() -> None:
+    alone = replace(NOTHING, bridges={"br1": Bridge("br1", None)})
+    assert plan(alone, DONE, MADE).release == (Release("eth1", "br1", (), deafen=True),)
+    theirs = {thing: note for thing, note in MADE.items() if thing != ("bridge", "br1")}
+    assert plan(alone, DONE, theirs).release == (Release("eth1", "br1", ()),)
+
+
 def test_an_uplink_that_somebody_took_gets_back_what_its_bridge_holds() -> None:
     assert plan(NOTHING, host(link("eth1", "br9"), bridge("br9"), bridge("br1")), MADE).release == (
         Release("eth1", "br1", ()),
