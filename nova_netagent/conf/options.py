@@ -134,7 +134,10 @@ _METADATA: Sequence[cfg.Opt] = (
         "metadata_host",
         type=IP,
         sample_default="$my_ip",
-        help="Where 169.254.169.254:80 leads; 127.0.0.1 is this host by REDIRECT.",
+        help=(
+            "Where 169.254.169.254:80 leads; 127.0.0.1 is this host by REDIRECT. An IPv6 address is let in, "
+            "and nothing leads to it."
+        ),
     ),
     cfg.PortOpt("metadata_port", min=1, default=8775, help="The port there."),
 )

@@ -96,8 +96,14 @@ def _lacking(settings: Settings, compiler: Compiler, *, judges_frames: bool) -> 
         yield f"this kernel lacks tables of IPv6: instances' IPv6 is {'refused' if judges_frames else 'not filtered'}"
     if not compiler.has_nat:
         yield "this kernel lacks the nat table of IPv4: no floating IPs, no SNAT, no metadata service"
-    if settings.metadata.metadata_host is None:
+    host = settings.metadata.metadata_host
+    if host is None:
         yield (
             "[metadata] metadata_host is not set, and this host has no IPv4 default route to take [DEFAULT] my_ip from:"
             " no metadata service"
+        )
+    elif ":" in host:
+        yield (
+            f"[metadata] metadata_host = {host}: 169.254.169.254 cannot lead to an IPv6 address:"
+            " no metadata service there"
         )

@@ -179,6 +179,15 @@ def test_no_way_to_a_metadata_service_is_told(tmp_path: Path) -> None:
     assert "[DEFAULT] my_ip" in warning
 
 
+def test_a_metadata_service_that_has_an_ipv6_address_is_told_to_be_led_to_by_nothing(tmp_path: Path) -> None:
+    host = Host(tmp_path, changed(SETTINGS, metadata=changed(SETTINGS.metadata, metadata_host="2001:db8::1")))
+    (warning,) = host.engine.view.warnings
+    assert warning == (
+        "[metadata] metadata_host = 2001:db8::1: 169.254.169.254 cannot lead to an IPv6 address:"
+        " no metadata service there"
+    )
+
+
 def test_a_kernel_that_can_has_no_warnings(host: Host) -> None:
     assert host.engine.view.warnings == ()
 
