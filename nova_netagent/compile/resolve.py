@@ -535,7 +535,7 @@ def _address_problem(address: str, network: Network | None, holder: str | None) 
     if range_ is None or not range_.contains(own):
         return f"is outside network {network.id}"
     if not range_.has_host(own):
-        return f"is the first or the last address of network {network.id}: no host can have it"
+        return _no_host_has_it(network.id)
     if address in (network.server, network.gateway_v6):
         return f"is the host's own on network {network.id}"
     if address == network.routers_v6:
@@ -551,6 +551,10 @@ def _missing_remotes(group: Group, described: frozenset[str]) -> Iterable[Proble
     ]
 
 
+def _no_host_has_it(network_id: str) -> str:
+    return f"is the first or the last address of network {network_id}: no host can have it"
+
+
 class _Ranges:
     """Networks' IPv4 ranges: which of them has an address is looked up, not looked for in every network."""
 
@@ -561,6 +565,11 @@ class _Ranges:
     def holder(self, address: values.Prefix) -> str | None:
         """A network whose range has an address: the only one, of those that are routed here."""
         return next(filter(None, (self._ids.get(address.within(length)) for length in self._lengths)), None)
+
+    def meant_whole(self, address: values.Prefix) -> str | None:
+        """A network of whose range an address is the first or the last: that leads to all of it, or to nobody."""
+        ranges = (address.within(length) for length in self._lengths)
+        return next((self._ids[each] for each in ranges if each in self._ids and not each.has_host(address)), None)
 
 
 def _routed(state: DesiredState, networks: Iterable[Network]) -> Mapping[str, Claim]:
@@ -616,6 +625,9 @@ def _floating_problem(
     if floating.id in fixed_here:
         _, network_id, _, instance_id = fixed_here[floating.id]
         return "error", f"{floating.id} is a fixed IP of instance {instance_id} on network {network_id}"
+    whole = ranges.meant_whole(values.prefix(floating.id))
+    if whole is not None:
+        return "error", f"{floating.id} {_no_host_has_it(whole)}"
     fixed = floating.fixed_ip_address
     if floating.instance_id is not None:
         if any(fixed in port.addresses for port in ports.get(floating.instance_id, ()) if port.network):

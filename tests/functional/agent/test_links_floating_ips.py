@@ -10,7 +10,7 @@ from nova_netagent.testing import make_floating_ip, make_group, make_instance, m
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import addresses, cleanup, eventually, kernel
 from tests.functional.conftest import ON_BOTH
-from tests.lab import Lab, Namespace, needs, ping
+from tests.lab import Icmp, Lab, Namespace, arrives, needs, ping
 from tests.lab.frames import ETH_ARP, arp
 
 pytestmark = [needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge"), ON_BOTH]
@@ -161,6 +161,16 @@ def test_a_gateways_address(cloud: Cloud) -> None:
     assert cloud.host.links.has_address("br1", "10.1.0.1/24")
     cloud.agent.delete("floating-ips", "10.1.0.1")
     assert cloud.host.links.has_address("br1", "10.1.0.1/24")
+
+
+def test_what_is_sent_to_a_whole_network_goes_on_reaching_all_of_it(cloud: Cloud) -> None:
+    everybody, sender, receiver = Icmp(to="10.1.0.255"), cloud.instance(2), cloud.instance(3, (1,))
+    assert arrives(sender, receiver, everybody)
+    body: Any = document(make_floating_ip(1, id="10.1.0.255"))
+    code, answer = cloud.agent.request("PUT", "/v1/floating-ips/10.1.0.255", body)
+    assert arrives(sender, receiver, everybody, within=1)
+    assert (code, "no host can have it" in str(answer)) == (503, True)
+    assert not cloud.host.links.has_address("eth0", "10.1.0.255/32")
 
 
 def test_a_fixed_ip_of_another_instance_stays_its_own(cloud: Cloud) -> None:

@@ -211,6 +211,17 @@ def test_a_gateways_address_is_no_floating_ip(address: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("gateway", ["10.1.0.1", None])
+@pytest.mark.parametrize(("cidr", "error"), [("10.1.0.0/24", True), ("10.1.0.0/16", False), ("10.1.0.254/31", False)])
+def test_the_last_address_of_a_network_is_no_floating_ip(cidr: str, error: bool, gateway: str | None) -> None:
+    """Led to one instance, what is sent to all of the network would reach nobody else."""
+    floating = make_floating_ip(1, id="10.1.0.255", network=2)
+    gateway = gateway and f"10.1.0.{254 if cidr.endswith('31') else 1}"
+    world = World(make_network(1, cidr=cidr, gateway=gateway), make_network(2), make_instance(1, network=2), floating)
+    assert [kind for kind, _ in world.problems(floating)] == ["error"] * error
+    assert any("10.1.0.255" in rule for rule in world.chain("PREROUTING", "nat")) is not error
+
+
 def test_the_metadata_address_is_no_floating_ip() -> None:
     """CONTRACT: an address the host already has is ``error``; this one is on lo."""
     floating = make_floating_ip(1, id=METADATA)
