@@ -1,5 +1,6 @@
 """check-config, cleanup: what needs no running agent. The agent's own modules are imported when asked for."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,14 +72,19 @@ def cleanup(session: Session) -> int:
     path = socket_path(session.args.socket or settings.api.socket, ())
     if somebody_listens(path):
         complain(f"an agent is running ({path}) and will put everything back")
+    left = ""
     try:
-        lines = removal.run(settings)
+        lines: Sequence[str] = removal.run(settings)
+    except removal.Unfinished as error:
+        lines, left = error.done, str(error)
     except (BackendError, StoreError, OSError) as error:
         raise Failure(FAILED, str(error)) from None
     if session.screen.json:
         import json
 
         session.screen.line(json.dumps({"removed": lines}))
-    else:
+    elif lines or not left:
         session.screen.line("\n".join(lines) or "there was nothing of ours")
+    if left:
+        raise Failure(FAILED, left)
     return OK

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from subprocess import CompletedProcess
 from typing import Any
 
 from tests.functional.agent import nft
@@ -106,8 +107,13 @@ def eventually(happened: Callable[[], object], within: float) -> float:
 
 def ctl(agent: Agent, *words: str) -> str:
     """``netagentctl`` on the agent's host: what it says."""
+    return run_ctl(agent, *words).stdout
+
+
+def run_ctl(agent: Agent, *words: str, check: bool = True) -> CompletedProcess[str]:
+    """``netagentctl`` on the agent's host: how it ends."""
     argv = [sys.executable, "-m", "nova_netagent.cmd.ctl", "--config-file", str(agent.config_file), *words]
-    return agent.namespace.run(argv, cwd=REPOSITORY).stdout
+    return agent.namespace.run(argv, check=check, cwd=REPOSITORY)
 
 
 def cleanup(agent: Agent) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from nova_netagent.testing import make_group, make_instance, make_provider_rule, make_rule
 from tests.functional.agent.cloud import CONFIG
-from tests.functional.agent.kernel import cleanup, eventually, kernel, lock_held, metric
+from tests.functional.agent.kernel import cleanup, eventually, kernel, lock_held, metric, run_ctl
 from tests.functional.agent.nft import W
 from tests.functional.agent.test_backends import OTHER, forbidden, knocking, owned_leftover, transfer
 from tests.functional.agent.test_life_restart import Town
@@ -115,3 +115,19 @@ def test_what_cannot_be_swept_is_told_and_tried_again(lab: Lab, first: str) -> N
     town.agent.resync()
     assert W not in text(town)
     assert warnings(town) == []
+
+
+@pytest.mark.parametrize("first", ["iptables", "nftables"])
+def test_a_cleanup_that_cannot_sweep_one_tells_what_it_took_and_what_is_left(lab: Lab, first: str) -> None:
+    town = Town(lab, firewall={"backend": first})
+    town.agent.stop()
+    town.agent.configure(named(OTHER[first], NEW))
+    with lock_held() if first == "iptables" else owned_leftover(town.host):
+        town.agent.start(within=60)
+        town.agent.stop()
+        said = run_ctl(town.agent, "cleanup", check=False)
+    assert said.returncode == 1
+    assert NEW in said.stdout
+    assert said.stderr.startswith(f"netagentctl: [firewall] wrap_name was {W}: ")
+    assert NEW not in text(town)
+    assert W in cleanup(town.agent)

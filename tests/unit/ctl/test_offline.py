@@ -209,6 +209,31 @@ def test_cleanup_that_the_kernel_refuses_is_1(
     assert capsys.readouterr().err == "netagentctl: permission denied: be root\n"
 
 
+@pytest.mark.parametrize(
+    ("done", "table", "removed"), [(["- renamed"], "- renamed\n", ["- renamed"]), ([], "", [])], ids=["some", "none"]
+)
+def test_cleanup_that_leaves_something_tells_what_it_removed_and_is_1(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    done: list[str],
+    table: str,
+    removed: list[str],
+) -> None:
+    cleanup = pytest.importorskip("nova_netagent.cleanup")
+    file = tmp_path / "agent.conf"
+    file.write_text(f"[api]\nsocket = {tmp_path}/api.sock\n")
+
+    def run(_: Settings) -> list[str]:
+        raise cleanup.Unfinished("[firewall] wrap_name was older: locked", done)
+
+    monkeypatch.setattr(cleanup, "run", run)
+    assert program.main(["--config-file", str(file), "cleanup"]) == 1
+    assert capsys.readouterr() == (table, "netagentctl: [firewall] wrap_name was older: locked\n")
+    assert program.main(["--config-file", str(file), "--format", "json", "cleanup"]) == 1
+    assert json.loads(capsys.readouterr().out) == {"removed": removed}
+
+
 def test_cleanup_beside_a_running_agent_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
