@@ -1,6 +1,6 @@
 """Two networks that this host only bridges may have the same range: their flows are told apart by zone.
 
-The addresses of a network that this host routes are nobody else's here (resolve.py), and its flows
+The addresses of a network that this host routes are nobody else's here (resolve/networks.py), and its flows
 go through NAT: it has no zone. What is for the host itself has none either, as the answer leaves
 by no bridge port and would not be known for one.
 """
