@@ -411,6 +411,22 @@ class LinksContract:
         self.clean_up(host)
         assert links.held("eth1") == HELD
 
+    def test_a_bridge_that_has_again_what_it_held_is_believed_about_that(
+        self, links: LinksWorld, host: Host, flat: Object
+    ) -> None:
+        """Also while its uplink is another's: what somebody takes from it is not given to the uplink."""
+        links.add_bridge("br9")
+        links.set_master("eth1", "br9")
+        host.engine.close()
+        links.set_down("br1")
+        host.start()
+        assert links.held("br1") == HELD | GIVEN
+        links.take("br1", OWN[1], ROUTES[1])
+        self.look(host)
+        links.delete("br9")
+        self.clean_up(host)
+        assert links.held("eth1") == {OWN[0], ROUTES[0]}
+
     def test_cleanup_gives_nothing_back_where_somebody_knew_better(
         self, links: LinksWorld, host: Host, flat: Object
     ) -> None:
