@@ -8,7 +8,8 @@ from nova_netagent.backend import Unavailable, trace
 from nova_netagent.backend.trace import Watch
 from nova_netagent.compile import Compiled, Compiler
 from nova_netagent.events import Event, Replace, fold, kept
-from nova_netagent.explain.answer import World, explain
+from nova_netagent.explain.answer import explain
+from nova_netagent.explain.case import World
 from nova_netagent.explain.live import LiveRules
 from nova_netagent.explain.owners import with_owners
 from nova_netagent.explain.question import Question
