@@ -6,7 +6,8 @@ from nova_netagent.backend.nflog import Logged
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.trace import Traced, Watch
 from nova_netagent.explain import owners
-from nova_netagent.explain.foreign.decode import decode, target_of
+from nova_netagent.explain.foreign.decode import decode
+from nova_netagent.explain.foreign.decoded import target_of
 from nova_netagent.explain.live import LEGACY, LiveRules
 from nova_netagent.explain.report import MetRule, Outcome, Trace, TracedPacket
 from nova_netagent.explain.sightings import ENDS, Passage, Sighting, legacy_place, sightings

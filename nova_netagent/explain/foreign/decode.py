@@ -5,121 +5,34 @@ it, to be looked at when there is a packet. Source: net/netfilter/nft_*.c.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise, takewhile
+from dataclasses import replace
 
 from nova_netagent.backend.iptables.layout import extension
 from nova_netagent.backend.iptables.targets import decode_target
 from nova_netagent.backend.nft.attributes import parse, parse_list, read_number, read_string
 from nova_netagent.backend.nft.expressions import Nat
-from nova_netagent.backend.nft.objects import Element, padded
+from nova_netagent.backend.nft.objects import padded
 from nova_netagent.explain.foreign import fields
+from nova_netagent.explain.foreign.decoded import UNKNOWN, Act, Decoded, Judge, target_of
 from nova_netagent.explain.foreign.fields import Around, Field, NoMatchError, value_text
 from nova_netagent.explain.foreign.sets import OtherSet, verdict_of
-from nova_netagent.netfilter import foreign
-from nova_netagent.netfilter.packet import ALL_OF_A_MARK, PASSING, Packet
-from nova_netagent.netfilter.rule import (
-    ACCEPT,
-    DROP,
-    RETURN,
-    Dnat,
-    Family,
-    Jump,
-    Opaque,
-    Redirect,
-    Reject,
-    SetMark,
-    Snat,
-    Target,
+from nova_netagent.explain.foreign.words import (
+    EQUAL,
+    Loaded,
+    compared_text,
+    flipped_text,
+    set_text,
+    verdict_text,
+    written,
 )
+from nova_netagent.netfilter import foreign
+from nova_netagent.netfilter.packet import PASSING, Packet
+from nova_netagent.netfilter.rule import Dnat, Family, Opaque, Redirect, Reject, Snat, Target
 from nova_netagent.netfilter.text import target_text
 
-Judge = Callable[[Packet, Around], bool | None]
-"""Whether a test holds; ``None`` when that cannot be told from a packet."""
-Act = Callable[[Packet, Around], "Target | bool | None"]
-"""What is done: a target, ``False`` where a map has nothing for the packet, ``None`` when it cannot be told."""
-
-_NOTHING = Opaque("", 0, b"")
-UNKNOWN = Opaque("?", 0, b"")
-"""Another program decides."""
-_EQUAL, _NOT_EQUAL, _LESS, _AT_MOST, _MORE, _AT_LEAST = range(6)
-_OPERATORS = {_EQUAL: "", _NOT_EQUAL: "!= ", _LESS: "< ", _AT_MOST: "<= ", _MORE: "> ", _AT_LEAST: ">= "}
-_SHOWN = 8
-"""So many of a set's elements are written."""
 _INVERTED, _QUEUE = 1, 3
 _SILENT = frozenset({"last", "log", "dup", "flow_offload"})
 """Expressions after which a rule goes on, and which change nothing that a rule asks; a counter is not even said."""
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """What a register holds."""
-
-    field: Field
-    mask: bytes | None = None
-    constant: bytes | None = None
-
-
-@dataclass
-class Decoded:
-    """A rule: its tests, what it does, and its words."""
-
-    tests: list[Judge] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
-    act: Act | None = None
-    mark: fields.Read | None = None
-    """The mark that it gives, in the host's byte order."""
-    untracks: bool = False
-    rewrites: bool = False
-    """It changes what others ask of the packet."""
-
-    @property
-    def text(self) -> str:
-        """As nft(8) would write it, or nearly; what is left of a rule without words is that it counts."""
-        said = (word for word, then in pairwise([*self.words, ""]) if word and not _implied(word, then))
-        return " ".join(said) or "counter"
-
-    def holds(self, packet: Packet, around: Around) -> bool | None:
-        """Whether all tests hold; what fails decides, whatever cannot be told besides."""
-        found: bool | None = True
-        for each in self.tests:
-            held = _ask(each, packet, around)
-            if held is False:
-                return False
-            found = None if held is None else found
-        return found
-
-    def target(self, packet: Packet, around: Around) -> Target | bool | None:
-        """What it does to a packet for which its tests hold; as ``Act``."""
-        if self.rewrites:
-            return None
-        if self.act is not None:
-            return self.act(packet, around)
-        mark = None if self.mark is None else self.mark(packet, around)
-        return _NOTHING if mark is None else SetMark(_number(mark), ALL_OF_A_MARK)
-
-    def changed(self, packet: Packet, around: Around) -> Packet:
-        """The packet with the mark that it is given, beside a verdict or without one; and untracked."""
-        if self.untracks and not around.tracked:
-            packet = packet.untracked()
-        if self.mark is None:
-            return packet
-        mark = self.mark(packet, around)
-        return packet.marked_by_nobody_knows() if mark is None else packet.marked(_number(mark), ALL_OF_A_MARK)
-
-
-def _implied(word: str, then: str) -> bool:
-    """Whether nft(8) leaves a test out, as the one behind it says the same."""
-    head, _, value = word.rpartition(" ")
-    implies = {"ipv4": "ip", "ipv6": "ip6"}.get(value, value)
-    return head in ("meta l4proto", "meta nfproto") and then.startswith((f"{implies} ", "meta l4proto"))
-
-
-def _ask(test: Judge, packet: Packet, around: Around) -> bool | None:
-    try:
-        return test(packet, around)
-    except NoMatchError:
-        return False
 
 
 def decode(expressions: bytes, family: int, sets: Mapping[str, OtherSet]) -> Decoded:
@@ -142,7 +55,7 @@ class _Decoder:
     def __init__(self, family: int, sets: Mapping[str, OtherSet]) -> None:
         self._family = family
         self._sets = sets
-        self._slots: dict[int, _Loaded] = {}
+        self._slots: dict[int, Loaded] = {}
         self._protocol = ""
         self.found = Decoded()
 
@@ -170,7 +83,7 @@ class _Decoder:
             return
         what = self._slots.get(_slot(known[3]))
         if key == 3:
-            self._say(f"meta mark set {_written(what, 'mark')}")
+            self._say(f"meta mark set {written(what, 'mark')}")
             self.found.mark = (lambda packet, around: None) if what is None else what.field.read
         elif key != 12:
             self._say(f"meta key {key} set")
@@ -183,7 +96,7 @@ class _Decoder:
         if 1 in known:
             self._load(known[1], found)
             return
-        self._say(f"{found.text} set {_written(self._slots.get(_slot(known[5])), found.kind)}")
+        self._say(f"{found.text} set {written(self._slots.get(_slot(known[5])), found.kind)}")
         self.found.rewrites |= found.kind != "hex"
 
     def _ct(self, known: dict[int, bytes]) -> None:
@@ -218,12 +131,12 @@ class _Decoder:
 
         changed = replace(source.field, read=masked)
         if any(flip):
-            changed = replace(changed, text=_flipped_text(source.field, mask, flip))
-        self._slots[_slot(known[2])] = _Loaded(changed, None if any(flip) else mask)
+            changed = replace(changed, text=flipped_text(source.field, mask, flip))
+        self._slots[_slot(known[2])] = Loaded(changed, None if any(flip) else mask)
 
     def _byteorder(self, known: dict[int, bytes]) -> None:
         source, size = self._slots.get(_slot(known[1])), read_number(known[5])
-        if source is None or _HOST == "big":
+        if source is None or fields.HOST == "big":
             return
         whole = source.field.read
 
@@ -233,10 +146,10 @@ class _Decoder:
                 return None
             return b"".join(value[at : at + size][::-1] for at in range(0, len(value), size))
 
-        self._slots[_slot(known[2])] = _Loaded(Field(source.field.text, "hex", source.field.size, turned))
+        self._slots[_slot(known[2])] = Loaded(Field(source.field.text, "hex", source.field.size, turned))
 
     def _load(self, register: bytes, what: Field) -> None:
-        self._slots[_slot(register)] = _Loaded(what)
+        self._slots[_slot(register)] = Loaded(what)
 
     # --- tests
 
@@ -253,7 +166,7 @@ class _Decoder:
             return None if found is None else _compare(operation, found[: len(value)], value)
 
         self._note_protocol(loaded.field, operation, value)
-        self._test(_compared_text(loaded, operation, value), compared)
+        self._test(compared_text(loaded, operation, value), compared)
 
     def _range(self, known: dict[int, bytes]) -> None:
         low, high = parse(known[3])[1], parse(known[4])[1]
@@ -287,7 +200,7 @@ class _Decoder:
             return element is not None, None if element is None else element.data
 
         if 3 not in known:
-            shown = _set_text(name, described, [each.field for each in loaded])
+            shown = set_text(name, described, [each.field for each in loaded])
 
             def held(packet: Packet, around: Around) -> bool | None:
                 found = find(packet, around)
@@ -295,16 +208,16 @@ class _Decoder:
 
             self._test(f"{text} {'!= ' if inverted else ''}{shown}", held)
         elif read_number(known[3]) == 0:
-            self._say(f"{text} vmap {_set_text(name, described, [each.field for each in loaded])}")
+            self._say(f"{text} vmap {set_text(name, described, [each.field for each in loaded])}")
             self.found.act = _from_map(find)
         else:
             self._load(known[3], Field(f"{text} map @{name}", "hex", 16, _data_from_map(find)))
 
-    def _row(self, slot: int, size: int) -> list[_Loaded]:
+    def _row(self, slot: int, size: int) -> list[Loaded]:
         """What stands in the registers from one on, as many as a key of so many bytes fills."""
         found, at = [], 0
         while at < max(size, 1):
-            each = self._slots.get(slot + at // 4) or _Loaded(fields.unknown("?"))
+            each = self._slots.get(slot + at // 4) or Loaded(fields.unknown("?"))
             found.append(each)
             at += padded(each.field.size)
         return found
@@ -352,7 +265,7 @@ class _Decoder:
 
     def _verdict(self, code: int, chain: str | None) -> None:
         target = target_of(code, chain) or UNKNOWN
-        self._say(_verdict_text(code, chain))
+        self._say(verdict_text(code, chain))
         self.found.act = lambda packet, around: target
 
     def _reject(self, known: dict[int, bytes]) -> None:
@@ -377,7 +290,7 @@ class _Decoder:
                 return None
             return Snat(to) if is_source else Dnat(to, None if number is None else int.from_bytes(number[:2], "big"))
 
-        ends = [_written(each, kind) for each, kind in ((address, f"ip{family}"), (port, "port")) if each is not None]
+        ends = [written(each, kind) for each, kind in ((address, f"ip{family}"), (port, "port")) if each is not None]
         self._say(f"{'snat' if is_source else 'dnat'} to {':'.join(ends)}")
         self.found.act = translated
 
@@ -387,7 +300,7 @@ class _Decoder:
 
     def _redir(self, known: dict[int, bytes]) -> None:
         port = self._row(_slot(known[1]), 1)[0] if 1 in known else None
-        self._say("redirect" if port is None else f"redirect to :{_written(port, 'port')}")
+        self._say("redirect" if port is None else f"redirect to :{written(port, 'port')}")
 
         def redirected(packet: Packet, around: Around) -> Target | None:
             if port is None:
@@ -433,13 +346,10 @@ class _Decoder:
 
     def _note_protocol(self, of: Field, operation: int, value: bytes) -> None:
         """Remember which ports are meant, and whose addresses."""
-        if of.kind == "protocol" and operation == _EQUAL:
+        if of.kind == "protocol" and operation == EQUAL:
             self._protocol = value_text("protocol", value)
-        elif of.kind == "nfproto" and operation == _EQUAL:
+        elif of.kind == "nfproto" and operation == EQUAL:
             self._family = {2: 4, 10: 6}.get(value[0], 0)
-
-
-_HOST = fields.HOST
 
 
 def _slot(register: bytes) -> int:
@@ -448,27 +358,8 @@ def _slot(register: bytes) -> int:
     return (number - 1) * 4 if number <= 4 else number - 8
 
 
-def _constant(value: bytes) -> _Loaded:
-    return _Loaded(Field(f"0x{value.hex()}", "hex", len(value), lambda packet, around: value), constant=value)
-
-
-def _written(loaded: _Loaded | None, kind: str) -> str:
-    if loaded is None:
-        return "?"
-    if loaded.constant is not None:
-        return value_text(kind, loaded.constant)
-    return loaded.field.text if loaded.mask is None else f"{loaded.field.text} & {value_text(kind, loaded.mask)}"
-
-
-def _flipped_text(of: Field, mask: bytes, flip: bytes) -> str:
-    flipped = value_text(of.kind, flip)
-    if mask == bytes(each ^ 0xFF for each in flip):
-        return f"{of.text} | {flipped}"
-    return f"{of.text} ^ {flipped}" if set(mask) == {0xFF} else f"{of.text} & {value_text(of.kind, mask)} ^ {flipped}"
-
-
-def _number(value: bytes) -> int:
-    return int.from_bytes(value[:4], _HOST)
+def _constant(value: bytes) -> Loaded:
+    return Loaded(Field(f"0x{value.hex()}", "hex", len(value), lambda packet, around: value), constant=value)
 
 
 def _xor(value: bytes, flip: bytes) -> bytes:
@@ -495,22 +386,7 @@ def _compare(operation: int, left: bytes, right: bytes) -> bool:
             return left >= right
 
 
-def _compared_text(loaded: _Loaded, operation: int, value: bytes) -> str:
-    kind, text, mask = loaded.field.kind, loaded.field.text, loaded.mask
-    if mask is None:
-        return f"{text} {_OPERATORS.get(operation, '')}{value_text(kind, value)}"
-    if kind in ("ip4", "ip6") and operation in (_EQUAL, _NOT_EQUAL):
-        bits = "".join(f"{each:08b}" for each in mask)
-        length = len(list(takewhile(lambda bit: bit == "1", bits)))
-        if "1" not in bits[length:]:
-            return f"{text} {_OPERATORS[operation]}{fields.prefix_text(kind, value, length)}"
-    if kind.startswith("ct") and not any(value):
-        return f"{text} {'' if operation == _NOT_EQUAL else '!= '}{value_text(kind, mask)}"
-    operator = _OPERATORS.get(operation) or "== "
-    return f"{text} & {value_text(kind, mask)} {operator}{value_text(kind, value)}"
-
-
-def _joined(loaded: Sequence[_Loaded]) -> Callable[[Packet, Around], bytes | None]:
+def _joined(loaded: Sequence[Loaded]) -> Callable[[Packet, Around], bytes | None]:
     def read(packet: Packet, around: Around) -> bytes | None:
         parts = []
         for each in loaded:
@@ -550,47 +426,3 @@ def _data_from_map(find: _Find) -> fields.Read:
         return found[1]
 
     return read
-
-
-def target_of(code: int, chain: str | None) -> Target | None:
-    """A verdict of nf_tables as a target; ``None`` for a queue, of which nobody knows here what it decides."""
-    match code:
-        case 0:
-            return DROP
-        case 1:
-            return ACCEPT
-        case -5:
-            return RETURN
-        case -3 | -4 if chain is not None:
-            return Jump(chain, code == -4)
-        case -1:
-            return _NOTHING
-    return None  # a queue
-
-
-def _verdict_text(code: int, chain: str | None) -> str:
-    known = {0: "drop", 1: "accept", -1: "continue", -3: "jump", -4: "goto", -5: "return"}
-    word = known.get(code, "queue")
-    return word if chain is None else f"{word} {chain}"
-
-
-def _set_text(name: str, described: OtherSet | None, loaded: Sequence[Field]) -> str:
-    if described is None or not described.is_anonymous:
-        return f"@{name}"
-    shown = [_element_text(each, loaded, described) for each in described.in_order() if not each.closes]
-    rest = f", … ({len(shown)} in all)" if len(shown) > _SHOWN else ""
-    return f"{{ {', '.join(shown[:_SHOWN])}{rest} }}"
-
-
-def _element_text(element: Element, loaded: Sequence[Field], described: OtherSet) -> str:
-    low, high = element.key, described.end_of(element)
-    at, parts = 0, []
-    for each in loaded:
-        part = slice(at, at + each.size)
-        ends = dict.fromkeys((value_text(each.kind, low[part]), value_text(each.kind, high[part])))
-        parts.append("-".join(ends))
-        at += padded(each.size)
-    text = " . ".join(parts) if low else "*"
-    if element.data is None or not described.holds_verdicts:
-        return text
-    return f"{text} : {_verdict_text(*verdict_of(element.data))}"

@@ -8,7 +8,8 @@ from nova_netagent.backend.nft import expressions
 from nova_netagent.backend.nft.netlink import ListedChain
 from nova_netagent.backend.nft.objects import Family as NftFamily
 from nova_netagent.backend.nft.others import OtherTable
-from nova_netagent.explain.foreign.decode import UNKNOWN, Decoded, decode
+from nova_netagent.explain.foreign.decode import decode
+from nova_netagent.explain.foreign.decoded import UNKNOWN, Decoded
 from nova_netagent.explain.foreign.fields import Around, NoMatchError
 from nova_netagent.explain.foreign.sets import OtherSet, sets_of
 from nova_netagent.explain.rules import LiveRule
