@@ -1,7 +1,7 @@
 """What a program needs to work on this host, put together from its settings."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,13 @@ from nova_netagent.backend.links.protocol import LinksBackend
 from nova_netagent.backend.nft.commits import Commits
 from nova_netagent.backend.nft.netlink import lacks_nf_tables
 from nova_netagent.backend.nft.others import OtherTable, other_tables
-from nova_netagent.compile import wanted_families
 from nova_netagent.compile.dhcp import directory
 from nova_netagent.engine import Engine
 from nova_netagent.former import NotedNames
 from nova_netagent.host import Host, Others
 from nova_netagent.metrics import Metrics
 from nova_netagent.netfilter.owner import Owner
-from nova_netagent.netfilter.rule import FAMILIES, Family
+from nova_netagent.netfilter.rule import FAMILIES
 from nova_netagent.reconcile.former import FormerRules
 from nova_netagent.services import DnsmasqServers
 from nova_netagent.settings import FirewallSettings, Settings
@@ -74,16 +73,16 @@ def _in_the_way(chosen: str, owner: Owner, closed: Callable[[], Sequence[str]]) 
 
 
 def _open_backend(
-    name: str, firewall: FirewallSettings, commits: Commits | None = None, families: Collection[Family] = FAMILIES
+    name: str, firewall: FirewallSettings, commits: Commits | None = None
 ) -> "IptablesBackend | NftablesBackend":
     owns_set = Owner(firewall.wrap_name).owns_set
     if name == "nftables":
         from nova_netagent.backend.nftables import NftablesBackend
 
-        return NftablesBackend(firewall.wrap_name, owns_set, commits, families)
+        return NftablesBackend(firewall.wrap_name, owns_set, commits)
     from nova_netagent.backend.iptables import IptablesBackend
 
-    return IptablesBackend(lock_timeout=firewall.lock_timeout, owns_set=owns_set, families=families)
+    return IptablesBackend(lock_timeout=firewall.lock_timeout, owns_set=owns_set)
 
 
 @contextmanager
@@ -164,8 +163,9 @@ def open_host(settings: Settings, metrics: Metrics, on_change: Callable[[], None
     chosen, why = _choose_backend(settings)
     owner = Owner(settings.firewall.wrap_name)
     commits = Commits()
-    rules = _open_backend(chosen, settings.firewall, commits, wanted_families(settings))
-    LOG.info("the packet filter is %s: %s; see our rules with %s", chosen, why, rules.see_with)
+    rules = _open_backend(chosen, settings.firewall, commits)
+    ipv4 = FAMILIES[:1]  # whether the kernel has IPv6's tables is not known yet
+    LOG.info("the packet filter is %s: %s; see our rules with %s", chosen, why, rules.see_with(ipv4))
     frames, warnings = open_frames(settings, commits)
     return Host(
         rules=rules,

@@ -62,12 +62,12 @@ class Backend(Protocol[K]):
     lead: int
     """By how much its chains' priorities come before those of iptables' tables."""
 
-    see_with: str
-    """The command with which an operator sees our rules."""
-
     @property
     def lock_wait(self) -> float:
         """How long the last ``locked`` waited, in seconds."""
+
+    def see_with(self, families: Collection[Family]) -> str:
+        """The command with which an operator sees our rules, which are in these families."""
 
     def tables(self, families: Iterable[Family] = FAMILIES) -> Sequence[TableId]:
         """The tables of these families that this kernel has and that we use. Those of others are not touched."""

@@ -40,7 +40,6 @@ class FakeBackend:
     atomic = False
     own_tables = False
     lead = 0
-    see_with = "FakeBackend.chains"
 
     def __init__(
         self, tables: Sequence[TableId] = ALL_TABLES, owns_set: Callable[[str], bool] = lambda name: True
@@ -76,6 +75,10 @@ class FakeBackend:
             del self.chains[table][chain]
         else:
             self.chains[table][chain] = tuple(map(_key, rules))
+
+    def see_with(self, families: Collection[Family]) -> str:
+        """Where our rules are."""
+        return f"FakeBackend.chains of {families}"
 
     def tables(self, families: Iterable[Family] = FAMILIES) -> list[TableId]:
         """The tables that "the kernel" has."""

@@ -346,7 +346,7 @@ class Daemon:
             started=self._started,
             uptime=time.monotonic() - self._began,
             backend=backend and backend.name,
-            see_with=backend and backend.see_with,
+            see_with=self._engine.see_with,
         )
 
     def _feed_watchdog(self) -> None:
@@ -366,7 +366,7 @@ class Daemon:
             gc.freeze()  # what is there now stays: the collector need not visit it
             gc.set_threshold(50_000, 20, 50)  # a request leaves some 50 objects in cycles, of eventlet's
             backend = self._engine.host.rules
-            LOG.info("enforcing with %s; see the rules with %s", backend.name, backend.see_with)
+            LOG.info("enforcing with %s; see the rules with %s", backend.name, self._engine.see_with)
             self._told = self._status_line()
             systemd.notify("READY=1", f"STATUS={self._told}")
         elif not self._was_ready and self._live()[0]:
@@ -386,9 +386,9 @@ class Daemon:
         objects = view.state.size()
         not_done = len(view.unapplied | view.troubles.keys())
         troubles = f", {not_done} of them pending or in error" if not_done else ""
-        backend = self._engine.host.rules
+        name, see_with = self._engine.host.rules.name, self._engine.see_with
         rpc = "" if self._rpc is None or self._rpc.state().connected else "; RPC: no broker"
-        return f"enforcing with {backend.name}, {objects} objects{troubles}; see the rules with {backend.see_with}{rpc}"
+        return f"enforcing with {name}, {objects} objects{troubles}; see the rules with {see_with}{rpc}"
 
     # --- where it is
 

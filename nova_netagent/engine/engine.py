@@ -76,6 +76,8 @@ class Engine:
         """When the loop last turned, by time.monotonic()."""
         self.failed: BaseException | None = None
         """Why the thread ended, when it was not told to."""
+        self.see_with: str | None = None
+        """The command with which an operator sees our rules; ``None`` until the kernel is open."""
         self._former_left = ""
         """Why rules are still there that we made under another wrap name."""
         self._moved = threading.Event()
@@ -148,6 +150,7 @@ class Engine:
             raise Unavailable(
                 f"[firewall] backend = {self._settings.firewall.backend}: this kernel lacks a table of {tables}"
             )
+        self.see_with = self.host.rules.see_with(self._compiler.families)
         self.reconciler = Reconciler(
             self._settings.firewall, self.host, self.store, self._metrics, lambda: self._revocation.owe()
         )

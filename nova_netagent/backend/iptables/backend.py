@@ -54,7 +54,6 @@ class IptablesBackend:
     :param owns_set: whether a set is ours by its name.
     :param commit: how a table is put into the kernel.
     :param beside: how many bytes a table has that is committed beside the next one.
-    :param families: those that our rules are in.
     """
 
     name = "iptables"
@@ -68,9 +67,7 @@ class IptablesBackend:
         owns_set: Callable[[str], bool],
         commit: Commit = replace_table,
         beside: int = WORTH_A_THREAD,
-        families: Collection[Family] = FAMILIES,
     ) -> None:
-        self.see_with = seen_with("iptables-legacy-save", "ip6tables-legacy-save", families)
         self._commit = commit
         self._beside = {family: Beside() for family in FAMILIES}
         self._least_beside = beside
@@ -104,6 +101,10 @@ class IptablesBackend:
         self._kernel.clear()
         self._sets.close()
         self._images.clear()
+
+    def see_with(self, families: Collection[Family]) -> str:
+        """The command with which an operator sees our rules, which are in these families."""
+        return seen_with("iptables-legacy-save", "ip6tables-legacy-save", families)
 
     def tables(self, families: Iterable[Family] = FAMILIES) -> list[TableId]:
         """The tables that this kernel has and that we use; asking makes the kernel load them.

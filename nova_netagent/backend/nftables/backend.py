@@ -33,7 +33,6 @@ class NftablesBackend:
     :param wrap_name: their name.
     :param owns_set: whether a set is ours by its name.
     :param commits: what others of this agent commit in nf_tables, in the same thread.
-    :param families: those that our rules are in.
     """
 
     name = "nftables"
@@ -46,9 +45,8 @@ class NftablesBackend:
         wrap_name: str,
         owns_set: Callable[[str], bool],
         commits: Commits | None = None,
-        families: Collection[Family] = FAMILIES,
     ) -> None:
-        self.see_with = seen_with(f"nft list table ip {wrap_name}", f"nft list table ip6 {wrap_name}", families)
+        self._wrap_name = wrap_name
         self.lock_wait = 0.0
         self._owns_set = owns_set
         self._names = Names(wrap_name)
@@ -60,6 +58,10 @@ class NftablesBackend:
     def close(self) -> None:
         """Close the socket; what was remembered is forgotten."""
         self._mirror.close()
+
+    def see_with(self, families: Collection[Family]) -> str:
+        """The command with which an operator sees our rules, which are in these families."""
+        return seen_with(f"nft list table ip {self._wrap_name}", f"nft list table ip6 {self._wrap_name}", families)
 
     def tables(self, families: Iterable[Family] = FAMILIES) -> list[TableId]:
         """The tables for which this kernel can hold base chains; nothing is left of the question.

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from nova_netagent.netfilter.owner import FILTER_TOP, POSTROUTING_BOTTOM, Owner
-from nova_netagent.netfilter.rule import ACCEPT, Family, Jump, LocalAddress, Rule, TableId
+from nova_netagent.netfilter.rule import ACCEPT, FAMILIES, Family, Jump, LocalAddress, Rule, TableId
 from nova_netagent.testing import make_group, make_instance, make_network, make_rule
 from tests.properties.host import SETTINGS, Host
 
@@ -91,6 +91,13 @@ def test_a_family_that_cannot_be_served_any_more_is_not_left_half_done(host: Hos
     assert host.engine.view.warnings == ("this kernel lacks tables of IPv6: instances' IPv6 is refused",)
     assert (of_ours(host, 6), of_ipv4(host)) == (set(), before)
     assert (plan(host), host.engine.resync()) == ([], [])
+
+
+def test_how_our_rules_are_seen_names_no_family_that_cannot_be_served(host: Host) -> None:
+    assert host.engine.see_with == host.backend.see_with(FAMILIES)
+    del host.backend.chains[RAW]
+    host.restart()
+    assert host.engine.see_with == host.backend.see_with(FAMILIES[:1])
 
 
 def test_a_set_that_a_strangers_rule_uses_stays_and_goes_when_it_may(host: Host) -> None:
