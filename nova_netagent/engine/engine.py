@@ -29,8 +29,9 @@ from nova_netagent.events import Delete, LateRevision, Put, Replace, fold, kept
 from nova_netagent.history import History, Why
 from nova_netagent.host import Host
 from nova_netagent.metrics import Metrics
-from nova_netagent.model import KINDS, DesiredState, Key
+from nova_netagent.model import KINDS, DesiredState, Key, Network
 from nova_netagent.model.lineage import changed
+from nova_netagent.plan.links import NOT_A_BRIDGE
 from nova_netagent.reconcile import Outcome, Reconciler
 from nova_netagent.revocation import Revocation
 from nova_netagent.services import Trouble
@@ -359,6 +360,19 @@ class Engine:
         self._compiler = Compiler(replace(self._settings, firewall=firewall), self._compiler.tables)
 
     def _conflicts(self) -> Mapping[Key, str]:
+        """Objects that name what is the host's own, and why they are in error."""
+        return {**self._own_addresses(), **self._own_links()}
+
+    def _own_links(self) -> Mapping[Key, str]:
+        """Networks whose bridge has the name of another link: its rules would refuse whatever comes by that."""
+        if not self._state.networks or not self._settings.network.manage_links:
+            return {}
+        entries = self._state.networks.values()
+        named = {each.object.id: each.object.bridge for each in entries if isinstance(each.object, Network)}
+        taken = self.reconciler.links.not_bridges(named.values())
+        return {("networks", id_): f"{name}: {NOT_A_BRIDGE}" for id_, name in named.items() if name in taken}
+
+    def _own_addresses(self) -> Mapping[Key, str]:
         """Floating IPs that the host has without us: they are somebody's, and never removed."""
         if not self._state.floating_ips:
             return {}

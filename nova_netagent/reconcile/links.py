@@ -11,6 +11,7 @@ from nova_netagent.plan.links import (
     LinkPlan,
     Made,
     link_problems,
+    not_bridges,
     plan_links,
     plan_removal,
     questions,
@@ -51,6 +52,10 @@ class OwnLinks:
             for device, cidr in self._backend.read().addresses
             if ("address", f"{device} {cidr}") not in self._made
         )
+
+    def not_bridges(self, bridges: Iterable[str]) -> frozenset[str]:
+        """The names of bridges that are those of other links."""
+        return frozenset(not_bridges(bridges, self._backend.read()))
 
     def plan(self, desired: Links, *, closely: bool = False) -> LinkPlan:
         """What makes the links be as desired.

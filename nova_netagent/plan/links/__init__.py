@@ -12,12 +12,13 @@ those that it had before.
 from nova_netagent.plan.links.actual import ActualLinks, Link, Made, led_out
 from nova_netagent.plan.links.edits import Join, LinkPlan, NewMac, Questions, Release
 from nova_netagent.plan.links.planning import plan_links, plan_removal, questions
-from nova_netagent.plan.links.problems import link_problems, not_bridges, uplink_problems
+from nova_netagent.plan.links.problems import NOT_A_BRIDGE, link_problems, not_bridges, uplink_problems
 from nova_netagent.plan.links.sysctls import BRIDGE_SYSCTLS, FORWARD_IPV6, sysctls_of
 
 __all__ = [
     "BRIDGE_SYSCTLS",
     "FORWARD_IPV6",
+    "NOT_A_BRIDGE",
     "ActualLinks",
     "Join",
     "Link",

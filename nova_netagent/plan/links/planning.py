@@ -77,7 +77,7 @@ def plan_links(
     held = held or {}
     wanted_made = _wanted(desired)
     going = [thing for thing in made if thing[0] != "sysctl" and thing not in wanted_made]
-    unusable = set(not_bridges(desired, actual))
+    unusable = set(not_bridges(desired.bridges, actual))
     leaving = tuple(releases(going, actual, made))
     join = tuple(joins(desired, actual, made, sysctls, held, unusable))
     joining = {each.device: each.bridge for each in join}

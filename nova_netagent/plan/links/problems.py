@@ -1,10 +1,12 @@
 """Why links cannot be had."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from nova_netagent.compile.links import Links
 from nova_netagent.plan.links.actual import ActualLinks, is_bridge
 from nova_netagent.plan.links.vlans import is_vlan, why_not_made
+
+NOT_A_BRIDGE = "there is a link of this name that is not a bridge"
 
 
 def link_problems(desired: Links, actual: ActualLinks) -> Mapping[str, str]:
@@ -13,7 +15,7 @@ def link_problems(desired: Links, actual: ActualLinks) -> Mapping[str, str]:
     return {
         **dict.fromkeys(sorted(missing), "there is no such interface"),
         **uplink_problems(desired, actual),
-        **dict.fromkeys(not_bridges(desired, actual), "there is a link of this name that is not a bridge"),
+        **dict.fromkeys(not_bridges(desired.bridges, actual), NOT_A_BRIDGE),
     }
 
 
@@ -34,6 +36,6 @@ def uplink_problems(desired: Links, actual: ActualLinks) -> Mapping[str, str]:
     return found
 
 
-def not_bridges(desired: Links, actual: ActualLinks) -> Iterator[str]:
-    """Names of desired bridges that are those of other links."""
-    return (name for name in desired.bridges if name in actual.links and not is_bridge(name, actual))
+def not_bridges(bridges: Iterable[str], actual: ActualLinks) -> Iterator[str]:
+    """Names of bridges that are those of other links."""
+    return (name for name in bridges if name in actual.links and not is_bridge(name, actual))

@@ -11,7 +11,7 @@ from nova_netagent.testing import make_floating_ip, make_group, make_instance, m
 from tests.functional.agent.cloud import Cloud
 from tests.functional.agent.kernel import addresses, eventually, kernel, metric
 from tests.functional.conftest import ON_BOTH
-from tests.lab import Lab, Namespace, needs, ping
+from tests.lab import AgentError, Lab, Namespace, needs, ping, veth
 from tests.lab.frames import arp, icmp, ip, mac_bytes, packed
 
 pytestmark = [needs("iptables", "ip6tables", "ipset", "br_netfilter", "bridge"), ON_BOTH]
@@ -68,6 +68,32 @@ def test_what_the_first_address_of_a_range_is_sent_the_host_takes(cloud: Cloud) 
     """So no instance may have it (resolve.py)."""
     cloud.network(1)
     assert ping(cloud.outside, "fd00:1::")
+
+
+@pytest.mark.parametrize("fields", [{}, {"gateway": None, "gateway_v6": None}], ids=["routed", "not routed"])
+def test_the_hosts_own_interface_is_no_bridge_and_stays_open(cloud: Cloud, fields: dict[str, Any]) -> None:
+    """What passes no rule as a bridge's port would else be refused to the host, from everybody."""
+    body: Any = document(make_network(1, bridge="eth0", **fields))
+    code, answer = cloud.agent.request("PUT", f"/v1/networks/{body['id']}", body)
+    assert ping(cloud.outside, cloud.host)
+    assert ping(cloud.host, cloud.outside, family=6)
+    assert (code, "eth0: there is a link of this name that is not a bridge" in str(answer)) == (503, True)
+    cloud.network(2)
+    guest = cloud.instance(3, network=2)
+    assert ping(guest, cloud.outside)
+
+
+def test_a_link_that_has_the_name_of_a_bridge_goes_and_the_bridge_comes(cloud: Cloud) -> None:
+    veth(cloud.outside, "far", cloud.host, "br1")
+    network = make_network(1)
+    with pytest.raises(AgentError, match="503"):
+        cloud.put(network)
+    guest = cloud.guest(1)
+    cloud.agent.request("PUT", f"/v1/instances/{make_instance(1).id}", document(make_instance(1)))
+    assert not ping(guest, "10.1.0.1", timeout=0.3)
+    cloud.host.links.delete("br1")
+    eventually(lambda: cloud.status(network)["state"] == "done", 2)
+    assert ping(guest, "10.1.0.1")
 
 
 def test_a_gateway_that_is_somebody_elses_is_not_taken(cloud: Cloud) -> None:
