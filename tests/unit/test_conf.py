@@ -139,8 +139,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         conf.load([tmp_path / "none.conf"])
 
 
+def _find(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
+    """Have a default route tell an address, or none, and nothing be known of the last start, which is the machine's."""
+    monkeypatch.setattr(loading, "_address_of_default_route", lambda: address)
+    monkeypatch.setattr(loading, "remembered", lambda state_path: None)
+
+
 def test_my_ip_is_refused_when_it_is_needed_and_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_address_of_default_route", lambda: None)
+    _find(monkeypatch, None)
     assert conf.load([_written(tmp_path, "[DEFAULT]\n")]).my_ip is None
     with pytest.raises(conf.ConfigError, match=r"\[DEFAULT\] my_ip"):
         conf.load([_written(tmp_path, "[network]\nfixed_range = 10.0.0.0/8\n")])
@@ -153,7 +159,7 @@ def test_my_ip_is_refused_when_it_is_needed_and_not_found(tmp_path: Path, monkey
 def test_my_ip_may_be_named_as_if_it_were_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelt: str, found: str | None
 ) -> None:
-    monkeypatch.setattr(loading, "_address_of_default_route", lambda: found)
+    _find(monkeypatch, found)
     text = f"[network]\nrouting_source_ip = {spelt}\n[metadata]\nmetadata_host = {spelt}\n"
     assert conf.load([_written(tmp_path, text)]) == conf.load([_written(tmp_path, "[DEFAULT]\n")])
     given = conf.load([_written(tmp_path, f"[DEFAULT]\nmy_ip = 192.0.2.8\n{text}")])
