@@ -98,6 +98,9 @@ class KernelWorld:
             self._ip(f"{family} route flush dev {name}")
 
     def answered(self, bridge: str, address: str, mac: str, *, permanent: bool = False) -> None:
+        # A carrier that was lost is digested later, and takes the neighbours along; whoever asks for the link has it
+        # digested at once (linkwatch_sync_dev, called by rtnl_getlink in net/core/rtnetlink.c).
+        self._ip(f"link show {bridge}")
         state = "permanent" if permanent else "reachable" if mac else "failed"
         self._ip(f"neigh add {address} {'lladdr' if mac else ''} {mac} dev {bridge} nud {state}")
 
