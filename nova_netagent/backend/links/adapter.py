@@ -26,7 +26,7 @@ from nova_netagent.backend.links.passable import Passable
 from nova_netagent.backend.links.protocol import LEAST_MTU_OF_IPV6, LinksFailed, too_small_for_ipv6
 from nova_netagent.backend.links.watch import Watch
 from nova_netagent.compile.links import Address, Bridge, Vlan
-from nova_netagent.plan.links import ActualLinks, Join, Link, LinkPlan, NewMac, Release, led_out
+from nova_netagent.plan.links import ActualLinks, Join, Link, LinkPlan, NewMac, Release, accept_ra, led_out
 from nova_netagent.plan.neighbours import Had, Neighbours
 
 LOG = logging.getLogger(__name__)
@@ -320,7 +320,7 @@ class KernelLinks:
         uplink = None if bridge.uplink is None else self._image.read().links.get(bridge.uplink)
         mac = (uplink and uplink.mac) or _own_mac(self._host, bridge.name)
         self._route.link("add", ifname=bridge.name, kind="bridge", address=mac, br_stp_state=0, br_forward_delay=0)
-        self._write_sysctls({f"net/ipv6/conf/{bridge.name}/accept_ra": "0"})
+        self._write_sysctls({accept_ra(bridge.name): "0"})
         if uplink is not None and self._ipv6_disabled(uplink.name) == "0":
             self._write_sysctls({_disable_ipv6(bridge.name): "0"})  # whatever new links have: it gets what that holds
         # Set afterwards: an MTU given at creation is lost when the first port joins.
@@ -363,7 +363,7 @@ class KernelLinks:
         if master not in (None, join.bridge):
             raise MoveFailed(f"it is a port of {master} already")
         if join.accept_ra:
-            self._write_sysctls({f"net/ipv6/conf/{join.bridge}/accept_ra": "2"})
+            self._write_sysctls({accept_ra(join.bridge): "2"})
         self._set(join.device, state="up")
         holding = holdings.read(uplink)
         known = self._remembered.get(join.bridge)
@@ -381,7 +381,7 @@ class KernelLinks:
         uplink, bridge = links[release.device].index, links.get(release.bridge)
         known = self._remembered.pop(release.bridge, None)
         if release.deafen:
-            self._write_sysctls({f"net/ipv6/conf/{release.bridge}/accept_ra": "0"})
+            self._write_sysctls({accept_ra(release.bridge): "0"})
         holding = Holdings() if bridge is None else holdings.read(bridge.index).without(release.keep)
         if holding or (known is not None and known.holdings):
             self._set(release.device, state="up")  # as it was, or no route can lead by it

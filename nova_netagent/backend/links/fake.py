@@ -10,7 +10,7 @@ from nova_netagent.backend.links.protocol import LEAST_MTU_OF_IPV6, LinksFailed,
 from nova_netagent.backend.links.routes import Asked, Route
 from nova_netagent.compile.links import Bridge, Vlan
 from nova_netagent.model import values
-from nova_netagent.plan.links import ActualLinks, Join, Link, LinkPlan, Release, led_out
+from nova_netagent.plan.links import ActualLinks, Join, Link, LinkPlan, Release, accept_ra, led_out
 from nova_netagent.plan.neighbours import Had, Neighbours
 
 _SYSCTLS = {
@@ -63,7 +63,7 @@ class FakeLinks:
         self._made += 1
         mac = f"02:00:00:00:{self._made >> 8:02x}:{self._made & 255:02x}"
         self.links[name] = Link(self._made, name, kind, master, up, 1500, mac)
-        self.sysctls.setdefault(f"net/ipv6/conf/{name}/accept_ra", "1")
+        self.sysctls.setdefault(accept_ra(name), "1")
         self._follow_ports(master)
 
     def remove_link(self, name: str) -> None:
@@ -71,7 +71,7 @@ class FakeLinks:
         bridge = self.links.pop(name).master
         self._told.discard(name)
         self._follow_ports(bridge)
-        self.sysctls.pop(f"net/ipv6/conf/{name}/accept_ra", None)
+        self.sysctls.pop(accept_ra(name), None)
         self.addresses = {each for each in self.addresses if each[0] != name}
         self.routes = {each for each in self.routes if each[0] != name}
         for port, link in list(self.links.items()):
@@ -268,7 +268,7 @@ class FakeLinks:
         bridge = self.links.get(release.bridge)
         known, has = self._remembered.pop(release.bridge, (set[str](), None))
         if release.deafen:
-            self.sysctls[f"net/ipv6/conf/{release.bridge}/accept_ra"] = "0"
+            self.sysctls[accept_ra(release.bridge)] = "0"
         moved = self._holdings(release.bridge) - set(release.keep)
         if moved or known:
             self._set_up(release.device)
@@ -287,7 +287,7 @@ class FakeLinks:
             raise Refused("ELOOP" if join.device != "lo" else "EINVAL")
         assert self.links[join.device].master in (None, join.bridge), f"{join.device} was taken from its bridge"
         if join.accept_ra:
-            self.sysctls[f"net/ipv6/conf/{join.bridge}/accept_ra"] = "2"
+            self.sysctls[accept_ra(join.bridge)] = "2"
         self._set_up(join.device)
         self.set_master(join.device, join.bridge)
         moved = self._holdings(join.device)
@@ -306,7 +306,7 @@ class FakeLinks:
 
     def _add_bridge(self, bridge: Bridge) -> None:
         self.add_link(bridge.name, "bridge")
-        self.sysctls[f"net/ipv6/conf/{bridge.name}/accept_ra"] = "0"
+        self.sysctls[accept_ra(bridge.name)] = "0"
         if bridge.uplink in self.links:
             self._set(bridge.name, mac=self.links[bridge.uplink].mac)
         if bridge.mtu:

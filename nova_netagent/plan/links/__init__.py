@@ -13,7 +13,7 @@ from nova_netagent.plan.links.actual import ActualLinks, Link, Made, led_out
 from nova_netagent.plan.links.edits import Join, LinkPlan, NewMac, Questions, Release
 from nova_netagent.plan.links.planning import plan_links, plan_removal, questions
 from nova_netagent.plan.links.problems import NOT_A_BRIDGE, link_problems, not_bridges, uplink_problems
-from nova_netagent.plan.links.sysctls import BRIDGE_SYSCTLS, FORWARD_IPV6, sysctls_of
+from nova_netagent.plan.links.sysctls import BRIDGE_SYSCTLS, FORWARD_IPV6, accept_ra, sysctls_of
 
 __all__ = [
     "BRIDGE_SYSCTLS",
@@ -27,6 +27,7 @@ __all__ = [
     "NewMac",
     "Questions",
     "Release",
+    "accept_ra",
     "led_out",
     "link_problems",
     "not_bridges",
