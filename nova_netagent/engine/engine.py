@@ -367,8 +367,7 @@ class Engine:
         """Networks whose bridge has the name of another link: its rules would refuse whatever comes by that."""
         if not self._state.networks or not self._settings.network.manage_links:
             return {}
-        entries = self._state.networks.values()
-        named = {each.object.id: each.object.bridge for each in entries if isinstance(each.object, Network)}
+        named = {each.id: each.bridge for each in self._state.of(Network)}
         taken = self.reconciler.links.not_bridges(named.values())
         return {("networks", id_): f"{name}: {NOT_A_BRIDGE}" for id_, name in named.items() if name in taken}
 

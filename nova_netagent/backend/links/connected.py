@@ -56,10 +56,9 @@ def lead(index: int, cidr: str) -> None:
         body += netlink.attribute(_RTA_PREFSRC, _first(index, network))
     with question.opened() as kernel:
         try:
-            question.ask(kernel, _NEWROUTE, body, question.CREATE | question.APPEND)
+            question.ask(kernel, _NEWROUTE, body, question.CREATE | question.APPEND, bearable=(errno.EEXIST,))
         except OSError as error:
-            if error.errno != errno.EEXIST:
-                raise OSError(error.errno, f"the route to {network} cannot be made: {error.strerror}") from error
+            raise OSError(error.errno, f"the route to {network} cannot be made: {error.strerror}") from error
 
 
 def _listed(family: int) -> Iterator[Led]:

@@ -387,8 +387,7 @@ def _list(kind: int, request: bytes) -> list[memoryview]:
 
 def _send(kernel: socket.socket, kind: int, flags: int, body: bytes, what: str, done_already: int) -> None:
     try:
-        question.ask(kernel, kind, body, flags)
+        question.ask(kernel, kind, body, flags, bearable=(done_already,))
     except OSError as error:
-        if error.errno != done_already:
-            reason = errno.errorcode.get(error.errno or 0, str(error))
-            raise MoveFailed(f"{what} cannot be moved: {reason}") from error
+        reason = errno.errorcode.get(error.errno or 0, str(error))
+        raise MoveFailed(f"{what} cannot be moved: {reason}") from error

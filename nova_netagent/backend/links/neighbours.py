@@ -59,7 +59,7 @@ def refuse_waiting(addresses: Iterable[tuple[int, str]]) -> None:
         for index, addressed in addresses:
             for known in _known_in(kernel, index, addressed):
                 if known.state & _INCOMPLETE:
-                    _ask(kernel, _DELETE, _question(index, known.address))
+                    question.ask(kernel, _DELETE, _question(index, known.address), bearable=_MISSING)
 
 
 def forget(gone: Iterable[tuple[int, str, str]]) -> None:
@@ -72,7 +72,7 @@ def forget(gone: Iterable[tuple[int, str, str]]) -> None:
         for index, addressed, mac in gone:
             for known in _known_in(kernel, index, addressed):
                 if known.mac == mac and not known.state & _PERMANENT:
-                    _ask(kernel, _DELETE, _question(index, known.address))
+                    question.ask(kernel, _DELETE, _question(index, known.address), bearable=_MISSING)
 
 
 def correct(now: Mapping[tuple[int, str], str]) -> None:
@@ -89,7 +89,7 @@ def correct(now: Mapping[tuple[int, str], str]) -> None:
                 if known.mac == mac or known.state & _PERMANENT:
                     continue
                 told = _question(index, address, _STALE) + netlink.attribute(_MAC, bytes.fromhex(mac.replace(":", "")))
-                _ask(kernel, _NEW, told, question.REPLACE)
+                question.ask(kernel, _NEW, told, question.REPLACE, bearable=_MISSING)
 
 
 def _known_in(kernel: socket.socket, index: int, addressed: str) -> Iterable[_Known]:
@@ -98,7 +98,7 @@ def _known_in(kernel: socket.socket, index: int, addressed: str) -> Iterable[_Kn
 
 
 def _known_of(kernel: socket.socket, index: int, address: str) -> Iterator[_Known]:
-    found = _ask(kernel, _GET, _question(index, address))
+    found = question.ask(kernel, _GET, _question(index, address), bearable=_MISSING)
     if found:
         yield _known(memoryview(found))
 
@@ -120,16 +120,6 @@ def _known(answer: memoryview) -> _Known:
 def _question(index: int, address: str, state: int = 0) -> bytes:
     family = values.SOCKET_FAMILY[values.prefix(address).family]
     return _NEIGHBOUR.pack(family, index, state, 0, 0) + netlink.attribute(_ADDRESS, values.packed(address))
-
-
-def _ask(kernel: socket.socket, kind: int, body: bytes, flags: int = 0) -> bytes:
-    """The answer's body; empty where there is nothing of the kind."""
-    try:
-        return question.ask(kernel, kind, body, flags)
-    except OSError as error:
-        if error.errno in _MISSING:
-            return b""
-        raise
 
 
 def _list(family: int, index: int | None = None) -> list[_Known]:

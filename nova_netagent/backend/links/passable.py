@@ -57,7 +57,7 @@ def look(name: str) -> Passable | None:
     except OSError:
         return None
     body = _ask(_RTM_GETLINK, _LINK.pack(0, 0, index, 0, 0))
-    if body is None:
+    if not body:
         return None
     flags = _LINK.unpack_from(body)[3]
     known = netlink.parse(body[_LINK.size :])
@@ -84,20 +84,18 @@ def behind(bridge: str, mac: str) -> str | None:
         index = socket.if_nametoindex(bridge)
         attributes = [(_NDA_LLADDR, bytes.fromhex(mac.replace(":", ""))), (_NDA_MASTER, struct.pack("=I", index))]
         body = _ask(_RTM_GETNEIGH, _NEIGHBOUR.pack(_AF_BRIDGE, 0, 0, 0, 0) + netlink.joined(attributes))
-        return None if body is None else socket.if_indextoname(_NEIGHBOUR.unpack_from(body)[1])
+        return socket.if_indextoname(_NEIGHBOUR.unpack_from(body)[1]) if body else None
     except OSError:  # a link that is gone
         return None
 
 
-def _ask(kind: int, body: bytes) -> bytes | None:
-    """One question, and its answer; ``None``: there is nothing of the kind.
+def _ask(kind: int, body: bytes) -> bytes:
+    """One question, and its answer; empty where there is nothing of the kind.
 
     A queueing discipline is only told to who asks to have it echoed (qdisc_get_notify).
     """
     try:
         with question.opened() as kernel:
-            return question.ask(kernel, kind, body, question.ECHO)
+            return question.ask(kernel, kind, body, question.ECHO, bearable=_MISSING)
     except OSError as error:
-        if error.errno in _MISSING:
-            return None
         raise Unavailable(f"the kernel does not tell of links: {error.strerror or error}") from error

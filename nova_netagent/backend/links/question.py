@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+from collections.abc import Container
 
 from nova_netagent.backend import netlink
 
@@ -20,13 +21,14 @@ def opened() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
 
 
-def ask(kernel: socket.socket, kind: int, body: bytes, flags: int = 0) -> bytes:
+def ask(kernel: socket.socket, kind: int, body: bytes, flags: int = 0, *, bearable: Container[int] = ()) -> bytes:
     """Ask for one thing, or for something to be done.
 
     It is acknowledged, so that an answer always comes: a queueing discipline that was there and is gone has no other.
 
     :param kernel: a socket that is ``opened`` and of which nothing is left to be read.
-    :returns: the answer's body, empty where the kernel tells no more than that it is so.
+    :param bearable: numbers of reasons to refuse that are answers as well: it is not there, or is so already.
+    :returns: the answer's body, empty where the kernel tells no more than that it is so, or refuses bearably.
     :raises OSError: the kernel refuses, with its reason's number.
     """
     kernel.send(netlink.message(kind, _REQUEST | _ACK | flags, 1, body))
@@ -37,6 +39,6 @@ def ask(kernel: socket.socket, kind: int, body: bytes, flags: int = 0) -> bytes:
                 told = said
                 continue
             (code,) = struct.unpack_from("=i", said)
-            if code:
+            if code and -code not in bearable:
                 raise OSError(-code, os.strerror(-code))
             return told
