@@ -1,6 +1,8 @@
 """``[firewall] wrap_name`` is not what it was at the last start: rules of the new name take the place of the old."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -103,13 +105,20 @@ def test_a_cleanup_takes_those_of_either_name(lab: Lab, first: str) -> None:
     assert NEW not in text(town)
 
 
-@pytest.mark.parametrize("first", ["iptables", "nftables"])
-def test_what_cannot_be_swept_is_told_and_tried_again(lab: Lab, first: str) -> None:
+@contextmanager
+def renamed_and_hindered(lab: Lab, first: str) -> Iterator[Town]:
+    """An agent that was given another name, and cannot sweep what it made under the one before."""
     town = Town(lab, firewall={"backend": first})
     town.agent.stop()
     town.agent.configure(named(OTHER[first], NEW))
     with lock_held() if first == "iptables" else owned_leftover(town.host):
         town.agent.start(within=60)
+        yield town
+
+
+@pytest.mark.parametrize("first", ["iptables", "nftables"])
+def test_what_cannot_be_swept_is_told_and_tried_again(lab: Lab, first: str) -> None:
+    with renamed_and_hindered(lab, first) as town:
         told = f"[firewall] wrap_name was {W}: what is left of ours in {first} is swept later"
         eventually(lambda: any(each.startswith(told) for each in warnings(town)), 5)
     town.agent.resync()
@@ -119,11 +128,7 @@ def test_what_cannot_be_swept_is_told_and_tried_again(lab: Lab, first: str) -> N
 
 @pytest.mark.parametrize("first", ["iptables", "nftables"])
 def test_a_cleanup_that_cannot_sweep_one_tells_what_it_took_and_what_is_left(lab: Lab, first: str) -> None:
-    town = Town(lab, firewall={"backend": first})
-    town.agent.stop()
-    town.agent.configure(named(OTHER[first], NEW))
-    with lock_held() if first == "iptables" else owned_leftover(town.host):
-        town.agent.start(within=60)
+    with renamed_and_hindered(lab, first) as town:
         town.agent.stop()
         said = run_ctl(town.agent, "cleanup", check=False)
     assert said.returncode == 1
